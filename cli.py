@@ -1,0 +1,341 @@
+"""``mae-cli``: parses and validates, calls one pipeline, prints what it returns.
+
+A user's mistake is one line and exit code 2. An interrupted run says how to go on and exits with 130. Heavy imports
+stay inside the commands, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+app = typer.Typer(
+    help="Saliency maps for image-caption pairs, and masked autoencoders that use them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+T = TypeVar("T")
+
+SOURCE_HELP = (
+    "Where the images are: a folder (metadata.csv|jsonl|parquet, a captions file, or class folders), WebDataset tars "
+    "(path, glob, {000..123}), a Parquet/JSONL/CSV/TSV table, shapes:N, or a Hub dataset id."
+)
+Source = Annotated[str, typer.Argument(help=SOURCE_HELP)]
+Out = Annotated[Path, typer.Option(help="Where results go.")]
+ImageColumn = Annotated[str | None, typer.Option(help="Column with the images; found by convention if not given.")]
+CaptionColumn = Annotated[str | None, typer.Option(help="Column with the captions; found by convention if not given.")]
+Captions = Annotated[str, typer.Option(help="Of several captions of an image take the `first` or `all` (a pair each).")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N samples.")]
+Split = Annotated[str | None, typer.Option(help="Split of a Hub dataset, or of a folder that holds splits.")]
+Seed = Annotated[int, typer.Option(min=0, help="All random numbers follow from it.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if not given.")]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Processes or threads that decode images; half the cores if not given.")
+]
+
+
+@app.command()
+def build_saliency(
+    source: Source,
+    out: Out,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="open_clip model, hf-hub:… or local-dir:… [default: ViT-B-16; for shapes the shipped one]"),
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Weights tag or file of --clip [default: openai with ViT-B-16]")
+    ] = None,
+    method: Annotated[str, typer.Option(help="How maps are made: gradcam.")] = "gradcam",
+    grid: Annotated[
+        int | None, typer.Option(help="Side of the stored maps in cells; the model's own if not given.")
+    ] = None,
+    fit: Annotated[
+        str, typer.Option(help="`squash` the whole image into the model's square, or `crop` its centre.")
+    ] = "squash",
+    batch_size: Annotated[int, typer.Option(help="Pairs at a time.")] = 64,
+    workers: Workers = None,
+    shard_size: Annotated[int, typer.Option(help="Pairs a file; a stopped run loses at most one file's work.")] = 4096,
+    max_rejected: Annotated[float, typer.Option(help="Share of bad pairs above which the command fails.")] = 0.01,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    captions: Captions = "first",
+    limit: Limit = None,
+    split: Split = None,
+    device: Device = None,
+) -> None:
+    """Run CLIP and Grad-CAM over image-caption pairs and write their saliency maps as Parquet."""
+    from pipelines.build_saliency import BuildOptions
+    from pipelines.build_saliency import build_saliency as build
+
+    manifest = build(_options(BuildOptions, locals(), workers=workers or _half_the_cores()))
+    typer.echo(
+        f"{manifest.taken} pairs: {manifest.written} maps in {out / 'data'}"
+        + (f", {manifest.rejected} rejected in {out / 'rejected'}" if manifest.rejected else "")
+    )
+
+
+@app.command()
+def inspect(
+    what: Annotated[str, typer.Argument(help="A maps folder, a run folder or a source.")],
+    source: Annotated[str | None, typer.Option(help="Where the images of a maps folder are now.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="PNG to draw samples into.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Pairs to judge at most.")] = 500,
+    device: Device = None,
+) -> None:
+    """Describe maps, a run or a source; judge maps where their images have true masks."""
+    from pipelines.inspect_maps import inspect as look
+
+    _print_facts(look(what, source=source, gallery=gallery, limit=limit, device=_device(device)))
+
+
+@app.command()
+def pretrain(
+    source: Source,
+    out: Out,
+    saliency: Annotated[Path | None, typer.Option(help="Maps of build-saliency.")] = None,
+    masking: Annotated[
+        str | None,
+        typer.Option(
+            help="random, block, salient, or a control: inverse, shuffled, center [default: salient with --saliency]"
+        ),
+    ] = None,
+    mask_ratio: Annotated[float, typer.Option(help="Share of patches hidden.")] = 0.75,
+    salient_ratio: Annotated[
+        float, typer.Option(help="Share hidden because it is salient; of what, --salient-of says.")
+    ] = 0.25,
+    salient_of: Annotated[
+        str, typer.Option(help="The ratio counts patches of the `image`, the `mask` or the `salient` set.")
+    ] = "image",
+    salient_pick: Annotated[
+        str, typer.Option(help="Take the `top` ones, or draw them `weighted` by saliency.")
+    ] = "top",
+    salient_mass: Annotated[float, typer.Option(help="Share of a map that the salient set holds.")] = 0.5,
+    temperature: Annotated[
+        float, typer.Option(help="Of the weighted pick: small is nearly top, large nearly uniform.")
+    ] = 1.0,
+    salient_schedule: Annotated[
+        str | None, typer.Option(help="A:B moves the salient ratio from A to B over training.")
+    ] = None,
+    on_missing: Annotated[
+        str, typer.Option(help="An image without a map is an `error`, or masked at `random`.")
+    ] = "error",
+    model: Annotated[str, typer.Option(help="tiny, small, base, large or huge.")] = "base",
+    image_size: Annotated[str, typer.Option(help="Pixels: a side, or HEIGHTxWIDTH.")] = "224",
+    patch_size: Annotated[int | None, typer.Option(min=1, help="Pixels; 16 if not given (huge: 14).")] = None,
+    norm_pix: Annotated[bool, typer.Option(help="Predict patches normalised by their own mean and deviation.")] = True,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 100,
+    blr: Annotated[float, typer.Option(help="Base learning rate: the peak is blr x effective batch / 256.")] = 1.5e-4,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.05,
+    warmup_epochs: Annotated[float | None, typer.Option(help="A tenth of the epochs if not given.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints; one epoch if not given.")
+    ] = None,
+    keep: Annotated[int, typer.Option(help="Checkpoints kept.")] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    seed: Seed = 0,
+    workers: Workers = None,
+    max_rejected: Annotated[float, typer.Option(help="Share of unreadable images above which the run stops.")] = 0.01,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    captions: Captions = "first",
+    limit: Limit = None,
+    split: Split = None,
+    device: Device = None,
+) -> None:
+    """Pretrain a masked autoencoder, hiding a chosen share of salient patches."""
+    from pipelines.pretrain import PretrainOptions
+    from pipelines.pretrain import pretrain as train
+
+    given = locals() | {"image_size": _sides(image_size), "salient_schedule": _schedule(salient_schedule)}
+    run = train(_options(PretrainOptions, given, workers=_half_the_cores() if workers is None else workers))
+    last = run.metrics()[-1]
+    typer.echo(f"{out}: step {last['step']}, loss {last['loss']:.4f}; pictures in {out / 'plots'}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[
+        str, typer.Argument(help="A run folder, or a timm model: timm:NAME, timm:NAME@FILE, timm:NAME@none.")
+    ],
+    source: Source,
+    test: Annotated[
+        str | None, typer.Option(help="Source to test on; a part of SOURCE is held out if not given.")
+    ] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="knn or linear; both if not given.")] = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Further runs or timm models to judge on the same images.")
+    ] = None,
+    pool: Annotated[
+        str, typer.Option(help="Features are the `mean` of the patch tokens or the class token `cls`.")
+    ] = "mean",
+    neighbours: Annotated[int, typer.Option(help="k of k-NN.")] = 20,
+    temperature: Annotated[float, typer.Option(help="Of the votes of k-NN.")] = 0.07,
+    test_fraction: Annotated[float, typer.Option(help="Share of every class held out where there is no --test.")] = 0.2,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write; evaluation.json in the run folder if not given.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    workers: Workers = None,
+    seed: Seed = 0,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    captions: Captions = "first",
+    limit: Limit = None,
+    test_limit: Annotated[int | None, typer.Option(min=1, help="Take the first N samples of --test.")] = None,
+    split: Split = None,
+    device: Device = None,
+) -> None:
+    """Judge frozen features by k-NN and a linear probe, beside the untrained encoder."""
+    from pipelines.evaluate import PROTOCOLS, EvaluateOptions
+    from pipelines.evaluate import evaluate as judge
+
+    given = locals() | {"protocols": tuple(protocol or PROTOCOLS), "beside": tuple(beside or ())}
+    _print_evaluation(
+        judge(_options(EvaluateOptions, given, workers=_half_the_cores() if workers is None else workers))
+    )
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo-out"),
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """The whole line on the built-in scenes: maps, two pretrainings, evaluation, pictures; minutes on two cores."""
+    from pipelines.demo import run_demo
+
+    summary = run_demo(out, seed=seed, device=_device(device))
+    _print_facts(summary.maps, title="Saliency maps")
+    _print_evaluation(summary.evaluation)
+    typer.echo(f"Look at contact-sheet.png, maps.png, accuracy.png and loss.png in {out}; the table is in table.md")
+
+
+def _options(kind: type[T], given: dict[str, Any], *, workers: int) -> T:
+    """The options of a pipeline from a command's arguments; a bad value is the user's error."""
+    from pipelines.errors import user_errors
+
+    given = given | {"workers": workers, "device": _device(given["device"])}
+    with user_errors():
+        return kind(**{field.name: given[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def _device(name: str | None) -> str:
+    """The device asked for, or the best there is; UserError if it is not there."""
+    import torch
+
+    from pipelines.errors import UserError
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} can't be used here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def _half_the_cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(1, min(16, cores // 2))
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    from pipelines.errors import UserError
+
+    try:
+        return tuple(int(side) for side in text.lower().split("x"))
+    except ValueError as error:
+        raise UserError(
+            f"--image-size {text!r} is not a side or HEIGHTxWIDTH in pixels, such as 224 or 224x448"
+        ) from error
+
+
+def _schedule(text: str | None) -> tuple[float, float] | None:
+    from pipelines.errors import UserError
+
+    if text is None:
+        return None
+    try:
+        start, end = (float(part) for part in text.split(":"))
+    except ValueError as error:
+        raise UserError(f"--salient-schedule {text!r} is not A:B, such as 0:0.5") from error
+    return start, end
+
+
+def _print_facts(facts: dict[str, Any], title: str | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    protocols = [name for name in ("knn", "linear") if name in result["rows"][0]]
+    title = f"{result['test_images']} test images, {result['classes']} classes, largest class {result['chance']:.1%}"
+    table = Table("encoder", *(f"{name} %" for name in protocols), title=title, title_justify="left")
+    for row in result["rows"]:
+        table.add_row(row["encoder"], *(f"{100 * row[p]:.1f} ± {100 * row[p + '_interval']:.1f}" for p in protocols))
+    Console().print(table)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Mistakes of the user and of the disk as one line with exit code 2; Ctrl-C as one line with 130."""
+    from pipelines.errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(
+            f"{error.strerror or error}{where}; what is written so far is whole, and the same command goes on with it",
+            2,
+        )
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it stopped (pretrain: with --resume)", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _wrap_commands() -> None:
+    for command in app.registered_commands:
+        function: Callable[..., None] = command.callback  # type: ignore[assignment]
+        command.callback = _guarded(function)
+
+
+def _guarded(function: Callable[..., None]) -> Callable[..., None]:
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> None:
+        with _plain_errors():
+            function(*args, **kwargs)
+
+    return call
+
+
+_wrap_commands()
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,299 @@
+"""Who is hidden: every strategy gives each patch a priority, and the M patches of highest priority are hidden.
+
+With uniform noise as the priority this is the random masking of MAE (He et al. 2021, arXiv 2111.06377); the salient
+strategies raise some patches above that noise. M = N − int(N·(1 − mask ratio)) whatever the image. Noise comes from the
+CPU, as much of it for every map: a seed gives the same masks on every device, and salient ratio 0 is the random run.
+
+Shapes: B images, N patches (row-major on the grid), K = N − M kept patches. A mask is bool, 1 = hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SALIENT_OF = ("image", "mask", "salient")
+SALIENT_PICKS = ("top", "weighted")
+
+_RECTANGLES = 32
+_RECTANGLE_AREA = (0.08, 0.4)
+_RECTANGLE_ASPECT = 0.3
+"""Block-wise masking after BEiT (arXiv 2106.08254): rectangles per image, bounds of their share of the grid's area
+(BEiT's least is 16 of 196 patches), and the least ratio of height to width; the greatest is its inverse."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which patches of a batch are hidden, in the three forms that a model needs."""
+
+    ids_keep: Tensor
+    """int64 [B, K]: the visible patches, lowest priority first (MAE's order)."""
+    ids_restore: Tensor
+    """int64 [B, N]: where each patch stands in the sequence *kept patches, then hidden ones*."""
+    hidden: Tensor
+    """bool [B, N]: 1 = hidden, 0 = visible."""
+
+
+def hidden_count(patches: int, mask_ratio: float) -> int:
+    """M = N − int(N·(1 − mask ratio)), the number of patches of N that are hidden."""
+    return patches - int(patches * (1 - mask_ratio))
+
+
+def mask_from_priorities(priorities: Tensor, mask_ratio: float) -> Mask:
+    """Hides the M highest of ``priorities`` [B, N] in each row."""
+    # A stable sort, because an unstable one may order equal priorities differently on another device.
+    order = torch.argsort(priorities, dim=1, stable=True)
+    keep = order.shape[1] - hidden_count(order.shape[1], mask_ratio)
+    ids_restore = _inverse(order)
+    return Mask(order[:, :keep], ids_restore, ids_restore >= keep)
+
+
+def top_order(scores: Tensor, ties: Tensor) -> Tensor:
+    """Patches [B, N] from the highest to the lowest of ``scores`` [B, N]; noise ``ties`` orders equal ones."""
+    by_noise = torch.argsort(ties, dim=1, stable=True)
+    by_score = torch.argsort(scores.gather(1, by_noise), dim=1, descending=True, stable=True)
+    return by_noise.gather(1, by_score)
+
+
+def top_ranks(scores: Tensor, ties: Tensor) -> Tensor:
+    """Rank [B, N] of each patch by ``scores``: 0 is the highest; ties are broken by the noise ``ties``."""
+    return _inverse(top_order(scores, ties))
+
+
+def weighted_scores(saliency: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Scores [B, N] whose top k is a draw of k patches without replacement, probability ∝ saliency^(1/temperature).
+
+    The Gumbel top-k trick in log space, multiplied by the temperature so that a small one cannot overflow.
+    ``uniform`` is noise in [0, 1). Patches without saliency get −inf: they come last.
+    """
+    tiny = torch.finfo(uniform.dtype).tiny  # noise of exactly 0 would send a salient patch to −inf too
+    gumbel = -torch.log(-torch.log(uniform.clamp_min(tiny)))
+    return torch.log(saliency) + temperature * gumbel
+
+
+def salient_set(saliency: Tensor, ties: Tensor, mass: float) -> Tensor:
+    """Bool [B, N]: the smallest set of patches that holds ``mass`` (0 < mass ≤ 1) of each map's total.
+
+    An all-zero map has an empty set, and a patch without saliency is never in one.
+    """
+    wide = torch.float32 if saliency.device.type == "mps" else torch.float64
+    order = top_order(saliency, ties)
+    sorted_saliency = saliency.gather(1, order).to(wide)
+    cumulative = sorted_saliency.cumsum(1)
+    before = cumulative - sorted_saliency
+    # Without the margin, rounding of mass · total decides whether 7 of 10 equal patches hold 0.7.
+    inside = before < mass * (1 - 1e-12) * cumulative[:, -1:]
+    return inside.gather(1, _inverse(order))
+
+
+def forced_priorities(ranks: Tensor, count: int, uniform: Tensor) -> Tensor:
+    """Priorities [B, N]: the ``count`` patches of lowest ``ranks`` first, the others by noise ``uniform`` in [0, 1)."""
+    return uniform + (ranks < count)
+
+
+def set_priorities(ranks: Tensor, members: Tensor, ratio: float, hidden: int, uniform: Tensor) -> Tensor:
+    """Priorities [B, N]: ``round(ratio·|set|)`` of each row's set ``members`` first, at most ``hidden``, by ``ranks``.
+
+    Then the patches outside the set, and last the rest of the set, each by noise ``uniform`` in [0, 1).
+    """
+    wide = torch.float32 if ranks.device.type == "mps" else torch.float64
+    count = (members.sum(1, keepdim=True).to(wide) * ratio).round().clamp(max=hidden)  # [B, 1]
+    chosen = members & (ranks < count)
+    return uniform + ~members + 2 * chosen
+
+
+def center_prior(grid: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
+    """A map [N] that saw no image: a Gaussian around the centre, its deviation a quarter of each side."""
+    rows, columns = ((2 * torch.arange(side, device=device) + 1 - side) / side for side in grid)
+    return torch.exp(-2 * (rows[:, None] ** 2 + columns[None, :] ** 2)).flatten()
+
+
+def block_priorities(grid: tuple[int, int], uniform: Tensor, generator: torch.Generator) -> Tensor:
+    """Priorities [B, N] that hide one random rectangle after the other; the last one in part, by noise ``uniform``."""
+    height, width = grid
+    draws = _to_device(torch.rand(4, uniform.shape[0], _RECTANGLES, generator=generator), uniform.device)
+    low, high = _RECTANGLE_AREA
+    area = (low + (high - low) * draws[0]) * height * width  # [B, R], in patches
+    aspect = torch.exp((2 * draws[1] - 1) * math.log(_RECTANGLE_ASPECT))
+    rows = _spans((area * aspect).sqrt(), height, draws[2])  # [B, R, H]
+    columns = _spans((area / aspect).sqrt(), width, draws[3])  # [B, R, W]
+    covered = (rows[:, :, :, None] & columns[:, :, None, :]).flatten(2)  # [B, R, N]
+    turn = torch.arange(_RECTANGLES, dtype=torch.int8, device=uniform.device)[None, :, None]
+    first = torch.where(covered, turn, _RECTANGLES).amin(1)  # [B, N]
+    return uniform + (_RECTANGLES - first)
+
+
+def check_saliency(saliency: Tensor) -> None:
+    """Raises ValueError unless every value is finite and ≥ 0. Waits for the device: check maps once, not in a step."""
+    valid = saliency.isfinite() & (saliency >= 0)
+    share = f"{int((~valid).sum())} of {valid.numel()}"
+    _require(bool(valid.all()), f"{share} saliency values are negative, infinite or NaN; a map holds numbers ≥ 0")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a strategy ranks one batch with. ``uniform``, ``ties`` and ``pick`` are noises in [0, 1), [B, N].
+
+    They decide the uniform part of the mask, ties, and a weighted pick, and must be independent: were one noise used
+    for all, a patch that lost its tie would be hidden less often than the other remaining ones.
+    """
+
+    grid: tuple[int, int]
+    hidden: int
+    salient_ratio: float
+    generator: torch.Generator
+    uniform: Tensor
+    ties: Tensor
+    pick: Tensor
+    saliency: Tensor
+    """float32 [B, N]; anything for a strategy that needs none."""
+
+
+@dataclass(frozen=True)
+class Masking:
+    """The settings of a mask; calling it draws the masks of a batch. ValueError names the option that is wrong."""
+
+    strategy: str = "random"
+    """A key of STRATEGIES."""
+    mask_ratio: float = 0.75
+    """Share of the patches that is hidden, 0 < ratio < 1."""
+    salient_ratio: float = 0.25
+    """How much is hidden because it is the most salient, 0..1; of what, ``salient_of`` says."""
+    salient_of: str = "image"
+    """``image``: the ratio counts the image's patches (0 is ``random``, the mask ratio hides nothing but the most
+    salient); ``mask``: the hidden patches; ``salient``: the patches of the salient set, whose other patches are hidden
+    only when nothing else is left."""
+    salient_pick: str = "top"
+    """``top``: the highest; ``weighted``: drawn with probability ∝ saliency^(1/temperature), without replacement."""
+    salient_mass: float = 0.5
+    """Share of a map's total that the salient set holds, 0 < mass ≤ 1."""
+    temperature: float = 1.0
+    """Of the weighted pick, > 0; towards 0 it becomes ``top``."""
+    salient_schedule: tuple[float, float] | None = None
+    """The salient ratio at the start and at the end of training, linear between; replaces ``salient_ratio``."""
+
+    def __post_init__(self) -> None:
+        _one_of("--masking", self.strategy, STRATEGIES)
+        _one_of("--salient-of", self.salient_of, SALIENT_OF)
+        _one_of("--salient-pick", self.salient_pick, SALIENT_PICKS)
+        _require(0 < self.mask_ratio < 1, f"--mask-ratio {self.mask_ratio:g} must lie between 0 and 1, both excluded")
+        _require(0 < self.salient_mass <= 1, f"--salient-mass {self.salient_mass:g} must be above 0 and at most 1")
+        _require(0 < self.temperature < math.inf, f"--temperature {self.temperature:g} must be a finite number above 0")
+        option = "--salient-ratio" if self.salient_schedule is None else "--salient-schedule"
+        for ratio in self.salient_schedule or (self.salient_ratio,):
+            _require(0 <= ratio <= 1, f"{option} {ratio:g} must lie between 0 and 1")
+            if self.strategy in (*_MAPPED, "center") and self.salient_of == "image":
+                above = f"{option} {ratio:g} is above --mask-ratio {self.mask_ratio:g}"
+                _require(ratio <= self.mask_ratio, f"{above}; lower it, or count it in the mask: --salient-of mask")
+
+    @property
+    def needs_saliency(self) -> bool:
+        """Whether a call needs the saliency of its images."""
+        return self.strategy in _MAPPED
+
+    def ratio_at(self, progress: float) -> float:
+        """The salient ratio at training ``progress``, 0 (start) to 1 (end); beyond them it stays at the ends."""
+        if self.salient_schedule is None:
+            return self.salient_ratio
+        start, end = self.salient_schedule
+        share = min(max(progress, 0.0), 1.0)
+        return (1 - share) * start + share * end
+
+    def __call__(
+        self,
+        batch: int,
+        grid: tuple[int, int],
+        *,
+        generator: torch.Generator,
+        saliency: Tensor | None = None,
+        progress: float = 0.0,
+        device: torch.device | str | None = None,
+    ) -> Mask:
+        """Masks of ``batch`` images on a grid of (rows, columns), on ``device`` (default: where the saliency is).
+
+        ``generator`` is the CPU's; ``progress`` 0..1 moves a schedule. ``saliency`` [B, N] holds numbers ≥ 0 of any
+        scale; a call does not look at them, because that would stall a GPU: use ``check_saliency`` on new maps.
+        """
+        patches = grid[0] * grid[1]
+        hidden = hidden_count(patches, self.mask_ratio)
+        _require(0 < hidden < patches, f"--mask-ratio {self.mask_ratio:g} would hide {hidden} of {patches} patches")
+        if saliency is None:
+            _require(not self.needs_saliency, f"--masking {self.strategy} needs saliency maps (--saliency MAPS)")
+            saliency = torch.empty(0)
+        elif self.needs_saliency and saliency.shape != (batch, patches):
+            shape = list(saliency.shape)
+            raise ValueError(f"saliency of shape {shape} does not fit {batch} images of {grid[0]}×{grid[1]} patches")
+        place = saliency.device if device is None else torch.device(device)
+        saliency = saliency.to(place, torch.float32, non_blocking=True)
+        uniform, ties, pick = _to_device(torch.rand(3, batch, patches, generator=generator), place)
+        draw = Draw(grid, hidden, self.ratio_at(progress), generator, uniform, ties, pick, saliency)
+        return mask_from_priorities(STRATEGIES[self.strategy](self, draw), self.mask_ratio)
+
+    def rank(self, saliency: Tensor, draw: Draw) -> Tensor:
+        """Priorities [B, N] of the batch by ``saliency`` [B, N], as the settings and the draw's salient ratio say."""
+        weighted = self.salient_pick == "weighted"
+        scores = weighted_scores(saliency, draw.pick, self.temperature) if weighted else saliency
+        if self.salient_of == "salient":
+            members = salient_set(saliency, draw.ties, self.salient_mass)
+            ranks = top_ranks(torch.where(members, scores, -math.inf), draw.ties)
+            return set_priorities(ranks, members, draw.salient_ratio, draw.hidden, draw.uniform)
+        count = round(draw.salient_ratio * (draw.hidden if self.salient_of == "mask" else saliency.shape[1]))
+        # At the mask ratio the whole mask is salient, though M is rounded up; a schedule gets there but for rounding.
+        if self.salient_of == "image" and draw.salient_ratio >= self.mask_ratio - 1e-9:
+            count = draw.hidden
+        return forced_priorities(top_ranks(scores, draw.ties), min(count, draw.hidden), draw.uniform)
+
+
+def _shuffled(masking: Masking, draw: Draw) -> Tensor:
+    _require(len(draw.saliency) > 1, "--masking shuffled takes another image's map; --batch-size must be at least 2")
+    return masking.rank(draw.saliency.roll(1, dims=0), draw)
+
+
+def _center(masking: Masking, draw: Draw) -> Tensor:
+    return masking.rank(center_prior(draw.grid, draw.uniform.device).expand_as(draw.uniform), draw)
+
+
+STRATEGIES: dict[str, Callable[[Masking, Draw], Tensor]] = {
+    "random": lambda masking, draw: draw.uniform,
+    "block": lambda masking, draw: block_priorities(draw.grid, draw.uniform, draw.generator),
+    "salient": lambda masking, draw: masking.rank(draw.saliency, draw),
+    "inverse": lambda masking, draw: masking.rank(draw.saliency.amax(1, keepdim=True) - draw.saliency, draw),
+    "shuffled": _shuffled,
+    "center": _center,
+}
+"""Name → function from settings and draw to priorities [B, N]. The last three are controls for experiments: the least
+salient patches, another image's map, and no map but a centred prior."""
+
+_MAPPED = ("salient", "inverse", "shuffled")
+
+
+def _inverse(order: Tensor) -> Tensor:
+    """The inverse of each row's permutation, [B, N]."""
+    positions = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, positions)
+
+
+def _spans(length: Tensor, side: int, place: Tensor) -> Tensor:
+    """Bool [B, R, side]: a span of about ``length`` [B, R] cells, at least one, placed by noise ``place`` in [0, 1)."""
+    cells = length.round().clamp(1, side)
+    start = (place * (side - cells + 1)).floor()
+    axis = torch.arange(side, device=length.device)
+    return (axis >= start[..., None]) & (axis < (start + cells)[..., None])
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on ``device`` without waiting for it; only pinned memory is copied that way."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _one_of(option: str, name: str, choices: Collection[str]) -> None:
+    _require(name in choices, f"{option} {name!r} is not one of: {', '.join(choices)}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

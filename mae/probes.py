@@ -1,0 +1,89 @@
+"""How good frozen features are: a weighted k-nearest-neighbour vote and a linear classifier.
+
+k-NN as in Wu et al. 2018 (arXiv 1805.01978): cosine similarity, votes weighted by exp(similarity / temperature).
+Linear: multinomial logistic regression on features standardised by the training set, its L2 penalty chosen on a part
+of the training set that is held out for it. The test set is only ever predicted.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_CHUNK = 1024
+
+
+def knn_predict(
+    train: Tensor, labels: Tensor, test: Tensor, *, k: int = 20, temperature: float = 0.07, classes: int | None = None
+) -> Tensor:
+    """Predicted classes int64 [m] of test features [m, D] from train features [n, D] with labels int64 [n]."""
+    if len(train) == 0:
+        raise ValueError("k-NN needs at least one training feature")
+    classes = classes or int(labels.max()) + 1
+    k = min(k, len(train))
+    bank = F.normalize(train.float(), dim=1)
+    predictions = []
+    for chunk in torch.split(F.normalize(test.float(), dim=1), _CHUNK):
+        similarity, neighbours = (chunk @ bank.T).topk(k, dim=1)
+        votes = torch.zeros(len(chunk), classes, device=chunk.device)
+        votes.scatter_add_(1, labels[neighbours], (similarity / temperature).exp())
+        predictions.append(votes.argmax(1))
+    return torch.cat(predictions) if predictions else labels.new_empty(0)
+
+
+def linear_predict(
+    train: Tensor, labels: Tensor, test: Tensor, *, classes: int | None = None, seed: int = 0
+) -> tuple[Tensor, float]:
+    """Predicted classes int64 [m] of test features [m, D], and the L2 penalty that was chosen.
+
+    The penalty is the best of PENALTIES on a fifth of the training features, drawn by ``seed``; the classifier is then
+    fitted to all of them.
+    """
+    classes = classes or int(labels.max()) + 1
+    mean, deviation = train.float().mean(0), train.float().std(0, unbiased=False)
+    scale = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
+    train, test = (train.float() - mean) / scale, (test.float() - mean) / scale
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(train.device)
+    held, fitted = order[: len(train) // 5], order[len(train) // 5 :]
+    penalty = PENALTIES[2]
+    if len(held):
+        scores = []
+        for candidate in PENALTIES:
+            weights = _fit(train[fitted], labels[fitted], classes, candidate)
+            scores.append(float((_logits(weights, train[held]).argmax(1) == labels[held]).float().mean()))
+        penalty = PENALTIES[max(range(len(scores)), key=scores.__getitem__)]
+    weights = _fit(train, labels, classes, penalty)
+    return _logits(weights, test).argmax(1), penalty
+
+
+def accuracy(predictions: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Share of right predictions, and the half width of its 95 % interval (normal approximation), both 0..1."""
+    count = len(labels)
+    if count == 0:
+        raise ValueError("no test sample to judge by")
+    share = float((predictions == labels).double().mean())
+    return share, 1.96 * math.sqrt(share * (1 - share) / count)
+
+
+def _fit(features: Tensor, labels: Tensor, classes: int, penalty: float) -> Tensor:
+    """Weights [D + 1, classes] that minimise mean cross-entropy + penalty / 2 · ‖W‖² (the bias is free)."""
+    weights = torch.zeros(features.shape[1] + 1, classes, device=features.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(_logits(weights, features), labels) + 0.5 * penalty * weights[:-1].square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return weights.detach()
+
+
+def _logits(weights: Tensor, features: Tensor) -> Tensor:
+    return features @ weights[:-1] + weights[-1]

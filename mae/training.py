@@ -1,0 +1,184 @@
+"""Pretraining: what one optimiser step does, and the state that a checkpoint must hold to repeat it.
+
+AdamW (β 0.9, 0.95), linear warm-up then half a cosine, and the learning rate by the blr rule: peak = blr · effective
+batch / 256, as in He et al. 2021 (arXiv 2111.06377, appendix A.1). All random numbers of a step follow from
+(seed, step), none from earlier steps, so a resumed run repeats an uninterrupted one to the bit on one CPU process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mae.masking import Mask, Masking
+from mae.vit import MaskedAutoencoder
+
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, as the published MAE checkpoints expect."""
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train. ``batch_size`` images at a time, ``accumulate`` of them to an optimiser step."""
+
+    epochs: int = 100
+    batch_size: int = 256
+    accumulate: int = 1
+    blr: float = 1.5e-4
+    weight_decay: float = 0.05
+    warmup_epochs: float | None = None
+    """Default: a tenth of the epochs (the paper: 40 of 400 and of 800)."""
+    seed: int = 0
+    precision: str = "auto"
+    """``auto`` is bf16 on a GPU that has it, else fp32."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        if not (math.isfinite(self.blr) and self.blr > 0):
+            raise ValueError(f"--blr is {self.blr}; it must be a positive number")
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs <= self.epochs:
+            raise ValueError(
+                f"--warmup-epochs is {self.warmup_epochs:g}; it must lie between 0 and --epochs {self.epochs}"
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"--precision {self.precision!r} is not one of: {', '.join(PRECISIONS)}")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """blr · effective batch / 256."""
+        return self.blr * self.batch_size * self.accumulate / 256
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``images`` uint8 [B, 3, H, W]; ``saliency`` [B, N] on the same views, or None where the masks need none."""
+
+    images: Tensor
+    saliency: Tensor | None = None
+
+
+class Training:
+    """A model in training: one ``update`` is one optimiser step; ``step`` counts those done."""
+
+    def __init__(
+        self,
+        model: MaskedAutoencoder,
+        masking: Masking,
+        settings: TrainingSettings,
+        steps_per_epoch: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).train()
+        self.masking, self.settings = masking, settings
+        self.steps_per_epoch = steps_per_epoch
+        self.total_steps = steps_per_epoch * settings.epochs
+        self.step = 0
+        groups = parameter_groups(model, settings.weight_decay)
+        fused = self.device.type in ("cuda", "cpu")
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.peak_learning_rate, betas=(0.9, 0.95), fused=fused)
+        self.precision = resolve_precision(settings.precision, self.device)
+
+    @property
+    def progress(self) -> float:
+        """Share of the training done, 0..1."""
+        return self.step / self.total_steps
+
+    def update(self, batches: Sequence[Batch]) -> Tensor:
+        """One optimiser step on ``accumulate`` batches; returns their mean loss, float32, without waiting for it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for number, batch in enumerate(batches):
+            images = normalise(batch.images.to(self.device, non_blocking=True))
+            mask = self.draw_masks(len(images), batch.saliency, number)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                loss = self.model(images, mask).loss / len(batches)
+            loss.backward()
+            total += loss.detach()
+        self.optimizer.step()
+        self.step += 1
+        return total
+
+    def draw_masks(self, count: int, saliency: Tensor | None, number: int) -> Mask:
+        """The masks of batch ``number`` of the coming step."""
+        generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
+        return self.masking(
+            count,
+            self.model.grid,
+            generator=generator,
+            saliency=saliency,
+            progress=self.progress,
+            device=self.device,
+        )
+
+    def learning_rate(self) -> float:
+        """The rate of the coming step."""
+        warmup = self.settings.warmup_epochs
+        warmup = 0.1 * self.settings.epochs if warmup is None else warmup
+        return learning_rate(
+            self.step, self.total_steps, warmup * self.steps_per_epoch, self.settings.peak_learning_rate
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything beside the weights that the next step depends on; tensors and plain values only."""
+        return {"step": self.step, "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Undoes :meth:`state`."""
+        self.step = int(state["step"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] → float32 by ImageNet's mean and deviation."""
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    return (images.float() / 255 - mean) / std
+
+
+def denormalise(images: Tensor) -> Tensor:
+    """The inverse of :func:`normalise`, clipped to what a picture can show, uint8."""
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
+    """Linear from 0 over ``warmup`` steps, then half a cosine from ``peak`` to 0 at ``total``."""
+    if step < warmup:
+        return peak * step / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices and kernels decay; biases, norms and tokens (fewer than two real dimensions) do not."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.squeeze().ndim >= 2]
+    others = [p for p in trained if p.squeeze().ndim < 2]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``auto`` made definite for a device; ValueError for bf16 where there is none."""
+    has_bf16 = device.type == "cpu" or (
+        device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    if precision == "bf16" and not has_bf16:
+        raise ValueError(f"--precision bf16: {device} has no bfloat16; use fp32")
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" and has_bf16 else "fp32"
+    return precision
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,253 @@
+"""The masked autoencoder: a ViT that sees the visible patches, and a small one that fills in the hidden ones.
+
+Written from He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners" (arXiv 2111.06377), with timm's blocks.
+Parameters carry the names of the published checkpoints, so those load as they are. Any image whose sides are multiples
+of the patch size is allowed, square or not. ``encode`` sees every patch and draws no random numbers; masks come from
+outside, and nothing here waits for the device.
+
+Shapes: B images of H×W pixels, N = H/p · W/p patches in row-major order, K of them visible, D the encoder's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from timm.models.vision_transformer import Block, PatchEmbed
+from torch import Tensor, nn
+
+from mae.masking import Mask
+
+
+class Size(NamedTuple):
+    """The dimensions of a model."""
+
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    patch_size: int = 16
+
+
+SIZES = {
+    "tiny": Size(192, 12, 3, 128, 4, 4),
+    "small": Size(384, 12, 6, 256, 8, 8),
+    "base": Size(768, 12, 12, 512, 8, 16),
+    "large": Size(1024, 24, 16, 512, 8, 16),
+    "huge": Size(1280, 32, 16, 512, 8, 16, patch_size=14),
+}
+"""``base`` to ``huge`` are the paper's; the smaller two have decoders in proportion."""
+
+_VARIANCE_FLOOR = 1e-6
+
+
+class Output(NamedTuple):
+    """What a training step needs, and what it predicted."""
+
+    loss: Tensor
+    """float32 scalar: mean squared error over the hidden patches."""
+    prediction: Tensor
+    """[B, N, p·p·3] for every patch, in units of the target (normalised per patch with ``norm_pix``)."""
+
+
+class MaskedAutoencoder(
+    nn.Module, PyTorchModelHubMixin, library_name="saliency-mae", tags=["masked-autoencoder", "vision-transformer"]
+):
+    """A masked autoencoder for images of one size.
+
+    ``image_size`` is a side or (height, width), in pixels and multiples of ``patch_size``; ``norm_pix`` normalises each
+    target patch by its own mean and deviation. Anything that does not divide is a ValueError.
+    """
+
+    def __init__(
+        self,
+        image_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        decoder_width: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        norm_pix: bool = True,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        height, columns = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        if min(height, columns) < patch_size or height % patch_size or columns % patch_size:
+            size = f"{height}×{columns}"
+            raise ValueError(f"--image-size {size} must be a multiple of --patch-size {patch_size} in both directions")
+        for part, dim, count in (("encoder", width, heads), ("decoder", decoder_width, decoder_heads)):
+            if dim % 4 or dim % count:
+                raise ValueError(f"the {part}'s width {dim} must be a multiple of 4 and of its {count} heads")
+        self.image_size = (height, columns)
+        self.patch_size = patch_size
+        self.norm_pix = norm_pix
+        self.channels = channels
+        self.grid = (height // patch_size, columns // patch_size)
+        """Rows and columns of patches."""
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        block = partial(Block, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm)
+
+        self.patch_embed = PatchEmbed(self.image_size, patch_size, channels, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        # Positions are fixed, yet parameters: the published checkpoints hold them.
+        self.pos_embed = nn.Parameter(sincos_positions(self.grid, width), requires_grad=False)
+        self.blocks = nn.ModuleList([block(width, heads) for _ in range(depth)])
+        self.norm = norm(width)
+
+        self.decoder_embed = nn.Linear(width, decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
+        self.decoder_pos_embed = nn.Parameter(sincos_positions(self.grid, decoder_width), requires_grad=False)
+        self.decoder_blocks = nn.ModuleList([block(decoder_width, decoder_heads) for _ in range(decoder_depth)])
+        self.decoder_norm = norm(decoder_width)
+        self.decoder_pred = nn.Linear(decoder_width, patch_size**2 * channels)
+        self._initialise()
+
+    @classmethod
+    def from_size(
+        cls, name: str, image_size: int | Sequence[int] = 224, patch_size: int | None = None, norm_pix: bool = True
+    ) -> Self:
+        """A model of one of SIZES; the patch size defaults to the size's own."""
+        if name not in SIZES:
+            raise ValueError(f"--model {name!r} is not one of: {', '.join(SIZES)}")
+        dims = SIZES[name]._asdict()
+        own_patch_size = dims.pop("patch_size")
+        return cls(image_size=image_size, patch_size=patch_size or own_patch_size, norm_pix=norm_pix, **dims)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+        """A saved model, from a folder or the Hub, in evaluation mode.
+
+        Options are the mixin's. A weight that is missing is an error unless ``strict=False``: the mixin would leave it
+        random and say nothing.
+        """
+        options.setdefault("strict", True)
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
+
+    def patchify(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] as patches [B, N, p·p·C]: pixels row by row, the channels of a pixel side by side."""
+        self._check_images(images)
+        (rows, columns), p = self.grid, self.patch_size
+        cells = images.reshape(len(images), self.channels, rows, p, columns, p)  # [B, C, h, p, w, p]
+        return cells.permute(0, 2, 4, 3, 5, 1).reshape(len(images), rows * columns, p * p * self.channels)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """Patches [B, N, p·p·C] as images [B, C, H, W]; undoes ``patchify``."""
+        (rows, columns), p = self.grid, self.patch_size
+        cells = patches.reshape(len(patches), rows, columns, p, p, self.channels)  # [B, h, w, p, p, C]
+        return cells.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), self.channels, *self.image_size)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Tokens [B, 1+N, D] of images [B, C, H, W] with nothing hidden: the class token, then every patch."""
+        return self._encode(self._embed(images))
+
+    def features(self, images: Tensor, pool: str = "mean") -> Tensor:
+        """One vector per image, [B, D]: the ``mean`` of the patch tokens or the class token (``cls``)."""
+        if pool not in ("mean", "cls"):
+            raise ValueError(f"pool {pool!r} is not one of: mean, cls")
+        tokens = self.encode(images)
+        return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
+
+    def encode_visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """Tokens [B, 1+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class token."""
+        return self._encode(_take(self._embed(images), ids_keep))
+
+    def decode(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
+        """Predictions [B, N, p·p·C] from tokens [B, 1+K, D] and the place of each patch, ``ids_restore`` [B, N]."""
+        x = self.decoder_embed(latent)
+        blanks = self.mask_token.expand(len(x), ids_restore.shape[1] + 1 - x.shape[1], -1)  # [B, N-K, decoder width]
+        patches = _take(torch.cat([x[:, 1:], blanks], dim=1), ids_restore)  # [B, N, decoder width], in image order
+        x = torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
+        for block in self.decoder_blocks:
+            x = block(x)
+        prediction: Tensor = self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        return prediction
+
+    def forward(self, images: Tensor, mask: Mask) -> Output:
+        """The loss on the hidden patches of images [B, C, H, W], and the prediction of all patches."""
+        prediction = self.decode(self.encode_visible(images, mask.ids_keep), mask.ids_restore)
+        error = (prediction.float() - self._target(images)).square().mean(-1)  # [B, N]
+        hidden = mask.hidden.float()
+        return Output((error * hidden).sum() / hidden.sum(), prediction)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, mask: Mask) -> Tensor:
+        """Images [B, C, H, W] whose hidden patches are predicted; visible pixels are untouched.
+
+        For looking at. With ``norm_pix`` a prediction has no brightness or contrast of its own, so each hidden patch
+        is given those of the true one: the result knows more than the model did.
+        """
+        patches = self.patchify(images)
+        prediction = self.decode(self.encode_visible(images, mask.ids_keep), mask.ids_restore).float()
+        if self.norm_pix:
+            mean, deviation = _patch_statistics(patches.float())
+            prediction = prediction * deviation + mean
+        return self.unpatchify(torch.where(mask.hidden[:, :, None], prediction.to(patches.dtype), patches))
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Patch tokens with their positions, [B, N, D]."""
+        self._check_images(images)
+        tokens: Tensor = self.patch_embed(images) + self.pos_embed[:, 1:]
+        return tokens
+
+    def _encode(self, patches: Tensor) -> Tensor:
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        x = torch.cat([cls_token, patches], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        tokens: Tensor = self.norm(x)
+        return tokens
+
+    def _target(self, images: Tensor) -> Tensor:
+        """What is to be predicted, float32 [B, N, p·p·C]."""
+        patches = self.patchify(images).float()
+        if not self.norm_pix:
+            return patches
+        mean, deviation = _patch_statistics(patches)
+        return (patches - mean) / deviation
+
+    def _check_images(self, images: Tensor) -> None:
+        wanted = (self.channels, *self.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+            raise ValueError(f"images of shape {list(images.shape)} do not fit a model of {wanted} images")
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                # The patch projection is a linear layer written as a convolution, and starts like one.
+                nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.cls_token, std=0.02)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Fixed positions [1, 1+N, width]: zeros for the class token, then sines and cosines of column and row.
+
+    The column takes the first half of the width: the published checkpoints were trained so.
+    """
+    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    frequencies = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = [axis.flatten()[:, None] * frequencies for axis in (columns, rows)]  # 2 × [N, width/4]
+    patches = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return torch.cat([torch.zeros(1, width), patches.float()])[None]
+
+
+def _take(tokens: Tensor, ids: Tensor) -> Tensor:
+    """The tokens [B, n, D] at ``ids`` [B, k], [B, k, D]."""
+    return tokens.gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[-1]))
+
+
+def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each patch, [B, N, 1]; the floor keeps a flat patch finite."""
+    mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+    return mean, (variance + _VARIANCE_FLOOR).sqrt()

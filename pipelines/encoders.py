@@ -1,0 +1,105 @@
+"""Anything that turns images into features: a run, the same encoder untrained, or a timm model by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mae.checkpoints import load_model
+from mae.training import normalise
+from mae.vit import MaskedAutoencoder
+from pipelines.errors import UserError, user_errors
+
+POOLS = ("mean", "cls")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """``features`` maps uint8 images [B, 3, H, W] of ``size`` (height, width) to float32 [B, D], always the same."""
+
+    name: str
+    size: tuple[int, int]
+    features: Callable[[Tensor], Tensor]
+
+
+def open_encoders(name: str, *, pool: str, device: str, seed: int = 0) -> tuple[Encoder, Encoder]:
+    """The encoder ``name`` stands for, and the same architecture untrained.
+
+    ``name`` is a run folder, a saved model's folder, or a timm model: ``vit_tiny_patch16_224`` or
+    ``timm:vit_tiny_patch16_224``, with ``@FILE`` for weights from a file and ``@none`` for none. Raises UserError.
+    """
+    if pool not in POOLS:
+        raise UserError(f"--pool {pool!r} is not one of: {', '.join(POOLS)}")
+    folder = Path(name)
+    if folder.is_dir():
+        with user_errors():
+            model = load_model(folder)
+        torch.manual_seed(seed)
+        untrained = MaskedAutoencoder(**_rebuild(model)).eval()
+        return _from_mae(str(name), model, pool, device), _from_mae("untrained", untrained, pool, device)
+    timm_name, _, weights = name.removeprefix("timm:").partition("@")
+    return _from_timm(name, timm_name, weights, device, seed), _from_timm("untrained", timm_name, "none", device, seed)
+
+
+def _rebuild(model: MaskedAutoencoder) -> dict[str, Any]:
+    """The arguments the model was made with, as the hub mixin keeps them."""
+    arguments: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
+    return arguments
+
+
+def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str) -> Encoder:
+    model = model.to(device).eval()
+
+    @torch.inference_mode()
+    def features(images: Tensor) -> Tensor:
+        return model.features(normalise(images.to(device)), pool).float()
+
+    return Encoder(name, model.image_size, features)
+
+
+def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> Encoder:
+    import timm
+
+    if name not in timm.list_models() and name.split(".")[0] not in timm.list_models():
+        raise UserError(f"{shown} is neither a run folder nor a timm model; timm.list_models('*vit*') names some")
+    torch.manual_seed(seed)
+    try:
+        path = weights if weights not in ("", "none") else ""
+        model: nn.Module = timm.create_model(name, pretrained=not weights, num_classes=0, checkpoint_path="")
+        if path:
+            _load_weights(model, path)
+    except UserError:
+        raise
+    except Exception as error:  # the hub's, the network's and torch's own
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"the weights of {name} can't be had here ({reason}); give timm:{name}@FILE, or @none for random ones"
+        ) from error
+    config = timm.data.resolve_model_data_config(model)
+    mean, std = (torch.tensor(config[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
+    model = model.to(device).eval()
+
+    @torch.inference_mode()
+    def features(images: Tensor) -> Tensor:
+        return torch.as_tensor(model((images.to(device).float() / 255 - mean) / std)).float()
+
+    return Encoder(shown, tuple(config["input_size"][1:]), features)
+
+
+def _load_weights(model: nn.Module, path: str) -> None:
+    import timm
+
+    if not Path(path).is_file():
+        raise UserError(f"{path} is not a file of weights")
+    state = timm.models.load_state_dict(path)  # safetensors, or a pickle read with weights_only
+    state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc.", "classifier."))}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing:
+        raise UserError(f"{path} does not fit the model: {len(missing)} weights are missing, first {missing[0]}")
+    if unexpected:
+        raise UserError(f"{path} does not fit the model: it holds {unexpected[0]}, which the model has not")

@@ -1,0 +1,26 @@
+"""The one exception that is the user's to mend.
+
+A ``UserError`` holds one clear line: what is wrong, where, and what to do. The command line prints it and exits
+with 2; every other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """A mistake in what the user asked for or pointed at; its text is one line."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(" ".join(str(message).split()))
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns a ValueError of a library room, where a bad value is the caller's, into the user's error."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(error) from error

@@ -1,0 +1,158 @@
+"""Encoded bytes to pixels: whatever an image's mode, depth or orientation, out comes 8-bit RGB, upright.
+
+Promises: EXIF orientation is applied; transparency is laid over white; 16-bit greys are scaled, not clipped; the
+size is checked before a pixel is decoded; bytes that are not one whole image raise ``BadImage`` with a short reason,
+never a half-grey picture. Only photographic formats are tried, so no bytes can reach an interpreter such as
+Ghostscript.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+MAX_PIXELS = 178_956_970
+"""An image that claims more pixels than this (half a gigabyte of RGB) is refused; Pillow's own hard limit."""
+MAX_SIDE = 65_535
+"""The longest side a JPEG can have."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+)
+"""File name endings, in lower case, that make a file an image."""
+
+_ORIENTATION = 0x0112
+_TURNED = {5, 6, 7, 8}
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow warns at half of its hard limit; the limit here is the explicit one above.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class BadImage(ValueError):  # noqa: N818 (it is the sample that is bad)
+    """The bytes are not one whole image of a sane size; the text is the reason, a few words."""
+
+
+def decode_rgb(data: bytes, *, draft: int | None = None) -> Image.Image:
+    """The image in ``data`` as upright RGB.
+
+    ``draft`` says that it will be shown at that many pixels: a large JPEG is then decoded at 1/2, 1/4 or 1/8 of its
+    size, which is many times cheaper, but never with a side below ``draft``. Raises ``BadImage``.
+    """
+    image = _open(data)
+    if draft is not None:
+        image.draft(None, (draft, draft))
+    _load(image)
+    return _upright(_to_rgb(image), _orientation(image))
+
+
+def decode_mask(data: bytes) -> NDArray[np.bool_]:
+    """The mask in ``data``, bool [H, W], upright: True where a pixel is neither zero nor transparent.
+
+    A palette's indices count, not its colours. Raises ``BadImage``.
+    """
+    image = _open(data)
+    _load(image)
+    values: NDArray[np.bool_] = np.asarray(_upright(image, _orientation(image))).astype(bool)
+    if values.ndim == 2:
+        return values
+    if image.mode in ("LA", "PA", "RGBA"):
+        values = values[..., :-1] & values[..., -1:]
+    return np.asarray(values.any(axis=-1))
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the upright image, from its header alone. Raises ``BadImage``."""
+    image = _open(data)
+    width, height = image.size
+    # A TIFF's size is already that of the upright image.
+    return (height, width) if image.format != "TIFF" and _orientation(image) in _TURNED else (width, height)
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise BadImage("empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError:
+        raise BadImage(f"too large: over {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # Plugins raise every kind of exception on damaged headers.
+        raise BadImage("not an image") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise BadImage(f"too large: {width}×{height} pixels")
+    if width * height == 0:
+        raise BadImage(f"no pixels: {width}×{height}")
+    return image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        image.load()
+    except Exception as error:  # As above; a damaged body is a bad sample, never a crash.
+        text = str(error).split("\n")[0]
+        raise BadImage("truncated" if "truncated" in text else f"damaged: {text or type(error).__name__}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation 1..8; EXIF that can't be read is ignored, as viewers do."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = _TRANSPOSE.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    try:
+        if mode.startswith("I") or mode == "F":
+            return Image.fromarray(_to_bytes(np.asarray(image), mode)).convert("RGB")
+        if mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+            return _over_white(image.convert("RGBA"))
+        return image if mode == "RGB" else image.convert("RGB")
+    except Exception as error:
+        raise BadImage(f"mode {mode} can't be shown as RGB") from error
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _to_bytes(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
+    """Greys of more than 8 bits as uint8.
+
+    16-bit ones are divided by 257, so white stays white. Mode I is read as 16-bit while its values fit, else as
+    32-bit. Floats in 0..1 are fractions, others are taken as 0..255.
+    """
+    if mode == "F":
+        finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        scaled = finite * (255 if finite.max() <= 1 else 1)
+    else:
+        scaled = values / (257 if mode != "I" or values.max() <= 65_535 else (2**31 - 1) / 255)
+    return np.asarray(np.clip(scaled, 0, 255).round(), np.uint8)

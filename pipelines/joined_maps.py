@@ -1,0 +1,65 @@
+"""The maps of a source's images: joined by key and caption once, looked up by batch, brought onto views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.errors import UserError, user_errors
+from pipelines.geometry import view_maps
+from pipelines.samples import Source
+from pipelines.views import ViewBatch
+from saliency.table import SaliencyTable
+
+ON_MISSING = ("error", "random")
+
+
+@dataclass(frozen=True)
+class JoinedMaps:
+    """The maps of a source's pairs: ``rows[i]`` is the table's row for pair i, −1 where it has none."""
+
+    table: SaliencyTable
+    rows: NDArray[np.int64]
+
+    def on_views(self, batch: ViewBatch, grid: tuple[int, int]) -> Tensor:
+        """The mean saliency of every patch of every view of a batch, float32 [B, N]; flat where there is no map."""
+        rows = self.rows[batch.indices]
+        maps, covered = torch.from_numpy(self.table.maps(rows)), torch.from_numpy(self.table.boxes(rows))
+        return view_maps(maps, covered, batch.boxes, batch.flips, grid)
+
+
+def join_maps(folder: Path, source: Source, *, on_missing: str) -> JoinedMaps:
+    """The maps in ``folder`` of every pair of the source.
+
+    Raises UserError, naming the first five keys, if pairs have no map and ``on_missing`` is ``error``; with ``random``
+    their map is flat, which every strategy masks at random. No match at all is an error in both cases.
+    """
+    with user_errors():
+        table = SaliencyTable(folder)
+    rows = table.join(source.keys, source.captions)
+    missing = np.flatnonzero(rows < 0)
+    if len(missing) == len(source):
+        theirs, ours = table.keys[0].as_py() if len(table) else None, source.keys[0].as_py()
+        raise UserError(
+            f"no image of {source.name} has a map in {folder}: its first key is {ours!r}, the maps' is {theirs!r}"
+            f"{_other_captions(table, source, missing)}"
+        )
+    if len(missing) and on_missing == "error":
+        keys = ", ".join(source.keys.take(missing[:5]).to_pylist())
+        raise UserError(
+            f"{len(missing)} of {len(source)} images have no map in {folder}, first: {keys}"
+            f"{_other_captions(table, source, missing)}; build the missing maps, or mask these images at random: "
+            "--on-missing random"
+        )
+    return JoinedMaps(table, rows)
+
+
+def _other_captions(table: SaliencyTable, source: Source, missing: NDArray[np.int64]) -> str:
+    """A hint for when the keys are known and only the captions differ."""
+    known = table.join(source.keys.take(missing[:1000])) >= 0
+    return " (their keys have maps of other captions: check --captions and --caption-column)" if known.any() else ""

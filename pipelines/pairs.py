@@ -1,0 +1,83 @@
+"""The pairs of a source on their way into a build: in order, each with what is known before its image is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.sources import Sample, Source, StreamSource
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair on its way in: what is known before its image is read, and how to read it."""
+
+    key: str
+    caption: str | None
+    url: str | None
+    duplicate: bool
+    read: Callable[[], bytes]
+
+
+def read_pairs(source: Source | StreamSource, *, skip: int) -> Iterator[Pair]:
+    """The source's pairs from number ``skip`` on, each marked if its (key, caption) came before."""
+    if isinstance(source, Source):
+        duplicate = _later_occurrences(source)
+        for i in range(skip, len(source)):
+            caption = source.captions[i].as_py() if source.captions is not None else None
+            url = source.urls[i].as_py() if source.urls is not None else None
+            yield Pair(source.keys[i].as_py(), caption, url, bool(duplicate[i]), _Reader(source, i))
+        return
+    seen: set[bytes] = set()
+    for i, sample in enumerate(source):
+        identity = hashlib.blake2b(f"{sample.key}\x1f{sample.caption}".encode(), digest_size=16).digest()
+        if i >= skip:
+            yield Pair(sample.key, sample.caption, sample.url, identity in seen, _Holder(sample))
+        seen.add(identity)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    source: Source
+    index: int
+
+    def __call__(self) -> bytes:
+        return self.source.read_image(self.index)
+
+
+@dataclass(frozen=True)
+class _Holder:
+    sample: Sample
+
+    def __call__(self) -> bytes:
+        return self.sample.image
+
+
+def _later_occurrences(source: Source) -> NDArray[np.bool_]:
+    """True where a pair's (key, caption) stood earlier in the source, [n]."""
+    captions = pc.fill_null(source.captions, "") if source.captions is not None else ""
+    identities = pc.binary_join_element_wise(source.keys, captions, "\x1f")
+    codes = pc.dictionary_encode(identities)
+    codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+    indices = np.asarray(codes.indices)
+    later = np.ones(len(indices), bool)
+    later[np.unique(indices, return_index=True)[1]] = False
+    return later
+
+
+def hash_pairs(source: Source, *, captions: bool = True) -> str:
+    """sha256 of all keys, and captions if asked for, in order."""
+    digest = hashlib.sha256()
+    for column in (source.keys, source.captions if captions else None):
+        if column is None:
+            continue
+        for piece in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            values = pc.binary_join_element_wise(pc.fill_null(piece, "\x00"), "\n", "")
+            digest.update(b"".join(value.encode() for value in values.to_pylist()))
+    return digest.hexdigest()

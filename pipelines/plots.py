@@ -1,0 +1,120 @@
+"""Pictures: contact sheets, overlays and curves, written as PNG."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8] | NDArray[np.float32]
+"""RGB uint8 [H, W, 3], or a map float32 [H, W] that is drawn in colours from its minimum to its maximum."""
+
+
+def contact_sheet(path: Path, columns: Mapping[str, Sequence[Picture | str]], *, title: str = "") -> None:
+    """One row a sample, one column a kind; a text cell is written out. All columns have the same length."""
+    plt = _pyplot()
+    names, count = list(columns), len(next(iter(columns.values())))
+    figure, axes = plt.subplots(count, len(names), figsize=(1.6 * len(names), 1.62 * count + 0.5), squeeze=False)
+    for column, name in enumerate(names):
+        axes[0][column].set_title(name, fontsize=9)
+        for row, cell in enumerate(columns[name]):
+            axis = axes[row][column]
+            axis.set_axis_off()
+            if isinstance(cell, str):
+                text = "\n".join(textwrap.wrap(cell, 22)[:7])
+                axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, transform=axis.transAxes)
+            elif cell.ndim == 2:
+                axis.imshow(cell, cmap="magma", vmin=float(cell.min()), vmax=max(float(cell.max()), 1e-12))
+            else:
+                axis.imshow(cell)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    figure.tight_layout(pad=0.3)
+    _save(figure, path)
+
+
+def overlay(image: NDArray[np.uint8], saliency: NDArray[Any]) -> NDArray[np.uint8]:
+    """A map [h, w] laid over its RGB image [H, W, 3] in colours; where the map is low the image stays dark."""
+    import matplotlib
+
+    height, width = image.shape[:2]
+    values = np.asarray(_enlarge(saliency, height, width), np.float32)
+    peak = values.max()
+    heat = matplotlib.colormaps["magma"](values / peak if peak > 0 else values)[..., :3] * 255
+    return np.asarray(np.clip(0.45 * image + 0.6 * heat, 0, 255), np.uint8)
+
+
+def grey_out(image: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """An RGB image [H, W, 3] whose hidden patches (bool [h, w]) are grey."""
+    rows, columns = image.shape[0] // hidden.shape[0], image.shape[1] // hidden.shape[1]
+    large = np.kron(hidden, np.ones((rows, columns), bool))
+    return np.where(large[..., None], np.uint8(128), image)
+
+
+def loss_curve(
+    path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str = "Loss"
+) -> None:
+    """Loss against step for each named (steps, losses); faint the raw values, clear their running mean."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    for name, (steps, losses) in curves.items():
+        values = np.asarray(losses, np.float64)
+        window = max(1, len(values) // 50)
+        smooth = np.convolve(values, np.ones(window) / window, "valid")
+        (line,) = axis.plot(steps, values, alpha=0.25, linewidth=0.8)
+        axis.plot(list(steps)[window - 1 :], smooth, color=line.get_color(), label=name)
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss on hidden patches")
+    axis.set_title(title)
+    axis.legend()
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def bars(
+    path: Path, table: Mapping[str, Mapping[str, float]], *, title: str, unit: str, chance: float | None = None
+) -> None:
+    """Groups of bars: {group: {series: value}}."""
+    plt = _pyplot()
+    groups, series = list(table), list(next(iter(table.values())))
+    figure, axis = plt.subplots(figsize=(1.4 + 1.1 * len(groups) * max(1, len(series) / 2), 3.6))
+    width = 0.8 / len(series)
+    for number, name in enumerate(series):
+        offsets = np.arange(len(groups)) + (number - (len(series) - 1) / 2) * width
+        drawn = axis.bar(offsets, [table[group][name] for group in groups], width, label=name)
+        axis.bar_label(drawn, fmt="%.1f", fontsize=8)
+    if chance is not None:
+        axis.axhline(chance, color="grey", linestyle=":", linewidth=1, label="chance")
+    axis.set_xticks(range(len(groups)), groups)
+    axis.set_ylabel(unit)
+    axis.set_title(title)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _enlarge(values: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
+    return np.asarray(torch.nn.functional.interpolate(tensor, size=(height, width), mode="bilinear")[0, 0])
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    _pyplot().close(figure)

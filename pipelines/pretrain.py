@@ -1,0 +1,228 @@
+"""``pretrain``: images (and their maps) in, a run folder with a masked autoencoder out.
+
+It joins maps to images once, by key and caption, draws one view for image and map together, and feeds the training
+step of ``mae.training``. A run stopped at any moment goes on with ``--resume`` from its newest checkpoint, and on one
+CPU process ends with the same losses to the bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mae.checkpoints import list_checkpoints, load_training, save_checkpoint
+from mae.masking import Masking
+from mae.training import Batch, Training, TrainingSettings
+from mae.vit import MaskedAutoencoder
+from pipelines.columns import Captions
+from pipelines.errors import UserError, user_errors
+from pipelines.joined_maps import ON_MISSING, JoinedMaps, join_maps
+from pipelines.pairs import hash_pairs
+from pipelines.plots import contact_sheet, loss_curve
+from pipelines.random_access import open_images
+from pipelines.reconstructions import reconstruction_sheet
+from pipelines.runs import REJECTED, RunFolder
+from pipelines.samples import Source
+from pipelines.training_log import TrainingLog
+from pipelines.views import EpochBatches, ViewBatch, Views, load_views
+from saliency import __version__
+
+_FLUSH_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
+_PICTURED = 8
+_FREE_ON_RESUME = frozenset({"out", "workers", "device", "resume", "checkpoint_every", "keep", "max_rejected"})
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """What ``pretrain`` was asked for; the CLI's options under the same names."""
+
+    source: str
+    out: Path
+    saliency: Path | None = None
+    masking: str | None = None
+    mask_ratio: float = 0.75
+    salient_ratio: float = 0.25
+    salient_of: str = "image"
+    salient_pick: str = "top"
+    salient_mass: float = 0.5
+    temperature: float = 1.0
+    salient_schedule: tuple[float, float] | None = None
+    on_missing: str = "error"
+    model: str = "base"
+    image_size: tuple[int, ...] = (224,)
+    patch_size: int | None = None
+    norm_pix: bool = True
+    batch_size: int = 256
+    accumulate: int = 1
+    epochs: int = 100
+    blr: float = 1.5e-4
+    weight_decay: float = 0.05
+    warmup_epochs: float | None = None
+    precision: str = "auto"
+    checkpoint_every: int | None = None
+    keep: int = 2
+    resume: bool = False
+    seed: int = 0
+    workers: int = 1
+    max_rejected: float = 0.01
+    image_column: str | None = None
+    caption_column: str | None = None
+    captions: Captions = "first"
+    limit: int | None = None
+    split: str | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.on_missing not in ON_MISSING:
+            raise ValueError(f"--on-missing {self.on_missing!r} is not one of: {', '.join(ON_MISSING)}")
+        if len(self.image_size) not in (1, 2) or min(self.image_size) < 1:
+            raise ValueError("--image-size takes one side or HEIGHTxWIDTH, in pixels")
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise ValueError(f"--checkpoint-every is {self.checkpoint_every}; it must be at least 1 step")
+        if self.keep < 1 or self.workers < 0:
+            raise ValueError("--keep must be at least 1 and --workers at least 0")
+
+    def masks(self) -> Masking:
+        """The masking settings; ``salient`` is the default where maps are given, else ``random``."""
+        return Masking(
+            strategy=self.masking or ("salient" if self.saliency else "random"),
+            mask_ratio=self.mask_ratio,
+            salient_ratio=self.salient_ratio,
+            salient_of=self.salient_of,
+            salient_pick=self.salient_pick,
+            salient_mass=self.salient_mass,
+            temperature=self.temperature,
+            salient_schedule=self.salient_schedule,
+        )
+
+    def training(self) -> TrainingSettings:
+        """The training settings."""
+        return TrainingSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate,
+            blr=self.blr,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.warmup_epochs,
+            seed=self.seed,
+            precision=self.precision,
+        )
+
+
+def pretrain(options: PretrainOptions, *, quiet: bool = False) -> RunFolder:
+    """Train a masked autoencoder; returns its run folder. Raises UserError for a mistake in options or input."""
+    with user_errors():
+        masking, settings = options.masks(), options.training()
+        torch.manual_seed(options.seed)
+        size = options.image_size[0] if len(options.image_size) == 1 else options.image_size
+        model = MaskedAutoencoder.from_size(options.model, size, options.patch_size, options.norm_pix)
+    source = open_images(options)
+    steps_per_epoch = len(source) // (settings.batch_size * settings.accumulate)
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"{options.source} has {len(source)} images, fewer than one step takes "
+            f"({settings.batch_size * settings.accumulate}): lower --batch-size"
+        )
+    maps = _join(options, source) if masking.needs_saliency else None
+    with user_errors():
+        training = Training(model, masking, settings, steps_per_epoch, options.device)
+    run = RunFolder(options.out)
+    run.begin(_config(options, source, training), resume=options.resume, free=_FREE_ON_RESUME)
+    checkpoints = list_checkpoints(options.out)
+    if checkpoints:
+        with user_errors():
+            load_training(checkpoints[-1], training)
+    run.keep_metrics_until(training.step)
+    _train(options, source, maps, training, run, quiet)
+    return run
+
+
+def _join(options: PretrainOptions, source: Source) -> JoinedMaps:
+    if options.saliency is None:
+        raise UserError(f"--masking {options.masking} needs maps: --saliency MAPS, made with build-saliency")
+    return join_maps(options.saliency, source, on_missing=options.on_missing)
+
+
+def _config(options: PretrainOptions, source: Source, training: Training) -> dict[str, Any]:
+    resolved = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+    resolved["salient_schedule"] = list(options.salient_schedule) if options.salient_schedule else None
+    resolved["image_size"] = list(options.image_size)
+    return {
+        "options": resolved,
+        "images": len(source),
+        "keys_sha256": hash_pairs(source, captions=False),
+        "masking": asdict(training.masking),
+        "grid": list(training.model.grid),
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "steps_per_epoch": training.steps_per_epoch,
+        "steps": training.total_steps,
+        "peak_learning_rate": training.settings.peak_learning_rate,
+        "precision": training.precision,
+        "versions": {"saliency-mae": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+    }
+
+
+def _train(
+    options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training, run: RunFolder, quiet: bool
+) -> None:
+    settings = training.settings
+    batches_per_epoch = training.steps_per_epoch * settings.accumulate
+    batches = EpochBatches(
+        len(source),
+        settings.batch_size,
+        batches_per_epoch,
+        settings.epochs,
+        seed=options.seed,
+        start=training.step * settings.accumulate,
+    )
+    views = Views(source, training.model.image_size, augment=True, seed=options.seed)
+    loader = load_views(views, batches, workers=options.workers, pin=training.device.type == "cuda")
+    log = TrainingLog(run, training, source, max_rejected=options.max_rejected)
+    every = options.checkpoint_every or training.steps_per_epoch
+    total = training.total_steps * settings.batch_size * settings.accumulate
+    done = training.step * settings.batch_size * settings.accumulate
+    with closing(tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=quiet, smoothing=0.05)) as bar:
+        for group in _groups(loader, settings.accumulate):
+            log.reject(group)
+            readable = [batch for batch in group if len(batch.images)]
+            if not readable:
+                raise UserError(
+                    f"not one image of a whole step could be read; the reasons are in {run.folder / REJECTED}"
+                )
+            prepared = [Batch(b.images, maps.on_views(b, training.model.grid) if maps else None) for b in readable]
+            rate, ratio = training.learning_rate(), training.masking.ratio_at(training.progress)
+            images = sum(len(batch.images) for batch in readable)
+            log.add(training.update(prepared), learning_rate=rate, salient_ratio=ratio, images=images)
+            bar.update(settings.batch_size * settings.accumulate)
+            last = training.step == training.total_steps
+            if training.step % _FLUSH_EVERY == 0 or training.step % every == 0 or last:
+                bar.set_postfix(loss=f"{log.flush():.4f}", refresh=False)
+            if training.step % every == 0 or last:
+                save_checkpoint(options.out, training, keep=options.keep)
+    if training.step:
+        _draw_pictures(run, source, maps, training)
+
+
+def _groups(loader: Iterable[ViewBatch], size: int) -> Iterator[list[ViewBatch]]:
+    iterator = iter(loader)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def _draw_pictures(run: RunFolder, source: Source, maps: JoinedMaps | None, training: Training) -> None:
+    """``plots/loss.png`` and ``plots/reconstructions.png``."""
+    metrics = run.metrics()
+    losses = {"loss": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
+    loss_curve(run.folder / "plots" / "loss.png", losses)
+    sheet = reconstruction_sheet(source, maps, training.model, training.draw_masks, _PICTURED)
+    if sheet:
+        contact_sheet(run.folder / "plots" / "reconstructions.png", sheet)

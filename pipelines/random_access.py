@@ -1,0 +1,47 @@
+"""Sources for jobs that read images in random order and more than once: what a stream can't give is downloaded."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pipelines.columns import Captions
+from pipelines.errors import UserError
+from pipelines.samples import Source
+from pipelines.sources import StreamSource, open_source
+
+
+class SourceOptions(Protocol):
+    """The options of a command that say where its images are."""
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def image_column(self) -> str | None: ...  # noqa: D102
+    @property
+    def caption_column(self) -> str | None: ...  # noqa: D102
+    @property
+    def captions(self) -> Captions: ...  # noqa: D102
+    @property
+    def limit(self) -> int | None: ...  # noqa: D102
+    @property
+    def split(self) -> str | None: ...  # noqa: D102
+
+
+def open_images(options: SourceOptions, *, spec: str | None = None, limit: int | None = None) -> Source:
+    """The source of a command with random access; ``spec`` and ``limit`` stand in for the options' own. UserError."""
+    source = open_source(
+        spec or options.source,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        captions=options.captions,
+        limit=limit if spec else options.limit,
+        split=options.split,
+    )
+    return _download(source) if isinstance(source, StreamSource) else source
+
+
+def _download(stream: StreamSource) -> Source:
+    raise UserError(
+        f"{stream.name} is streamed from the Hub and has no random access: download it first "
+        f"(huggingface-cli download {stream.name} --repo-type dataset --local-dir FOLDER) and give the folder"
+    )

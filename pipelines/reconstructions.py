@@ -1,0 +1,48 @@
+"""Pictures of what a model makes of hidden patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from mae.masking import Mask
+from mae.training import denormalise, normalise
+from mae.vit import MaskedAutoencoder
+from pipelines.joined_maps import JoinedMaps
+from pipelines.plots import grey_out, overlay
+from pipelines.samples import Source
+from pipelines.views import InOrder, Views, load_views
+
+DrawMasks = Callable[[int, Tensor | None, int], Mask]
+"""How many, their saliency [B, N] or None, the number of the batch → masks; ``Training.draw_masks``."""
+
+
+def reconstruction_sheet(
+    source: Source, maps: JoinedMaps | None, model: MaskedAutoencoder, draw_masks: DrawMasks, count: int
+) -> dict[str, list[Any]]:
+    """Columns of a contact sheet: image, caption, map, mask and reconstruction of a source's first images.
+
+    Captions and maps stand in it where there are any; with fewer than two readable images it is empty.
+    """
+    views = Views(source, model.image_size, augment=False)
+    batch = next(iter(load_views(views, InOrder(min(count, len(source)), count), workers=0)))
+    if len(batch.images) < 2:
+        return {}
+    saliency = maps.on_views(batch, model.grid) if maps else None
+    mask = draw_masks(len(batch.images), saliency, 0)
+    training = model.training
+    completed = model.eval().reconstruct(normalise(batch.images.to(model.cls_token.device)), mask)
+    model.train(training)
+    images = [image.permute(1, 2, 0).numpy() for image in batch.images]
+    hidden = mask.hidden.cpu().reshape(-1, *model.grid).numpy()
+    columns: dict[str, list[Any]] = {"image": images}
+    if source.has_captions:
+        columns["caption"] = [source.caption(int(i)) or "" for i in batch.indices]
+    if saliency is not None:
+        grids = saliency.reshape(-1, *model.grid).numpy()
+        columns["map"] = [overlay(image, grid) for image, grid in zip(images, grids, strict=True)]
+    columns["mask"] = [grey_out(image, cells) for image, cells in zip(images, hidden, strict=True)]
+    columns["reconstruction"] = [image.permute(1, 2, 0).numpy() for image in denormalise(completed).cpu()]
+    return columns

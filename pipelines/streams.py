@@ -1,0 +1,134 @@
+"""A Hub dataset as a source: read once from its start, nothing stored, its columns named as a table's are.
+
+Images come undecoded. The stream's order is the dataset's own, so ``skip(n)`` goes on where ``n`` samples were taken.
+An image that can't be fetched arrives as zero bytes, for the consumer to reject like any other bad image.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipelines.columns import Roles, Wishes, assign_roles
+from pipelines.errors import UserError
+from pipelines.samples import Sample
+
+_TIMEOUT = 20  # seconds
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """Samples in order, without random access or a known length."""
+
+    name: str
+    """The source as the user typed it."""
+    dataset: Any
+    """A ``datasets.IterableDataset`` whose images are not decoded."""
+    roles: Roles
+    wishes: Wishes
+    label_names: list[str] | None = None
+    start: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether there are captions."""
+        return self.roles.caption is not None
+
+    def __iter__(self) -> Iterator[Sample]:
+        limit = self.wishes.limit
+        if self.wishes.captions == "first":
+            # One sample a row: whole rows can be skipped without reading them.
+            rows = enumerate(self.dataset.skip(self.start) if self.start else self.dataset, self.start)
+            samples = (sample for number, row in rows for sample in self._samples(number, row))
+            yield from itertools.islice(samples, None if limit is None else max(limit - self.start, 0))
+        else:
+            samples = (sample for number, row in enumerate(self.dataset) for sample in self._samples(number, row))
+            yield from itertools.islice(samples, self.start, limit if limit is None else max(limit, self.start))
+
+    def skip(self, n: int) -> StreamSource:
+        """The stream without its first ``n`` samples."""
+        return replace(self, start=self.start + n)
+
+    def _samples(self, number: int, row: dict[str, Any]) -> Iterator[Sample]:
+        roles = self.roles
+        # WebDatasets on the Hub keep what img2dataset knows of an image in a json member.
+        document = row.get("json") if isinstance(row.get("json"), dict) else {}
+        fields = {**document, **row} if document else row
+        key = fields.get(roles.key) if roles.key else None
+        label = row.get(roles.label) if roles.label else None
+        url = fields.get(roles.url or "url")
+        image = _bytes(row[roles.image])
+        for caption in self._captions(row.get(roles.caption) if roles.caption else None):
+            yield Sample(
+                f"{self.wishes.split or 'train'}-{number:08d}" if key is None else str(key),
+                image,
+                None if caption is None else str(caption),
+                label if isinstance(label, int) and label >= 0 else None,
+                url if isinstance(url, str) else None,
+            )
+
+    def _captions(self, value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            return [value]
+        return (value if self.wishes.captions == "all" else value[:1]) or [None]
+
+
+def open_stream(name: str, wishes: Wishes) -> StreamSource:
+    """The Hub dataset ``name`` (``user/name``), streamed; raises UserError if it can't be had."""
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    advice = f"pass a local folder, or get it with: hf download {name} --repo-type dataset --local-dir FOLDER"
+    try:
+        # Asked for first, since ``datasets`` retries for half a minute where there is no network.
+        HfApi().dataset_info(name, timeout=_TIMEOUT)
+    except GatedRepoError as error:
+        raise UserError(f"the Hub dataset {name} is gated: ask for access on its page, then hf auth login") from error
+    except RepositoryNotFoundError as error:
+        why = "is neither a local path nor a dataset on the Hub: check the spelling"
+        raise UserError(f"{name} {why}; {advice}") from error
+    except OfflineModeIsEnabled as error:
+        why = "is no local path, and HF_HUB_OFFLINE is set, so the Hub isn't asked"
+        raise UserError(f"{name} {why}: unset it, {advice}") from error
+    except Exception as error:  # The HTTP client's errors differ between versions of huggingface_hub.
+        why = "is no local path, and the Hub can't be reached: check the spelling and the network"
+        raise UserError(f"{name} {why}; {advice}") from error
+    try:
+        dataset = datasets.load_dataset(name, split=wishes.split or "train", streaming=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"the Hub dataset {name} can't be streamed: {error}; {advice}") from error
+    return stream_dataset(name, dataset, wishes)
+
+
+def stream_dataset(name: str, dataset: Any, wishes: Wishes) -> StreamSource:
+    """The stream of a ``datasets.IterableDataset``, its columns named by convention."""
+    import datasets
+
+    if dataset.features is None:
+        dataset = dataset._resolve_features()
+    features = dataset.features or {}
+    for column, feature in features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    roles = assign_roles(datasets.Features(features).arrow_schema, name, wishes)
+    names = getattr(features.get(roles.label), "names", None) if roles.label else None
+    return StreamSource(name, dataset, roles, wishes, names)
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, dict):
+        path = value.get("path")
+        value = value.get("bytes")
+        if value is None and path:
+            import fsspec  # type: ignore[import-untyped]
+
+            try:
+                with fsspec.open(path, "rb") as file:
+                    value = file.read()
+            except (OSError, ValueError):
+                value = None
+    return value if isinstance(value, bytes) else b""

@@ -1,0 +1,73 @@
+"""What a training writes while it runs: losses into ``metrics.jsonl``, bad images into ``rejected.jsonl``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mae.training import Training
+from pipelines.errors import UserError
+from pipelines.runs import METRICS, REJECTED, RunFolder
+from pipelines.samples import Source
+from pipelines.views import ViewBatch
+
+_UNMAPPED = ("random", "block")
+
+
+class TrainingLog:
+    """Losses wait for the device together: a look at each one would stop it at every step."""
+
+    def __init__(self, run: RunFolder, training: Training, source: Source, *, max_rejected: float) -> None:
+        self._run, self._training, self._source, self._max_rejected = run, training, source, max_rejected
+        self._waiting: list[tuple[dict[str, Any], Tensor]] = []
+        self._bad: set[int] = set()
+        self._started, self._seen = time.perf_counter(), 0
+
+    def add(self, loss: Tensor, *, learning_rate: float, salient_ratio: float, images: int) -> None:
+        """Note the step that was just done, with the rate and the ratio it was done with."""
+        training = self._training
+        line = {
+            "step": training.step,
+            "epoch": training.step / training.steps_per_epoch,
+            "learning_rate": learning_rate,
+        }
+        if training.masking.strategy not in _UNMAPPED:
+            line["salient_ratio"] = salient_ratio
+        self._waiting.append((line, loss))
+        self._seen += images
+
+    def flush(self) -> float:
+        """Write the waiting lines; returns the last loss. Raises UserError, after writing, if one is not finite."""
+        losses = torch.stack([loss for _, loss in self._waiting]).tolist()
+        now = time.perf_counter()
+        lines = [
+            {"step": line["step"], "loss": loss} | line for (line, _), loss in zip(self._waiting, losses, strict=True)
+        ]
+        lines[-1]["images_per_second"] = round(self._seen / max(now - self._started, 1e-9), 1)
+        self._waiting, self._started, self._seen = [], now, 0
+        self._run.append(METRICS, lines)
+        bad = next((line for line in lines if not np.isfinite(line["loss"])), None)
+        if bad is not None:
+            raise UserError(
+                f"the loss became {bad['loss']} at step {bad['step']}: lower --blr or use --precision fp32; "
+                f"the newest checkpoint in {self._run.folder} is from before"
+            )
+        return float(losses[-1])
+
+    def reject(self, group: list[ViewBatch]) -> None:
+        """Record every unreadable image once; UserError when there are more of them than ``max_rejected``."""
+        new = {item.index: item for batch in group for item in batch.unreadable if item.index not in self._bad}
+        if not new:
+            return
+        self._bad |= new.keys()
+        keys = self._source.keys
+        self._run.append(REJECTED, [{"key": keys[i].as_py(), "reason": item.reason} for i, item in new.items()])
+        if len(self._bad) > max(1, self._max_rejected * len(self._source)):
+            raise UserError(
+                f"{len(self._bad)} of {len(self._source)} images can't be read, more than --max-rejected "
+                f"{self._max_rejected:g}; the reasons are in {self._run.folder / REJECTED}"
+            )

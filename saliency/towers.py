@@ -1,0 +1,218 @@
+"""A CLIP model seen as what saliency needs of it: preprocess, encode texts, the layer to look at, its patch grid.
+
+The layer is chosen by how the image tower pools its tokens, since a map needs patch tokens that carry gradient:
+
+=====================  ==================================  =====================================================
+pooling                layer                               why
+=====================  ==================================  =====================================================
+class token            the last block's first LayerNorm    after the last block only the class token has gradient
+average of tokens      the last block's output             every token reaches the pool, and none is mixed again
+attention pool         the last block's output             likewise (SigLIP, CoCa)
+convolutional          the last stage (``layer4``)         as in Grad-CAM (arXiv 1610.02391)
+=====================  ==================================  =====================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+DEMO_CLIP = Path(__file__).parent / "demo_clip"
+"""The small CLIP of the built-in scenes, in open_clip's ``local-dir:`` layout."""
+
+_INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_TEXT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where a tower is read: a module, its dotted name, how the tower pools, how many tokens precede the patches."""
+
+    module: nn.Module
+    name: str
+    pooling: str
+    prefix_tokens: int
+
+
+class Tower:
+    """A frozen CLIP model in evaluation mode.
+
+    ``grid`` is the (rows, columns) of the layer's output, ``size`` the side in pixels of the square it sees,
+    ``weights_sha256`` a hash over all parameters and buffers.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.model = model.eval().requires_grad_(False).to(self.device)
+        self._model: Any = model  # as Any: open_clip is untyped
+        self.tokenizer = tokenizer
+        visual: Any = model.visual
+        config = visual.preprocess_cfg
+        self.size = _square_side(config["size"])
+        if config["interpolation"] not in _INTERPOLATIONS:
+            raise ValueError(
+                f"the model wants {config['interpolation']!r} interpolation; bicubic or bilinear is supported"
+            )
+        self.interpolation: str = config["interpolation"]
+        self._mean = torch.tensor(config["mean"], device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(config["std"], device=self.device).view(1, 3, 1, 1)
+        self.layer = find_layer(visual)
+        self.weights_sha256 = _hash_weights(model)
+        self.grid = self._probe_grid()
+
+    def squash(self, image: Image.Image, box: tuple[float, float, float, float] = (0, 0, 1, 1)) -> NDArray[np.uint8]:
+        """The part ``box`` (x0, y0, x1, y1, fractions) of an RGB image at the model's square size, uint8 [3, S, S]."""
+        width, height = image.size
+        pixels = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+        resized = image.resize((self.size, self.size), _INTERPOLATIONS[self.interpolation], box=pixels)
+        return np.asarray(resized).transpose(2, 0, 1)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, 3, S, S] → the float32 input the model was trained on."""
+        return (pixels.to(self.device, non_blocking=True).float() / 255 - self._mean) / self._std
+
+    @torch.no_grad()
+    def encode_texts(self, captions: Sequence[str]) -> Tensor:
+        """Unit-length text features float32 [n, D]; captions longer than the context are cut, as CLIP does."""
+        parts = []
+        for start in range(0, len(captions), _TEXT_BATCH):
+            tokens = self.tokenizer(list(captions[start : start + _TEXT_BATCH])).to(self.device)
+            parts.append(self._model.encode_text(tokens).float())
+        features = torch.cat(parts)
+        return F.normalize(features, dim=-1)
+
+    def encode_images(self, inputs: Tensor) -> Tensor:
+        """Unit-length image features float32 [B, D] of normalised inputs; keeps the graph if there is one."""
+        features: Tensor = self._model.encode_image(inputs).float()
+        return F.normalize(features, dim=-1)
+
+    def to_grid(self, activations: Tensor) -> Tensor:
+        """Tokens [B, prefix + H·W, C] or feature maps [B, C, H, W] of the layer → [B, C, H, W]."""
+        if activations.ndim == 4:
+            return activations
+        patches = activations[:, self.layer.prefix_tokens :]
+        return patches.transpose(1, 2).reshape(len(patches), -1, *self.grid)
+
+    def _probe_grid(self) -> tuple[int, int]:
+        seen: list[Tensor] = []
+        handle = self.layer.module.register_forward_hook(lambda _m, _i, output: seen.append(output))
+        try:
+            with torch.no_grad():
+                self.encode_images(torch.zeros(1, 3, self.size, self.size, device=self.device))
+        finally:
+            handle.remove()
+        shape = seen[0].shape
+        if len(shape) == 4:
+            return shape[2], shape[3]
+        side = int((shape[1] - self.layer.prefix_tokens) ** 0.5)
+        if shape[0] != 1 or side * side != shape[1] - self.layer.prefix_tokens:
+            raise ValueError(
+                f"layer {self.layer.name} gives {tuple(shape)}, which is not a square grid of patch tokens"
+            )
+        return side, side
+
+
+def find_layer(visual: nn.Module) -> Layer:
+    """The layer to read of an open_clip image tower; ValueError for a tower of an unknown kind."""
+    tower: Any = visual
+    if hasattr(tower, "transformer") and hasattr(tower.transformer, "resblocks"):
+        last, blocks = tower.transformer.resblocks[-1], f"transformer.resblocks.{len(tower.transformer.resblocks) - 1}"
+        if not getattr(tower.transformer, "batch_first", True):
+            raise ValueError("this open_clip orders tokens first; install open_clip_torch >= 3.0")
+        if tower.attn_pool is not None:
+            return Layer(last, blocks, "attention", 1)
+        if tower.pool_type == "avg":
+            return Layer(last, blocks, "average", 1)
+        return Layer(last.ln_1, f"{blocks}.ln_1", "class token", 1)
+    if hasattr(tower, "layer4") and hasattr(tower, "attnpool"):
+        return Layer(tower.layer4, "layer4", "convolutional", 0)
+    if hasattr(tower, "trunk"):
+        return _find_timm_layer(tower.trunk)
+    raise ValueError(f"no saliency layer is known for an image tower of class {type(visual).__name__}")
+
+
+def _find_timm_layer(trunk: Any) -> Layer:
+    if hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
+        last, name = trunk.blocks[-1], f"trunk.blocks.{len(trunk.blocks) - 1}"
+        prefix = trunk.num_prefix_tokens
+        if getattr(trunk, "attn_pool", None) is not None:
+            return Layer(last, name, "attention", prefix)
+        if trunk.global_pool == "token":
+            return Layer(last.norm1, f"{name}.norm1", "class token", prefix)
+        return Layer(last, name, "average", prefix)
+    for stage in ("layer4", "stages"):
+        if hasattr(trunk, stage):
+            module = getattr(trunk, stage)
+            return Layer(module, f"trunk.{stage}", "convolutional", 0)
+    raise ValueError(f"no saliency layer is known for a timm trunk of class {type(trunk).__name__}")
+
+
+def load_tower(clip: str, pretrained: str | None = None, *, device: torch.device | str = "cpu") -> Tower:
+    """Load a CLIP model through open_clip.
+
+    ``clip`` is an open_clip model name (with ``pretrained`` a tag such as ``openai`` or a weights file),
+    ``hf-hub:user/name`` or ``local-dir:path``. Raises ValueError, one line that says what to do, when the name is
+    unknown or the weights can't be had. Weights whose tag was trained with QuickGELU get it: open_clip only warns.
+    """
+    import open_clip
+
+    named = not clip.startswith(("hf-hub:", "local-dir:"))
+    if named and not pretrained:
+        raise ValueError(f"--clip {clip} needs --pretrained: a tag (see open_clip.list_pretrained()) or a weights file")
+    quick_gelu = bool(named and (open_clip.get_pretrained_cfg(clip, pretrained) or {}).get("quick_gelu", False))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = open_clip.create_model(
+                clip, pretrained if named else None, force_quick_gelu=quick_gelu, require_pretrained=True
+            )
+            tokenizer = open_clip.get_tokenizer(clip)
+    except Exception as error:  # open_clip raises whatever the hub, json, torch or safetensors raised
+        raise ValueError(_explain(clip, pretrained if named else None, error)) from error
+    return Tower(model, tokenizer, device=device)
+
+
+def _explain(clip: str, pretrained: str | None, error: Exception) -> str:
+    import open_clip
+
+    reason = " ".join(str(error).split())
+    shown = f"{clip} {pretrained}" if pretrained else clip
+    if pretrained and clip not in open_clip.list_models():
+        return f"--clip {clip} is not an open_clip model (open_clip.list_models() names them), hf-hub:… or local-dir:…"
+    if clip.startswith("local-dir:"):
+        return f"--clip {shown} can't be loaded: {reason[:200]}; the folder needs open_clip_config.json and its weights"
+    if pretrained and not open_clip.get_pretrained_cfg(clip, pretrained):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(clip))
+        return f"--pretrained {pretrained} is neither a file nor a tag of {clip}; its tags: {tags}"
+    return (
+        f"the weights of --clip {shown} can't be downloaded here ({reason[:160]}); "
+        "download them on a machine with network, then give --clip local-dir:FOLDER or --pretrained FILE"
+    )
+
+
+def _square_side(size: int | Sequence[int]) -> int:
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ValueError(f"the model sees {size} pixels; only square inputs are supported")
+    return sides.pop()
+
+
+def _hash_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(
+            value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.ndim else str(value.item()).encode()
+        )
+    return digest.hexdigest()

@@ -1,0 +1,150 @@
+"""Streaming is tried on local Parquet through the same ``datasets`` code; without a network it says what to do."""
+
+import io
+import itertools
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipelines import streams
+from pipelines.columns import Wishes
+from pipelines.errors import UserError
+from pipelines.sources import open_source
+from pipelines.streams import stream_dataset
+
+pytestmark = pytest.mark.usefixtures("hf_cache")
+
+
+def png(value):
+    buffer = io.BytesIO()
+    Image.new("L", (2, 2), value).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [
+        {
+            "__key__": f"{i:04d}",
+            "jpg": {"bytes": png(i), "path": None},
+            "captions": [f"one {i}", f"two {i}"] if i else [],
+            "json": {"url": f"http://x/{i}"},
+            "cls": i % 2,
+        }
+        for i in range(5)
+    ]
+    features = datasets.Features(
+        {
+            "__key__": datasets.Value("string"),
+            "jpg": datasets.Image(),
+            "captions": datasets.List(datasets.Value("string")),
+            "json": {"url": datasets.Value("string")},
+            "cls": datasets.ClassLabel(names=["even", "odd"]),
+        }
+    )
+    datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "train-00000.parquet"))
+    return tmp_path
+
+
+def stream(folder, **wishes):
+    dataset = datasets.load_dataset(str(folder), split="train", streaming=True)
+    return stream_dataset("me/pairs", dataset, Wishes(**wishes))
+
+
+def test_samples(folder):
+    source = stream(folder)
+    samples = list(source)
+    assert [sample.key for sample in samples] == [f"{i:04d}" for i in range(5)]
+    assert [sample.image for sample in samples] == [png(i) for i in range(5)]
+    assert [sample.caption for sample in samples] == [None, "one 1", "one 2", "one 3", "one 4"]
+    assert [sample.label for sample in samples] == [0, 1, 0, 1, 0]
+    assert [sample.url for sample in samples] == [f"http://x/{i}" for i in range(5)]
+    assert source.label_names == ["even", "odd"]
+    assert source.has_captions
+    assert list(source) == samples
+
+
+@pytest.mark.parametrize("captions", ["first", "all"])
+@pytest.mark.parametrize("limit", [None, 3, 8])
+def test_skip_goes_on_where_samples_were_taken(folder, captions, limit):
+    every = list(stream(folder, captions=captions))
+    assert len(every) == (5 if captions == "first" else 9)
+    for n in (0, 1, 2, 6, 20):
+        found = list(stream(folder, captions=captions, limit=limit).skip(n))
+        assert found == every[:limit][n:]
+    assert list(stream(folder, captions=captions).skip(1).skip(2)) == every[3:]
+
+
+def test_row_numbers_are_keys_and_missing_images_are_empty(tmp_path):
+    table = pa.table({"image": pa.array([png(1), None, png(3)]), "text": ["a", "b", "c"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    samples = list(stream(tmp_path).skip(1))
+    assert [(sample.key, sample.image, sample.caption) for sample in samples] == [
+        ("train-00000001", b"", "b"),
+        ("train-00000002", png(3), "c"),
+    ]
+
+
+def test_images_in_files_are_fetched(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(7))
+    rows = [{"image": {"bytes": None, "path": str(tmp_path / name)}} for name in ("a.png", "none.png")]
+    table = pa.Table.from_pylist(rows, schema=datasets.Features(image=datasets.Image()).arrow_schema)
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert [sample.image for sample in stream(tmp_path)] == [png(7), b""]
+
+
+def test_features_that_are_not_known_before_reading(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "image": "x.png"}\n')
+    assert next(iter(stream(tmp_path))).caption == "a"
+
+
+def test_a_hub_id_is_streamed(folder, monkeypatch):
+    import huggingface_hub
+
+    load = datasets.load_dataset
+    asked = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, timeout: asked.append(name))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **options: load(str(folder), **options))
+    source = open_source("me/pairs", limit=2)
+    assert isinstance(source, streams.StreamSource)
+    assert asked == ["me/pairs"]
+    assert [sample.key for sample in itertools.islice(source, 9)] == ["0000", "0001"]
+    with pytest.raises(UserError, match=r"me/pairs has no column 'nope'.*'jpg'"):
+        open_source("me/pairs", image_column="nope")
+    with pytest.raises(UserError, match="me/pairs can't be streamed"):
+        open_source("me/pairs", split="nope")
+
+
+def test_offline(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE is set.*hf download someone/something") as raised:
+        open_source("someone/something")
+    assert "\n" not in str(raised.value)
+
+
+def test_no_network_and_no_such_dataset(monkeypatch):
+    import huggingface_hub
+
+    def fail(error):
+        def dataset_info(self, name, timeout):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+
+    fail(OSError("Name or service\nnot known"))
+    with pytest.raises(UserError, match="can't be reached: check the spelling and the network"):
+        open_source("someone/something")
+    errors = huggingface_hub.errors
+    # Made without their HTTP response, whose type differs between versions.
+    fail(errors.RepositoryNotFoundError.__new__(errors.RepositoryNotFoundError))
+    with pytest.raises(UserError, match="neither a local path nor a dataset on the Hub"):
+        open_source("someone/something")
+    fail(errors.GatedRepoError.__new__(errors.GatedRepoError))
+    with pytest.raises(UserError, match="is gated"):
+        open_source("someone/something")

@@ -1,0 +1,53 @@
+"""The import rule: cli → pipelines → {saliency, mae}, and nothing the other way or between the last two."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "cli": {"pipelines"},
+    "pipelines": {"pipelines", "saliency", "mae"},
+    "saliency": {"saliency"},
+    "mae": {"mae"},
+}
+FILES = [ROOT / "cli.py", *(path for room in ("pipelines", "saliency", "mae") for path in (ROOT / room).rglob("*.py"))]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively"
+            yield (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    ours = set(imported(path)) & {*ALLOWED, "tests", "tools", "benchmarks"}
+    assert ours <= ALLOWED[room], f"{path.relative_to(ROOT)} imports {sorted(ours - ALLOWED[room])}"
+
+
+def test_every_room_is_watched():
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == {"cli.py", "pipelines", "saliency", "mae"}
+    assert len(FILES) > 20
+
+
+def test_the_command_line_imports_heavy_libraries_inside_commands():
+    tree = ast.parse((ROOT / "cli.py").read_text())
+    top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    top |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom) and node.module}
+    assert top <= {
+        "__future__",
+        "os",
+        "collections",
+        "contextlib",
+        "dataclasses",
+        "functools",
+        "pathlib",
+        "typing",
+        "typer",
+    }
