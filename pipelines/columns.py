@@ -7,7 +7,7 @@ Keys are strings and keep their leading zeros; a caption that is missing stays n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -120,6 +120,34 @@ def caption_values(column: pa.Array, captions: Captions) -> tuple[pa.Array, NDAr
     return flat.take(pa.array(starts[rows] + within, mask=(lengths == 0)[rows])), rows
 
 
+def sample_caption(text: str | None, fields: Mapping[str, Any], wishes: Wishes) -> str | list[Any] | None:
+    """The caption, or captions, of a WebDataset sample from its ``txt`` and the fields of its ``json``.
+
+    The text comes before the fields, unless all captions are wished and the fields have a list of them.
+    """
+    wished = wishes.caption_column
+    if wished is not None:
+        caption = text if wished == "txt" else fields.get(wished)
+    else:
+        lists = [fields[name] for name in CAPTION_NAMES if isinstance(fields.get(name), list)]
+        if wishes.captions == "all" and lists:
+            caption = lists[0]
+        else:
+            caption = text if text is not None else first_field(fields, CAPTION_NAMES)
+    return caption if isinstance(caption, list) else as_text(caption)
+
+
+def first_field(fields: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """The first of these fields that is there and not null, else None."""
+    return next((fields[name] for name in names if fields.get(name) is not None), None)
+
+
+def as_text(value: Any) -> str | None:
+    """The value as text that Arrow can hold; None stays."""
+    # JSON may hold half of a surrogate pair, which no UTF-8 text can.
+    return None if value is None else str(value).encode("utf-8", "replace").decode()
+
+
 def label_values(
     column: pa.Array, names: Sequence[str] | None = None, *, untyped: bool = False
 ) -> tuple[NDArray[np.int64], list[str] | None]:
@@ -148,7 +176,7 @@ def to_array(values: Sequence[Any]) -> pa.Array:
     except (pa.ArrowException, UnicodeEncodeError, TypeError, OverflowError):
         if any(isinstance(value, list) for value in values):
             return pa.array([_texts(value) for value in values], pa.list_(pa.string()))
-        return pa.array([None if value is None else _text(value) for value in values], pa.string())
+        return pa.array([as_text(value) for value in values], pa.string())
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -229,12 +257,7 @@ def _texts(value: Any) -> list[str | None] | None:
     if value is None:
         return None
     values = value if isinstance(value, list) else [value]
-    return [None if item is None else _text(item) for item in values]
-
-
-def _text(value: Any) -> str:
-    # JSON may hold half of a surrogate pair, which no UTF-8 text can.
-    return str(value).encode("utf-8", "replace").decode()
+    return [as_text(item) for item in values]
 
 
 def _listed(names: Sequence[str]) -> str:

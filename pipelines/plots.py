@@ -101,7 +101,7 @@ def bars(
 def _enlarge(values: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
     import torch
 
-    tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
+    tensor = torch.tensor(values, dtype=torch.float32)[None, None]
     return np.asarray(torch.nn.functional.interpolate(tensor, size=(height, width), mode="bilinear")[0, 0])
 
 

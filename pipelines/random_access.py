@@ -43,5 +43,5 @@ def open_images(options: SourceOptions, *, spec: str | None = None, limit: int |
 def _download(stream: StreamSource) -> Source:
     raise UserError(
         f"{stream.name} is streamed from the Hub and has no random access: download it first "
-        f"(huggingface-cli download {stream.name} --repo-type dataset --local-dir FOLDER) and give the folder"
+        f"(hf download {stream.name} --repo-type dataset --local-dir FOLDER) and give the folder"
     )

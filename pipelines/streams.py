@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.columns import Roles, Wishes, assign_roles
+from pipelines.columns import (
+    CAPTION_NAMES,
+    URL_NAMES,
+    Roles,
+    Wishes,
+    as_text,
+    assign_roles,
+    first_field,
+    sample_caption,
+)
 from pipelines.errors import UserError
 from pipelines.samples import Sample
 
@@ -29,13 +38,15 @@ class StreamSource:
     roles: Roles
     wishes: Wishes
     label_names: list[str] | None = None
+    documents: frozenset[str] = frozenset()
+    """The fields of the ``json`` that the samples of a WebDataset carry."""
     start: int = 0
     warnings: list[str] = field(default_factory=list)
 
     @property
     def has_captions(self) -> bool:
         """Whether there are captions."""
-        return self.roles.caption is not None
+        return self.roles.caption is not None or not self.documents.isdisjoint(CAPTION_NAMES)
 
     def __iter__(self) -> Iterator[Sample]:
         limit = self.wishes.limit
@@ -54,20 +65,20 @@ class StreamSource:
 
     def _samples(self, number: int, row: dict[str, Any]) -> Iterator[Sample]:
         roles = self.roles
-        # WebDatasets on the Hub keep what img2dataset knows of an image in a json member.
-        document = row.get("json") if isinstance(row.get("json"), dict) else {}
-        fields = {**document, **row} if document else row
-        key = fields.get(roles.key) if roles.key else None
+        document = row["json"] if isinstance(row.get("json"), dict) else {}
+        key = as_text(document.get("key")) or (as_text(row[roles.key]) if roles.key else None)
         label = row.get(roles.label) if roles.label else None
-        url = fields.get(roles.url or "url")
+        caption = row.get(roles.caption) if roles.caption else None
+        if document and roles.caption in (None, "txt"):
+            caption = sample_caption(caption, document, self.wishes)
         image = _bytes(row[roles.image])
-        for caption in self._captions(row.get(roles.caption) if roles.caption else None):
+        for text in self._captions(caption):
             yield Sample(
-                f"{self.wishes.split or 'train'}-{number:08d}" if key is None else str(key),
+                key or f"{self.wishes.split or 'train'}-{number:08d}",
                 image,
-                None if caption is None else str(caption),
+                as_text(text),
                 label if isinstance(label, int) and label >= 0 else None,
-                url if isinstance(url, str) else None,
+                as_text(row.get(roles.url) if roles.url else first_field(document, URL_NAMES)),
             )
 
     def _captions(self, value: Any) -> list[Any]:
@@ -114,9 +125,14 @@ def stream_dataset(name: str, dataset: Any, wishes: Wishes) -> StreamSource:
     for column, feature in features.items():
         if isinstance(feature, datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
-    roles = assign_roles(datasets.Features(features).arrow_schema, name, wishes)
+    document = features.get("json")
+    fields = frozenset(document) if isinstance(document, dict) else frozenset()
+    columns = wishes
+    if wishes.caption_column in fields and wishes.caption_column not in features:
+        columns = replace(wishes, caption_column=None)
+    roles = assign_roles(datasets.Features(features).arrow_schema, name, columns)
     names = getattr(features.get(roles.label), "names", None) if roles.label else None
-    return StreamSource(name, dataset, roles, wishes, names)
+    return StreamSource(name, dataset, roles, wishes, names, fields)
 
 
 def _bytes(value: Any) -> bytes:

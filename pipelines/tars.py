@@ -17,7 +17,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.columns import CAPTION_NAMES, LABEL_NAMES, URL_NAMES, Wishes, caption_values, label_values, to_array
+from pipelines.columns import (
+    LABEL_NAMES,
+    URL_NAMES,
+    Wishes,
+    as_text,
+    caption_values,
+    first_field,
+    label_values,
+    sample_caption,
+    to_array,
+)
 from pipelines.errors import UserError
 from pipelines.images import BadImage
 from pipelines.samples import NoImage, Source
@@ -104,10 +114,10 @@ class _Described:
             self.fields |= fields.keys()
             if text is not None:
                 self.fields.add("txt")
-            self.keys.append(_string(fields.get("key")) or prefix)
-            self.urls.append(_string(_first(fields, URL_NAMES)))
-            self.captions.append(self._caption(text, fields))
-            self.labels.append(_first(fields, LABEL_NAMES) if cls is None else cls.decode("utf-8", "replace").strip())
+            self.keys.append(as_text(fields.get("key")) or prefix)
+            self.urls.append(as_text(first_field(fields, URL_NAMES)))
+            self.captions.append(sample_caption(_stripped(text), fields, self.wishes))
+            self.labels.append(first_field(fields, LABEL_NAMES) if cls is None else _stripped(cls))
         if broken:
             shard.warnings.append(f"{shard.path}: {broken} json members are not JSON")
 
@@ -127,23 +137,6 @@ class _Described:
         source = Source(name, to_array(self.keys), images, None, labels, names, urls, warnings=warnings)
         return replace(source, texts=texts) if rows is None else source.with_captions(texts, rows)
 
-    def _caption(self, text: bytes | None, fields: dict[str, Any]) -> str | list[Any] | None:
-        wished = self.wishes.caption_column
-        plain = None if text is None else text.decode("utf-8", "replace").strip()
-        if wished is not None:
-            caption = plain if wished == "txt" else fields.get(wished)
-        else:
-            lists = [fields[name] for name in CAPTION_NAMES if isinstance(fields.get(name), list)]
-            if self.wishes.captions == "all" and lists:
-                caption = lists[0]
-            else:
-                caption = plain if plain is not None else _first(fields, CAPTION_NAMES)
-        return caption if isinstance(caption, list) else _string(caption)
 
-
-def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((fields[name] for name in names if fields.get(name) is not None), None) if fields else None
-
-
-def _string(value: Any) -> str | None:
-    return None if value is None else str(value).encode("utf-8", "replace").decode()
+def _stripped(text: bytes | None) -> str | None:
+    return None if text is None else text.decode("utf-8", "replace").strip()

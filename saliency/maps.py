@@ -19,8 +19,7 @@ FULL: Box = (0.0, 0.0, 1.0, 1.0)
 
 def quantise(maps: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
     """Raw maps [B, H, W] → (stored uint8 [B, H, W], vmin float32 [B], scale float32 [B]). A flat map stores zeros."""
-    flat = maps.reshape(len(maps), -1)
-    low, high = flat.min(axis=1), flat.max(axis=1)
+    low, high = maps.min(axis=(1, 2)), maps.max(axis=(1, 2))
     scale = (high - low).astype(np.float32)
     step = np.where(scale > 0, scale, 1)[:, None, None]
     stored = np.rint((maps - low[:, None, None]) / step * 255).astype(np.uint8)

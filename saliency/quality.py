@@ -19,7 +19,7 @@ def pointing_hits(maps: NDArray[np.float32], masks: list[NDArray[np.bool_]]) -> 
     """
     hits = np.empty(len(maps))
     for i, (values, mask) in enumerate(zip(maps, masks, strict=True)):
-        tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
+        tensor = torch.tensor(values, dtype=torch.float32)[None, None]
         large = torch.nn.functional.interpolate(tensor, size=mask.shape, mode="bilinear")[0, 0].numpy()
         hits[i] = mask[large >= large.max()].mean()
     return hits

@@ -6,7 +6,7 @@ The layer is chosen by how the image tower pools its tokens, since a map needs p
 pooling                layer                               why
 =====================  ==================================  =====================================================
 class token            the last block's first LayerNorm    after the last block only the class token has gradient
-average of tokens      the last block's output             every token reaches the pool, and none is mixed again
+average of tokens      the last block's first LayerNorm    the output's maps were measured to be worse than chance
 attention pool         the last block's output             likewise (SigLIP, CoCa)
 convolutional          the last stage (``layer4``)         as in Grad-CAM (arXiv 1610.02391)
 =====================  ==================================  =====================================================
@@ -132,9 +132,8 @@ def find_layer(visual: nn.Module) -> Layer:
             raise ValueError("this open_clip orders tokens first; install open_clip_torch >= 3.0")
         if tower.attn_pool is not None:
             return Layer(last, blocks, "attention", 1)
-        if tower.pool_type == "avg":
-            return Layer(last, blocks, "average", 1)
-        return Layer(last.ln_1, f"{blocks}.ln_1", "class token", 1)
+        pooling = "average" if tower.pool_type == "avg" else "class token"
+        return Layer(last.ln_1, f"{blocks}.ln_1", pooling, 1)
     if hasattr(tower, "layer4") and hasattr(tower, "attnpool"):
         return Layer(tower.layer4, "layer4", "convolutional", 0)
     if hasattr(tower, "trunk"):
@@ -148,9 +147,8 @@ def _find_timm_layer(trunk: Any) -> Layer:
         prefix = trunk.num_prefix_tokens
         if getattr(trunk, "attn_pool", None) is not None:
             return Layer(last, name, "attention", prefix)
-        if trunk.global_pool == "token":
-            return Layer(last.norm1, f"{name}.norm1", "class token", prefix)
-        return Layer(last, name, "average", prefix)
+        pooling = "class token" if trunk.global_pool == "token" else "average"
+        return Layer(last.norm1, f"{name}.norm1", pooling, prefix)
     for stage in ("layer4", "stages"):
         if hasattr(trunk, stage):
             module = getattr(trunk, stage)

@@ -10,3 +10,11 @@ import torch
 @pytest.fixture(autouse=True)
 def _two_threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory):
+    """A random CLIP in open_clip's ``local-dir:`` layout: 32 px, patch 8, so a 4×4 grid."""
+    from tests.tiny_clip import save_tiny_clip
+
+    return f"local-dir:{save_tiny_clip(tmp_path_factory.mktemp('clip'))}"

@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import json
+import tarfile
 
 import datasets
 import pyarrow as pa
@@ -94,6 +96,20 @@ def test_images_in_files_are_fetched(tmp_path):
     table = pa.Table.from_pylist(rows, schema=datasets.Features(image=datasets.Image()).arrow_schema)
     pq.write_table(table, tmp_path / "t.parquet")
     assert [sample.image for sample in stream(tmp_path)] == [png(7), b""]
+
+
+def test_a_webdataset_gives_what_its_tars_give(tmp_path):
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for i in range(2):
+            document = {"key": f"k{i}", "url": f"u{i}", "captions": ["one", "two"], "alt": "three"}
+            for kind, data in (("png", png(i)), ("txt", b"text"), ("json", json.dumps(document).encode())):
+                info = tarfile.TarInfo(f"{i}.{kind}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    for wishes in ({}, {"captions": "all"}, {"caption_column": "alt"}, {"caption_column": "txt"}):
+        assert list(stream(tmp_path, **wishes)) == list(open_source(str(tmp_path), **wishes))
+    with pytest.raises(UserError, match="no column 'nope'"):
+        stream(tmp_path, caption_column="nope")
 
 
 def test_features_that_are_not_known_before_reading(tmp_path):

@@ -136,6 +136,19 @@ def test_csv_is_text_throughout(images):
         source.read_image(2)
 
 
+def test_csv_numbers_and_dates_stay_text(images):
+    (images / "t.csv").write_text("id,image,text\n007,0.png,1.50\n010,1.png,2020-01-01\n")
+    source = open_source(str(images / "t.csv"))
+    assert source.keys.to_pylist() == ["007", "010"]
+    assert source.captions.to_pylist() == ["1.50", "2020-01-01"]
+
+
+def test_quoted_newlines_over_many_blocks(images, monkeypatch):
+    monkeypatch.setattr("pipelines.tables._CSV_BLOCK", 256)
+    (images / "t.csv").write_text("image,text\n" + "".join(f'{i}.png,"line\n{i}\n\nline"\n' for i in range(100)))
+    assert open_source(str(images / "t.csv")).captions.to_pylist() == [f"line\n{i}\n\nline" for i in range(100)]
+
+
 @pytest.mark.parametrize(("name", "separator"), [("t.tsv", "\t"), ("t.csv", ";"), ("t.txt", "|"), ("t.txt", "\t")])
 def test_separators(images, name, separator):
     rows = [["image", "text"], ["0.png", "a, b"], [str(images / "1.png"), "c"]]
@@ -166,15 +179,15 @@ def test_bad_csv(tmp_path, text, why):
 
 def test_jsonl_values_stay_as_they_are(images):
     rows = [
-        {"key": "007", "file_name": "0.png", "caption": "2020-01-01T00:00:00", "url": "http://x/0", "label": "dog"},
-        {"file_name": "1.png", "caption": None, "key": 8, "label": "cat"},
+        {"key": "007", "file_name": "0.png", "caption": "2020-01-01T00:00:00", "label": "dog"},
+        {"file_name": "1.png", "caption": None, "key": 8, "label": "cat", "url": "http://x/1"},
         {"key": "x", "file_name": "2.png", "caption": "", "label": None},
         {"key": "y", "caption": "no file"},
     ]
     source = open_source(write_jsonl(images / "t.jsonl", rows))
     assert source.keys.to_pylist() == ["007", "8", "x", "y"]
     assert source.captions.to_pylist() == ["2020-01-01T00:00:00", None, "", "no file"]
-    assert source.urls.to_pylist() == ["http://x/0", None, None, None]
+    assert source.urls.to_pylist() == [None, "http://x/1", None, None]
     assert source.labels.tolist() == [1, 0, -1, -1]
     assert source.label_names == ["cat", "dog"]
     with pytest.raises(BadImage, match="names no file"):

@@ -214,6 +214,16 @@ def test_members_are_those_of_tarfile(tmp_path_factory, members, format, folder)
     assert warnings == []
 
 
+def test_times_in_a_gnu_header_are_no_folder(tmp_path):
+    path = write_tar(tmp_path / "a.tar", pairs("0"), format=tarfile.GNU_FORMAT)
+    data = bytearray(path.read_bytes())
+    data[345:356] = b"15300164370"
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    path.write_bytes(data)
+    assert open_source(str(path)).keys.to_pylist() == ["0"]
+
+
 def test_long_members_fall_outside_the_window(tmp_path):
     long = "long " * 4000
     path = write_tar(tmp_path / "a.tar", [("0.png", RED * 400), ("0.txt", long.encode()), *pairs("1")])
