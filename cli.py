@@ -160,8 +160,8 @@ def pretrain(
 
     given = locals() | {"image_size": _sides(image_size), "salient_schedule": _schedule(salient_schedule)}
     run = train(_options(PretrainOptions, given, workers=_half_the_cores() if workers is None else workers))
-    last = run.metrics()[-1]
-    typer.echo(f"{out}: step {last['step']}, loss {last['loss']:.4f}; pictures in {out / 'plots'}")
+    loss = "".join(f", loss {line['loss']:.4f}" for line in run.metrics()[-1:])
+    typer.echo(f"{out}: step {run.config()['steps']}{loss}; pictures in {out / 'plots'}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ batch / 256, as in He et al. 2021 (arXiv 2111.06377, appendix A.1). All random n
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,10 @@ class TrainingSettings:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
         if not (math.isfinite(self.blr) and self.blr > 0):
             raise ValueError(f"--blr is {self.blr}; it must be a positive number")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"--weight-decay is {self.weight_decay}; it must be a number from 0 on")
+        if self.seed < 0:
+            raise ValueError(f"--seed is {self.seed}; it must be at least 0")
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(
                 f"--warmup-epochs is {self.warmup_epochs:g}; it must lie between 0 and --epochs {self.epochs}"
@@ -95,7 +100,11 @@ class Training:
         return self.step / self.total_steps
 
     def update(self, batches: Sequence[Batch]) -> Tensor:
-        """One optimiser step on ``accumulate`` batches; returns their mean loss, float32, without waiting for it."""
+        """One optimiser step on ``accumulate`` batches of any sizes.
+
+        Returns the mean loss of their images, float32, without waiting for it.
+        """
+        count = sum(len(batch.images) for batch in batches)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
@@ -104,7 +113,7 @@ class Training:
             images = normalise(batch.images.to(self.device, non_blocking=True))
             mask = self.draw_masks(len(images), batch.saliency, number)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                loss = self.model(images, mask).loss / len(batches)
+                loss = self.model(images, mask).loss * (len(images) / count)
             loss.backward()
             total += loss.detach()
         self.optimizer.step()
@@ -131,6 +140,10 @@ class Training:
             self.step, self.total_steps, warmup * self.steps_per_epoch, self.settings.peak_learning_rate
         )
 
+    def is_finite(self) -> bool:
+        """Whether every weight is a number; waits for the device."""
+        return bool(torch.stack([p.detach().isfinite().all() for p in self.model.parameters()]).all())
+
     def state(self) -> dict[str, Any]:
         """Everything beside the weights that the next step depends on; tensors and plain values only."""
         return {"step": self.step, "optimizer": self.optimizer.state_dict()}
@@ -143,13 +156,13 @@ class Training:
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] → float32 by ImageNet's mean and deviation."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = _statistics(images.device)
     return (images.float() / 255 - mean) / std
 
 
 def denormalise(images: Tensor) -> Tensor:
     """The inverse of :func:`normalise`, clipped to what a picture can show, uint8."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = _statistics(images.device)
     return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -178,6 +191,14 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bf16" if device.type == "cuda" and has_bf16 else "fp32"
     return precision
+
+
+@functools.cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and deviation, [1, 3, 1, 1]; made once, for a copy to a GPU would stop it at every step."""
+    with torch.inference_mode(False):  # else the first call would decide where the others may be used
+        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    return mean, std
 
 
 def _seed(*numbers: int) -> int:

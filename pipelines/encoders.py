@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,29 +26,25 @@ class Encoder:
     features: Callable[[Tensor], Tensor]
 
 
-def open_encoders(name: str, *, pool: str, device: str, seed: int = 0) -> tuple[Encoder, Encoder]:
-    """The encoder ``name`` stands for, and the same architecture untrained.
+def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, seed: int = 0) -> Encoder:
+    """The encoder that ``name`` stands for, or with ``untrained`` one of its architecture and random weights.
 
     ``name`` is a run folder, a saved model's folder, or a timm model: ``vit_tiny_patch16_224`` or
-    ``timm:vit_tiny_patch16_224``, with ``@FILE`` for weights from a file and ``@none`` for none. Raises UserError.
+    ``timm:vit_tiny_patch16_224``, with ``@FILE`` for weights from a file and ``@none`` for none. Random weights follow
+    from ``seed``. Raises UserError.
     """
     if pool not in POOLS:
         raise UserError(f"--pool {pool!r} is not one of: {', '.join(POOLS)}")
-    folder = Path(name)
-    if folder.is_dir():
+    shown = "untrained" if untrained else name
+    if Path(name).is_dir():
         with user_errors():
-            model = load_model(folder)
-        torch.manual_seed(seed)
-        untrained = MaskedAutoencoder(**_rebuild(model)).eval()
-        return _from_mae(str(name), model, pool, device), _from_mae("untrained", untrained, pool, device)
+            model = load_model(Path(name))
+        if untrained:
+            torch.manual_seed(seed)
+            model = MaskedAutoencoder(**model._hub_mixin_config)  # type: ignore[arg-type]
+        return _from_mae(shown, model, pool, device)
     timm_name, _, weights = name.removeprefix("timm:").partition("@")
-    return _from_timm(name, timm_name, weights, device, seed), _from_timm("untrained", timm_name, "none", device, seed)
-
-
-def _rebuild(model: MaskedAutoencoder) -> dict[str, Any]:
-    """The arguments the model was made with, as the hub mixin keeps them."""
-    arguments: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
-    return arguments
+    return _from_timm(shown, timm_name, "none" if untrained else weights, device, seed)
 
 
 def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str) -> Encoder:
@@ -69,10 +64,9 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
         raise UserError(f"{shown} is neither a run folder nor a timm model; timm.list_models('*vit*') names some")
     torch.manual_seed(seed)
     try:
-        path = weights if weights not in ("", "none") else ""
-        model: nn.Module = timm.create_model(name, pretrained=not weights, num_classes=0, checkpoint_path="")
-        if path:
-            _load_weights(model, path)
+        model: nn.Module = timm.create_model(name, pretrained=not weights, num_classes=0)
+        if weights not in ("", "none"):
+            _load_weights(model, weights)
     except UserError:
         raise
     except Exception as error:  # the hub's, the network's and torch's own
@@ -96,7 +90,7 @@ def _load_weights(model: nn.Module, path: str) -> None:
 
     if not Path(path).is_file():
         raise UserError(f"{path} is not a file of weights")
-    state = timm.models.load_state_dict(path)  # safetensors, or a pickle read with weights_only
+    state = timm.models.load_state_dict(path, weights_only=True)  # safetensors or a pickle
     state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc.", "classifier."))}
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing:

@@ -7,7 +7,8 @@ set. Features are deterministic: nothing is masked, nothing augmented.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from mae.probes import accuracy, knn_predict, linear_predict
 from pipelines.columns import Captions
-from pipelines.encoders import Encoder, open_encoders
+from pipelines.encoders import Encoder, open_encoder
 from pipelines.errors import UserError
 from pipelines.random_access import open_images
 from pipelines.samples import Source
@@ -71,15 +72,17 @@ class Labelled:
     source: Source
     labels: NDArray[np.int64]
 
+    def select(self, chosen: NDArray[np.bool_]) -> Labelled:
+        """The chosen pairs."""
+        return Labelled(self.source.select(np.flatnonzero(chosen)), self.labels[chosen])
+
 
 def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]:
     """Judge the encoder, the others beside it and its untrained self; returns and writes the table as plain values."""
     train, test, names = _open_data(options)
-    trained, untrained = open_encoders(options.run, pool=options.pool, device=options.device, seed=options.seed)
-    others = [
-        open_encoders(name, pool=options.pool, device=options.device, seed=options.seed)[0] for name in options.beside
-    ]
-    rows = [_judge(encoder, train, test, len(names), options, quiet) for encoder in (trained, *others, untrained)]
+    opened = partial(open_encoder, pool=options.pool, device=options.device, seed=options.seed)
+    encoders = [*map(opened, (options.run, *options.beside)), opened(options.run, untrained=True)]
+    rows = [_judge(encoder, train, test, len(names), options, quiet) for encoder in encoders]
     result = {
         "source": options.source,
         "test": options.test or f"{options.test_fraction:.0%} of {options.source} held out (seed {options.seed})",
@@ -97,44 +100,43 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
 
 
 def _open_data(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]]:
-    source = open_images(options)
+    """The training part, the test part, and the names of the classes that both are numbered by."""
+    train, names = _labelled(open_images(options))
     if options.test is None:
-        chosen, labels, names = _labelled(source, None)
-        held = _hold_out(labels, options.test_fraction, options.seed)
-        parts = [np.flatnonzero(~held), np.flatnonzero(held)]
-        train, test = (Labelled(source.select(chosen[part]), labels[part]) for part in parts)
+        held = _hold_out(train.labels, options.test_fraction, options.seed)
+        test, train = train.select(held), train.select(~held)
     else:
-        other = open_images(options, spec=options.test, limit=options.test_limit)
-        train_rows, train_labels, names = _labelled(source, None)
-        test_rows, test_labels, _ = _labelled(other, names)
-        train = Labelled(source.select(train_rows), train_labels)
-        test = Labelled(other.select(test_rows), test_labels)
+        other = open_images(replace(options, split=None), spec=options.test, limit=options.test_limit)
+        test = _renumbered(*_labelled(other), names)
     if min(len(train.labels), len(test.labels)) == 0:
         raise UserError(
             f"{options.source}: {len(train.labels)} training and {len(test.labels)} test images; both are needed"
         )
+    if len(names) == 1:
+        raise UserError(f"{options.source}: all images are of one class, {names[0]}: there is nothing to tell apart")
     return train, test, names
 
 
-def _labelled(source: Source, names: list[str] | None) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """The pairs that have a label, their classes numbered as in ``names`` (else the source's own), and the names."""
+def _labelled(source: Source) -> tuple[Labelled, list[str]]:
+    """The pairs of a source that have a label, and the names of their classes (a number, where it has no names)."""
     if source.labels is None:
         raise UserError(
             f"{source.name} has no labels: evaluate needs a class per image (a class-per-folder tree, a label column)"
         )
     rows = np.flatnonzero(source.labels >= 0)
-    values = source.labels[rows]
-    own = source.label_names or [str(number) for number in range(int(values.max(initial=-1)) + 1)]
-    if names is None:
-        return rows, values, own
-    position = {name: number for number, name in enumerate(names)}
-    unknown = [own[value] for value in np.unique(values) if own[value] not in position]
+    found, labels = np.unique(source.labels[rows], return_inverse=True)
+    names = [str(label) if source.label_names is None else source.label_names[label] for label in found]
+    return Labelled(source.select(rows), labels), names
+
+
+def _renumbered(test: Labelled, test_names: list[str], names: list[str]) -> Labelled:
+    """The test part numbered as the training part, whose classes are ``names``: the same name is the same class."""
+    unknown = [name for name in test_names if name not in names]
     if unknown:
         raise UserError(
-            f"--test {source.name} has classes the training source has not, first: {', '.join(unknown[:5])}"
+            f"--test {test.source.name} has classes without a training image, first: {', '.join(unknown[:5])}"
         )
-    translated = np.asarray([position[own[value]] for value in values], np.int64)
-    return rows, translated, names
+    return replace(test, labels=np.asarray([names.index(name) for name in test_names], np.int64)[test.labels])
 
 
 def _hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -186,4 +188,6 @@ def _features(encoder: Encoder, part: Labelled, options: EvaluateOptions, quiet:
             f"{unreadable} of {len(part.source)} images of {part.source.name} can't be read: look at it with inspect"
         )
     stacked = torch.cat(features)
+    if not bool(stacked.isfinite().all()):
+        raise UserError(f"{encoder.name} gives features that are infinite or NaN: its training diverged")
     return stacked, torch.from_numpy(part.labels[np.concatenate(indices)]).to(stacked.device)

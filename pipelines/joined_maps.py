@@ -26,6 +26,11 @@ class JoinedMaps:
     table: SaliencyTable
     rows: NDArray[np.int64]
 
+    @property
+    def missing(self) -> int:
+        """How many pairs have no map."""
+        return int((self.rows < 0).sum())
+
     def on_views(self, batch: ViewBatch, grid: tuple[int, int]) -> Tensor:
         """The mean saliency of every patch of every view of a batch, float32 [B, N]; flat where there is no map."""
         rows = self.rows[batch.indices]

@@ -8,6 +8,7 @@ CPU process ends with the same losses to the bit.
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -87,6 +88,8 @@ class PretrainOptions:
             raise ValueError("--image-size takes one side or HEIGHTxWIDTH, in pixels")
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise ValueError(f"--checkpoint-every is {self.checkpoint_every}; it must be at least 1 step")
+        if not 0 <= self.max_rejected <= 1:
+            raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
         if self.keep < 1 or self.workers < 0:
             raise ValueError("--keep must be at least 1 and --workers at least 0")
 
@@ -134,13 +137,15 @@ def pretrain(options: PretrainOptions, *, quiet: bool = False) -> RunFolder:
     maps = _join(options, source) if masking.needs_saliency else None
     with user_errors():
         training = Training(model, masking, settings, steps_per_epoch, options.device)
+        # masks that can't be drawn are the settings' fault, and better known now than at the first step
+        training.draw_masks(options.batch_size, torch.ones(options.batch_size, math.prod(model.grid)), 0)
     run = RunFolder(options.out)
-    run.begin(_config(options, source, training), resume=options.resume, free=_FREE_ON_RESUME)
+    run.begin(_config(options, source, maps, training), resume=options.resume, free=_FREE_ON_RESUME)
     checkpoints = list_checkpoints(options.out)
     if checkpoints:
         with user_errors():
             load_training(checkpoints[-1], training)
-    run.keep_metrics_until(training.step)
+    run.rewind(training.step)
     _train(options, source, maps, training, run, quiet)
     return run
 
@@ -151,7 +156,9 @@ def _join(options: PretrainOptions, source: Source) -> JoinedMaps:
     return join_maps(options.saliency, source, on_missing=options.on_missing)
 
 
-def _config(options: PretrainOptions, source: Source, training: Training) -> dict[str, Any]:
+def _config(
+    options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training
+) -> dict[str, Any]:
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
     resolved["salient_schedule"] = list(options.salient_schedule) if options.salient_schedule else None
     resolved["image_size"] = list(options.image_size)
@@ -159,6 +166,7 @@ def _config(options: PretrainOptions, source: Source, training: Training) -> dic
         "options": resolved,
         "images": len(source),
         "keys_sha256": hash_pairs(source, captions=False),
+        "maps": {**maps.table.metadata, "images_without_map": maps.missing} if maps else None,
         "masking": asdict(training.masking),
         "grid": list(training.model.grid),
         "parameters": sum(p.numel() for p in training.model.parameters()),
@@ -175,41 +183,45 @@ def _train(
     options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training, run: RunFolder, quiet: bool
 ) -> None:
     settings = training.settings
-    batches_per_epoch = training.steps_per_epoch * settings.accumulate
-    batches = EpochBatches(
-        len(source),
-        settings.batch_size,
-        batches_per_epoch,
-        settings.epochs,
-        seed=options.seed,
-        start=training.step * settings.accumulate,
-    )
-    views = Views(source, training.model.image_size, augment=True, seed=options.seed)
-    loader = load_views(views, batches, workers=options.workers, pin=training.device.type == "cuda")
-    log = TrainingLog(run, training, source, max_rejected=options.max_rejected)
+    images_per_step = settings.batch_size * settings.accumulate
+    total, done = training.total_steps * images_per_step, training.step * images_per_step
     every = options.checkpoint_every or training.steps_per_epoch
-    total = training.total_steps * settings.batch_size * settings.accumulate
-    done = training.step * settings.batch_size * settings.accumulate
+    log = TrainingLog(run, training, source, max_rejected=options.max_rejected)
     with closing(tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=quiet, smoothing=0.05)) as bar:
-        for group in _groups(loader, settings.accumulate):
+        for group in _groups(_load(options, source, training), settings.accumulate):
             log.reject(group)
             readable = [batch for batch in group if len(batch.images)]
             if not readable:
                 raise UserError(
                     f"not one image of a whole step could be read; the reasons are in {run.folder / REJECTED}"
                 )
-            prepared = [Batch(b.images, maps.on_views(b, training.model.grid) if maps else None) for b in readable]
+            batches = [Batch(b.images, maps.on_views(b, training.model.grid) if maps else None) for b in readable]
             rate, ratio = training.learning_rate(), training.masking.ratio_at(training.progress)
-            images = sum(len(batch.images) for batch in readable)
-            log.add(training.update(prepared), learning_rate=rate, salient_ratio=ratio, images=images)
-            bar.update(settings.batch_size * settings.accumulate)
-            last = training.step == training.total_steps
-            if training.step % _FLUSH_EVERY == 0 or training.step % every == 0 or last:
+            images = sum(len(batch.images) for batch in batches)
+            log.add(training.update(batches), learning_rate=rate, salient_ratio=ratio, images=images)
+            bar.update(images_per_step)
+            saves = training.step % every == 0 or training.step == training.total_steps
+            if saves or training.step % _FLUSH_EVERY == 0:
                 bar.set_postfix(loss=f"{log.flush():.4f}", refresh=False)
-            if training.step % every == 0 or last:
+            if saves:
+                log.check_weights()
                 save_checkpoint(options.out, training, keep=options.keep)
-    if training.step:
-        _draw_pictures(run, source, maps, training)
+    _draw_pictures(run, source, maps, training)
+
+
+def _load(options: PretrainOptions, source: Source, training: Training) -> Iterable[ViewBatch]:
+    """The batches from the coming step to the end of training."""
+    settings = training.settings
+    batches = EpochBatches(
+        len(source),
+        settings.batch_size,
+        training.steps_per_epoch * settings.accumulate,
+        settings.epochs,
+        seed=options.seed,
+        start=training.step * settings.accumulate,
+    )
+    views = Views(source, training.model.image_size, augment=True, seed=options.seed)
+    return load_views(views, batches, workers=options.workers, pin=training.device.type == "cuda")
 
 
 def _groups(loader: Iterable[ViewBatch], size: int) -> Iterator[list[ViewBatch]]:
@@ -221,8 +233,9 @@ def _groups(loader: Iterable[ViewBatch], size: int) -> Iterator[list[ViewBatch]]
 def _draw_pictures(run: RunFolder, source: Source, maps: JoinedMaps | None, training: Training) -> None:
     """``plots/loss.png`` and ``plots/reconstructions.png``."""
     metrics = run.metrics()
-    losses = {"loss": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
-    loss_curve(run.folder / "plots" / "loss.png", losses)
+    if metrics:
+        losses = {"loss": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
+        loss_curve(run.folder / "plots" / "loss.png", losses)
     sheet = reconstruction_sheet(source, maps, training.model, training.draw_masks, _PICTURED)
     if sheet:
         contact_sheet(run.folder / "plots" / "reconstructions.png", sheet)

@@ -21,12 +21,14 @@ class RunFolder:
     def begin(self, config: dict[str, Any], *, resume: bool, free: frozenset[str] = frozenset()) -> None:
         """Make the folder ready for a run with these settings.
 
-        A new run needs an empty folder. A resumed one needs the same settings, but for the names in ``free``.
-        Raises UserError otherwise.
+        A new run needs an empty folder. A resumed one needs the same settings, but for the names in ``free``, the same
+        images and the same maps. Raises UserError otherwise.
         """
         existing = self.config() if (self.folder / CONFIG).exists() else None
         if existing is None:
-            if self.folder.exists() and any(self.folder.iterdir()):
+            if self.folder.exists() and not self.folder.is_dir():
+                raise UserError(f"--out {self.folder} is a file; give an empty folder")
+            if self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
                 raise UserError(f"--out {self.folder} is not empty and holds no run; give an empty folder")
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text_atomically(self.folder / CONFIG, json.dumps(config, indent=1) + "\n")
@@ -41,36 +43,54 @@ class RunFolder:
         ]
         if differing:
             raise UserError(f"--resume: {self.folder} was begun with other settings ({'; '.join(differing)[:400]})")
+        for name, what in (("keys_sha256", "images"), ("maps", "maps")):
+            if config.get(name) != existing.get(name):
+                raise UserError(f"--resume: the {what} are not the ones that {self.folder} was begun with")
 
     def config(self) -> dict[str, Any]:
         """The resolved settings of the run."""
         try:
             content: dict[str, Any] = json.loads((self.folder / CONFIG).read_text())
-            _ = content["options"]
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.folder} is not a run folder: {CONFIG} can't be read ({error})") from error
+        if not isinstance(content, dict) or not isinstance(content.get("options"), dict):
+            raise UserError(f"{self.folder} is not a run folder: {CONFIG} is of something else")
         return content
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every logged step so far."""
-        path = self.folder / METRICS
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return self._read(METRICS)
 
-    def keep_metrics_until(self, step: int) -> None:
-        """Drop the lines of later steps, and a last line that a kill cut short: the resumed run writes them again."""
-        path = self.folder / METRICS
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError):
-                continue
-        write_text_atomically(path, "".join(kept))
+    def rejected(self) -> list[dict[str, Any]]:
+        """Every unreadable image so far: ``key``, ``index`` in the source, ``reason``."""
+        return self._read(REJECTED)
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged of later steps, which the resumed run writes again, and lines that a kill cut short."""
+        kept = {METRICS: [line for line in self.metrics() if line["step"] <= step], REJECTED: self.rejected()}
+        for name, lines in kept.items():
+            if (self.folder / name).exists():
+                write_text_atomically(self.folder / name, "".join(map(_to_line, lines)))
 
     def append(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Add lines to a JSONL file of the run."""
         with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            file.writelines(map(_to_line, lines))
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
+        return [line for line in map(_from_line, lines) if line is not None]
+
+
+def _to_line(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False) + "\n"
+
+
+def _from_line(line: str) -> dict[str, Any] | None:
+    """The object in a line; None for a line that a kill cut short."""
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return content if isinstance(content, dict) else None

@@ -24,7 +24,7 @@ class TrainingLog:
     def __init__(self, run: RunFolder, training: Training, source: Source, *, max_rejected: float) -> None:
         self._run, self._training, self._source, self._max_rejected = run, training, source, max_rejected
         self._waiting: list[tuple[dict[str, Any], Tensor]] = []
-        self._bad: set[int] = set()
+        self._bad: set[int] = {line["index"] for line in run.rejected()}
         self._started, self._seen = time.perf_counter(), 0
 
     def add(self, loss: Tensor, *, learning_rate: float, salient_ratio: float, images: int) -> None:
@@ -52,11 +52,19 @@ class TrainingLog:
         self._run.append(METRICS, lines)
         bad = next((line for line in lines if not np.isfinite(line["loss"])), None)
         if bad is not None:
-            raise UserError(
-                f"the loss became {bad['loss']} at step {bad['step']}: lower --blr or use --precision fp32; "
-                f"the newest checkpoint in {self._run.folder} is from before"
-            )
+            raise self._diverged(f"the loss became {bad['loss']}", bad["step"])
         return float(losses[-1])
+
+    def check_weights(self) -> None:
+        """UserError if a weight is not finite, as after a step whose loss was still a number: no state to save."""
+        if not self._training.is_finite():
+            raise self._diverged("the weights became infinite or NaN", self._training.step)
+
+    def _diverged(self, what: str, step: int) -> UserError:
+        cure = "a lower --blr" + (" or --precision fp32" if self._training.precision != "fp32" else "")
+        return UserError(
+            f"{what} at step {step}: begin a new run with {cure}; checkpoints in {self._run.folder} are from before"
+        )
 
     def reject(self, group: list[ViewBatch]) -> None:
         """Record every unreadable image once; UserError when there are more of them than ``max_rejected``."""
@@ -65,9 +73,11 @@ class TrainingLog:
             return
         self._bad |= new.keys()
         keys = self._source.keys
-        self._run.append(REJECTED, [{"key": keys[i].as_py(), "reason": item.reason} for i, item in new.items()])
-        if len(self._bad) > max(1, self._max_rejected * len(self._source)):
+        lines = [{"key": keys[i].as_py(), "index": i, "reason": item.reason} for i, item in new.items()]
+        self._run.append(REJECTED, lines)
+        if len(self._bad) > self._max_rejected * len(self._source):
             raise UserError(
                 f"{len(self._bad)} of {len(self._source)} images can't be read, more than --max-rejected "
-                f"{self._max_rejected:g}; the reasons are in {self._run.folder / REJECTED}"
+                f"{self._max_rejected:g}; the last one is {lines[-1]['key']} ({lines[-1]['reason']}), all are in "
+                f"{self._run.folder / REJECTED}"
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,6 +48,10 @@ class ViewBatch:
     indices: NDArray[np.int64]
     unreadable: list[Unreadable]
 
+    def pin_memory(self) -> ViewBatch:
+        """The batch with images that a GPU can fetch while it computes; the loader calls it."""
+        return replace(self, images=self.images.pin_memory())
+
 
 class Views(Dataset[Seen | Unreadable]):
     """Views of ``size`` (height, width): random ones if ``augment``, else the largest central one."""
@@ -73,7 +77,7 @@ class Views(Dataset[Seen | Unreadable]):
     def _view(self, epoch: int, index: int, width: int, height: int) -> View:
         if not self.augment:
             return View(central_box(width, height, self.size[1] / self.size[0]))
-        return random_view(np.random.default_rng([self.seed, epoch, index]), width, height)
+        return random_view(_generator(self.seed, epoch, index), width, height)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -93,7 +97,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for epoch in range(self.start // self.batches_per_epoch, self.epochs):
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+            order = _generator(self.seed, epoch).permutation(self.count)
             first = self.start - epoch * self.batches_per_epoch if epoch * self.batches_per_epoch < self.start else 0
             for number in range(first, self.batches_per_epoch):
                 chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
@@ -135,3 +139,8 @@ def collate(items: list[Seen | Unreadable]) -> ViewBatch:
     images = torch.from_numpy(np.stack([item.pixels for item in seen])) if seen else torch.empty(0, 3, 0, 0)
     boxes, flips = stack_views([item.view for item in seen])
     return ViewBatch(images, boxes, flips, np.asarray([item.index for item in seen], np.int64), unreadable)
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    """A stream of its own for every seed and key; one list would not do, for [1] and [1, 0] seed the same stream."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))

@@ -6,8 +6,8 @@ The layer is chosen by how the image tower pools its tokens, since a map needs p
 pooling                layer                               why
 =====================  ==================================  =====================================================
 class token            the last block's first LayerNorm    after the last block only the class token has gradient
-average of tokens      the last block's first LayerNorm    the output's maps were measured to be worse than chance
-attention pool         the last block's output             likewise (SigLIP, CoCa)
+average of tokens      the last block's first LayerNorm    at its output maps were measured worse than chance
+attention pool         the last block's output             every token reaches the pool (SigLIP, CoCa)
 convolutional          the last stage (``layer4``)         as in Grad-CAM (arXiv 1610.02391)
 =====================  ==================================  =====================================================
 """
@@ -15,8 +15,10 @@ convolutional          the last stage (``layer4``)         as in Grad-CAM (arXiv
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,8 +172,7 @@ def load_tower(clip: str, pretrained: str | None = None, *, device: torch.device
         raise ValueError(f"--clip {clip} needs --pretrained: a tag (see open_clip.list_pretrained()) or a weights file")
     quick_gelu = bool(named and (open_clip.get_pretrained_cfg(clip, pretrained) or {}).get("quick_gelu", False))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             model = open_clip.create_model(
                 clip, pretrained if named else None, force_quick_gelu=quick_gelu, require_pretrained=True
             )
@@ -179,6 +180,19 @@ def load_tower(clip: str, pretrained: str | None = None, *, device: torch.device
     except Exception as error:  # open_clip raises whatever the hub, json, torch or safetensors raised
         raise ValueError(_explain(clip, pretrained if named else None, error)) from error
     return Tower(model, tokenizer, device=device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hush the hub's retries and open_clip's log while loading: what matters of them is in the error's one line."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
 
 
 def _explain(clip: str, pretrained: str | None, error: Exception) -> str:
@@ -194,8 +208,8 @@ def _explain(clip: str, pretrained: str | None, error: Exception) -> str:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(clip))
         return f"--pretrained {pretrained} is neither a file nor a tag of {clip}; its tags: {tags}"
     return (
-        f"the weights of --clip {shown} can't be downloaded here ({reason[:160]}); "
-        "download them on a machine with network, then give --clip local-dir:FOLDER or --pretrained FILE"
+        f"the weights of --clip {shown} are not in the cache and can't be downloaded ({reason[:120].rstrip()}…): "
+        "check the network, or bring them from another machine and give --clip local-dir:FOLDER or --pretrained FILE"
     )
 
 

@@ -1,6 +1,16 @@
 """Train the small CLIP that ships with the package, on the built-in scenes, with open_clip's own model and loss.
 
-    python tools/train_demo_clip.py --out saliency/demo_clip --steps 3000
+    python tools/train_demo_clip.py --out saliency/demo_clip
+
+The image tower is a ViT of one block, because depth costs what the demo needs: where the evidence is. Trained the same
+way, Grad-CAM's pointing game on unseen scenes with several objects was (64 px, 8×8 patches; centre prior 0.08)
+
+    class token, 1 block 0.87 · 2 blocks 0.61 (width 192: 0.68 to 0.80) · 4 blocks 0.32
+    average pooled, 4 blocks 0.49 at ln_1, 0.04 (worse than chance) at the last block's output
+    attention pooled, 4 blocks 0.37
+
+since deeper blocks carry what they see of an object into background tokens. A finer grid, 12×12 patches of the scene's
+own 96 px, took one block from 0.87 to the figure that ``mae-cli inspect`` shows. All of them tell objects by colour.
 
 Every batch holds each (colour, shape) pair once, so that no caption is a false negative of another image's named
 object. The weights are saved in half precision in open_clip's ``local-dir:`` layout.
@@ -116,13 +126,13 @@ def pointing_game(model: CLIP, tokenizer: Any, config: dict[str, Any], scenes: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tower", choices=["resnet", "class-token", "average", "attention"], default="resnet")
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--tower", choices=["class-token", "average", "attention", "resnet"], default="class-token")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--patch", type=int, default=8)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--scenes", type=int, default=20000)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--scenes", type=int, default=8000)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

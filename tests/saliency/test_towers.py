@@ -123,8 +123,8 @@ def test_open_ai_weights_get_quick_gelu(tmp_path):
         ("ViT-B-16", None, "needs --pretrained"),
         ("ViT-Z-99", "openai", "not an open_clip model"),
         ("ViT-B-16", "nonsense", "neither a file nor a tag of ViT-B-16; its tags: .*openai"),
-        ("ViT-B-16", "openai", "can't be downloaded here.*local-dir:FOLDER"),
-        ("hf-hub:nobody/nothing", None, "can't be downloaded here"),
+        ("ViT-B-16", "openai", "can't be downloaded.*local-dir:FOLDER"),
+        ("hf-hub:nobody/nothing", None, "can't be downloaded"),
         ("local-dir:/no/such/folder", None, "can't be loaded.*open_clip_config.json"),
     ],
 )
