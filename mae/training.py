@@ -196,8 +196,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 @functools.cache
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     """ImageNet's mean and deviation, [1, 3, 1, 1]; made once, for a copy to a GPU would stop it at every step."""
-    with torch.inference_mode(False):  # else the first call would decide where the others may be used
-        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     return mean, std
 
 

@@ -156,9 +156,7 @@ def _join(options: PretrainOptions, source: Source) -> JoinedMaps:
     return join_maps(options.saliency, source, on_missing=options.on_missing)
 
 
-def _config(
-    options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training
-) -> dict[str, Any]:
+def _config(options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training) -> dict[str, Any]:
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
     resolved["salient_schedule"] = list(options.salient_schedule) if options.salient_schedule else None
     resolved["image_size"] = list(options.image_size)

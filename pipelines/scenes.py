@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import UserError
 from pipelines.samples import Source
-from pipelines.shapes import OBJECT_COUNTS, SHAPES, draw_scene, scene_caption, scene_label
+from pipelines.shapes import COLORS, OBJECT_COUNTS, draw_scene, scene_caption, scene_label
 
 GRAMMAR = "shapes:N[,split=NAME][,objects=A-B][,size=PIXELS]"
 
@@ -47,7 +47,7 @@ class Scenes:
         return pa.array([f"{'-'.join(parts)}-{i:06d}" for i in range(self.count)], pa.string())
 
     def labels(self) -> NDArray[np.int64]:
-        """Indices into SHAPES."""
+        """Indices into COLORS."""
         labels = (scene_label(i, split=self.split, objects=self.bounds) for i in range(self.count))
         return np.fromiter(labels, np.int64, self.count)
 
@@ -100,7 +100,7 @@ def open_scenes(spec: str, *, limit: int | None = None, split: str | None = None
         SceneImages(scenes),
         scenes.captions,
         scenes.labels(),
-        list(SHAPES),
+        list(COLORS),
         masks=SceneMasks(scenes),
     )
 

@@ -1,8 +1,8 @@
 """The built-in scenes: image–caption pairs with known truth, drawn on the spot, nothing downloaded.
 
 Each scene is a textured background with one to three coloured objects and a caption that names exactly one of
-them. The named object's true mask and its shape (the class label) come with it, so maps and features are measured
-against truth. A scene is a pure function of ``(split, index)``: the same on every machine and in every order.
+them. The named object's true mask and its colour (the class label: a shape takes a model far longer to learn) come
+with it, so maps and features are measured against truth. A scene is a pure function of ``(split, index)``: the same on every machine and in every order.
 Within a scene all shapes and all colours differ, so a caption is never ambiguous; which object is named does not
 depend on its size or place, so neither "the largest" nor "the central" object is a shortcut.
 """
@@ -45,7 +45,7 @@ _RADIUS = (0.15, 0.23)
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene: ``image`` uint8 [S, S, 3], ``mask`` bool [S, S] of the named object, ``label`` indexes SHAPES."""
+    """One scene: ``image`` uint8 [S, S, 3], ``mask`` bool [S, S] of the named object, ``label`` indexes COLORS."""
 
     image: NDArray[np.uint8]
     caption: str
@@ -78,7 +78,7 @@ def scene_caption(index: int, *, split: str = "train", objects: tuple[int, int] 
 
 def scene_label(index: int, *, split: str = "train", objects: tuple[int, int] = (1, 3)) -> int:
     """The label that ``draw_scene`` gives for the same arguments at any size, without anything else."""
-    return int(_choose_shapes(_generator(index, split), objects)[0])
+    return int(_choose_objects(_generator(index, split), objects)[1][0])
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,8 @@ class _Plan:
 def _plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> _Plan:
     # The order of the draws is part of the data: another order would be other scenes.
     rng = _generator(index, split)
-    shapes = _choose_shapes(rng, objects)
+    shapes, colors = _choose_objects(rng, objects)
     count = len(shapes)
-    colors = rng.permutation(len(COLORS))[:count]
     names = list(COLORS)
     background = _background(rng, size)
     places = _places(rng, count)
@@ -117,19 +116,21 @@ def _plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> 
             masks.append(alpha > 0.5)
         return np.clip(image, 0, 255).round().astype(np.uint8), masks[0]
 
-    return _Plan(caption, int(shapes[0]), described, paint)
+    return _Plan(caption, int(colors[0]), described, paint)
 
 
 def _generator(index: int, split: str) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(split.encode()), index])
 
 
-def _choose_shapes(rng: np.random.Generator, bounds: tuple[int, int]) -> NDArray[np.int64]:
-    """Indices into SHAPES, all different, one for each object; the first is the named one."""
+def _choose_objects(
+    rng: np.random.Generator, bounds: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices into SHAPES and into COLORS, all different, one for each object; the first is the named one."""
     low, high = bounds
     weights = np.asarray(OBJECT_COUNTS[low - 1 : high])
     count = int(low + rng.choice(len(weights), p=weights / weights.sum()))
-    return rng.permutation(len(SHAPES))[:count]
+    return rng.permutation(len(SHAPES))[:count], rng.permutation(len(COLORS))[:count]
 
 
 def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:

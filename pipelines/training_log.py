@@ -24,7 +24,7 @@ class TrainingLog:
     def __init__(self, run: RunFolder, training: Training, source: Source, *, max_rejected: float) -> None:
         self._run, self._training, self._source, self._max_rejected = run, training, source, max_rejected
         self._waiting: list[tuple[dict[str, Any], Tensor]] = []
-        self._bad: set[int] = {line["index"] for line in run.rejected()}
+        self._bad = {line["index"]: line for line in run.rejected()}
         self._started, self._seen = time.perf_counter(), 0
 
     def add(self, loss: Tensor, *, learning_rate: float, salient_ratio: float, images: int) -> None:
@@ -68,16 +68,19 @@ class TrainingLog:
 
     def reject(self, group: list[ViewBatch]) -> None:
         """Record every unreadable image once; UserError when there are more of them than ``max_rejected``."""
-        new = {item.index: item for batch in group for item in batch.unreadable if item.index not in self._bad}
-        if not new:
-            return
-        self._bad |= new.keys()
-        keys = self._source.keys
-        lines = [{"key": keys[i].as_py(), "index": i, "reason": item.reason} for i, item in new.items()]
-        self._run.append(REJECTED, lines)
+        found = {item.index: item.reason for batch in group for item in batch.unreadable}
+        new = {
+            index: {"key": self._source.keys[index].as_py(), "index": index, "reason": reason}
+            for index, reason in found.items()
+            if index not in self._bad
+        }
+        if new:
+            self._run.append(REJECTED, list(new.values()))
+            self._bad |= new
         if len(self._bad) > self._max_rejected * len(self._source):
+            last = list(self._bad.values())[-1]
             raise UserError(
                 f"{len(self._bad)} of {len(self._source)} images can't be read, more than --max-rejected "
-                f"{self._max_rejected:g}; the last one is {lines[-1]['key']} ({lines[-1]['reason']}), all are in "
+                f"{self._max_rejected:g}; the last one is {last['key']} ({last['reason']}), all are in "
                 f"{self._run.folder / REJECTED}"
             )

@@ -8,7 +8,7 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.images import decode_rgb
 from pipelines.scenes import parse_scenes
-from pipelines.shapes import SHAPES, draw_scene
+from pipelines.shapes import COLORS, draw_scene
 from pipelines.sources import open_source
 
 
@@ -21,7 +21,7 @@ def test_columns_are_those_of_the_drawn_scenes(spec, options):
     scenes = [draw_scene(i, **options) for i in range(12)]
     assert source.captions.to_pylist() == [scene.caption for scene in scenes]
     assert source.labels.tolist() == [scene.label for scene in scenes]
-    assert source.label_names == list(SHAPES)
+    assert source.label_names == list(COLORS)
     for i in (0, 11):
         assert np.array_equal(np.asarray(decode_rgb(source.read_image(i))), scenes[i].image)
         assert np.array_equal(source.read_mask(i), scenes[i].mask)

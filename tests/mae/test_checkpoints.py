@@ -1,0 +1,216 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from mae.checkpoints import list_checkpoints, load_model, load_training, save_checkpoint
+from mae.masking import Masking
+from mae.training import Batch, Training, TrainingSettings
+from tests.tiny_mae import nano
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(_two_threads):
+    torch.set_num_threads(1)  # threads only get in each other's way on a model this small
+
+
+def images(seed):
+    return torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def training(model_seed=0, **model):
+    torch.manual_seed(model_seed)
+    settings = TrainingSettings(epochs=2, batch_size=4, warmup_epochs=0, blr=0.1)
+    return Training(nano(**model), Masking(), settings, 10)
+
+
+def advance(run, steps=1):
+    return [float(run.update([Batch(images(run.step))])) for _ in range(steps)]
+
+
+def names(run):
+    return [path.name for path in list_checkpoints(run)]
+
+
+def test_a_checkpoint_goes_on_to_the_bit(tmp_path):
+    run = training()
+    advance(run, 3)
+    folder = save_checkpoint(tmp_path, run)
+    other = training(model_seed=1)
+    load_training(folder, other)
+    assert other.step == 3
+    before, after = run.state()["optimizer"], other.state()["optimizer"]
+    assert before["param_groups"] == after["param_groups"]
+    for number, moments in before["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, after["state"][number][name])
+    assert advance(run, 3) == advance(other, 3)
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name])
+
+
+def test_a_model_comes_back_ready_to_use_and_without_a_word(tmp_path, capsys):
+    run = training(image_size=(32, 16), norm_pix=False)
+    folder = save_checkpoint(tmp_path, run)
+    for place in (tmp_path, folder):
+        model = load_model(place)
+        assert (model.image_size, model.norm_pix, model.training) == ((32, 16), False, False)
+        assert torch.equal(model.norm.weight, run.model.norm.weight)
+    assert type(model).from_pretrained(folder).image_size == (32, 16)
+    run.model.save_pretrained(tmp_path / "saved")
+    capsys.readouterr()
+    load_model(tmp_path / "saved")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_checkpoint_holds_three_files(tmp_path):
+    folder = save_checkpoint(tmp_path, training())
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "training.pt"]
+
+
+def test_the_newest_are_kept(tmp_path):
+    run = training()
+    for _ in range(4):
+        advance(run)
+        save_checkpoint(tmp_path, run, keep=2)
+    assert names(tmp_path) == ["step-00000003", "step-00000004"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names(tmp_path)
+    save_checkpoint(tmp_path, run, keep=1)
+    assert names(tmp_path) == ["step-00000004"]
+
+
+@pytest.mark.parametrize("fails", ["torch.save", "os.fsync", "safetensors.torch.save_model"])
+def test_a_save_that_is_cut_short_leaves_the_one_before(tmp_path, monkeypatch, fails):
+    run = training()
+    advance(run)
+    save_checkpoint(tmp_path, run)
+    saved = {name: value.clone() for name, value in run.model.state_dict().items()}
+    advance(run)
+
+    def killed(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fails, killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, run)
+    assert names(tmp_path) == ["step-00000001"]
+    loaded = load_model(tmp_path)
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
+    load_training(list_checkpoints(tmp_path)[-1], training())
+    leftover = tmp_path / "checkpoints" / ".tmp-step-00000009"
+    leftover.mkdir()
+    (leftover / "model.safetensors").write_bytes(b"half")
+    save_checkpoint(tmp_path, run)
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names(tmp_path)
+
+
+def test_a_step_that_is_saved_again_is_there_at_every_moment(tmp_path, monkeypatch):
+    """Stops the second save before every single rename and deletion, and looks at what a reader would find."""
+    from pathlib import Path
+
+    run = training()
+    advance(run)
+    save_checkpoint(tmp_path / "run", run)
+    old = run.model.norm.bias.clone()
+    with torch.no_grad():
+        run.model.norm.bias.add_(1)
+    real_replace, real_rmtree, count = Path.replace, shutil.rmtree, 0
+
+    class Killed(BaseException):
+        pass
+
+    for survives in range(20):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy", dirs_exist_ok=True)
+        done = iter(range(survives))
+
+        def step(real, *args, _done=done, **kwargs):
+            if next(_done, None) is None:
+                raise Killed
+            return real(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", lambda *args, _step=step: _step(real_replace, *args))
+            patch.setattr(shutil, "rmtree", lambda *args, _step=step, **kw: _step(real_rmtree, *args, **kw))
+            try:
+                save_checkpoint(tmp_path / "copy", run, keep=1)
+                finished = True
+            except Killed:
+                finished = False
+        bias = load_model(tmp_path / "copy").norm.bias
+        places = [path.name for path in (tmp_path / "copy" / "checkpoints").glob("step-*")]
+        assert torch.equal(bias, old if places == ["step-00000001.old"] or survives == 0 else old + 1)
+        load_training(list_checkpoints(tmp_path / "copy")[-1], training())
+        save_checkpoint(tmp_path / "copy", run, keep=1)
+        assert torch.equal(load_model(tmp_path / "copy").norm.bias, old + 1)
+        assert [path.name for path in (tmp_path / "copy" / "checkpoints").iterdir()] == ["step-00000001"]
+        real_rmtree(tmp_path / "copy")
+        count += not finished
+        if finished:
+            break
+    assert finished
+    assert count >= 4
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("unpickled",))
+
+
+def test_nothing_is_unpickled_but_weights(tmp_path, capsys):
+    run = training()
+    folder = save_checkpoint(tmp_path, run)
+    torch.save({"step": 1, "optimizer": Evil()}, folder / "training.pt")
+    with pytest.raises(ValueError, match="can't be resumed") as caught:
+        load_training(folder, run)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x08"), "can't be loaded"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+            "can't be loaded",
+        ),
+        (lambda f: (f / "model.safetensors").unlink(), "holds no checkpoint"),
+        (lambda f: (f / "config.json").write_text('{"width": '), "can't be loaded"),
+        (lambda f: (f / "config.json").write_text('{"architectures": ["ViTMAEForPreTraining"]}'), "can't be loaded"),
+        (lambda f: (f / "config.json").write_text("[]"), "can't be loaded"),
+        (lambda f: (f / "config.json").unlink(), "can't be loaded"),
+        (
+            lambda f: (f / "config.json").write_text(
+                json.dumps(json.loads((f / "config.json").read_text()) | {"depth": 2})
+            ),
+            "can't be loaded",
+        ),
+        (lambda f: (f / "training.pt").write_bytes(b"PK"), "can't be resumed"),
+        (lambda f: (f / "training.pt").write_bytes(b""), "can't be resumed"),
+        (lambda f: (f / "training.pt").unlink(), "can't be resumed"),
+        (lambda f: torch.save([1], f / "training.pt"), "can't be resumed"),
+        (lambda f: torch.save({"step": 1, "optimizer": {}}, f / "training.pt"), "can't be resumed"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(tmp_path, damage, message):
+    folder = save_checkpoint(tmp_path, training())
+    damage(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_training(folder, training())
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_checkpoint_of_another_model_does_not_fit(tmp_path):
+    folder = save_checkpoint(tmp_path, training(image_size=16))
+    with pytest.raises(ValueError, match=r"can't be resumed: RuntimeError.*size mismatch"):
+        load_training(folder, training())
+
+
+def test_a_folder_without_checkpoints(tmp_path):
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        load_model(tmp_path)
+    assert list_checkpoints(tmp_path) == []
