@@ -178,8 +178,8 @@ def evaluate(
         list[str] | None, typer.Option(help="Further runs or timm models to judge on the same images.")
     ] = None,
     pool: Annotated[
-        str, typer.Option(help="Features are the `mean` of the patch tokens or the class token `cls`.")
-    ] = "mean",
+        str, typer.Option(help="Features are the class token `cls` or the `mean` of the patch tokens.")
+    ] = "cls",
     neighbours: Annotated[int, typer.Option(help="k of k-NN.")] = 20,
     temperature: Annotated[float, typer.Option(help="Of the votes of k-NN.")] = 0.07,
     test_fraction: Annotated[float, typer.Option(help="Share of every class held out where there is no --test.")] = 0.2,

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_gradcam.py [--model ViT-B-16] [--batch 8] [--rounds 5]
 
-Random weights, the same images and texts for all three, taken in turns; prints pairs/s (median of the rounds) and ratios.
+Random weights, the same images and texts for all three, in turns; prints pairs/s (median of the rounds) and ratios.
 """
 
 import argparse
@@ -58,7 +58,11 @@ def main() -> None:
             cam(inputs, [Cosine(text) for text in texts])
         model.requires_grad_(False)
 
-    ways = {"forward pass": forward, "cut-graph Grad-CAM": lambda: saliency_maps(tower, pixels, texts), "pytorch-grad-cam": peer}
+    ways = {
+        "forward pass": forward,
+        "cut-graph Grad-CAM": lambda: saliency_maps(tower, pixels, texts),
+        "pytorch-grad-cam": peer,
+    }
     seconds = {name: [] for name in ways}
     for _ in range(arguments.rounds + 1):
         for name, run in ways.items():
@@ -67,10 +71,12 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     threads = torch.get_num_threads()
-    print(f"{arguments.model}, batch {arguments.batch}, {platform.processor() or platform.machine()}, {threads} threads, fp32")
-    print(f"torch {torch.__version__}, n = {arguments.rounds}")
+    machine = platform.processor() or platform.machine()
+    print(f"{arguments.model}, batch {arguments.batch}, {machine}, {threads} threads, fp32, torch {torch.__version__}")
+    print(f"median of {arguments.rounds} rounds")
     for name, median in medians.items():
-        print(f"{name:20s} {arguments.batch / median:7.2f} pairs/s  {medians['forward pass'] / median:5.2f} of a forward pass")
+        share = medians["forward pass"] / median
+        print(f"{name:20s} {arguments.batch / median:7.2f} pairs/s  {share:5.2f} of a forward pass")
     print(f"ratio to pytorch-grad-cam: {medians['pytorch-grad-cam'] / medians['cut-graph Grad-CAM']:.2f}")
 
 

@@ -24,7 +24,14 @@ SHARD = 100_000
 
 def write_table(folder: Path, rows: int, grid: int) -> None:
     rng = np.random.default_rng(0)
-    metadata = {"schema_version": 1, "grid": grid, "clip": "none", "pretrained": None, "method": "none", "layer": "none"}
+    metadata = {
+        "schema_version": 1,
+        "grid": grid,
+        "clip": "none",
+        "pretrained": None,
+        "method": "none",
+        "layer": "none",
+    }
     shards = -(-rows // SHARD)
     for index in range(shards):
         first, last = index * SHARD, min(rows, (index + 1) * SHARD)
@@ -62,7 +69,8 @@ def main() -> None:
         lookup = 1e6 * (joining / rows + looking / batches.size)
         known, building = timed(lambda: {key: i for i, key in enumerate(table.keys.to_pylist())})
         _, asking = timed(lambda: [known[key] for key in keys.to_pylist()])
-    print(f"{platform.processor() or platform.machine()}, pyarrow {pa.__version__}, {rows} rows, grid {arguments.grid}, n = 1")
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, pyarrow {pa.__version__}, {rows} rows, grid {arguments.grid}, n = 1")
     print(f"write {writing:.1f} s · open the first time {first:.1f} s, again {again:.2f} s")
     print(f"join of all keys and captions {joining:.2f} s · a look-up {lookup:.2f} µs (join included)")
     print(f"a dict of keys alone: {building + asking:.2f} s, ratio {(building + asking) / joining:.1f}")

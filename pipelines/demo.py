@@ -95,6 +95,8 @@ def _pretrain_options(out: Path, maps: Path | None, seed: int, device: str) -> P
         out,
         saliency=maps,
         salient_ratio=SALIENT_RATIO,
+        salient_pick="weighted",  # a scene's objects are small: the top 25 % would always hide them whole
+        keep=1,
         resume=(out / "config.json").exists(),
         seed=seed,
         device=device,

@@ -39,7 +39,8 @@ class EvaluateOptions:
     test: str | None = None
     protocols: tuple[str, ...] = ("knn", "linear")
     beside: tuple[str, ...] = ()
-    pool: str = "mean"
+    pool: str = "cls"
+    """Measured better than ``mean`` on the demo's scenes, by k-NN above all."""
     neighbours: int = 20
     temperature: float = 0.07
     test_fraction: float = 0.2

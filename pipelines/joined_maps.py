@@ -32,9 +32,9 @@ class JoinedMaps:
         return int((self.rows < 0).sum())
 
     def on_views(self, batch: ViewBatch, grid: tuple[int, int]) -> Tensor:
-        """The mean saliency of every patch of every view of a batch, float32 [B, N]; flat where there is no map."""
+        """The mean raw saliency of every patch of every view of a batch, float32 [B, N]; 0 where there is no map."""
         rows = self.rows[batch.indices]
-        maps, covered = torch.from_numpy(self.table.maps(rows)), torch.from_numpy(self.table.boxes(rows))
+        maps, covered = torch.from_numpy(self.table.raw_maps(rows)), torch.from_numpy(self.table.boxes(rows))
         return view_maps(maps, covered, batch.boxes, batch.flips, grid)
 
 

@@ -27,13 +27,15 @@ def contact_sheet(path: Path, columns: Mapping[str, Sequence[Picture | str]], *,
             if isinstance(cell, str):
                 text = "\n".join(textwrap.wrap(cell, 22)[:7])
                 axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, transform=axis.transAxes)
+                axis.set_box_aspect(1)
             elif cell.ndim == 2:
                 axis.imshow(cell, cmap="magma", vmin=float(cell.min()), vmax=max(float(cell.max()), 1e-12))
             else:
                 axis.imshow(cell)
+    height = figure.get_size_inches()[1]
     if title:
-        figure.suptitle(title, fontsize=10)
-    figure.tight_layout(pad=0.3)
+        figure.suptitle(title, fontsize=10, y=1 - 0.12 / height, va="top")
+    figure.tight_layout(pad=0.3, rect=(0, 0, 1, 1 - 0.35 / height if title else 1))
     _save(figure, path)
 
 

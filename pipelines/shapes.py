@@ -2,9 +2,10 @@
 
 Each scene is a textured background with one to three coloured objects and a caption that names exactly one of
 them. The named object's true mask and its colour (the class label: a shape takes a model far longer to learn) come
-with it, so maps and features are measured against truth. A scene is a pure function of ``(split, index)``: the same on every machine and in every order.
-Within a scene all shapes and all colours differ, so a caption is never ambiguous; which object is named does not
-depend on its size or place, so neither "the largest" nor "the central" object is a shortcut.
+with it, so maps and features are measured against truth. A scene is a pure function of ``(split, index)``: the same
+on every machine and in every order. Within a scene all shapes and all colours differ, so a caption is never
+ambiguous; which object is named does not depend on its size or place, so neither "the largest" nor "the central"
+object is a shortcut.
 """
 
 from __future__ import annotations
@@ -123,9 +124,7 @@ def _generator(index: int, split: str) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(split.encode()), index])
 
 
-def _choose_objects(
-    rng: np.random.Generator, bounds: tuple[int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _choose_objects(rng: np.random.Generator, bounds: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices into SHAPES and into COLORS, all different, one for each object; the first is the named one."""
     low, high = bounds
     weights = np.asarray(OBJECT_COUNTS[low - 1 : high])

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -117,6 +117,7 @@ class SaliencyTable:
         shape = (count, self.grid, self.grid)
         self._maps: NDArray[np.uint8] = _map_array(self._cache / "saliency.u8", np.uint8, shape)
         self._boxes: NDArray[np.float32] = _map_array(self._cache / "boxes.f32", np.float32, (count, 4))
+        self._ranges: NDArray[np.float32] = _map_array(self._cache / "ranges.f32", np.float32, (count, 2))
 
     def __len__(self) -> int:
         return len(self._columns)
@@ -139,7 +140,8 @@ class SaliencyTable:
     @property
     def strengths(self) -> NDArray[np.float32]:
         """Every row's peak raw saliency, [n]; 0 for an empty map."""
-        return np.asarray(self._columns["vmin"], np.float32) + np.asarray(self._columns["scale"], np.float32)
+        peaks: NDArray[np.float32] = self._ranges[:, 0] + self._ranges[:, 1]
+        return peaks
 
     def join(self, keys: pa.Array, captions: pa.Array | None = None) -> NDArray[np.int64]:
         """The row of each (key, caption), or of the first row with that key where ``captions`` is None; −1 if none."""
@@ -157,9 +159,10 @@ class SaliencyTable:
         return stored
 
     def raw_maps(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The raw maps of some rows, float32 [n, G, G]."""
-        vmin, scale = (np.asarray(self._columns[name], np.float32)[rows] for name in ("vmin", "scale"))
-        return dequantise(self.maps(rows), vmin, scale)
+        """The raw maps of some rows, float32 [n, G, G]; zeros for a row of −1."""
+        ranges = self._ranges[np.maximum(rows, 0)] if len(self) else np.zeros((len(rows), 2), np.float32)
+        ranges[rows < 0] = 0
+        return dequantise(self.maps(rows), ranges[:, 0], ranges[:, 1])
 
     def boxes(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The part of the image each row's map covers, float32 [n, 4]; the whole image for a row of −1."""
@@ -222,20 +225,19 @@ def _open_cache(folder: Path, files: list[Path], grid: int) -> Path:
 
 
 def _write_cache(target: Path, files: list[Path], grid: int) -> None:
-    names = ["key", "caption", "vmin", "scale", "clip_score"]
+    names = ["key", "caption", "clip_score"]
     columns = pa.schema([schema(grid, {}).field(name) for name in names])
     with (
         (target / "saliency.u8").open("wb") as maps,
         (target / "boxes.f32").open("wb") as boxes,
+        (target / "ranges.f32").open("wb") as ranges,
         pa.OSFile(str(target / "columns.arrow"), "wb") as sink,
         pa.ipc.new_file(sink, columns) as writer,
     ):
         for path in files:
-            for batch in pq.ParquetFile(path).iter_batches(columns=[*names, "saliency", "crop_box"]):
-                _append(maps, batch.column("saliency"), np.uint8)
-                _append(boxes, batch.column("crop_box"), np.float32)
+            for batch in pq.ParquetFile(path).iter_batches(columns=[*names, "saliency", "crop_box", "vmin", "scale"]):
+                maps.write(batch.column("saliency").flatten().to_numpy().data)
+                boxes.write(batch.column("crop_box").flatten().to_numpy().data)
+                pair = [batch.column(name).to_numpy() for name in ("vmin", "scale")]
+                ranges.write(np.ascontiguousarray(np.stack(pair, axis=1)).data)
                 writer.write_batch(batch.select(names).cast(columns))
-
-
-def _append(file: BinaryIO, column: pa.Array, dtype: Any) -> None:
-    file.write(np.ascontiguousarray(column.flatten().to_numpy(), dtype).data)

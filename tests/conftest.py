@@ -8,8 +8,8 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    torch.set_num_threads(1)  # tiny tensors, and the machine may be busy
 
 
 @pytest.fixture(scope="session")

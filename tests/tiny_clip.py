@@ -42,7 +42,10 @@ def make_tiny_clip(kind: str = "class token", seed: int = 0):
 
 def save_tiny_clip(folder: Path, kind: str = "class token", seed: int = 0) -> Path:
     model = make_tiny_clip(kind, seed)
-    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": VISION[kind], "text_cfg": TEXT}, "preprocess_cfg": PREPROCESS}
+    config = {
+        "model_cfg": {"embed_dim": 16, "vision_cfg": VISION[kind], "text_cfg": TEXT},
+        "preprocess_cfg": PREPROCESS,
+    }
     if kind == "timm":
         config["model_cfg"]["custom_text"] = True
     (folder / "open_clip_config.json").write_text(json.dumps(config))

@@ -10,11 +10,6 @@ from mae.training import Batch, Training, TrainingSettings
 from tests.tiny_mae import nano
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    torch.set_num_threads(1)  # threads only get in each other's way on a model this small
-
-
 def images(seed):
     return torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 

@@ -27,8 +27,6 @@ from mae.masking import (
     top_ranks,
 )
 
-torch.set_num_threads(1)
-
 RANKED = ("salient", "inverse", "shuffled", "center")
 EXAMPLES = 60
 COMBINATIONS = [

@@ -12,11 +12,6 @@ from mae import probes
 from mae.probes import PENALTIES, accuracy, knn_predict, linear_predict
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    torch.set_num_threads(1)  # threads only get in each other's way on matrices this small
-
-
 def clusters(count, classes=4, width=6, spread=1.0, seed=0):
     """Features [n, D] around one centre a class, and labels."""
     generator = torch.Generator().manual_seed(seed)

@@ -23,11 +23,6 @@ from mae.training import (
 from tests.tiny_mae import nano
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    torch.set_num_threads(1)  # threads only get in each other's way on a model this small
-
-
 def images(count, seed=0):
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 

@@ -14,8 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mae.masking import Mask, Masking, mask_from_priorities
 from mae.vit import SIZES, MaskedAutoencoder, sincos_positions
 
-torch.set_num_threads(1)
-
 BLOCK = [
     "norm1.weight",
     "norm1.bias",

@@ -62,7 +62,9 @@ def pictures(tmp_path):
 def test_every_pair_gets_its_own_row(pictures, tmp_path, tiny_clip):
     manifest = build(pictures, tmp_path / "maps", tiny_clip)
     assert (manifest.taken, manifest.written, manifest.rejected, manifest.complete) == (10, 10, 0, True)
-    assert [path.name for path in shard_files(tmp_path / "maps")] == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
+    assert [path.name for path in shard_files(tmp_path / "maps")] == [
+        f"train-0000{i}-of-00003.parquet" for i in range(3)
+    ]
     assert not (tmp_path / "maps" / "rejected").exists()
     rows = pq.read_table(tmp_path / "maps" / "data").sort_by("key").to_pylist()
     for i, row in enumerate(rows):

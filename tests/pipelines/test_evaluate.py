@@ -24,11 +24,6 @@ from tests.tiny_mae import nano
 COLOURS = {"blue": (40, 60, 200), "green": (30, 160, 40), "red": (210, 40, 50)}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    torch.set_num_threads(1)
-
-
 def picture(colour, seed):
     noise = np.random.default_rng(seed).normal(0, 25, (24, 24, 3))
     return Image.fromarray(np.clip(np.asarray(COLOURS[colour]) + noise, 0, 255).astype(np.uint8))

@@ -33,8 +33,7 @@ DRAW_PICTURES = module._draw_pictures
 
 
 @pytest.fixture(autouse=True)
-def _nano(monkeypatch, _two_threads):
-    torch.set_num_threads(1)
+def _nano(monkeypatch):
     monkeypatch.setitem(vit.SIZES, "nano", NANO)
     monkeypatch.setattr(module, "_draw_pictures", lambda *_: None)
 

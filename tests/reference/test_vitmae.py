@@ -19,8 +19,6 @@ from transformers.models.vit_mae.modeling_vit_mae import (
 from mae.masking import mask_from_priorities
 from mae.vit import MaskedAutoencoder, sincos_positions
 
-torch.set_num_threads(1)
-
 DEPTH = {"vit.layers": 3, "decoder.decoder_layers": 2}
 WHOLE = {
     "cls_token": "vit.embeddings.cls_token",
