@@ -40,7 +40,7 @@ TRAINING: dict[str, Any] = {
     "norm_pix": False,  # colour is what the probes ask for, and normalised patches hide it
     "batch_size": 32,
     "blr": 0.024,
-    "epochs": 6,
+    "epochs": 10,
 }
 
 _SHEET_ROWS = 8
@@ -128,7 +128,7 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
     contact_sheet(
         out / "contact-sheet.png",
         sheet,
-        title=f"{SALIENT_RATIO:.0%} of the patches hidden because salient, 75 % in all",
+        title=f"{100 * SALIENT_RATIO:g} % of the patches hidden because salient, 75 % in all",
     )
 
 

@@ -95,7 +95,7 @@ def bars(
     axis.set_xticks(range(len(groups)), groups)
     axis.set_ylabel(unit)
     axis.set_title(title)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(series) + 1, frameon=False)
     figure.tight_layout()
     _save(figure, path)
 
