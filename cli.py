@@ -6,6 +6,7 @@ stay inside the commands, so that ``--help`` is instant.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -306,13 +307,16 @@ def _plain_errors() -> Iterator[None]:
     except UserError as error:
         _fail(str(error), 2)
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        _fail(
-            f"{error.strerror or error}{where}; what is written so far is whole, and the same command goes on with it",
-            2,
-        )
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}; {_advice(error)}", 2)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped (pretrain: with --resume)", 130)
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        return "give another --out"
+    return "what is written so far is whole, and the same command goes on with it"
 
 
 def _fail(message: str, code: int) -> None:

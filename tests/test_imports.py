@@ -42,6 +42,7 @@ def test_the_command_line_imports_heavy_libraries_inside_commands():
     top |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom) and node.module}
     assert top <= {
         "__future__",
+        "errno",
         "os",
         "collections",
         "contextlib",

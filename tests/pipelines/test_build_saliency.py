@@ -342,6 +342,34 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, tiny_clip):
     assert read_manifest(tmp_path / "maps").written == 400
 
 
+WITHOUT_PRIVILEGES = """
+import ctypes, sys
+header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+assert ctypes.CDLL(None).capset(header, nothing) == 0  # root without capabilities obeys permission bits
+import cli
+sys.argv[0] = "mae-cli"
+cli.app()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="drops Linux capabilities")
+def test_no_write_permission_is_one_line(tmp_path, tiny_clip):
+    folder = write_pictures(tmp_path / "pictures", ["a", "b"])
+    (tmp_path / "locked").mkdir(mode=0o500)
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_PRIVILEGES,
+        *map(str, arguments(folder, tmp_path / "locked" / "x", tiny_clip)),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Permission denied" in done.stderr
+    assert not list((tmp_path / "locked").iterdir())
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_line(tmp_path, tiny_clip):
     """A real limit on file size: the kernel refuses the write, as on a full disk."""
