@@ -8,6 +8,7 @@ from pipelines.columns import Captions
 from pipelines.errors import UserError
 from pipelines.samples import Source
 from pipelines.sources import StreamSource, open_source
+from pipelines.table_source import open_dataset
 
 
 class SourceOptions(Protocol):
@@ -41,7 +42,14 @@ def open_images(options: SourceOptions, *, spec: str | None = None, limit: int |
 
 
 def _download(stream: StreamSource) -> Source:
-    raise UserError(
-        f"{stream.name} is streamed from the Hub and has no random access: download it first "
-        f"(hf download {stream.name} --repo-type dataset --local-dir FOLDER) and give the folder"
-    )
+    """The same dataset brought whole into the cache of ``datasets`` and memory-mapped from there."""
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(stream.name, split=stream.wishes.split or "train")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the Hub dataset {stream.name} can't be downloaded: {error}; try: hf download {stream.name} "
+            "--repo-type dataset --local-dir FOLDER, and give the folder"
+        ) from error
+    return open_dataset(stream.name, dataset, stream.wishes)

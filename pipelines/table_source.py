@@ -43,7 +43,19 @@ def open_tables(name: str, files: Sequence[Path], wishes: Wishes, *, listing: bo
     return _to_source(name, table, roles, wishes)
 
 
-def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes) -> Source:
+def open_dataset(name: str, dataset: Any, wishes: Wishes) -> Source:
+    """The source held by a ``datasets.Dataset``, with the keys and captions that its stream has."""
+    rows = dataset.data.table.slice(0, wishes.limit)
+    schema = dataset.features.arrow_schema
+    roles = assign_roles(schema, name, wishes)
+    table = Table(
+        [Path(wishes.split or "train")], [rows.num_rows], rows.replace_schema_metadata(schema.metadata), dataset
+    )
+    source = _to_source(name, table, roles, wishes, keys=_row_keys(table) if roles.key is None else None)
+    return source if wishes.limit is None else source.select(range(min(wishes.limit, len(source))))
+
+
+def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: pa.Array | None = None) -> Source:
     images = _images(name, table, roles.image)
     texts, rows = None, None
     if roles.caption is not None:
@@ -52,7 +64,7 @@ def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes) -> Source:
     if roles.label is not None:
         names = _class_names(table.rows.schema, roles.label)
         labels, label_names = label_values(_column(table, roles.label), names, untyped=table.untyped)
-    keys = _keys(table, roles)
+    keys = _keys(table, roles) if keys is None else keys
     urls = None if roles.url is None else text_values(_column(table, roles.url))
     masks: Masks | None = None
     if roles.mask is not None:

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import tarfile
+from dataclasses import replace
 
 import datasets
 import pyarrow as pa
@@ -15,7 +16,7 @@ from pipelines import streams
 from pipelines.columns import Wishes
 from pipelines.errors import UserError
 from pipelines.sources import open_source
-from pipelines.streams import stream_dataset
+from pipelines.streams import StreamSource, stream_dataset
 
 pytestmark = pytest.mark.usefixtures("hf_cache")
 
@@ -164,3 +165,44 @@ def test_no_network_and_no_such_dataset(monkeypatch):
     fail(errors.GatedRepoError.__new__(errors.GatedRepoError))
     with pytest.raises(UserError, match="is gated"):
         open_source("someone/something")
+
+
+@pytest.mark.parametrize("captions", ["first", "all"])
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_download_has_the_streams_pairs(folder, monkeypatch, captions, limit):
+    """Maps are built from the stream and joined to the download, so keys and captions must be the same."""
+    from pipelines import random_access
+    from pipelines.pretrain import PretrainOptions
+
+    streamed = stream(folder, captions=captions, limit=limit)
+    load = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **options: load(str(folder), **options))
+    monkeypatch.setattr(random_access, "open_source", lambda *_, **__: streamed)
+    options = PretrainOptions("me/pairs", folder / "run", captions=captions, limit=limit)
+    source = random_access.open_images(options)
+    # training needs no URL, so the one within a json member is not looked for
+    assert [source[i] for i in range(len(source))] == [replace(sample, url=None) for sample in streamed]
+    assert source.label_names == ["even", "odd"]
+
+
+def test_a_download_without_keys_is_numbered_as_the_stream(tmp_path, monkeypatch):
+    from pipelines.table_source import open_dataset
+
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    rows = [{"image": {"bytes": png(i), "path": f"{i}.png"}, "text": f"t{i}"} for i in range(3)]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "train-00000.parquet"))
+    wishes = Wishes()
+    downloaded = open_dataset("me/pairs", datasets.load_dataset(str(tmp_path), split="train"), wishes)
+    assert downloaded.keys.to_pylist() == [sample.key for sample in stream(tmp_path)]
+    assert [downloaded.read_image(i) for i in range(3)] == [png(i) for i in range(3)]
+
+
+def test_a_download_that_fails_is_one_line(folder, monkeypatch):
+    from pipelines import random_access
+
+    def fail(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(UserError, match="me/pairs can't be downloaded: no route; try: hf download"):
+        random_access._download(StreamSource("me/pairs", None, None, Wishes()))
