@@ -7,44 +7,31 @@ byte-identical to one that was not. Pairs that fail are written to ``rejected/``
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.columns import Captions
 from pipelines.errors import UserError, user_errors
-from pipelines.images import BadImage, decode_rgb
 from pipelines.pairs import Pair, hash_pairs, read_pairs
+from pipelines.shards import map_shard
 from pipelines.sources import Source, StreamSource, open_source
 from saliency import __version__
-from saliency.files import remove_leftovers, write_text_atomically
-from saliency.gradcam import METHODS, saliency_maps
+from saliency.files import remove_leftovers
+from saliency.gradcam import METHODS
 from saliency.manifest import Manifest, Shard, open_manifest
-from saliency.maps import FULL, Box, fit_grid, quantise
-from saliency.table import SCHEMA_VERSION, Row, write_shard
+from saliency.table import SCHEMA_VERSION
 from saliency.towers import DEMO_CLIP, Tower, load_tower
 
 DEFAULT_CLIP = ("ViT-B-16", "openai")
-SMALLEST_SIDE = 4
-"""Pixels; a smaller image has nothing to look at."""
 
-T = TypeVar("T")
-R = TypeVar("R")
-
+_NOT_OF_A_MAP = ("pairs", "pairs_sha256", "shard_size")  # settings of the build, not of its maps
 _EARLY_CHECK = 1000  # pairs after which a hopeless source stops the run before its end
 
 
@@ -86,23 +73,6 @@ class BuildOptions:
             raise ValueError(f"--method is {self.method!r}; it must be one of {', '.join(METHODS)}")
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A pair ready for the model: its row (but for the score) and its pixels, uint8 [3, S, S]."""
-
-    row: Row
-    pixels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A pair that can't have a map, and why."""
-
-    key: str
-    caption: str | None
-    reason: str
 
 
 def build_saliency(options: BuildOptions, *, quiet: bool = False) -> Manifest:
@@ -181,16 +151,26 @@ def _write_shards(
 ) -> None:
     total = len(source) if isinstance(source, Source) else None
     shard_count = None if total is None else math.ceil(total / options.shard_size)
-    done = len(manifest.shards)
+    metadata = {name: manifest.settings[name] for name in manifest.settings if name not in _NOT_OF_A_MAP}
     pairs = read_pairs(source, skip=manifest.taken)
     with (
         closing(tqdm(total=total, initial=manifest.taken, unit="pair", disable=quiet, smoothing=0.1)) as bar,
         ThreadPoolExecutor(options.workers) as executor,
     ):
         try:
-            for index, chunk in enumerate(_chunks(pairs, options.shard_size), start=done):
-                shard = _write_shard(options, tower, manifest, _shard_name(index, shard_count), chunk, executor, bar)
-                manifest.shards.append(shard)
+            for chunk in _chunks(pairs, options.shard_size):
+                shard = map_shard(
+                    chunk,
+                    tower,
+                    executor,
+                    method=options.method,
+                    grid=metadata["grid"],
+                    fit=options.fit,
+                    batch_size=options.batch_size,
+                    step=bar.update,
+                )
+                name = _shard_name(len(manifest.shards), shard_count)
+                manifest.shards.append(shard.write(options.out, name, metadata))
                 manifest.save(options.out)
                 _check_rejected(manifest, options, final=False)
         finally:
@@ -199,98 +179,6 @@ def _write_shards(
         _give_final_names(options.out, manifest)
     manifest.complete = True
     manifest.save(options.out)
-
-
-def _write_shard(
-    options: BuildOptions,
-    tower: Tower,
-    manifest: Manifest,
-    name: str,
-    pairs: list[Pair],
-    executor: Executor,
-    bar: Any,
-) -> Shard:
-    """Make one shard from its pairs alone; its rejects are written before its data, the manifest after both."""
-    metadata = {
-        key: value for key, value in manifest.settings.items() if key not in ("pairs", "pairs_sha256", "shard_size")
-    }
-    rows: list[Row] = []
-    maps: list[Tensor] = []
-    rejected: list[Rejected] = []
-    texts: dict[str, Tensor] = {}  # of this shard alone: with another's, a resumed run would batch texts differently
-
-    def flush(batch: list[Prepared]) -> None:
-        new = sorted({item.row.caption for item in batch} - texts.keys())
-        texts.update(zip(new, tower.encode_texts(new), strict=True) if new else ())
-        pixels = torch.from_numpy(np.stack([item.pixels for item in batch]))
-        features = torch.stack([texts[item.row.caption] for item in batch])
-        raw, scores = saliency_maps(tower, pixels, features, method=options.method)
-        raw = fit_grid(raw, int(metadata["grid"])).cpu()
-        for item, values, score in zip(batch, raw, scores.cpu().tolist(), strict=True):
-            if math.isfinite(score) and bool(values.isfinite().all()):
-                rows.append(Row(**asdict(item.row) | {"clip_score": score}))
-                maps.append(values)
-            else:
-                rejected.append(Rejected(item.row.key, item.row.caption, "the model gave a map that is not finite"))
-
-    batch: list[Prepared] = []
-    for item in _prefetch(
-        executor, lambda pair: _prepare(pair, tower, options.fit), pairs, depth=2 * options.batch_size
-    ):
-        bar.update()
-        if isinstance(item, Rejected):
-            rejected.append(item)
-            continue
-        batch.append(item)
-        if len(batch) == options.batch_size:
-            flush(batch)
-            batch = []
-    if batch:
-        flush(batch)
-    grid = int(metadata["grid"])
-    raw = torch.stack(maps).numpy() if maps else np.zeros((0, grid, grid), np.float32)
-    if rejected:
-        lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in rejected)
-        write_text_atomically(options.out / "rejected" / f"{Path(name).stem}.jsonl", lines)
-    path = options.out / "data" / name
-    write_shard(path, rows, *quantise(raw), metadata)
-    return Shard(name, hashlib.sha256(path.read_bytes()).hexdigest(), len(pairs), len(rows), len(rejected))
-
-
-def _prepare(pair: Pair, tower: Tower, fit: str) -> Prepared | Rejected:
-    """Read, decode and resize one pair's image, or say why that can't be done."""
-    if pair.duplicate:
-        return Rejected(pair.key, pair.caption, "duplicate: an earlier pair has this key and caption")
-    if pair.caption is None or not pair.caption.strip():
-        return Rejected(pair.key, pair.caption, "no caption")
-    try:
-        data = pair.read()
-        image = decode_rgb(data)
-    except (BadImage, OSError) as error:
-        return Rejected(pair.key, pair.caption, " ".join(str(error).split()))
-    if min(image.size) < SMALLEST_SIDE:
-        return Rejected(pair.key, pair.caption, f"image of {image.width}×{image.height} pixels is too small")
-    box = _seen_box(image, fit)
-    row = Row(
-        key=pair.key,
-        url=pair.url,
-        caption=pair.caption,
-        image_sha256=hashlib.sha256(data).hexdigest(),
-        width=image.width,
-        height=image.height,
-        crop_box=box,
-        clip_score=math.nan,
-    )
-    return Prepared(row, tower.squash(image, box))
-
-
-def _seen_box(image: Image.Image, fit: str) -> Box:
-    """The part of the image the model sees: all of it, or the central square."""
-    if fit == "squash":
-        return FULL
-    side = min(image.size)
-    x, y = (1 - side / image.width) / 2, (1 - side / image.height) / 2
-    return (x, y, 1 - x, 1 - y)
 
 
 def _chunks(pairs: Iterator[Pair], size: int) -> Iterator[list[Pair]]:
@@ -302,17 +190,6 @@ def _chunks(pairs: Iterator[Pair], size: int) -> Iterator[list[Pair]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def _prefetch(executor: Executor, function: Callable[[T], R], items: Iterable[T], *, depth: int) -> Iterator[R]:
-    """``map`` over threads, in order, with at most ``depth`` results under way."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(executor.submit(function, item))
-        if len(waiting) >= depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _shard_name(index: int, count: int | None) -> str:

@@ -285,6 +285,61 @@ def test_batches_and_workers_do_not_change_what_is_kept(bad_pictures, tmp_path, 
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
+def test_rejects_of_a_stopped_run_do_not_outlive_the_mended_source(pictures, tmp_path, tiny_clip, monkeypatch):
+    good = (pictures / "001.png").read_bytes()
+    (pictures / "001.png").write_bytes(good[:100])
+    monkeypatch.setattr("pipelines.shards.write_shard", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    with pytest.raises(OSError, match="No space"):
+        build(pictures, tmp_path / "maps", tiny_clip)
+    monkeypatch.undo()
+    assert len(rejects(tmp_path / "maps")) == 1
+    (pictures / "001.png").write_bytes(good)
+    assert build(pictures, tmp_path / "maps", tiny_clip).rejected == 0
+    assert not rejects(tmp_path / "maps")
+
+
+def test_a_stream_of_unknown_length_gets_its_final_names_at_the_end(tmp_path, tiny_clip, monkeypatch, hf_cache):
+    """The Hub's path, over local Parquet: the same maps as with random access, stopped half-way or not."""
+    import datasets
+
+    from pipelines import build_saliency as module
+    from pipelines.columns import Wishes
+    from pipelines.streams import stream_dataset
+
+    folder = write_pictures(tmp_path / "pictures", [f"picture {i}" for i in range(10)])
+    images = [{"bytes": (folder / f"{i:03d}.png").read_bytes(), "path": None} for i in range(10)]
+    rows = {
+        "key": [f"{i % 9:03d}.png" for i in range(10)],
+        "image": images,
+        "caption": [f"picture {i % 9}" for i in range(10)],
+    }
+    features = datasets.Features(
+        {"key": datasets.Value("string"), "image": datasets.Image(), "caption": datasets.Value("string")}
+    )
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "hub" / "train.parquet"))
+
+    def open_stream(*_, **__):
+        dataset = datasets.load_dataset(str(tmp_path / "hub"), split="train", streaming=True)
+        return stream_dataset("me/pairs", dataset, Wishes())
+
+    monkeypatch.setattr(module, "open_source", open_stream)
+    manifest = build("me/pairs", tmp_path / "whole", tiny_clip)
+    assert (manifest.taken, manifest.written, manifest.rejected) == (10, 9, 1)
+    assert "duplicate" in rejects(tmp_path / "whole")[0]["reason"]
+    assert [path.name for path in shard_files(tmp_path / "whole")] == [
+        f"train-0000{i}-of-00003.parquet" for i in range(3)
+    ]
+    assert len(SaliencyTable(tmp_path / "whole")) == 9
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_give_final_names", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build("me/pairs", tmp_path / "stopped", tiny_clip)
+    assert not read_manifest(tmp_path / "stopped").complete
+    build("me/pairs", tmp_path / "stopped", tiny_clip)
+    assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
+
+
 def run_cli(*arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "cli", *map(str, arguments)],
