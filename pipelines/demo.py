@@ -43,6 +43,7 @@ TRAINING: dict[str, Any] = {
     "epochs": 10,
 }
 
+_BATCH = 32  # keeps the demo within a few hundred MB
 _SHEET_ROWS = 8
 
 
@@ -59,8 +60,8 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
     if out.exists() and any(out.iterdir()) and not (out / "maps").exists():
         raise UserError(f"--out {out} is not empty and holds no demo; give an empty folder")
     _say(f"1/4  saliency maps of {TRAINED_ON}", quiet)
-    build_saliency(BuildOptions(TRAINED_ON, out / "maps", device=device), quiet=quiet)
-    build_saliency(BuildOptions(JUDGED_ON, out / "judged-maps", device=device), quiet=quiet)
+    build_saliency(BuildOptions(TRAINED_ON, out / "maps", batch_size=_BATCH, device=device), quiet=quiet)
+    build_saliency(BuildOptions(JUDGED_ON, out / "judged-maps", batch_size=_BATCH, device=device), quiet=quiet)
     facts = inspect(str(out / "judged-maps"), gallery=out / "maps.png", device=device)
     arms = {"random": None, "salient": out / "maps"}
     for name, maps in arms.items():
@@ -74,6 +75,7 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
             test=TESTED_ON,
             beside=(str(out / "random"),),
             out=out / "evaluation.json",
+            batch_size=_BATCH,
             seed=seed,
             device=device,
             workers=0,

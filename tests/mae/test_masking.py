@@ -490,9 +490,9 @@ def test_wrong_settings_name_their_option(options: dict[str, Any], message: str)
 
 
 def test_a_salient_ratio_that_is_not_used_is_no_error() -> None:
-    Masking("random", mask_ratio=0.1)
-    Masking("salient", mask_ratio=0.1, salient_ratio=0.9, salient_of="mask")
-    Masking("salient", mask_ratio=0.1, salient_ratio=0.9, salient_schedule=(0.0, 0.1))
+    assert Masking("random", mask_ratio=0.1).salient_ratio > 0.1
+    assert Masking("salient", mask_ratio=0.1, salient_ratio=0.9, salient_of="mask").ratio_at(0.5) == 0.9
+    assert Masking("salient", mask_ratio=0.1, salient_ratio=0.9, salient_schedule=(0.0, 0.1)).ratio_at(1.0) == 0.1
 
 
 def test_which_strategies_need_saliency() -> None:
