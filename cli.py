@@ -297,6 +297,15 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     Console().print(table)
 
 
+_ADVICE = dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG), "give another --out"
+) | dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    "what is written so far is whole, and the same command goes on with it",
+)
+"""What to do about an error of the disk or of its permissions; any other OSError is a bug."""
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Mistakes of the user and of the disk as one line with exit code 2; Ctrl-C as one line with 130."""
@@ -307,16 +316,12 @@ def _plain_errors() -> Iterator[None]:
     except UserError as error:
         _fail(str(error), 2)
     except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
         where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}; {_advice(error)}", 2)
+        _fail(f"{error.strerror}{where}; {_ADVICE[error.errno]}", 2)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped (pretrain: with --resume)", 130)
-
-
-def _advice(error: OSError) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        return "give another --out"
-    return "what is written so far is whole, and the same command goes on with it"
 
 
 def _fail(message: str, code: int) -> None:

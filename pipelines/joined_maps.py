@@ -55,7 +55,7 @@ def join_maps(folder: Path, source: Source, *, on_missing: str) -> JoinedMaps:
             f"{_other_captions(table, source, missing)}"
         )
     if len(missing) and on_missing == "error":
-        keys = ", ".join(source.keys.take(missing[:5]).to_pylist())
+        keys = ", ".join(source.keys.take(missing[:1000]).unique()[:5].to_pylist())
         raise UserError(
             f"{len(missing)} of {len(source)} images have no map in {folder}, first: {keys}"
             f"{_other_captions(table, source, missing)}; build the missing maps, or mask these images at random: "

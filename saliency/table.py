@@ -29,6 +29,7 @@ from saliency.maps import FULL, Box, dequantise
 SCHEMA_VERSION = 1
 METADATA_KEY = b"saliency_mae"
 ROW_GROUP = 4096
+_CACHE_LAYOUT = 1  # another number when the files of the memory-mapped copy change
 _SEPARATOR = "\x1f"  # joins key and caption; a control character no key holds
 
 
@@ -200,7 +201,7 @@ def _map_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
 def _open_cache(folder: Path, files: list[Path], grid: int) -> Path:
     """The memory-mapped copy, made on first use beside the table or, if that is read-only, in the user's cache."""
     state = "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)
-    name = hashlib.sha256(f"{folder.resolve()}\n{state}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{_CACHE_LAYOUT}\n{folder.resolve()}\n{state}".encode()).hexdigest()[:16]
     user = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "saliency-mae"
     for parent in (folder / ".cache", user):
         if (parent / name).is_dir():

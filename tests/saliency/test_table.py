@@ -87,6 +87,17 @@ def test_the_copy_is_made_once_and_again_when_the_table_changes(folder):
     assert len(list((folder / ".cache").iterdir())) == 1
 
 
+def test_a_copy_of_another_layout_is_not_read(folder, monkeypatch):
+    import saliency.table
+
+    SaliencyTable(folder)
+    (old,) = (folder / ".cache").iterdir()
+    (old / "boxes.f32").unlink()
+    monkeypatch.setattr(saliency.table, "_CACHE_LAYOUT", -1)
+    assert len(SaliencyTable(folder)) == 5
+    assert not old.exists()
+
+
 def test_a_read_only_table_uses_the_users_cache(folder, tmp_path_factory, monkeypatch):
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
