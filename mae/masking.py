@@ -195,6 +195,11 @@ class Masking:
         """Whether a call needs the saliency of its images."""
         return self.strategy in _MAPPED
 
+    @property
+    def least_batch(self) -> int:
+        """The fewest images a call can mask: ``shuffled`` needs another one's map."""
+        return 2 if self.strategy == "shuffled" else 1
+
     def ratio_at(self, progress: float) -> float:
         """The salient ratio at training ``progress``, 0 (start) to 1 (end); beyond them it stays at the ends."""
         if self.salient_schedule is None:

@@ -188,10 +188,10 @@ def _train(
     with closing(tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=quiet, smoothing=0.05)) as bar:
         for group in _groups(_load(options, source, training), settings.accumulate):
             log.reject(group)
-            readable = [batch for batch in group if len(batch.images)]
+            readable = [batch for batch in group if len(batch.images) >= training.masking.least_batch]
             if not readable:
                 raise UserError(
-                    f"not one image of a whole step could be read; the reasons are in {run.folder / REJECTED}"
+                    f"too few images of a step could be read to go on; the reasons are in {run.folder / REJECTED}"
                 )
             batches = [Batch(b.images, maps.on_views(b, training.model.grid) if maps else None) for b in readable]
             rate, ratio = training.learning_rate(), training.masking.ratio_at(training.progress)

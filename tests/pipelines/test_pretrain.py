@@ -257,6 +257,16 @@ def test_an_unreadable_image_is_recorded_once_and_the_run_goes_on(base, tmp_path
     assert losses(resumed) == losses(whole)
 
 
+def test_a_batch_too_small_to_shuffle_maps_in_is_left_out(base, tmp_path):
+    """Of two batches of two images, the one with a broken image has no other image's map to take."""
+    pictures = folder_of(tmp_path / "pictures", 4, broken=[1])
+    maps = write_maps(tmp_path / "maps", open_source(str(pictures)))
+    options = replace(base, source=str(pictures), saliency=maps, masking="shuffled", max_rejected=0.3)
+    folder = run(replace(options, batch_size=2, accumulate=2))
+    assert len(losses(folder)) == 3
+    assert all(map(math.isfinite, losses(folder)))
+
+
 def test_too_many_unreadable_images_stop_the_run(base, tmp_path):
     pictures = folder_of(tmp_path / "pictures", 12, broken=[3, 4, 5])
     options = replace(base, source=str(pictures), max_rejected=0.2)
@@ -271,7 +281,7 @@ def test_too_many_unreadable_images_stop_the_run(base, tmp_path):
 
 def test_a_step_without_a_readable_image(base, tmp_path):
     pictures = folder_of(tmp_path / "pictures", 8, broken=range(8))
-    with pytest.raises(UserError, match="not one image of a whole step"):
+    with pytest.raises(UserError, match="too few images of a step"):
         run(replace(base, source=str(pictures), max_rejected=1))
 
 
