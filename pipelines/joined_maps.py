@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mae.masking import check_saliency
 from pipelines.errors import UserError, user_errors
 from pipelines.geometry import view_maps
 from pipelines.samples import Source
@@ -46,6 +47,7 @@ def join_maps(folder: Path, source: Source, *, on_missing: str) -> JoinedMaps:
     """
     with user_errors():
         table = SaliencyTable(folder)
+        check_saliency(torch.from_numpy(table.strengths))  # once here: a training step could not look without waiting
     rows = table.join(source.keys, source.captions)
     missing = np.flatnonzero(rows < 0)
     if len(missing) == len(source):

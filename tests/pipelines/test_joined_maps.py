@@ -168,3 +168,12 @@ def test_it_can_be_looked_up_for_any_part_of_a_batch(tmp_path, scenes):
     together = torch.cat([joined.on_views(part, (4, 4)) for part in parts])
     torch.testing.assert_close(together, joined.on_views(whole, (4, 4)))
     np.testing.assert_allclose(together.reshape(-1, 4, 4), table.raw_maps(np.arange(12)), rtol=1e-4, atol=1e-6)
+
+
+def test_maps_that_are_not_numbers_are_refused(tmp_path, scenes, monkeypatch):
+    folder = write_maps(tmp_path, scenes)
+    assert join_maps(folder, scenes, on_missing="error").missing == 0
+    strengths = np.where(np.arange(12) == 3, np.nan, 1).astype(np.float32)
+    monkeypatch.setattr(SaliencyTable, "strengths", property(lambda _: strengths))
+    with pytest.raises(UserError, match="1 of 12 saliency values"):
+        join_maps(folder, scenes, on_missing="error")
