@@ -59,6 +59,11 @@ def build_saliency(
     grid: Annotated[
         int | None, typer.Option(help="Side of the stored maps in cells; the model's own if not given.")
     ] = None,
+    clip_size: Annotated[
+        int | None, typer.Option(help="Pixels of the square the model sees; its own if not given.")
+    ] = None,
+    tiles: Annotated[int, typer.Option(help="Overlapping tiles a side, blended with the whole image.")] = 1,
+    precision: Annotated[str, typer.Option(help="Of the model's trunk: auto, fp32 or bf16.")] = "auto",
     fit: Annotated[
         str, typer.Option(help="`squash` the whole image into the model's square, or `crop` its centre.")
     ] = "squash",

@@ -14,7 +14,7 @@ import open_clip
 import torch
 from pytorch_grad_cam import GradCAM
 
-from saliency.gradcam import saliency_maps
+from saliency.methods import saliency_maps
 from saliency.towers import Tower
 
 

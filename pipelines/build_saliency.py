@@ -24,10 +24,11 @@ from pipelines.shards import map_shard
 from pipelines.sources import Source, StreamSource, open_source
 from saliency import __version__
 from saliency.files import remove_leftovers
-from saliency.gradcam import METHODS
 from saliency.manifest import Manifest, Shard, open_manifest
+from saliency.methods import METHODS, check_method
 from saliency.table import SCHEMA_VERSION
 from saliency.towers import DEMO_CLIP, Tower, load_tower
+from saliency.windows import windows
 
 DEFAULT_CLIP = ("ViT-B-16", "openai")
 
@@ -45,6 +46,9 @@ class BuildOptions:
     pretrained: str | None = None
     method: str = "gradcam"
     grid: int | None = None
+    clip_size: int | None = None
+    tiles: int = 1
+    precision: str = "auto"
     fit: str = "squash"
     batch_size: int = 64
     workers: int = 2
@@ -71,6 +75,7 @@ class BuildOptions:
             raise ValueError(f"--fit is {self.fit!r}; it must be squash or crop")
         if self.method not in METHODS:
             raise ValueError(f"--method is {self.method!r}; it must be one of {', '.join(METHODS)}")
+        windows(self.tiles)
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
 
@@ -95,6 +100,7 @@ def build_saliency(options: BuildOptions, *, quiet: bool = False) -> Manifest:
         )
     with user_errors():
         tower = load_clip(options)
+        check_method(options.method, tower)
         grid = options.grid or max(tower.grid)
         settings = _settings(options, tower, grid, source)
         origin: dict[str, Any] = {
@@ -121,7 +127,7 @@ def load_clip(options: BuildOptions) -> Tower:
         clip = f"local-dir:{DEMO_CLIP}"
     elif clip is None:
         clip, pretrained = DEFAULT_CLIP[0], pretrained or DEFAULT_CLIP[1]
-    return load_tower(clip, pretrained, device=options.device)
+    return load_tower(clip, pretrained, device=options.device, precision=options.precision)
 
 
 def _settings(options: BuildOptions, tower: Tower, grid: int, source: Source | StreamSource) -> dict[str, Any]:
@@ -137,6 +143,8 @@ def _settings(options: BuildOptions, tower: Tower, grid: int, source: Source | S
         "layer": tower.layer.name,
         "fit": options.fit,
         "image_size": tower.size,
+        "tiles": options.tiles,
+        "precision": tower.precision,
         "interpolation": tower.interpolation,
         "package_version": __version__,
     }
@@ -165,6 +173,7 @@ def _write_shards(
                     executor,
                     method=options.method,
                     grid=metadata["grid"],
+                    tiles=options.tiles,
                     fit=options.fit,
                     batch_size=options.batch_size,
                     step=bar.update,

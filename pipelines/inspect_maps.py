@@ -22,10 +22,10 @@ from pipelines.plots import contact_sheet, overlay
 from pipelines.runs import CONFIG, RunFolder
 from pipelines.samples import Source
 from pipelines.sources import StreamSource, open_source
-from saliency.gradcam import saliency_maps
 from saliency.manifest import NAME as MANIFEST
 from saliency.manifest import read_manifest
 from saliency.maps import Box, fit_grid
+from saliency.methods import saliency_maps
 from saliency.quality import centre_prior, other_captions, pointing_hits
 from saliency.table import SaliencyTable, shard_files
 from saliency.towers import DEMO_CLIP, Tower, load_tower

@@ -25,11 +25,11 @@ from pipelines.geometry import central_box
 from pipelines.images import BadImage, decode_rgb
 from pipelines.pairs import Pair
 from saliency.files import write_text_atomically
-from saliency.gradcam import saliency_maps
 from saliency.manifest import Shard
-from saliency.maps import FULL, Box, fit_grid, quantise
+from saliency.maps import FULL, Box, quantise
 from saliency.table import Row, write_shard
 from saliency.towers import Tower
+from saliency.windows import map_windows, squash_windows
 
 SMALLEST_SIDE = 4
 """Pixels; a smaller image has nothing to look at."""
@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A pair ready for the model: its row (but for the score) and its pixels, uint8 [3, S, S]."""
+    """A pair ready for the model: its row (but for the score) and the pixels of its windows, uint8 [T, 3, S, S]."""
 
     row: Row
     pixels: NDArray[np.uint8]
@@ -62,6 +62,7 @@ class ShardMaps:
     tower: Tower
     method: str
     grid: int
+    tiles: int = 1
     rows: list[Row] = field(default_factory=list)
     maps: list[Tensor] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
@@ -76,9 +77,8 @@ class ShardMaps:
             self.texts.update(zip(new, self.tower.encode_texts(new), strict=True))
         pixels = torch.from_numpy(np.stack([item.pixels for item in batch]))
         features = torch.stack([self.texts[caption] for caption in captions])
-        raw, scores = saliency_maps(self.tower, pixels, features, method=self.method)
-        raw = fit_grid(raw, self.grid).cpu()
-        for item, values, score in zip(batch, raw, scores.tolist(), strict=True):
+        raw, scores = map_windows(self.tower, pixels, features, method=self.method, tiles=self.tiles, grid=self.grid)
+        for item, values, score in zip(batch, raw.cpu(), scores.tolist(), strict=True):
             if math.isfinite(score) and bool(values.isfinite().all()):
                 self.rows.append(replace(item.row, clip_score=score))
                 self.maps.append(values)
@@ -110,12 +110,13 @@ def map_shard(
     grid: int,
     fit: str,
     batch_size: int,
+    tiles: int = 1,
     step: Callable[[], object] = lambda: None,
 ) -> ShardMaps:
     """The maps of a shard's pairs; ``executor`` decodes ahead of the model, ``step`` is called after every pair."""
-    shard = ShardMaps(tower, method, grid)
+    shard = ShardMaps(tower, method, grid, tiles)
     batch: list[Prepared] = []
-    for item in prefetch(executor, lambda pair: prepare(pair, tower, fit), pairs, depth=2 * batch_size):
+    for item in prefetch(executor, lambda pair: prepare(pair, tower, fit, tiles), pairs, depth=2 * batch_size):
         step()
         if isinstance(item, Rejected):
             shard.rejected.append(item)
@@ -129,7 +130,7 @@ def map_shard(
     return shard
 
 
-def prepare(pair: Pair, tower: Tower, fit: str) -> Prepared | Rejected:
+def prepare(pair: Pair, tower: Tower, fit: str, tiles: int = 1) -> Prepared | Rejected:
     """Read, decode and resize one pair's image, or say why that can't be done."""
     if pair.duplicate:
         return Rejected(pair.key, pair.caption, "duplicate: an earlier pair has this key and caption")
@@ -153,7 +154,7 @@ def prepare(pair: Pair, tower: Tower, fit: str) -> Prepared | Rejected:
         crop_box=box,
         clip_score=math.nan,
     )
-    return Prepared(row, tower.squash(image, box))
+    return Prepared(row, squash_windows(tower, image, box, tiles))
 
 
 def prefetch(executor: Executor, function: Callable[[T], R], items: Iterable[T], *, depth: int) -> Iterator[R]:

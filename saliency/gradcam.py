@@ -7,7 +7,6 @@ frozen, everything before runs without a graph, and the gradient is the one the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,29 +21,22 @@ def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
     return (weights * activations).sum(dim=1).relu()
 
 
-METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"gradcam": gradcam}
-"""Each takes the layer's activations and gradients [B, C, H, W] and gives raw maps [B, H, W] ≥ 0."""
+def gradcam_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Grad-CAM at the tower's layer; see :data:`saliency.methods.Maps` for the arguments and what is returned."""
+    activations, gradients, scores = read_layer(tower, inputs, texts)
+    return gradcam(activations, gradients), scores
 
 
-def saliency_maps(tower: Tower, pixels: Tensor, texts: Tensor, *, method: str = "gradcam") -> tuple[Tensor, Tensor]:
-    """Raw saliency maps of B image–caption pairs.
-
-    pixels: uint8 [B, 3, S, S] as ``tower.squash`` gives them; texts: unit-length float32 [B, D].
-    Returns maps float32 [B, H, W] ≥ 0 and scores float32 [B], cos(image, caption).
-    """
-    if len(pixels) != len(texts):
-        raise ValueError(f"{len(pixels)} images but {len(texts)} texts: a pair needs one of each")
-    inputs = tower.normalise(pixels)
-    with _GraphCut(tower.layer.module) as cut, torch.enable_grad(), _trunk_precision(tower.device):
-        scores = (tower.encode_images(inputs) * texts.to(tower.device)).sum(dim=1)
+def read_layer(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations and gradients float32 [B, C, H, W] at the tower's layer, and the scores float32 [B]."""
+    with GraphCut(tower.layer.module) as cut, torch.enable_grad(), trunk_precision(tower):
+        scores = (tower.encode_images(inputs) * texts).sum(dim=1)
         # one score depends on one image, so the gradient of the sum holds every pair's own gradient
         (gradients,) = torch.autograd.grad(scores.sum(), cut.output)
-    with torch.no_grad():
-        maps = METHODS[method](tower.to_grid(cut.output.detach()).float(), tower.to_grid(gradients).float())
-    return maps, scores.detach()
+    return tower.to_grid(cut.output.detach()).float(), tower.to_grid(gradients).float(), scores.detach()
 
 
-class _GraphCut:
+class GraphCut:
     """While entered, the module's output starts a new graph; ``output`` is that leaf, float32."""
 
     output: Tensor
@@ -52,7 +44,7 @@ class _GraphCut:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
-    def __enter__(self) -> _GraphCut:
+    def __enter__(self) -> GraphCut:
         self._handle = self._module.register_forward_hook(self._replace)
         return self
 
@@ -67,6 +59,6 @@ class _GraphCut:
         return self.output
 
 
-def _trunk_precision(device: torch.device) -> torch.autocast:
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+def trunk_precision(tower: Tower) -> torch.autocast:
+    """The context in which the tower's trunk, all before the cut, runs: bfloat16 or float32, as the tower says."""
+    return torch.autocast(tower.device.type, dtype=torch.bfloat16, enabled=tower.precision == "bf16")

@@ -51,11 +51,15 @@ class Tower:
     """A frozen CLIP model in evaluation mode.
 
     ``grid`` is the (rows, columns) of the layer's output, ``size`` the side in pixels of the square it sees,
-    ``weights_sha256`` a hash over all parameters and buffers.
+    ``weights_sha256`` a hash over all parameters and buffers, ``precision`` (fp32 or bf16) what all before the layer
+    is computed in.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, *, device: torch.device | str = "cpu", precision: str = "auto"
+    ) -> None:
         self.device = torch.device(device)
+        self.precision = _trunk_precision(precision, self.device)
         self.model = model.eval().requires_grad_(False).to(self.device)
         self._model: Any = model  # as Any: open_clip is untyped
         self.tokenizer = tokenizer
@@ -158,7 +162,9 @@ def _find_timm_layer(trunk: Any) -> Layer:
     raise ValueError(f"no saliency layer is known for a timm trunk of class {type(trunk).__name__}")
 
 
-def load_tower(clip: str, pretrained: str | None = None, *, device: torch.device | str = "cpu") -> Tower:
+def load_tower(
+    clip: str, pretrained: str | None = None, *, device: torch.device | str = "cpu", precision: str = "auto"
+) -> Tower:
     """Load a CLIP model through open_clip.
 
     ``clip`` is an open_clip model name (with ``pretrained`` a tag such as ``openai`` or a weights file),
@@ -179,7 +185,7 @@ def load_tower(clip: str, pretrained: str | None = None, *, device: torch.device
             tokenizer = open_clip.get_tokenizer(clip)
     except Exception as error:  # open_clip raises whatever the hub, json, torch or safetensors raised
         raise ValueError(_explain(clip, pretrained if named else None, error)) from error
-    return Tower(model, tokenizer, device=device)
+    return Tower(model, tokenizer, device=device, precision=precision)
 
 
 @contextmanager
@@ -211,6 +217,15 @@ def _explain(clip: str, pretrained: str | None, error: Exception) -> str:
         f"the weights of --clip {shown} are not in the cache and can't be downloaded ({reason[:120].rstrip()}…): "
         "check the network, or bring them from another machine and give --clip local-dir:FOLDER or --pretrained FILE"
     )
+
+
+def _trunk_precision(asked: str, device: torch.device) -> str:
+    """fp32 or bf16; ``auto`` is bf16 on the GPUs that have it."""
+    if asked not in ("auto", "fp32", "bf16"):
+        raise ValueError(f"--precision is {asked!r}; it must be auto, fp32 or bf16")
+    if asked != "auto":
+        return asked
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def _square_side(size: int | Sequence[int]) -> int:

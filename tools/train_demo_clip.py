@@ -36,7 +36,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipelines.shapes import COLORS, SHAPES, draw_scene
-from saliency.gradcam import saliency_maps
+from saliency.methods import saliency_maps
 from saliency.quality import pointing_hits
 from saliency.towers import Tower
 

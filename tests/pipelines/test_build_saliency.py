@@ -85,7 +85,7 @@ def test_maps_are_those_of_a_single_pair(pictures, tmp_path, tiny_clip):
     """The pipeline's batching, threads and shards change nothing about a map."""
     import torch
 
-    from saliency.gradcam import saliency_maps
+    from saliency.methods import saliency_maps
     from saliency.towers import load_tower
 
     build(pictures, tmp_path / "maps", tiny_clip)

@@ -7,7 +7,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.image import scale_cam_image
 
-from saliency.gradcam import saliency_maps
+from saliency.methods import saliency_maps
 from saliency.towers import Tower, find_layer
 
 PREPROCESS = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28), "interpolation": "bicubic", "size": 224}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from saliency.gradcam import saliency_maps
+from saliency.methods import saliency_maps
 from saliency.towers import Tower, load_tower
 from tests.tiny_clip import make_tiny_clip, save_tiny_clip
 
