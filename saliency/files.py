@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,10 +31,11 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files a killed run left under ``folder``."""
+def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None:
+    """Delete the temporary files a killed run left under ``folder``: all, or those that were to become ``names``."""
     for path in folder.rglob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+        if names is None or path.name.removeprefix(_TEMPORARY).partition("-")[2] in names:
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

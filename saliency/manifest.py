@@ -1,13 +1,15 @@
 """``manifest.json`` of a maps folder: the settings that made it, and what every shard took in, wrote and rejected.
 
-It is the one place that says which shards are done. A run with the same settings goes on behind the last one; a run
-with other settings is refused. ``in = written + rejected`` holds for every shard and for the whole.
+It is the one place that says which shards are done. A run with the same settings makes those that are not; a run
+with other settings is refused. ``in = written + rejected`` holds for every shard and for the whole. The parts of a job
+array keep manifests of their own, ``manifest-00003-of-00008.json``, until they are merged.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,17 @@ from typing import Any
 from saliency.files import write_text_atomically
 
 NAME = "manifest.json"
+_PART = re.compile(r"manifest-(\d{5})-of-(\d{5})\.json")
+
+
+def part_name(part: int, parts: int) -> str:
+    """The file name of the manifest of part i of n of a job array."""
+    return f"manifest-{part:05d}-of-{parts:05d}.json"
+
+
+def part_manifests(folder: Path) -> list[Path]:
+    """The manifests of a job array's parts in a folder, in order."""
+    return sorted(path for path in folder.glob("manifest-*.json") if _PART.fullmatch(path.name))
 
 
 @dataclass(frozen=True)
@@ -36,12 +49,16 @@ class Shard:
 
 @dataclass
 class Manifest:
-    """The state of a build. ``settings`` decide the maps, ``origin`` says where the pairs came from (not compared)."""
+    """The state of a build. ``settings`` decide the maps, ``origin`` says where the pairs came from (not compared).
+
+    ``name`` is its file's; that of a job array's part lists that part's shards alone.
+    """
 
     settings: dict[str, Any]
     origin: dict[str, Any]
     shards: list[Shard] = field(default_factory=list)
     complete: bool = False
+    name: str = NAME
 
     @property
     def fingerprint(self) -> str:
@@ -63,8 +80,12 @@ class Manifest:
         """Pairs rejected so far."""
         return sum(shard.rejected for shard in self.shards)
 
+    def add(self, shard: Shard) -> None:
+        """Count a finished shard; they stay in the order of their names, whichever is finished first."""
+        self.shards = sorted([*self.shards, shard], key=lambda done: done.file)
+
     def save(self, folder: Path) -> None:
-        """Write ``manifest.json`` atomically."""
+        """Write the manifest atomically."""
         content = {"fingerprint": self.fingerprint, "complete": self.complete}
         content |= {"pairs": {"in": self.taken, "written": self.written, "rejected": self.rejected}}
         content |= {
@@ -72,44 +93,62 @@ class Manifest:
             "origin": self.origin,
             "shards": [asdict(shard) for shard in self.shards],
         }
-        write_text_atomically(folder / NAME, json.dumps(content, indent=1) + "\n")
+        write_text_atomically(folder / self.name, json.dumps(content, indent=1) + "\n")
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(folder: Path, name: str = NAME) -> Manifest | None:
     """The manifest of a maps folder, None where there is none; ValueError if it can't be read."""
-    path = folder / NAME
+    path = folder / name
     if not path.exists():
         return None
     try:
         content = json.loads(path.read_text())
         shards = [Shard(**shard) for shard in content["shards"]]
-        return Manifest(content["settings"], content["origin"], shards, content["complete"])
+        return Manifest(content["settings"], content["origin"], shards, content["complete"], name)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a manifest of build-saliency ({error}); give another --out") from error
 
 
-def open_manifest(folder: Path, settings: dict[str, Any], origin: dict[str, Any]) -> Manifest:
+def open_manifest(folder: Path, settings: dict[str, Any], origin: dict[str, Any], name: str = NAME) -> Manifest:
     """The manifest to go on with: the folder's own if its settings are these, a new one if the folder is empty.
 
     Raises ValueError naming the settings that differ, or saying that the folder holds something else.
     """
-    existing = read_manifest(folder)
+    existing = read_manifest(folder, name)
+    others = [path.name for path in (folder / NAME, *part_manifests(folder)) if path.exists() and path.name != name]
+    for other in others if name != NAME or existing is None else []:
+        _check_neighbour(folder, name, other, settings)
     if existing is None:
         strangers = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
         # a run killed before its first manifest may leave these behind
-        if set(strangers) - {"data", "rejected"}:
+        if set(strangers) - {"data", "rejected", *others}:
             raise ValueError(
                 f"--out {folder} is not empty and holds no maps (found {strangers[0]}); give an empty folder"
             )
-        return Manifest(settings, origin)
-    if existing.settings != settings:
-        names = sorted(set(settings) | set(existing.settings))
-        changes = [
-            f"{name} {existing.settings.get(name)!r} → {settings.get(name)!r}"
-            for name in names
-            if existing.settings.get(name) != settings.get(name)
-        ]
-        raise ValueError(
-            f"--out {folder} was begun with other settings ({'; '.join(changes)[:400]}); give another folder"
-        )
+        return Manifest(settings, origin, name=name)
+    _compare(folder, existing.settings, settings)
     return existing
+
+
+def _check_neighbour(folder: Path, name: str, other: str, settings: dict[str, Any]) -> None:
+    """ValueError if a folder that holds the manifest ``other`` can't take in one called ``name``."""
+    if name == NAME:
+        raise ValueError(f"--out {folder} holds parts of a job array ({other}); finish them and run mae-cli merge")
+    if other == NAME:
+        raise ValueError(f"--out {folder} holds a run without --shard; go on with it so, or give another folder")
+    if _PART.fullmatch(other)[2] != _PART.fullmatch(name)[2]:  # type: ignore[index]
+        raise ValueError(f"--out {folder} is of a job array of another number of parts ({other}); give that number")
+    neighbour = read_manifest(folder, other)
+    if neighbour is not None:
+        _compare(folder, neighbour.settings, settings)
+
+
+def _compare(folder: Path, begun: dict[str, Any], settings: dict[str, Any]) -> None:
+    if begun == settings:
+        return
+    changes = [
+        f"{name} {begun.get(name)!r} → {settings.get(name)!r}"
+        for name in sorted(set(settings) | set(begun))
+        if begun.get(name) != settings.get(name)
+    ]
+    raise ValueError(f"--out {folder} was begun with other settings ({'; '.join(changes)[:400]}); give another folder")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from saliency.files import write_atomically
+from saliency.manifest import NAME, part_manifests
 from saliency.maps import FULL, Box, dequantise
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"saliency_mae"
 ROW_GROUP = 4096
 _CACHE_LAYOUT = 1  # another number when the files of the memory-mapped copy change
+_COPY = re.compile("[0-9a-f]{16}")  # the name of a memory-mapped copy
 _SEPARATOR = "\x1f"  # joins key and caption; a control character no key holds
 
 
@@ -107,7 +110,9 @@ class SaliencyTable:
             raise ValueError(
                 f"{self.folder} holds no saliency maps (data/train-*.parquet); make them with build-saliency"
             )
-        manifest = self.folder / "manifest.json"
+        manifest = self.folder / NAME
+        if not manifest.exists() and part_manifests(self.folder):
+            raise ValueError(f"{self.folder} holds parts of a job array; when all are done, run mae-cli merge on it")
         if manifest.exists() and not json.loads(manifest.read_text())["complete"]:
             raise ValueError(f"{self.folder} is unfinished; run the same build-saliency command again to finish it")
         self.metadata = _shared_metadata(self._files)
@@ -199,14 +204,19 @@ def _map_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _open_cache(folder: Path, files: list[Path], grid: int) -> Path:
-    """The memory-mapped copy, made on first use beside the table or, if that is read-only, in the user's cache."""
+    """The memory-mapped copy, made on first use beside the table.
+
+    In the user's cache if that place is read-only, or if its files are links into another program's cache, such as a
+    snapshot of the Hub's, which is not ours to add to.
+    """
     state = "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)
     name = hashlib.sha256(f"{_CACHE_LAYOUT}\n{folder.resolve()}\n{state}".encode()).hexdigest()[:16]
     user = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "saliency-mae"
     for parent in (folder / ".cache", user):
         if (parent / name).is_dir():
             return parent / name
-    parent = folder / ".cache" if os.access(folder, os.W_OK) else user
+    borrowed = any(path.is_symlink() for path in files) or folder.resolve().parent.name == "snapshots"
+    parent = folder / ".cache" if os.access(folder, os.W_OK) and not borrowed else user
     parent.mkdir(parents=True, exist_ok=True)
     temporary = parent / f".tmp-{os.getpid()}-{name}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -220,7 +230,8 @@ def _open_cache(folder: Path, files: list[Path], grid: int) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for stale in parent.iterdir():
-        if parent == folder / ".cache" and stale.name != name and not stale.name.startswith(".tmp-"):
+        # `hf download --local-dir` keeps its own notes in the same place
+        if parent == folder / ".cache" and stale.name != name and _COPY.fullmatch(stale.name):
             shutil.rmtree(stale, ignore_errors=True)
     return parent / name
 

@@ -30,6 +30,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from saliency.input_size import set_input_size
+from saliency.texts import encode_tokens
+
 DEMO_CLIP = Path(__file__).parent / "demo_clip"
 """The small CLIP of the built-in scenes, in open_clip's ``local-dir:`` layout."""
 
@@ -50,13 +53,20 @@ class Layer:
 class Tower:
     """A frozen CLIP model in evaluation mode.
 
-    ``grid`` is the (rows, columns) of the layer's output, ``size`` the side in pixels of the square it sees,
-    ``weights_sha256`` a hash over all parameters and buffers, ``precision`` (fp32 or bf16) what all before the layer
-    is computed in.
+    ``grid`` is the (rows, columns) of the layer's output, ``size`` the side in pixels of the square it sees (the
+    model's own, or the one asked for, see :mod:`saliency.input_size`; the model is changed in place for it),
+    ``weights_sha256`` a hash over all parameters and buffers as they were before, ``precision`` (fp32 or bf16) what
+    all before the layer is computed in.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, *, device: torch.device | str = "cpu", precision: str = "auto"
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        device: torch.device | str = "cpu",
+        precision: str = "auto",
+        size: int | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.precision = _trunk_precision(precision, self.device)
@@ -65,7 +75,11 @@ class Tower:
         self.tokenizer = tokenizer
         visual: Any = model.visual
         config = visual.preprocess_cfg
+        self.weights_sha256 = _hash_weights(model)  # as they came: another size interpolates some of them
         self.size = _square_side(config["size"])
+        if size is not None:
+            set_input_size(visual, self.size, size)
+            self.size = size
         if config["interpolation"] not in _INTERPOLATIONS:
             raise ValueError(
                 f"the model wants {config['interpolation']!r} interpolation; bicubic or bilinear is supported"
@@ -74,7 +88,6 @@ class Tower:
         self._mean = torch.tensor(config["mean"], device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(config["std"], device=self.device).view(1, 3, 1, 1)
         self.layer = find_layer(visual)
-        self.weights_sha256 = _hash_weights(model)
         self.grid = self._probe_grid()
 
     def squash(self, image: Image.Image, box: tuple[float, float, float, float] = (0, 0, 1, 1)) -> NDArray[np.uint8]:
@@ -86,6 +99,8 @@ class Tower:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] → the float32 input the model was trained on."""
+        if self.device.type == "cuda" and not pixels.is_cuda:
+            pixels = pixels.pin_memory()  # the copy to the GPU then runs beside the work queued before it
         return (pixels.to(self.device, non_blocking=True).float() / 255 - self._mean) / self._std
 
     @torch.no_grad()
@@ -94,9 +109,14 @@ class Tower:
         parts = []
         for start in range(0, len(captions), _TEXT_BATCH):
             tokens = self.tokenizer(list(captions[start : start + _TEXT_BATCH])).to(self.device)
-            parts.append(self._model.encode_text(tokens).float())
+            parts.append(encode_tokens(self.model, tokens))
         features = torch.cat(parts)
         return F.normalize(features, dim=-1)
+
+    def compile(self) -> None:
+        """Compile the trunk, block by block: all that runs before the last block, with static shapes."""
+        for module in trunk_modules(self.model.visual):
+            module.compile(dynamic=False)
 
     def encode_images(self, inputs: Tensor) -> Tensor:
         """Unit-length image features float32 [B, D] of normalised inputs; keeps the graph if there is one."""
@@ -162,14 +182,33 @@ def _find_timm_layer(trunk: Any) -> Layer:
     raise ValueError(f"no saliency layer is known for a timm trunk of class {type(trunk).__name__}")
 
 
+def trunk_modules(visual: Any) -> list[nn.Module]:
+    """The repeated parts of an image tower that run before the one its saliency is read from."""
+    trunk = getattr(visual, "trunk", visual)
+    if hasattr(trunk, "transformer"):
+        return list(trunk.transformer.resblocks[:-1])
+    if hasattr(trunk, "blocks"):
+        return list(trunk.blocks[:-1])
+    if hasattr(trunk, "layer4"):
+        return [trunk.layer1, trunk.layer2, trunk.layer3]
+    return []  # nothing is known to be safe to compile
+
+
 def load_tower(
-    clip: str, pretrained: str | None = None, *, device: torch.device | str = "cpu", precision: str = "auto"
+    clip: str,
+    pretrained: str | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "auto",
+    size: int | None = None,
 ) -> Tower:
     """Load a CLIP model through open_clip.
 
     ``clip`` is an open_clip model name (with ``pretrained`` a tag such as ``openai`` or a weights file),
-    ``hf-hub:user/name`` or ``local-dir:path``. Raises ValueError, one line that says what to do, when the name is
-    unknown or the weights can't be had. Weights whose tag was trained with QuickGELU get it: open_clip only warns.
+    ``hf-hub:user/name`` or ``local-dir:path``. ``size`` is the side in pixels of the square that it is to see, its own
+    if not given; for another its position embeddings are interpolated. Raises ValueError, one line that says what to
+    do, when the name is unknown, the weights can't be had or the size does not suit the model. Weights whose tag was
+    trained with QuickGELU get it: open_clip only warns.
     """
     import open_clip
 
@@ -185,7 +224,7 @@ def load_tower(
             tokenizer = open_clip.get_tokenizer(clip)
     except Exception as error:  # open_clip raises whatever the hub, json, torch or safetensors raised
         raise ValueError(_explain(clip, pretrained if named else None, error)) from error
-    return Tower(model, tokenizer, device=device, precision=precision)
+    return Tower(model, tokenizer, device=device, precision=precision, size=size)
 
 
 @contextmanager

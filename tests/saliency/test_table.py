@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -105,6 +106,29 @@ def test_a_read_only_table_uses_the_users_cache(folder, tmp_path_factory, monkey
     assert len(SaliencyTable(folder)) == 5
     assert not (folder / ".cache").exists()
     assert len(list((home / "saliency-mae").iterdir())) == 1
+
+
+def test_the_cache_of_another_program_is_left_alone(folder, tmp_path_factory, monkeypatch):
+    """A snapshot of the Hub: links to files that live elsewhere in its cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
+    snapshot = tmp_path_factory.mktemp("hub")
+    (snapshot / "data").mkdir()
+    for path in shard_files(folder):
+        (snapshot / "data" / path.name).symlink_to(path)
+    assert len(SaliencyTable(snapshot)) == 5
+    copied = tmp_path_factory.mktemp("hub") / "snapshots" / "0123abc"  # where links are not to be had
+    shutil.copytree(folder / "data", copied / "data")
+    assert len(SaliencyTable(copied)) == 5
+    assert [path.name for place in (snapshot, copied) for path in place.iterdir()] == ["data", "data"]
+
+
+def test_what_others_keep_beside_the_copy_stays(folder):
+    """``hf download --local-dir`` notes what it has in ``.cache/huggingface``."""
+    notes = folder / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True)
+    SaliencyTable(folder)
+    assert notes.is_dir()
+    assert len(list((folder / ".cache").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.model import CLIP
 from PIL import Image
 
+from saliency.input_size import set_input_size
 from saliency.methods import saliency_maps
 from saliency.towers import Tower, load_tower
-from tests.tiny_clip import make_tiny_clip, save_tiny_clip
+from tests.tiny_clip import PREPROCESS, TEXT, VISION, make_tiny_clip, save_tiny_clip
+
+KINDS = sorted(VISION)
 
 LAYERS = {
     "class token": ("transformer.resblocks.1.ln_1", (4, 4)),
@@ -152,3 +157,114 @@ def test_a_damaged_local_dir_is_one_line(tmp_path, damage):
         load_tower(f"local-dir:{tmp_path}")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+# another input size
+
+
+def positions(model):
+    """Where a tower keeps its position embeddings, as [grid's cells, C] without those of tokens that are no patches."""
+    visual = model.visual
+    if hasattr(visual, "trunk"):
+        prefix = 0 if visual.trunk.no_embed_class else visual.trunk.num_prefix_tokens
+        return visual.trunk.pos_embed[0, :prefix], visual.trunk.pos_embed[0, prefix:]
+    kept = visual.attnpool if hasattr(visual, "attnpool") else visual
+    return kept.positional_embedding[:1], kept.positional_embedding[1:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("factor", [0.5, 1.5, 2])
+def test_another_size_interpolates_the_position_embeddings(kind, factor, tmp_path):
+    """Against Pillow's bicubic filter, channel by channel; all other weights are as they were."""
+    clip = f"local-dir:{save_tiny_clip(tmp_path, kind)}"
+    own = load_tower(clip)
+    tower = load_tower(clip, size=int(own.size * factor))
+    grid = tuple(int(cells * factor) for cells in own.grid)
+    assert (tower.size, tower.grid, tower.layer.name) == (int(own.size * factor), grid, own.layer.name)
+    assert tuple(tower.model.visual.preprocess_cfg["size"]) == (tower.size, tower.size)
+
+    (token, before), (same_token, after) = positions(own.model), positions(tower.model)
+    channels = before.T.reshape(-1, *own.grid).numpy()
+    resized = [Image.fromarray(c).resize(grid[::-1], Image.Resampling.BICUBIC) for c in channels]
+    expected = torch.from_numpy(np.stack([np.asarray(c) for c in resized])).flatten(1).T
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(token, same_token)
+    states = own.model.state_dict(), tower.model.state_dict()
+    assert states[0].keys() == states[1].keys()
+    moved = {name for name in states[0] if not _equal(states[0][name], states[1][name])}
+    assert len(moved) == 1
+
+
+def _equal(one, other):
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_at_another_size_are_finer_and_follow_the_image(kind, tmp_path):
+    clip = f"local-dir:{save_tiny_clip(tmp_path, kind)}"
+    own = load_tower(clip)
+    tower = load_tower(clip, size=2 * own.size)
+    pixels = torch.randint(0, 256, (2, 3, tower.size, tower.size), dtype=torch.uint8)
+    maps, scores = saliency_maps(tower, pixels, tower.encode_texts(["a", "b"]))
+    assert maps.shape == (2, 2 * own.grid[0], 2 * own.grid[1])
+    assert maps.isfinite().all()
+    assert scores.isfinite().all()
+    assert not torch.equal(maps[0], maps[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_models_own_size_changes_not_a_bit(kind, tmp_path):
+    clip = f"local-dir:{save_tiny_clip(tmp_path, kind)}"
+    plain = load_tower(clip)
+    asked = load_tower(clip, size=plain.size)
+    pixels = torch.randint(0, 256, (2, 3, plain.size, plain.size), dtype=torch.uint8)
+    texts = plain.encode_texts(["a", "b"])
+    for one, other in zip(saliency_maps(plain, pixels, texts), saliency_maps(asked, pixels, texts), strict=True):
+        assert torch.equal(one, other)
+    assert (plain.size, plain.grid, plain.weights_sha256) == (asked.size, asked.grid, asked.weights_sha256)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "convolutional"])
+def test_another_size_is_open_clips_own(kind, tmp_path):
+    """A checkpoint that open_clip itself loads at another size; it refuses its ResNets."""
+    clip = f"local-dir:{save_tiny_clip(tmp_path, kind)}"
+    size = 2 * load_tower(clip).size
+    ours, theirs = load_tower(clip, size=size).model.state_dict(), open_clip.create_model(clip, force_image_size=size)
+    assert all(_equal(ours[name], value) for name, value in theirs.state_dict().items())
+
+
+def test_the_weights_are_the_same_at_any_size(tmp_path):
+    clip = f"local-dir:{save_tiny_clip(tmp_path)}"
+    assert load_tower(clip, size=48).weights_sha256 == load_tower(clip).weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("class token", 44, "patches of 8 pixels do not fill: take 40 or 48 .*own size is 32"),
+        ("convolutional", 100, "patches of 32 pixels do not fill: take 96 or 128 .*own size is 64"),
+        ("timm", 170, "patches of 16 pixels do not fill: take 160 or 176 .*own size is 160"),
+        ("class token", 4, "--clip-size is 4; it must be between 8 and 4096"),
+        ("class token", 0, "--clip-size is 0; it must be between 8 and 4096"),
+        ("class token", 100_000, "it must be between 8 and 4096"),
+    ],
+)
+def test_a_size_that_does_not_suit_names_those_that_do(kind, size, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_tower(f"local-dir:{save_tiny_clip(tmp_path, kind)}", size=size)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trunk_with_fixed_positions_is_refused():
+    model = make_tiny_clip("timm")
+    kept = SimpleNamespace(pos_embed=1, patch_embed=SimpleNamespace(feat_ratio=lambda: 16))
+    with pytest.raises(ValueError, match="can't be set for a timm trunk of class SimpleNamespace.*--tiles"):
+        set_input_size(SimpleNamespace(trunk=kept, preprocess_cfg=model.visual.preprocess_cfg), 160, 320)
+
+
+def test_a_model_whose_own_size_its_patches_do_not_fill_keeps_it():
+    """As SigLIP's 384 pixels in patches of 14."""
+    model = CLIP(16, VISION["class token"] | {"image_size": 36}, TEXT)
+    model.visual.preprocess_cfg = PREPROCESS | {"size": 36}
+    assert Tower(model, open_clip.SimpleTokenizer(), size=36).grid == (4, 4)
+    assert Tower(model, open_clip.SimpleTokenizer(), size=40).grid == (5, 5)

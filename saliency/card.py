@@ -1,0 +1,265 @@
+"""The card of a published saliency table: its README on the Hub, from plain facts and nothing else.
+
+The YAML on top tells the Hub and ``datasets`` what the files are; the text says what a row is, how the maps were made,
+to the flag, how good they were found to be, whose rights are touched, and what maps of a CLIP can't be trusted with.
+No path of the publisher's machine gets into it: ``without_folders`` is applied to whatever was given.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TAGS = ("saliency-mae", "saliency", "clip", "masked-autoencoder")
+"""The first is on the card of every published table; without it a dataset on the Hub is not overwritten."""
+
+_SIZES = (
+    (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"), (10**9, "100M<n<1B"),
+)  # fmt: skip
+_FLAGS = {
+    "clip": "--clip", "pretrained": "--pretrained", "method": "--method", "grid": "--grid", "image_size": "--clip-size",
+    "tiles": "--tiles", "precision": "--precision", "fit": "--fit", "shard_size": "--shard-size",
+    "captions": "--captions", "limit": "--limit", "split": "--split", "image_column": "--image-column",
+    "caption_column": "--caption-column",
+}  # fmt: skip
+_TITLES = {"figures": "Against true masks", "differences": "The maps minus each control"}
+_FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\"()]+[/\\]+)*(?=[^\s/\\:'\"()])")
+_ROW = """| column | type | meaning |
+|---|---|---|
+| `key` | string | the pair's id in its source; unique together with `caption` |
+| `url` | string, null | where the image came from, if the source says |
+| `caption` | string | the text whose saliency this is |
+| `image_sha256` | string | of the image's encoded bytes in its source |
+| `width`, `height` | int32 | of the decoded image, after EXIF orientation |
+| `crop_box` | float32[4] | x0, y0, x1, y1 of the part that the map covers, in fractions of the image |
+| `saliency` | uint8[{cells}] | {grid}×{grid} cells, row by row; 255 is the map's peak |
+| `vmin`, `scale` | float32 | raw value = vmin + scale · saliency / 255 |
+| `clip_score` | float32 | cos(image, caption) |"""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card is made from. ``settings`` and ``origin`` are the manifest's.
+
+    ``from_hub``: the source is a Hub dataset, not a place on the publisher's machine. ``preview``: pictures in the
+    preview, 0 for none; ``pixels``: what they show of the images: ``none``, ``photos`` or ``scenes``, those that this
+    library draws. ``licence``: of the maps, as the Hub spells it. ``quality``: what ``inspect --json`` wrote.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    origin: Mapping[str, Any]
+    from_hub: bool
+    written: int
+    rejected: int
+    shards: int
+    preview: int = 0
+    pixels: str = "none"
+    licence: str = "other"
+    quality: Mapping[str, Any] | None = None
+
+
+def dataset_card(facts: CardFacts) -> str:
+    """The whole README.md: YAML between ``---`` lines, then Markdown."""
+    sections = {
+        "": _opening(facts),
+        "How to load them": _loading(facts),
+        "What a row is": _ROW.format(grid=facts.settings["grid"], cells=int(facts.settings["grid"]) ** 2),
+        "How they were made": _making(facts),
+        "How good they are": _quality(facts.quality),
+        "Licence": _licence(facts),
+        "Limits": _limits(facts),
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections.items())
+    return f"---\n{_yaml(facts)}\n---\n\n{body}\n"
+
+
+def without_folders(value: Any) -> Any:
+    """A value, or all in a dict or list, whose absolute paths are cut to their last part: /home/me/x.tar → x.tar."""
+    if isinstance(value, Mapping):
+        return {str(name): without_folders(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    prefix, colon, path = value.partition("local-dir:")
+    if colon and not prefix:
+        return "local-dir:" + last_part(path)
+    return _FOLDERS.sub("", value)
+
+
+def last_part(place: str) -> str:
+    """The last part of a path, whether it is absolute or not; shapes:… and plain names stay."""
+    parts = [part for part in re.split(r"[/\\]+", place) if part not in ("", ".", "..", "~")]
+    return parts[-1] if parts else "."
+
+
+def build_command(settings: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+    """The ``mae-cli build-saliency`` line that makes these maps, with every option that decides them."""
+    words = ["mae-cli", "build-saliency", str(origin.get("source", "SOURCE")), "--out", "maps/"]
+    known = {**{name: origin.get(name) for name in _FLAGS}, **{k: v for k, v in settings.items() if k in _FLAGS}}
+    if known.get("clip") == "demo":  # the shipped one, which is the default for the built-in scenes
+        known |= {"clip": None, "pretrained": None}
+    for name, flag in _FLAGS.items():
+        if known.get(name) is not None:
+            words += [flag, str(known[name])]
+    return shlex.join(words)
+
+
+def _yaml(facts: CardFacts) -> str:
+    from huggingface_hub import DatasetCardData
+
+    configs: list[dict[str, Any]] = [{"config_name": "maps", "default": True, "data_files": _files("data")}]
+    if facts.preview:
+        configs.append({"config_name": "preview", "data_files": _files("preview")})
+    method = str(facts.settings.get("method", ""))
+    source = str(facts.origin.get("source", ""))
+    data = DatasetCardData(
+        license=facts.licence,
+        pretty_name=f"Saliency maps of {source}",
+        task_categories=["image-feature-extraction"],
+        size_categories=[next((name for most, name in _SIZES if facts.written < most), "n>1B")],
+        source_datasets=[source] if facts.from_hub else None,
+        tags=[*TAGS, *([method] if method else [])],
+        configs=configs,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _files(folder: str) -> list[dict[str, str]]:
+    return [{"split": "train", "path": f"{folder}/train-*.parquet"}]
+
+
+def _opening(facts: CardFacts) -> str:
+    source = f"`{facts.origin.get('source', 'unknown')}`"
+    rejected = f"; {facts.rejected:,} more were rejected as they were made" if facts.rejected else ""
+    return (
+        f"# {facts.name}\n\n"
+        f"{facts.written:,} saliency maps, one for each image–caption pair of {source}{rejected}: what a CLIP looks at "
+        "in the image when it compares it with the caption. Made for masked autoencoders that choose what they hide; "
+        "images are joined by `key` and `caption`."
+    )
+
+
+def _loading(facts: CardFacts) -> str:
+    grid = facts.settings["grid"]
+    preview = f'\npictures = load_dataset("{facts.name}", "preview", split="train")' if facts.preview else ""
+    return (
+        "```python\nimport numpy as np\nfrom datasets import load_dataset\n\n"
+        f'maps = load_dataset("{facts.name}", split="train"){preview}\nrow = maps[0]\n'
+        f'raw = row["vmin"] + row["scale"] * np.reshape(row["saliency"], ({grid}, {grid})) / 255\n```\n\n'
+        "With the images at hand, `mae-cli` (Python package saliency-mae) checks the join and trains with it:\n\n"
+        f"```bash\nmae-cli verify {facts.name} IMAGES\n"
+        f"mae-cli pretrain IMAGES --saliency {facts.name} --salient-ratio 0.25 --out run/\n```"
+    )
+
+
+def _making(facts: CardFacts) -> str:
+    rows = [[name, f"`{value}`"] for name, value in facts.settings.items() if value is not None]
+    where = "a dataset on the Hub" if facts.from_hub else "a place on the publisher's machine, shown by its name alone"
+    if str(facts.origin.get("source", "")).startswith("shapes:"):
+        where = "scenes that saliency-mae draws itself"
+    return (
+        f"```bash\n{build_command(facts.settings, facts.origin)}\n```\n\nThe source is {where}. Pairs in = written + "
+        f"rejected: {facts.written + facts.rejected:,} = {facts.written:,} + {facts.rejected:,}, in {facts.shards} "
+        f"shard{'s' if facts.shards != 1 else ''} whose sha256 `manifest.json` lists. Everything that decided the "
+        f"maps:\n\n{_table(['setting', 'value'], rows)}"
+    )
+
+
+def _quality(quality: Mapping[str, Any] | None) -> str:
+    if not quality:
+        return (
+            "Not judged: whoever published them gave no figures. `mae-cli inspect` judges maps where their images "
+            "have true masks; until then nothing says that they find what the captions name."
+        )
+    facts, tables = _sorted_out(quality)
+    parts = ["As `mae-cli inspect` found them, with 95 % intervals where it gives any:"]
+    if "figures" in quality and "figures" not in tables:
+        parts = ["No true masks were at hand, so nothing says that they find what the captions name. In themselves:"]
+    for title, rows in tables.items():
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        lines = [[_shown(name), *(row.get(column, "—") for column in columns)] for name, row in rows.items()]
+        parts.append(f"{_TITLES.get(title, _shown(title))}:\n\n{_table(['', *map(_shown, columns)], lines)}")
+    if facts:
+        parts.append(_table(["", ""], [[name, value] for name, value in facts.items()]))
+    return "\n\n".join(parts)
+
+
+def _sorted_out(quality: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, dict[str, dict[str, str]]]]:
+    """Single facts, and tables: a dict of dicts of figures is one. What has another shape is left out."""
+    facts: dict[str, str] = {}
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for name, value in quality.items():
+        cell = _cell(value)
+        if cell is not None:
+            facts[_shown(name)] = cell
+        elif isinstance(value, Mapping):
+            cells = {str(key): _cell(item) for key, item in value.items()}
+            facts |= {f"{_shown(name)}: {_shown(key)}": text for key, text in cells.items() if text is not None}
+            rows = {
+                key: _cells(item) for key, item in value.items() if isinstance(item, Mapping) and cells[key] is None
+            }
+            if any(rows.values()):
+                tables[name] = {key: row for key, row in rows.items() if row}
+    return facts, tables
+
+
+def _cells(row: Any) -> dict[str, str]:
+    items = row.items() if isinstance(row, Mapping) else ()
+    return {str(name): text for name, value in items if (text := _cell(value)) is not None}
+
+
+def _cell(value: Any) -> str | None:
+    """One figure as text, None for what is no figure."""
+    if isinstance(value, Mapping) and {"mean", "low", "high"} <= value.keys() and value["mean"] is not None:
+        ends = value["low"], value["high"]
+        return _number(value["mean"]) + (f" [{_number(ends[0])}, {_number(ends[1])}]" if None not in ends else "")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _number(value) if isinstance(value, int | float) else value if isinstance(value, str) else None
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _shown(name: str) -> str:
+    return str(name).replace("_", " ")
+
+
+def _licence(facts: CardFacts) -> str:
+    source = f"`{facts.origin.get('source', 'unknown')}`"
+    whole = "Here are keys, URLs, captions, sizes, hashes and maps."
+    pixels = {
+        "none": "No image is, and the preview shows maps alone." if facts.preview else "No image is.",
+        "photos": f"The preview shows {facts.preview:,} images at no more than 256 pixels with their maps laid over "
+        "them; they are their owners', and shown because the publisher stated the right to (`--with-images`).",
+        "scenes": "The images of the preview are drawn by saliency-mae, and free.",
+    }[facts.pixels]
+    terms = f"The maps are under `{facts.licence}`."
+    if facts.licence == "other":
+        terms = "No licence was chosen for the maps; ask their publisher."
+    return (
+        f"{whole} {pixels}\n\n{terms} They were computed from images and captions of {source}, whose terms may reach "
+        "them. Captions and URLs keep the licence of their source, images belong to their owners: get them there."
+    )
+
+
+def _limits(facts: CardFacts) -> str:
+    return (
+        "- A map shows what one CLIP attends to, with that model's biases about people, places and words; it is no "
+        "ground truth and no mask of an object.\n"
+        f"- One cell covers {1 / int(facts.settings['grid']):.1%} of a side: smaller things are not resolved.\n"
+        "- Captions collected from the web may be wrong or offensive, and so are the maps of them.\n"
+        "- `key` is an id in the source as its publisher had it; where yours differ, join by `image_sha256` or `url`."
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [[" ".join(str(cell).replace("|", "\\|").split()) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [list(head), ["---"] * len(head), *lines])

@@ -1,0 +1,73 @@
+"""Rows of a maps folder straight from its shards, by number: nothing is written and no more than a row group is held.
+
+``SaliencyTable`` is for a training that looks at every row many times; this is for jobs that look at a few rows once
+and leave the folder untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+_HASH_BYTES = 16
+
+
+def read_rows(files: Sequence[Path], rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+    """Some columns of some rows, in the order asked for; rows are numbered in file order, from 0."""
+    order = np.argsort(rows, kind="stable")
+    wanted = rows[order]
+    pieces, first = [], 0
+    for path in files:
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            inside = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + count)]
+            if len(inside):
+                pieces.append(file.read_row_group(group, columns=list(columns)).take(pa.array(inside - first)))
+            first += count
+    if len(rows) and (wanted[0] < 0 or wanted[-1] >= first):
+        raise IndexError(f"rows {wanted[0]} to {wanted[-1]} of {first}")
+    if not pieces:
+        empty: pa.Table = pq.read_schema(files[0]).empty_table().select(list(columns))
+        return empty
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return pa.concat_tables([piece.replace_schema_metadata(None) for piece in pieces]).take(pa.array(back))
+
+
+def pair_hashes(keys: pa.Array | pa.ChunkedArray, captions: pa.Array | pa.ChunkedArray | None = None) -> pa.Array:
+    """A 16-byte hash of every (key, caption), or of every key where ``captions`` is None; fixed_size_binary(16) [n].
+
+    Sixteen bytes a pair are what finding duplicates and joins among millions of pairs costs. A missing caption counts
+    as an empty one.
+    """
+    identities = _binary(keys)
+    if captions is not None:
+        identities = pc.binary_join_element_wise(identities, pc.fill_null(_binary(captions), b""), b"\x1f")
+    digests = b"".join(hashlib.blake2b(value, digest_size=_HASH_BYTES).digest() for value in identities.to_pylist())
+    return hashes_of(digests)
+
+
+def hashes_of(digests: bytes) -> pa.Array:
+    """The hashes that lie one behind the other in ``digests``, fixed_size_binary(16) [n]."""
+    count = len(digests) // _HASH_BYTES
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(_HASH_BYTES), count, [None, pa.py_buffer(digests)])
+
+
+def later_occurrences(hashes: pa.Array) -> NDArray[np.int64]:
+    """The numbers of the rows whose hash stood in an earlier row, ascending."""
+    codes = np.asarray(pc.dictionary_encode(hashes).indices)
+    later = np.ones(len(codes), bool)
+    later[np.unique(codes, return_index=True)[1]] = False
+    return np.flatnonzero(later)
+
+
+def _binary(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return pc.fill_null(texts.cast(pa.string()), "").cast(pa.binary())
