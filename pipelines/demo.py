@@ -14,11 +14,13 @@ from typing import Any
 
 from mae.checkpoints import load_model
 from mae.training import Training
-from pipelines.build_saliency import BuildOptions, build_saliency
+from pipelines.build_job import BuildOptions
+from pipelines.build_saliency import build_saliency
 from pipelines.errors import UserError
 from pipelines.evaluate import EvaluateOptions, evaluate
 from pipelines.inspect_maps import inspect
 from pipelines.joined_maps import join_maps
+from pipelines.judgement import Judgement
 from pipelines.plots import bars, contact_sheet, loss_curve
 from pipelines.pretrain import PretrainOptions, pretrain
 from pipelines.reconstructions import reconstruction_sheet
@@ -49,9 +51,10 @@ _SHEET_ROWS = 8
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found: facts about the maps, and the evaluation's table."""
+    """What the demo found: facts about the maps, how good they are, and the evaluation's table."""
 
-    maps: dict[str, Any]
+    maps: dict[str, str]
+    judgement: Judgement
     evaluation: dict[str, Any]
 
 
@@ -62,7 +65,8 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
     _say(f"1/4  saliency maps of {TRAINED_ON}", quiet)
     build_saliency(BuildOptions(TRAINED_ON, out / "maps", batch_size=_BATCH, device=device), quiet=quiet)
     build_saliency(BuildOptions(JUDGED_ON, out / "judged-maps", batch_size=_BATCH, device=device), quiet=quiet)
-    facts = inspect(str(out / "judged-maps"), gallery=out / "maps.png", device=device)
+    found = inspect(str(out / "judged-maps"), gallery=out / "maps.png", device=device, quiet=quiet)
+    assert found.judgement
     arms = {"random": None, "salient": out / "maps"}
     for name, maps in arms.items():
         _say(f"2/4  pretraining, {name} masks", quiet)
@@ -87,8 +91,8 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
     _say("4/4  pictures", quiet)
     _draw(out, result, seed, device)
     write_text_atomically(out / "evaluation.json", json.dumps(result, indent=1) + "\n")
-    write_text_atomically(out / "table.md", _table(facts, result))
-    return DemoResult(facts, result)
+    write_text_atomically(out / "table.md", _table(found.facts, found.judgement, result))
+    return DemoResult(found.facts, found.judgement, result)
 
 
 def _pretrain_options(out: Path, maps: Path | None, seed: int, device: str) -> PretrainOptions:
@@ -134,7 +138,7 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
     )
 
 
-def _table(facts: dict[str, Any], result: dict[str, Any]) -> str:
+def _table(facts: dict[str, str], judgement: Judgement, result: dict[str, Any]) -> str:
     lines = ["| encoder | k-NN % | linear % |", "|---|---|---|"]
     for row in result["rows"]:
         cells = [f"{100 * row[name]:.1f} ± {100 * row[name + '_interval']:.1f}" for name in ("knn", "linear")]
@@ -144,6 +148,9 @@ def _table(facts: dict[str, Any], result: dict[str, Any]) -> str:
         f"{result['test_images']} test images, {result['classes']} classes; one seed; intervals are the test set's.",
         "",
     ]
+    heading, *rows = judgement.table()
+    lines += [f"| {' | '.join(cells)} |" for cells in (heading, ["---"] * len(heading), *rows)]
+    lines += ["", judgement.verdict(), ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     return "\n".join(lines) + "\n"
 

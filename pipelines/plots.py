@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ Picture = NDArray[np.uint8] | NDArray[np.float32]
 
 
 def contact_sheet(path: Path, columns: Mapping[str, Sequence[Picture | str]], *, title: str = "") -> None:
-    """One row a sample, one column a kind; a text cell is written out. All columns have the same length."""
+    """One row a sample, one column a kind, all of the same length.
+
+    A text cell is wrapped, line by line, and ends in an ellipsis where there is more of it than fits.
+    """
     plt = _pyplot()
     names, count = list(columns), len(next(iter(columns.values())))
     figure, axes = plt.subplots(count, len(names), figsize=(1.6 * len(names), 1.62 * count + 0.5), squeeze=False)
@@ -25,18 +29,30 @@ def contact_sheet(path: Path, columns: Mapping[str, Sequence[Picture | str]], *,
             axis = axes[row][column]
             axis.set_axis_off()
             if isinstance(cell, str):
-                text = "\n".join(textwrap.wrap(cell, 22)[:7])
-                axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, transform=axis.transAxes)
-                axis.set_box_aspect(1)
+                # as plain text: a caption with two dollar signs is no formula
+                style = {"ha": "center", "va": "center", "fontsize": 8, "parse_math": False}
+                axis.text(0.5, 0.5, _wrapped(cell), transform=axis.transAxes, **style)
             elif cell.ndim == 2:
                 axis.imshow(cell, cmap="magma", vmin=float(cell.min()), vmax=max(float(cell.max()), 1e-12))
             else:
                 axis.imshow(cell)
+            axis.set_adjustable("datalim")  # the cell is a square whatever the picture is, so titles stand in line
+            axis.set_box_aspect(1)
     height = figure.get_size_inches()[1]
     if title:
         figure.suptitle(title, fontsize=10, y=1 - 0.12 / height, va="top")
-    figure.tight_layout(pad=0.3, rect=(0, 0, 1, 1 - 0.35 / height if title else 1))
-    _save(figure, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # captions come in every script
+        figure.tight_layout(pad=0.3, rect=(0, 0, 1, 1 - 0.35 / height if title else 1))
+        _save(figure, path)
+
+
+def _wrapped(text: str, width: int = 22, most: int = 7) -> str:
+    """A text in at most ``most`` lines of ``width`` characters."""
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, width)]
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1][: width - 2] + " …"]
+    return "\n".join(lines)
 
 
 def overlay(image: NDArray[np.uint8], saliency: NDArray[Any]) -> NDArray[np.uint8]:
