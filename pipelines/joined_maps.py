@@ -13,6 +13,7 @@ from torch import Tensor
 from mae.masking import check_saliency
 from pipelines.errors import UserError, user_errors
 from pipelines.geometry import view_maps
+from pipelines.hub import find_maps
 from pipelines.samples import Source
 from pipelines.views import ViewBatch
 from saliency.table import SaliencyTable
@@ -39,12 +40,13 @@ class JoinedMaps:
         return view_maps(maps, covered, batch.boxes, batch.flips, grid)
 
 
-def join_maps(folder: Path, source: Source, *, on_missing: str) -> JoinedMaps:
-    """The maps in ``folder`` of every pair of the source.
+def join_maps(place: Path | str, source: Source, *, on_missing: str) -> JoinedMaps:
+    """The maps of every pair of the source, from a maps folder or the id of a published table on the Hub.
 
     Raises UserError, naming the first five keys, if pairs have no map and ``on_missing`` is ``error``; with ``random``
     their map is flat, which every strategy masks at random. No match at all is an error in both cases.
     """
+    folder = find_maps(place)
     with user_errors():
         table = SaliencyTable(folder)
         check_saliency(torch.from_numpy(table.strengths))  # once here: a training step could not look without waiting
@@ -53,13 +55,13 @@ def join_maps(folder: Path, source: Source, *, on_missing: str) -> JoinedMaps:
     if len(missing) == len(source):
         theirs, ours = table.keys[0].as_py() if len(table) else None, source.keys[0].as_py()
         raise UserError(
-            f"no image of {source.name} has a map in {folder}: its first key is {ours!r}, the maps' is {theirs!r}"
+            f"no image of {source.name} has a map in {place}: its first key is {ours!r}, the maps' is {theirs!r}"
             f"{_other_captions(table, source, missing)}"
         )
     if len(missing) and on_missing == "error":
         keys = ", ".join(source.keys.take(missing[:1000]).unique()[:5].to_pylist())
         raise UserError(
-            f"{len(missing)} of {len(source)} images have no map in {folder}, first: {keys}"
+            f"{len(missing)} of {len(source)} images have no map in {place}, first: {keys}"
             f"{_other_captions(table, source, missing)}; build the missing maps, or mask these images at random: "
             "--on-missing random"
         )

@@ -47,7 +47,7 @@ class PretrainOptions:
 
     source: str
     out: Path
-    saliency: Path | None = None
+    saliency: str | Path | None = None
     masking: str | None = None
     mask_ratio: float = 0.75
     salient_ratio: float = 0.25
@@ -96,7 +96,7 @@ class PretrainOptions:
     def masks(self) -> Masking:
         """The masking settings; ``salient`` is the default where maps are given, else ``random``."""
         return Masking(
-            strategy=self.masking or ("salient" if self.saliency else "random"),
+            strategy=self.masking or ("random" if self.saliency is None else "salient"),
             mask_ratio=self.mask_ratio,
             salient_ratio=self.salient_ratio,
             salient_of=self.salient_of,
@@ -158,6 +158,7 @@ def _join(options: PretrainOptions, source: Source) -> JoinedMaps:
 
 def _config(options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training) -> dict[str, Any]:
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+    resolved["saliency"] = None if options.saliency is None else str(Path(options.saliency))  # maps/ is maps
     resolved["salient_schedule"] = list(options.salient_schedule) if options.salient_schedule else None
     resolved["image_size"] = list(options.image_size)
     return {
