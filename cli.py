@@ -17,6 +17,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from pipelines.terminal import print_evaluation, print_facts, print_judgement
+
 app = typer.Typer(
     help="Saliency maps for image-caption pairs, and masked autoencoders that use them.",
     no_args_is_help=True,
@@ -57,19 +59,34 @@ def build_saliency(
     ] = None,
     method: Annotated[str, typer.Option(help="How maps are made: gradcam.")] = "gradcam",
     grid: Annotated[
-        int | None, typer.Option(help="Side of the stored maps in cells; the model's own if not given.")
+        int | None,
+        typer.Option(help="Side of the stored maps in cells, 256 at most; what the model's patches give if not given."),
     ] = None,
     clip_size: Annotated[
-        int | None, typer.Option(help="Pixels of the square the model sees; its own if not given.")
+        int | None,
+        typer.Option(help="Pixels of the square the model sees, embeddings interpolated; its own if not given."),
     ] = None,
-    tiles: Annotated[int, typer.Option(help="Overlapping tiles a side, blended with the whole image.")] = 1,
+    tiles: Annotated[
+        int, typer.Option(help="Look also at N × N overlapping windows: finer maps, 1 + N² forward passes an image.")
+    ] = 1,
     precision: Annotated[str, typer.Option(help="Of the model's trunk: auto, fp32 or bf16.")] = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model's trunk: pays off over many pairs on a GPU.")
+    ] = False,
     fit: Annotated[
         str, typer.Option(help="`squash` the whole image into the model's square, or `crop` its centre.")
     ] = "squash",
     batch_size: Annotated[int, typer.Option(help="Pairs at a time.")] = 64,
     workers: Workers = None,
     shard_size: Annotated[int, typer.Option(help="Pairs a file; a stopped run loses at most one file's work.")] = 4096,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: make part i of n, as a job array does; then `merge` them.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="`local`, or `ray`: the workers of a Ray cluster.")] = "local",
+    ray_workers: Annotated[
+        int | None, typer.Option(help="Workers of --engine ray; one a GPU, or one every four cores, if not given.")
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Print the time by stage and the bottleneck.")] = False,
     max_rejected: Annotated[float, typer.Option(help="Share of bad pairs above which the command fails.")] = 0.01,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
@@ -79,35 +96,135 @@ def build_saliency(
     device: Device = None,
 ) -> None:
     """Run CLIP and Grad-CAM over image-caption pairs and write their saliency maps as Parquet."""
-    from pipelines.build_saliency import BuildOptions
+    from pipelines.build_job import BuildOptions
     from pipelines.build_saliency import build_saliency as build
+    from pipelines.stages import Stages
 
-    manifest = build(_options(BuildOptions, locals(), workers=workers or _half_the_cores()))
+    stages = Stages()
+    given = locals() | {"shard": _part(shard)}
+    manifest = build(_options(BuildOptions, given, workers=workers or _half_the_cores()), stages=stages)
     typer.echo(
         f"{manifest.taken} pairs: {manifest.written} maps in {out / 'data'}"
         + (f", {manifest.rejected} rejected in {out / 'rejected'}" if manifest.rejected else "")
+        + (f"; when all parts are done: mae-cli merge {out}" if shard else "")
     )
+    if report:
+        print_facts(stages.table(), title="Where the time went")
+
+
+@app.command()
+def merge(
+    maps: Annotated[Path, typer.Argument(help="The --out of all parts of a job array.")],
+) -> None:
+    """Check that the parts of a job array (build-saliency --shard i/n) are all there, and make them one."""
+    from pipelines.merge import merge as join
+
+    manifest = join(maps)
+    typer.echo(f"{manifest.taken} pairs: {manifest.written} maps in {maps / 'data'}, {manifest.rejected} rejected")
 
 
 @app.command()
 def inspect(
     what: Annotated[str, typer.Argument(help="A maps folder, a run folder or a source.")],
     source: Annotated[str | None, typer.Option(help="Where the images of a maps folder are now.")] = None,
-    gallery: Annotated[Path | None, typer.Option(help="PNG to draw samples into.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Pairs to judge at most.")] = 500,
+    gallery: Annotated[
+        Path | None, typer.Option(help="PNG to draw samples into; more pages, the best and the worst lie beside it.")
+    ] = None,
+    gallery_size: Annotated[int, typer.Option(min=1, help="Pairs to draw, evenly spaced; 12 a page.")] = 12,
+    limit: Annotated[int, typer.Option(min=1, help="Pairs to judge at most, evenly spaced.")] = 500,
+    json: Annotated[Path | None, typer.Option(help="File that takes everything as numbers.")] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help="pointing, energy, iou or auc: exit with 1 unless the maps beat the centre prior in it."),
+    ] = None,
     device: Device = None,
 ) -> None:
-    """Describe maps, a run or a source; judge maps where their images have true masks."""
+    """Describe maps, a run or a source; judge maps beside a centre prior, a shuffled caption and a uniform map."""
     from pipelines.inspect_maps import inspect as look
 
-    _print_facts(look(what, source=source, gallery=gallery, limit=limit, device=_device(device)))
+    found = look(
+        what,
+        source=source,
+        gallery=gallery,
+        gallery_size=gallery_size,
+        limit=limit,
+        device=_device(device),
+        json_file=json,
+        require=tuple(require or ()),
+        quiet=False,
+    )
+    print_facts(found.facts)
+    if found.judgement:
+        print_judgement(found.judgement)
+    if unmet := found.unmet(require or ()):
+        _fail(f"the maps do not beat the centre prior in {', '.join(unmet)}", 1, "not met")
+
+
+@app.command()
+def verify(
+    maps: Annotated[str, typer.Argument(help="A maps folder, or the Hub dataset id of a published table.")],
+    source: Annotated[str | None, typer.Argument(help="The images the maps are to be used with.")] = None,
+    sample: Annotated[
+        int, typer.Option(help="Images whose stored bytes are hashed, at random; 0 for none, a large number for all.")
+    ] = 1000,
+    seed: Seed = 0,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    captions: Captions = "first",
+    limit: Limit = None,
+    split: Split = None,
+) -> None:
+    """Check that a maps folder is whole and belongs to its images; exit code 1 if a check fails."""
+    from pipelines.errors import user_errors
+    from pipelines.verify import VerifyOptions
+    from pipelines.verify import verify as check
+
+    with user_errors():
+        options = VerifyOptions(maps, source, sample, seed, image_column, caption_column, captions, limit, split)  # type: ignore[arg-type]
+    checks = check(options)
+    print_facts({item.name: f"{'ok' if item.passed else 'FAILED':<8}{item.found}" for item in checks})
+    failed = sum(not item.passed for item in checks)
+    if failed:
+        _fail(f"{failed} of {len(checks)} checks failed", 1)
+    typer.echo(f"all {len(checks)} checks passed")
+
+
+@app.command()
+def publish(
+    maps: Annotated[Path, typer.Argument(help="A finished maps folder.")],
+    name: Annotated[str, typer.Argument(help="user/name of the dataset on the Hub.")],
+    dry_run: Annotated[
+        Path | None, typer.Option(help="Write the dataset into this new folder, and upload nothing.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the dataset private.")] = False,
+    preview: Annotated[int, typer.Option(help="Pictures for the Hub's viewer, evenly spaced; 0 for none.")] = 1000,
+    with_images: Annotated[
+        bool,
+        typer.Option("--with-images", help="Show the photos in the preview, which needs the right to publish them."),
+    ] = False,
+    source: Annotated[str | None, typer.Option(help="Where the images are now, for --with-images.")] = None,
+    licence: Annotated[
+        str, typer.Option("--licence", "--license", help="Of the maps, as the Hub spells it.")
+    ] = "other",
+    quality: Annotated[Path | None, typer.Option(help="What inspect --json wrote, for the card.")] = None,
+) -> None:
+    """Publish maps as a dataset on the Hub, with a card and pictures; URLs, captions and maps, no photos."""
+    from pipelines.errors import user_errors
+    from pipelines.publish import PublishOptions
+    from pipelines.publish import publish as upload
+
+    with user_errors():
+        options = PublishOptions(maps, name, dry_run, private, preview, with_images, source, licence, quality)
+    print_facts(upload(options))
 
 
 @app.command()
 def pretrain(
     source: Source,
     out: Out,
-    saliency: Annotated[Path | None, typer.Option(help="Maps of build-saliency.")] = None,
+    saliency: Annotated[
+        str | None, typer.Option(help="Maps of build-saliency, or the Hub dataset id of a published table.")
+    ] = None,
     masking: Annotated[
         str | None,
         typer.Option(
@@ -208,9 +325,7 @@ def evaluate(
     from pipelines.evaluate import evaluate as judge
 
     given = locals() | {"protocols": tuple(protocol or PROTOCOLS), "beside": tuple(beside or ())}
-    _print_evaluation(
-        judge(_options(EvaluateOptions, given, workers=_half_the_cores() if workers is None else workers))
-    )
+    print_evaluation(judge(_options(EvaluateOptions, given, workers=_half_the_cores() if workers is None else workers)))
 
 
 @app.command()
@@ -223,8 +338,9 @@ def demo(
     from pipelines.demo import run_demo
 
     summary = run_demo(out, seed=seed, device=_device(device))
-    _print_facts(summary.maps, title="Saliency maps")
-    _print_evaluation(summary.evaluation)
+    print_facts(summary.maps, title="Saliency maps")
+    print_judgement(summary.judgement)
+    print_evaluation(summary.evaluation)
     typer.echo(f"Look at contact-sheet.png, maps.png, accuracy.png and loss.png in {out}; the table is in table.md")
 
 
@@ -232,7 +348,9 @@ def _options(kind: type[T], given: dict[str, Any], *, workers: int) -> T:
     """The options of a pipeline from a command's arguments; a bad value is the user's error."""
     from pipelines.errors import user_errors
 
-    given = given | {"workers": workers, "device": _device(given["device"])}
+    elsewhere = given.get("engine") == "ray"  # on other machines, which know best what they have
+    device = given["device"] or "auto" if elsewhere else _device(given["device"])
+    given = given | {"workers": workers, "device": device}
     with user_errors():
         return kind(**{field.name: given[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
@@ -268,6 +386,14 @@ def _sides(text: str) -> tuple[int, ...]:
         ) from error
 
 
+def _part(text: str | None) -> tuple[int, int] | None:
+    from pipelines.errors import user_errors
+    from pipelines.plan import parse_part
+
+    with user_errors():
+        return None if text is None else parse_part(text)
+
+
 def _schedule(text: str | None) -> tuple[float, float] | None:
     from pipelines.errors import UserError
 
@@ -278,28 +404,6 @@ def _schedule(text: str | None) -> tuple[float, float] | None:
     except ValueError as error:
         raise UserError(f"--salient-schedule {text!r} is not A:B, such as 0:0.5") from error
     return start, end
-
-
-def _print_facts(facts: dict[str, Any], title: str | None = None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
-    for name, value in facts.items():
-        table.add_row(name, str(value))
-    Console().print(table)
-
-
-def _print_evaluation(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    protocols = [name for name in ("knn", "linear") if name in result["rows"][0]]
-    title = f"{result['test_images']} test images, {result['classes']} classes, largest class {result['chance']:.1%}"
-    table = Table("encoder", *(f"{name} %" for name in protocols), title=title, title_justify="left")
-    for row in result["rows"]:
-        table.add_row(row["encoder"], *(f"{100 * row[p]:.1f} ± {100 * row[p + '_interval']:.1f}" for p in protocols))
-    Console().print(table)
 
 
 _ADVICE = dict.fromkeys(
@@ -329,8 +433,8 @@ def _plain_errors() -> Iterator[None]:
         _fail("interrupted; the same command goes on where it stopped (pretrain: with --resume)", 130)
 
 
-def _fail(message: str, code: int) -> None:
-    typer.echo(f"error: {message}", err=True)
+def _fail(message: str, code: int, kind: str = "error") -> None:
+    typer.echo(f"{kind}: {message}", err=True)
     raise typer.Exit(code)
 
 

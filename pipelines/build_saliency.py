@@ -1,221 +1,107 @@
 """``build-saliency``: pairs in, a maps folder out.
 
-The shard is the unit: its pairs are decoded by threads, their maps made in batches, and its file appears whole or not
-at all. Nothing a shard computes depends on another shard, so a run that was stopped anywhere and started again ends
-byte-identical to one that was not. Pairs that fail are written to ``rejected/`` with their reason.
+The shard is the unit: its file appears whole or not at all, and nothing it holds depends on another shard. So a run
+that was stopped anywhere and started again, the parts of a job array, and a cluster's workers all end byte-identical
+to one run on one machine. Pairs that fail are written to ``rejected/`` with their reason.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from pipelines.columns import Captions
+from pipelines.build_job import BuildOptions, open_job
 from pipelines.errors import UserError, user_errors
-from pipelines.pairs import Pair, hash_pairs, read_pairs
-from pipelines.shards import map_shard
-from pipelines.sources import Source, StreamSource, open_source
-from saliency import __version__
+from pipelines.local_engine import build_here
+from pipelines.plan import Plan, shard_name
+from pipelines.progress import Progress
+from pipelines.stages import Stages
 from saliency.files import remove_leftovers
 from saliency.manifest import Manifest, Shard, open_manifest
-from saliency.methods import METHODS, check_method
-from saliency.table import SCHEMA_VERSION
-from saliency.towers import DEMO_CLIP, Tower, load_tower
-from saliency.windows import windows
 
-DEFAULT_CLIP = ("ViT-B-16", "openai")
+Engine = Callable[[Iterable[int], Path, Callable[[Shard], None], Stages, Callable[[int], None]], None]
+"""(numbers of the shards to make, --out, what to do with a finished one, stages, progress in pairs)."""
 
-_NOT_OF_A_MAP = ("pairs", "pairs_sha256", "shard_size")  # settings of the build, not of its maps
 _EARLY_CHECK = 1000  # pairs after which a hopeless source stops the run before its end
 
 
-@dataclass(frozen=True)
-class BuildOptions:
-    """What ``build-saliency`` was asked for; the CLI's options under the same names."""
+def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages | None = None) -> Manifest:
+    """Make the maps of every pair of a source, or of this part's; returns the finished manifest.
 
-    source: str
-    out: Path
-    clip: str | None = None
-    pretrained: str | None = None
-    method: str = "gradcam"
-    grid: int | None = None
-    clip_size: int | None = None
-    tiles: int = 1
-    precision: str = "auto"
-    fit: str = "squash"
-    batch_size: int = 64
-    workers: int = 2
-    shard_size: int = 4096
-    max_rejected: float = 0.01
-    image_column: str | None = None
-    caption_column: str | None = None
-    captions: Captions = "first"
-    limit: int | None = None
-    split: str | None = None
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name, value in (
-            ("batch-size", self.batch_size),
-            ("workers", self.workers),
-            ("shard-size", self.shard_size),
-        ):
-            if value < 1:
-                raise ValueError(f"--{name} is {value}; it must be at least 1")
-        if self.grid is not None and not 1 <= self.grid <= 256:
-            raise ValueError(f"--grid is {self.grid}; it must be between 1 and 256")
-        if self.fit not in ("squash", "crop"):
-            raise ValueError(f"--fit is {self.fit!r}; it must be squash or crop")
-        if self.method not in METHODS:
-            raise ValueError(f"--method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        windows(self.tiles)
-        if not 0 <= self.max_rejected <= 1:
-            raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
-
-
-def build_saliency(options: BuildOptions, *, quiet: bool = False) -> Manifest:
-    """Make the maps of every pair of a source; returns the finished manifest.
-
-    Raises UserError for a mistake in the options, a source without captions, an output folder of another run, or more
-    rejected pairs than ``max_rejected``; whatever was written until then stays and is not made again.
+    ``stages`` counts where the time goes. Raises UserError for a mistake in the options, a source without captions, an
+    output folder of another run, or more rejected pairs than ``max_rejected``; whatever was written until then stays
+    and is not made again.
     """
-    source = open_source(
-        options.source,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        captions=options.captions,
-        limit=options.limit,
-        split=options.split,
-    )
-    if isinstance(source, Source) and source.captions is None:
-        raise UserError(
-            f"{options.source} has no captions: a map needs an image and a text; name one with --caption-column"
-        )
-    with user_errors():
-        tower = load_clip(options)
-        check_method(options.method, tower)
-        grid = options.grid or max(tower.grid)
-        settings = _settings(options, tower, grid, source)
-        origin: dict[str, Any] = {
-            "source": options.source,
-            "split": options.split,
-            "image_column": options.image_column,
-        }
-        origin |= {"caption_column": options.caption_column, "captions": options.captions, "limit": options.limit}
-        origin |= {"clip": options.clip, "pretrained": options.pretrained}
-        manifest = open_manifest(options.out, settings, origin)
-    if not manifest.complete:
-        options.out.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(options.out)
-        manifest.save(options.out)
-        _write_shards(options, source, tower, manifest, quiet)
+    stages = stages or Stages()
+    if options.engine == "ray":
+        from pipelines.ray_engine import Cluster
+
+        with Cluster(options) as cluster:
+            plan, settings = cluster.plan, cluster.settings
+            manifest = _begin(options, settings, plan)
+            _run(options, plan, manifest, stages, quiet, cluster.build)
+    else:
+        job = open_job(options)
+        manifest = _begin(options, job.settings, job.plan)
+        _run(options, job.plan, manifest, stages, quiet, partial(build_here, job, workers=options.workers))
     _check_rejected(manifest, options, final=True)
     return manifest
 
 
-def load_clip(options: BuildOptions) -> Tower:
-    """The tower that was asked for: by default the shipped one for the built-in scenes, else OpenAI's ViT-B-16."""
-    clip, pretrained = options.clip, options.pretrained
-    if clip is None and options.source.startswith("shapes:"):
-        clip = f"local-dir:{DEMO_CLIP}"
-    elif clip is None:
-        clip, pretrained = DEFAULT_CLIP[0], pretrained or DEFAULT_CLIP[1]
-    return load_tower(clip, pretrained, device=options.device, precision=options.precision)
+def _run(options: BuildOptions, plan: Plan, manifest: Manifest, stages: Stages, quiet: bool, engine: Engine) -> None:
+    """Let an engine make the shards that are left, keeping the manifest after each; then call it complete."""
+    if manifest.complete:
+        return
 
+    def keep(shard: Shard) -> None:
+        manifest.add(shard)
+        manifest.save(options.out)
+        _check_rejected(manifest, options, final=False)
 
-def _settings(options: BuildOptions, tower: Tower, grid: int, source: Source | StreamSource) -> dict[str, Any]:
-    """Everything that decides the output's bytes, but for the batch size (which moves the last bits only)."""
-    clip = "demo" if options.clip is None and options.source.startswith("shapes:") else options.clip
-    metadata = {
-        "schema_version": SCHEMA_VERSION,
-        "grid": grid,
-        "clip": clip or DEFAULT_CLIP[0],
-        "pretrained": options.pretrained if clip else options.pretrained or DEFAULT_CLIP[1],
-        "weights_sha256": tower.weights_sha256,
-        "method": options.method,
-        "layer": tower.layer.name,
-        "fit": options.fit,
-        "image_size": tower.size,
-        "tiles": options.tiles,
-        "precision": tower.precision,
-        "interpolation": tower.interpolation,
-        "package_version": __version__,
-    }
-    pairs: dict[str, Any] = {"pairs": options.source}
-    if isinstance(source, Source):
-        pairs = {"pairs": len(source), "pairs_sha256": hash_pairs(source)}
-    return metadata | pairs | {"shard_size": options.shard_size}
-
-
-def _write_shards(
-    options: BuildOptions, source: Source | StreamSource, tower: Tower, manifest: Manifest, quiet: bool
-) -> None:
-    total = len(source) if isinstance(source, Source) else None
-    shard_count = None if total is None else math.ceil(total / options.shard_size)
-    metadata = {name: manifest.settings[name] for name in manifest.settings if name not in _NOT_OF_A_MAP}
-    pairs = read_pairs(source, skip=manifest.taken)
-    with (
-        closing(tqdm(total=total, initial=manifest.taken, unit="pair", disable=quiet, smoothing=0.1)) as bar,
-        ThreadPoolExecutor(options.workers) as executor,
-    ):
-        try:
-            for chunk in _chunks(pairs, options.shard_size):
-                shard = map_shard(
-                    chunk,
-                    tower,
-                    executor,
-                    method=options.method,
-                    grid=metadata["grid"],
-                    tiles=options.tiles,
-                    fit=options.fit,
-                    batch_size=options.batch_size,
-                    step=bar.update,
-                )
-                name = _shard_name(len(manifest.shards), shard_count)
-                manifest.shards.append(shard.write(options.out, name, metadata))
-                manifest.save(options.out)
-                _check_rejected(manifest, options, final=False)
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
-    if shard_count is None:
+    with stages.run(), Progress(plan, manifest, stages, quiet=quiet) as progress:
+        engine(plan.left({shard.file for shard in manifest.shards}), options.out, keep, stages, progress)
+    if plan.count is None:
         _give_final_names(options.out, manifest)
+    _remove_leftovers(options.out, plan)  # of workers that were killed
     manifest.complete = True
     manifest.save(options.out)
 
 
-def _chunks(pairs: Iterator[Pair], size: int) -> Iterator[list[Pair]]:
-    chunk: list[Pair] = []
-    for pair in pairs:
-        chunk.append(pair)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _begin(options: BuildOptions, settings: dict[str, Any], plan: Plan) -> Manifest:
+    """The manifest in ``--out`` to go on with, or a new one. Raises UserError if the folder is of another run."""
+    with user_errors():
+        manifest = open_manifest(options.out, settings, options.origin, plan.manifest)
+    if not manifest.complete:
+        options.out.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(options.out, plan)
+        manifest.save(options.out)
+    return manifest
 
 
-def _shard_name(index: int, count: int | None) -> str:
-    return f"train-{index:05d}.parquet" if count is None else f"train-{index:05d}-of-{count:05d}.parquet"
+def _remove_leftovers(out: Path, plan: Plan) -> None:
+    """Delete what killed runs left half-written; beside a job array's other parts only what is this part's own."""
+    if plan.part is None:
+        remove_leftovers(out)
+        return
+    shards = [plan.name(number) for number in plan.own()]
+    remove_leftovers(out, {plan.manifest, *shards, *(f"{Path(name).stem}.jsonl" for name in shards)})
 
 
 def _give_final_names(out: Path, manifest: Manifest) -> None:
     """Rename the shards of a stream, whose number is known only at its end."""
     count = len(manifest.shards)
-    for index, shard in enumerate(manifest.shards):
-        final = _shard_name(index, count)
+    for number, shard in enumerate(manifest.shards):
+        final = shard_name(number, count)
         if (out / "data" / shard.file).exists():
             (out / "data" / shard.file).replace(out / "data" / final)
-        manifest.shards[index] = Shard(final, shard.sha256, shard.taken, shard.written, shard.rejected)
+        manifest.shards[number] = replace(shard, file=final)
 
 
 def _check_rejected(manifest: Manifest, options: BuildOptions, *, final: bool) -> None:
+    """UserError if more pairs were rejected than ``max_rejected``; before the end once there are enough to tell."""
     if not final and manifest.taken < _EARLY_CHECK:
         return
     if manifest.rejected > options.max_rejected * manifest.taken:

@@ -53,11 +53,22 @@ def decode_rgb(data: bytes, *, draft: int | None = None) -> Image.Image:
     ``draft`` says that it will be shown at that many pixels: a large JPEG is then decoded at 1/2, 1/4 or 1/8 of its
     size, which is many times cheaper, but never with a side below ``draft``. Raises ``BadImage``.
     """
+    return decode_sized(data, draft=draft)[0]
+
+
+def decode_sized(data: bytes, *, draft: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """:func:`decode_rgb`, and the (width, height) that the upright image has when decoded whole."""
     image = _open(data)
+    whole = image.size
     if draft is not None:
         image.draft(None, (draft, draft))
+    drafted = image.size
     _load(image)
-    return _upright(_to_rgb(image), _orientation(image))
+    orientation = _orientation(image)
+    upright = _upright(_to_rgb(image), orientation)
+    if drafted == whole:
+        return upright, upright.size
+    return upright, whole[::-1] if orientation in _TURNED else whole
 
 
 def decode_mask(data: bytes) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.plan import Plan
 from pipelines.sources import Sample, Source, StreamSource
 
 
@@ -25,20 +26,28 @@ class Pair:
     read: Callable[[], bytes]
 
 
-def read_pairs(source: Source | StreamSource, *, skip: int) -> Iterator[Pair]:
-    """The source's pairs from number ``skip`` on, each marked if its (key, caption) came before."""
-    if isinstance(source, Source):
-        duplicate = _later_occurrences(source)
-        for i in range(skip, len(source)):
+def read_shards(source: Source | StreamSource, plan: Plan, todo: Iterable[int]) -> Iterator[tuple[int, Pair]]:
+    """The pairs of some shards, in order, with their shard's number; each marked if its (key, caption) came before.
+
+    Of a stream, all shards from the first of ``todo`` on.
+    """
+    if isinstance(source, StreamSource):
+        yield from _read_stream(source, plan.shard_size, skip=next(iter(todo)) * plan.shard_size)
+        return
+    duplicate = _later_occurrences(source)
+    for number in todo:
+        for i in plan.rows(number):
             caption = source.captions[i].as_py() if source.captions is not None else None
             url = source.urls[i].as_py() if source.urls is not None else None
-            yield Pair(source.keys[i].as_py(), caption, url, bool(duplicate[i]), _Reader(source, i))
-        return
+            yield number, Pair(source.keys[i].as_py(), caption, url, bool(duplicate[i]), _Reader(source, i))
+
+
+def _read_stream(source: StreamSource, shard_size: int, *, skip: int) -> Iterator[tuple[int, Pair]]:
     seen: set[bytes] = set()
     for i, sample in enumerate(source):
         identity = hashlib.blake2b(f"{sample.key}\x1f{sample.caption}".encode(), digest_size=16).digest()
         if i >= skip:
-            yield Pair(sample.key, sample.caption, sample.url, identity in seen, _Holder(sample))
+            yield i // shard_size, Pair(sample.key, sample.caption, sample.url, identity in seen, _Holder(sample))
         seen.add(identity)
 
 

@@ -1,6 +1,7 @@
-"""One shard of maps from its pairs alone: decoded by threads, mapped in batches, written whole.
+"""Shards of maps from their pairs alone: decoded by threads, mapped in batches, written whole.
 
-Nothing here depends on another shard, so the same pairs give the same bytes on any machine of a kind, in any order.
+Nothing a shard computes depends on another shard, so the same pairs give the same bytes on any machine of a kind, in
+any order; what overlaps is only the time: images of the next shard are decoded while this one's are mapped.
 """
 
 from __future__ import annotations
@@ -8,51 +9,39 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from pipelines.geometry import central_box
-from pipelines.images import BadImage, decode_rgb
+from pipelines.decoding import Prepared, Rejected, prefetch, prepare
 from pipelines.pairs import Pair
+from pipelines.stages import MODEL, STARVED, TEXTS, WRITE, Stages
 from saliency.files import write_text_atomically
 from saliency.manifest import Shard
-from saliency.maps import FULL, Box, quantise
+from saliency.maps import quantise
 from saliency.table import Row, write_shard
 from saliency.towers import Tower
-from saliency.windows import map_windows, squash_windows
-
-SMALLEST_SIDE = 4
-"""Pixels; a smaller image has nothing to look at."""
-
-T = TypeVar("T")
-R = TypeVar("R")
+from saliency.windows import map_windows
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A pair ready for the model: its row (but for the score) and the pixels of its windows, uint8 [T, 3, S, S]."""
+class Recipe:
+    """What decides a map beside its pair and the tower; the batch size moves the last bits only."""
 
-    row: Row
-    pixels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A pair that can't have a map, and why."""
-
-    key: str
-    caption: str | None
-    reason: str
+    method: str
+    grid: int
+    tiles: int
+    fit: str
+    batch_size: int
+    static: bool = False
+    """Every batch has the same size, the last ones filled up: for a compiled model."""
 
 
 @dataclass
@@ -60,25 +49,64 @@ class ShardMaps:
     """The maps of one shard as they come, batch by batch: a row and a raw map [G, G] for every good pair."""
 
     tower: Tower
-    method: str
-    grid: int
-    tiles: int = 1
+    recipe: Recipe
+    stages: Stages
     rows: list[Row] = field(default_factory=list)
     maps: list[Tensor] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     texts: dict[str, Tensor] = field(default_factory=dict)
     """Of this shard alone: with another's, a resumed run would encode its texts in other batches."""
+    _batch: list[Prepared] = field(default_factory=list)
+    _running: _Running | None = None
 
-    def add(self, batch: list[Prepared]) -> None:
-        """Make the maps of a batch; a map that is not finite rejects its pair."""
-        captions = [item.row.caption for item in batch]
+    def take(self, item: Prepared | Rejected) -> None:
+        """Take in a pair; a full batch is sent to the model."""
+        if isinstance(item, Rejected):
+            self.rejected.append(item)
+            return
+        self._batch.append(item)
+        if len(self._batch) == self.recipe.batch_size:
+            self._launch()
+
+    def finish(self) -> ShardMaps:
+        """Send what is left to the model and collect all maps."""
+        if self._batch:
+            self._launch()
+        self._collect()
+        return self
+
+    def _launch(self) -> None:
+        """Start the maps of the batch, then collect those of the batch before, which a GPU has finished by now."""
+        batch, self._batch = self._batch, []
+        with self.stages.time(TEXTS):
+            features = self._features([item.row.caption for item in batch])
+        with self.stages.time(MODEL):
+            pixels = torch.from_numpy(np.stack([item.pixels for item in batch]))
+            if self.recipe.static and len(batch) < self.recipe.batch_size:
+                filled = [i % len(batch) for i in range(self.recipe.batch_size)]
+                pixels, features = pixels[filled], features[filled]
+            recipe = self.recipe
+            raw, scores = map_windows(
+                self.tower, pixels, features, method=recipe.method, tiles=recipe.tiles, grid=recipe.grid
+            )
+            running = _Running(batch, raw, scores)
+        self._collect()
+        self._running = running
+
+    def _features(self, captions: list[str]) -> Tensor:
         new = sorted(set(captions) - self.texts.keys())
         if new:
             self.texts.update(zip(new, self.tower.encode_texts(new), strict=True))
-        pixels = torch.from_numpy(np.stack([item.pixels for item in batch]))
-        features = torch.stack([self.texts[caption] for caption in captions])
-        raw, scores = map_windows(self.tower, pixels, features, method=self.method, tiles=self.tiles, grid=self.grid)
-        for item, values, score in zip(batch, raw.cpu(), scores.tolist(), strict=True):
+        return torch.stack([self.texts[caption] for caption in captions])
+
+    def _collect(self) -> None:
+        """Keep the maps of the batch under way; one that is not finite rejects its pair."""
+        if self._running is None:
+            return
+        with self.stages.time(MODEL):
+            batch, maps, scores = self._running.wait()
+        self._running = None
+        for item, values, score in zip(batch, maps, scores, strict=True):
             if math.isfinite(score) and bool(values.isfinite().all()):
                 self.rows.append(replace(item.row, clip_score=score))
                 self.maps.append(values)
@@ -88,86 +116,68 @@ class ShardMaps:
 
     def write(self, out: Path, name: str, metadata: dict[str, Any]) -> Shard:
         """Write the rejects, then the table; what the manifest is to say of them."""
-        rejects = out / "rejected" / f"{Path(name).stem}.jsonl"
-        if self.rejected:
-            lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in self.rejected)
-            write_text_atomically(rejects, lines)
-        else:
-            rejects.unlink(missing_ok=True)  # of a stopped run whose source was mended since
-        raw = torch.stack(self.maps).numpy() if self.maps else np.zeros((0, self.grid, self.grid), np.float32)
-        path = out / "data" / name
-        write_shard(path, self.rows, *quantise(raw), metadata)
-        written, rejected = len(self.rows), len(self.rejected)
-        return Shard(name, hashlib.sha256(path.read_bytes()).hexdigest(), written + rejected, written, rejected)
+        with self.stages.time(WRITE):
+            rejects = out / "rejected" / f"{Path(name).stem}.jsonl"
+            if self.rejected:
+                lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in self.rejected)
+                write_text_atomically(rejects, lines)
+            else:
+                rejects.unlink(missing_ok=True)  # of a stopped run whose source was mended since
+            grid = self.recipe.grid
+            raw = torch.stack(self.maps).numpy() if self.maps else np.zeros((0, grid, grid), np.float32)
+            path = out / "data" / name
+            write_shard(path, self.rows, *quantise(raw), metadata)
+            written, rejected = len(self.rows), len(self.rejected)
+            return Shard(name, hashlib.sha256(path.read_bytes()).hexdigest(), written + rejected, written, rejected)
 
 
-def map_shard(
-    pairs: list[Pair],
+class _Running:
+    """A batch whose maps may still be under way on a GPU; their copies to the host are queued behind them."""
+
+    def __init__(self, batch: list[Prepared], maps: Tensor, scores: Tensor) -> None:
+        self._batch = batch
+        self._maps, self._scores = maps.to("cpu", non_blocking=True), scores.to("cpu", non_blocking=True)
+        self._event = None
+        if maps.is_cuda:
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record(torch.cuda.current_stream(maps.device))
+
+    def wait(self) -> tuple[list[Prepared], Tensor, list[float]]:
+        """The batch, its maps [B, G, G] and its scores, without what it was filled up with."""
+        if self._event is not None:
+            self._event.synchronize()
+        count = len(self._batch)
+        return self._batch, self._maps[:count].clone(), self._scores[:count].tolist()
+
+
+def map_shards(
+    pairs: Iterable[tuple[int, Pair]],
     tower: Tower,
     executor: Executor,
-    *,
-    method: str,
-    grid: int,
-    fit: str,
-    batch_size: int,
-    tiles: int = 1,
-    step: Callable[[], object] = lambda: None,
-) -> ShardMaps:
-    """The maps of a shard's pairs; ``executor`` decodes ahead of the model, ``step`` is called after every pair."""
-    shard = ShardMaps(tower, method, grid, tiles)
-    batch: list[Prepared] = []
-    for item in prefetch(executor, lambda pair: prepare(pair, tower, fit, tiles), pairs, depth=2 * batch_size):
-        step()
-        if isinstance(item, Rejected):
-            shard.rejected.append(item)
-            continue
-        batch.append(item)
-        if len(batch) == batch_size:
-            shard.add(batch)
-            batch = []
-    if batch:
-        shard.add(batch)
-    return shard
+    recipe: Recipe,
+    stages: Stages,
+    progress: Callable[[int], object] = lambda _pairs: None,
+) -> Iterator[tuple[int, ShardMaps]]:
+    """The shards of pairs that come with their shard's number, each as soon as its last map is made.
 
+    ``executor`` decodes ahead of the model, across the ends of shards; ``progress`` is told of every pair.
+    """
 
-def prepare(pair: Pair, tower: Tower, fit: str, tiles: int = 1) -> Prepared | Rejected:
-    """Read, decode and resize one pair's image, or say why that can't be done."""
-    if pair.duplicate:
-        return Rejected(pair.key, pair.caption, "duplicate: an earlier pair has this key and caption")
-    if pair.caption is None or not pair.caption.strip():
-        return Rejected(pair.key, pair.caption, "no caption")
-    try:
-        data = pair.read()
-        image = decode_rgb(data)
-    except (BadImage, OSError) as error:
-        return Rejected(pair.key, pair.caption, " ".join(str(error).split()))
-    if min(image.size) < SMALLEST_SIDE:
-        return Rejected(pair.key, pair.caption, f"image of {image.width}×{image.height} pixels is too small")
-    box = _seen_box(image, fit)
-    row = Row(
-        key=pair.key,
-        url=pair.url,
-        caption=pair.caption,
-        image_sha256=hashlib.sha256(data).hexdigest(),
-        width=image.width,
-        height=image.height,
-        crop_box=box,
-        clip_score=math.nan,
-    )
-    return Prepared(row, squash_windows(tower, image, box, tiles))
+    def work(numbered: tuple[int, Pair]) -> tuple[int, Prepared | Rejected]:
+        return numbered[0], prepare(numbered[1], tower, recipe.fit, recipe.tiles, stages)
 
-
-def prefetch(executor: Executor, function: Callable[[T], R], items: Iterable[T], *, depth: int) -> Iterator[R]:
-    """``map`` over threads, in order, with at most ``depth`` results under way."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(executor.submit(function, item))
-        if len(waiting) >= depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _seen_box(image: Image.Image, fit: str) -> Box:
-    """The part of the image the model sees: all of it, or the central square."""
-    return FULL if fit == "squash" else central_box(image.width, image.height, 1.0)
+    current: int | None = None
+    shard = ShardMaps(tower, recipe, stages)
+    with closing(prefetch(executor, work, pairs, depth=2 * recipe.batch_size)) as items:
+        while True:
+            with stages.time(STARVED):
+                numbered = next(items, None)
+            if current is not None and (numbered is None or numbered[0] != current):
+                yield current, shard.finish()
+                shard = ShardMaps(tower, recipe, stages)
+            if numbered is None:
+                return
+            current = numbered[0]
+            shard.take(numbered[1])
+            stages.pairs += 1
+            progress(1)

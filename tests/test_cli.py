@@ -50,24 +50,24 @@ def test_options_of_a_pipeline_are_the_commands():
     """No option of the command line is left unused, and none of a pipeline is left out."""
     from dataclasses import fields
 
-    from pipelines.build_saliency import BuildOptions
+    from pipelines.build_job import BuildOptions
     from pipelines.evaluate import EvaluateOptions
     from pipelines.pretrain import PretrainOptions
 
     renamed = {"protocol": "protocols"}
     for name, kind in (("build-saliency", BuildOptions), ("pretrain", PretrainOptions), ("evaluate", EvaluateOptions)):
-        parameters = {renamed.get(p.name, p.name) for p in COMMANDS[name].params}
+        parameters = {renamed.get(p.name, p.name) for p in COMMANDS[name].params} - {"report"}  # only printed
         assert parameters == {field.name for field in fields(kind)}
 
 
 def test_defaults_of_the_command_line_are_the_pipelines():
     from dataclasses import MISSING, fields
 
-    from pipelines.build_saliency import BuildOptions
+    from pipelines.build_job import BuildOptions
     from pipelines.evaluate import EvaluateOptions
     from pipelines.pretrain import PretrainOptions
 
-    derived = {"workers", "device", "protocols", "beside", "image_size", "salient_schedule"}
+    derived = {"workers", "device", "protocols", "beside", "image_size", "salient_schedule", "shard"}
     for name, kind in (("build-saliency", BuildOptions), ("pretrain", PretrainOptions), ("evaluate", EvaluateOptions)):
         shown = {p.name: p.default for p in COMMANDS[name].params}
         for field in fields(kind):
@@ -84,6 +84,9 @@ def test_defaults_of_the_command_line_are_the_pipelines():
         (["build-saliency", "shapes:3", "--out", "OUT", "--method", "x"], "--method"),
         (["build-saliency", "shapes:3", "--out", "OUT", "--clip", "nonsense", "--pretrained", "x"], "not an open_clip"),
         (["build-saliency", "shapes:3", "--out", "OUT", "--device", "cuda:99"], "--device cuda:99 can't be used"),
+        (["build-saliency", "shapes:3", "--out", "OUT", "--shard", "0/3"], "--shard '0/3' is not i/n"),
+        (["build-saliency", "shapes:3", "--out", "OUT", "--engine", "spark"], "--engine is 'spark'"),
+        (["merge", "/no/such/place"], "holds no parts of a job array"),
         (["build-saliency", "user/dataset", "--out", "OUT"], "HF_HUB_OFFLINE"),
         (["inspect", "/no/such/place"], "does not exist"),
         (["pretrain", "shapes:3", "--out", "OUT", "--image-size", "big"], "--image-size 'big'"),
@@ -118,7 +121,7 @@ def test_the_line_from_pairs_to_judged_features(tmp_path, tiny_clip):
             noise = np.random.default_rng(i).integers(0, 255, (40, 40, 3)).astype(np.uint8)
             Image.fromarray(noise).save(tmp_path / "labelled" / name / f"{i}.png")
     steps = [
-        (["build-saliency", pictures, "--out", maps, "--clip", tiny_clip], "12 pairs: 12 maps"),
+        (["build-saliency", pictures, "--out", maps, "--clip", tiny_clip, "--report"], "bottleneck"),
         (["inspect", maps, "--gallery", tmp_path / "g.png"], "12 in = 12 written + 0 rejected"),
         (["pretrain", pictures, "--saliency", maps, "--out", trained, "--workers", "0", *tiny], "step 3, loss"),
         (["inspect", trained], "salient, mask ratio 0.75"),

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.build_saliency import BuildOptions, build_saliency
+from pipelines.build_job import BuildOptions
+from pipelines.build_saliency import build_saliency
 from pipelines.errors import UserError
 from pipelines.images import decode_rgb
 from saliency.manifest import read_manifest
@@ -302,6 +303,7 @@ def test_a_stream_of_unknown_length_gets_its_final_names_at_the_end(tmp_path, ti
     """The Hub's path, over local Parquet: the same maps as with random access, stopped half-way or not."""
     import datasets
 
+    from pipelines import build_job
     from pipelines import build_saliency as module
     from pipelines.columns import Wishes
     from pipelines.streams import stream_dataset
@@ -322,7 +324,7 @@ def test_a_stream_of_unknown_length_gets_its_final_names_at_the_end(tmp_path, ti
         dataset = datasets.load_dataset(str(tmp_path / "hub"), split="train", streaming=True)
         return stream_dataset("me/pairs", dataset, Wishes())
 
-    monkeypatch.setattr(module, "open_source", open_stream)
+    monkeypatch.setattr(build_job, "open_source", open_stream)
     manifest = build("me/pairs", tmp_path / "whole", tiny_clip)
     assert (manifest.taken, manifest.written, manifest.rejected) == (10, 9, 1)
     assert "duplicate" in rejects(tmp_path / "whole")[0]["reason"]

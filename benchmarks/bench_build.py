@@ -1,0 +1,196 @@
+"""The whole of build-saliency beside its model alone, a bare forward pass and pytorch-grad-cam, in one run.
+
+    python benchmarks/bench_build.py [--model ViT-B-16] [--pairs 64] [--batch 16] [--rounds 3] [--precision auto]
+                                     [--device cpu] [--workers 2] [--compile] [--skip-peer]
+
+Random weights; JPEGs of 500×375 with captions of their own in a folder. In every round, in turns: the forward pass of
+the images alone, the maps of ready batches (the model-only rate: images decoded, texts encoded), the whole command in
+this process (read, decode, texts, maps, write), and pytorch-grad-cam in the two ways its users run it, with its default
+flags and a full backward pass: an image a call, as its README and examples do, and a batch a call. Prints pairs/s, the
+median of the rounds, and the ratios. The peer gets fewer images, since it is slower.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from pytorch_grad_cam import GradCAM
+from safetensors.torch import save_file
+
+from pipelines.build_job import BuildOptions
+from pipelines.build_saliency import build_saliency
+from pipelines.decoding import see
+from pipelines.stages import Stages
+from saliency.methods import saliency_maps
+from saliency.towers import load_tower
+
+TEXT = "a dog cat red house in the park with two people walking along old stone bridge under grey sky near river"
+PEER_IMAGES = 8
+
+
+class ImageTower(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model.encode_image(images, normalize=True)
+
+
+class Cosine:
+    def __init__(self, text):
+        self.text = text
+
+    def __call__(self, feature):
+        return (feature * self.text).sum()
+
+
+def save_model(name, folder):
+    """A random model in open_clip's ``local-dir:`` layout, so that the command loads it as it loads a real one."""
+    config = open_clip.get_model_config(name)
+    model = open_clip.create_model(name)
+    preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    preprocess |= {"interpolation": "bicubic", "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    save_file(
+        {key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
+
+
+def write_pairs(folder, count):
+    """Photograph-like JPEGs: smooth structure and some noise, about the size of CC3M's."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3)).astype(np.uint8)).resize((500, 375), Image.BICUBIC)
+        noisy = np.asarray(coarse).astype(int) + rng.integers(-12, 12, (375, 500, 3))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{i:05d}.jpg", quality=88)
+        caption = " ".join(rng.choice(TEXT.split(), rng.integers(6, 18)))
+        lines.append(json.dumps({"file_name": f"{i:05d}.jpg", "caption": f"{caption} {i}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ViT-B-16")
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--skip-peer", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(Path(scratch), arguments)
+
+
+def measure(scratch, arguments):
+    (scratch / "clip").mkdir()
+    save_model(arguments.model, scratch / "clip")
+    write_pairs(scratch / "pairs", arguments.pairs)
+    clip = f"local-dir:{scratch / 'clip'}"
+    tower = load_tower(clip, device=arguments.device, precision=arguments.precision)
+    if arguments.compile:
+        tower.compile()
+    lines = [json.loads(line) for line in (scratch / "pairs" / "metadata.jsonl").read_text().splitlines()]
+    seen = [see((scratch / "pairs" / line["file_name"]).read_bytes(), tower, "squash", 1)[0][0] for line in lines]
+    pixels = torch.from_numpy(np.stack(seen)).split(arguments.batch)
+    texts = tower.encode_texts([line["caption"] for line in lines]).split(arguments.batch)
+    synchronise = torch.cuda.synchronize if arguments.device.startswith("cuda") else lambda: None
+
+    def forward():
+        with (
+            torch.inference_mode(),
+            torch.autocast(tower.device.type, torch.bfloat16, enabled=tower.precision == "bf16"),
+        ):
+            for batch in pixels:
+                tower.encode_images(tower.normalise(batch))
+        synchronise()
+        return arguments.pairs
+
+    def maps():
+        for batch, captions in zip(pixels, texts, strict=True):
+            saliency_maps(tower, batch, captions)[0].cpu()
+        return arguments.pairs
+
+    stages = []
+
+    def command():
+        shutil.rmtree(scratch / "maps", ignore_errors=True)
+        options = BuildOptions(
+            str(scratch / "pairs"),
+            scratch / "maps",
+            clip=clip,
+            batch_size=arguments.batch,
+            workers=arguments.workers,
+            precision=arguments.precision,
+            compile=arguments.compile,
+            device=arguments.device,
+        )
+        stages.append(Stages())
+        build_saliency(options, quiet=True, stages=stages[-1])
+        return arguments.pairs
+
+    def peer(size):
+        tower.model.requires_grad_(True)  # as a model is loaded; it fails on frozen parameters
+        with GradCAM(ImageTower(tower.model), [tower.layer.module], reshape_transform=tower.to_grid) as cam:
+            batch, captions = pixels[0][:PEER_IMAGES], texts[0][:PEER_IMAGES]
+            for images, own in zip(batch.split(size), captions.split(size), strict=True):
+                cam(tower.normalise(images), [Cosine(text) for text in own])
+        tower.model.requires_grad_(False)
+        tower.model.zero_grad(set_to_none=True)
+        return len(batch)
+
+    ways = {"forward pass": forward, "maps, model only": maps, "whole command": command}
+    if not arguments.skip_peer:
+        ways |= {
+            "pytorch-grad-cam, an image a call": lambda: peer(1),
+            "pytorch-grad-cam, a batch": lambda: peer(PEER_IMAGES),
+        }
+    rates = {name: [] for name in ways}
+    for _ in range(arguments.rounds + 1):
+        for name, run in ways.items():
+            started = time.perf_counter()
+            count = run()
+            # the command's own clock starts when its model is loaded, as it is for the others
+            seconds = stages[-1].wall if name == "whole command" else time.perf_counter() - started
+            rates[name].append(count / seconds)
+    report(arguments, tower, {name: statistics.median(values[1:]) for name, values in rates.items()}, stages[-1])
+
+
+def report(arguments, tower, rates, stages):
+    hardware = (
+        torch.cuda.get_device_name() if tower.device.type == "cuda" else platform.processor() or platform.machine()
+    )
+    print(
+        f"{arguments.model}, {tower.precision} trunk, batch {arguments.batch}, {arguments.pairs} pairs, {hardware}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; median of {arguments.rounds} rounds in turns"
+    )
+    for name, rate in rates.items():
+        print(f"{name:34s} {rate:8.2f} pairs/s")
+    maps = rates["maps, model only"]
+    print(f"maps, of a forward pass            {maps / rates['forward pass']:8.2f}")
+    print(f"whole command, of the model only   {rates['whole command'] / maps:8.2f}")
+    for name in [name for name in rates if name.startswith("pytorch")]:
+        print(f"maps, times {name.removeprefix('pytorch-grad-cam, '):22s} {maps / rates[name]:8.2f}")
+    print(
+        "the command's last round:",
+        *(f"{stage} {seconds:.2f} s" for stage, seconds in stages.seconds.items()),
+        sep="\n  ",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""A local Ray of two workers: the same bytes as the local engine's, also when a worker is killed half-way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.build_job import BuildOptions
+from saliency.manifest import read_manifest
+from saliency.table import shard_files
+from tests.pipelines.test_build_saliency import ROOT, build, tree, write_pictures
+
+pytest.importorskip("ray")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def start(source, out, clip, *more):
+    arguments = ["build-saliency", source, "--out", out, "--clip", clip, "--shard-size", 8, "--batch-size", 4]
+    arguments += ["--engine", "ray", "--ray-workers", 2, *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", *map(str, arguments)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def workers_of(process):
+    """The processes of the cluster's workers that descend from ``process``."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            names[int(folder.name)] = (folder / "cmdline").read_text()
+        except (OSError, ValueError):
+            continue
+
+    def descends(pid):
+        while pid in parents:
+            if pid == process.pid:
+                return True
+            pid = parents[pid]
+        return False
+
+    return [pid for pid, name in names.items() if name.startswith("ray::ShardWorker") and descends(pid)]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = write_pictures(tmp_path / "pictures", [f"picture {i % 7}" for i in range(160)], size=(500, 500))
+    (folder / "033.png").write_bytes(b"broken")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers in /proc")
+def test_a_worker_killed_half_way_changes_nothing(pictures, tmp_path, tiny_clip):
+    build(pictures, tmp_path / "local", tiny_clip, shard_size=8, batch_size=4)
+    running = start(pictures, tmp_path / "ray", tiny_clip, "--report")
+    deadline = time.monotonic() + 120
+    while len(shard_files(tmp_path / "ray")) < 3 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    workers = workers_of(running)
+    made = len(shard_files(tmp_path / "ray"))
+    assert len(workers) == 2, running.communicate()
+    os.kill(workers[0], signal.SIGKILL)
+    output, errors = running.communicate(timeout=180)
+    assert running.returncode == 0, errors
+    assert made < 20, "the run was over before its worker was killed"
+    assert "160 pairs: 159 maps" in output
+    assert "bottleneck" in output
+    manifest = read_manifest(tmp_path / "ray")
+    assert (manifest.taken, manifest.written, manifest.rejected) == (160, 159, 1)
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_a_mistake_on_a_worker_is_one_line(tmp_path, tiny_clip):
+    running = start(tmp_path / "nowhere", tmp_path / "maps", tiny_clip)
+    _, errors = running.communicate(timeout=180)
+    assert running.returncode == 2
+    assert errors.splitlines()[-1].startswith("error: ")
+    assert "nowhere does not exist" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "maps").exists()
+
+
+def test_ray_deals_out_the_shards_itself(tmp_path):
+    with pytest.raises(ValueError, match="--shard is for job arrays"):
+        BuildOptions("x", tmp_path, engine="ray", shard=(1, 2))
+    with pytest.raises(ValueError, match="--engine is 'spark'"):
+        BuildOptions("x", tmp_path, engine="spark")
+    with pytest.raises(ValueError, match="--ray-workers is 0"):
+        BuildOptions("x", tmp_path, engine="ray", ray_workers=0)
