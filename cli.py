@@ -52,10 +52,10 @@ def build_saliency(
     out: Out,
     clip: Annotated[
         str | None,
-        typer.Option(help="open_clip model, hf-hub:… or local-dir:… [default: ViT-B-16; for shapes the shipped one]"),
+        typer.Option(help="open_clip model, hf-hub:… or local-dir:… \\[default: ViT-B-16; for shapes the shipped one]"),
     ] = None,
     pretrained: Annotated[
-        str | None, typer.Option(help="Weights tag or file of --clip [default: openai with ViT-B-16]")
+        str | None, typer.Option(help="Weights tag or file of --clip \\[default: openai with ViT-B-16]")
     ] = None,
     method: Annotated[str, typer.Option(help="How maps are made: gradcam.")] = "gradcam",
     grid: Annotated[
@@ -228,7 +228,7 @@ def pretrain(
     masking: Annotated[
         str | None,
         typer.Option(
-            help="random, block, salient, or a control: inverse, shuffled, center [default: salient with --saliency]"
+            help="random, block, salient, or a control: inverse, shuffled, center \\[default: salient with --saliency]"
         ),
     ] = None,
     mask_ratio: Annotated[float, typer.Option(help="Share of patches hidden.")] = 0.75,

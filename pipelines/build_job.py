@@ -69,6 +69,8 @@ class BuildOptions:
             raise ValueError(f"--fit is {self.fit!r}; it must be squash or crop")
         if self.method not in METHODS:
             raise ValueError(f"--method is {self.method!r}; it must be one of {', '.join(METHODS)}")
+        if self.compile and METHODS[self.method].deep:
+            raise ValueError(f"--method {self.method} reads the blocks that --compile compiles; leave one of them out")
         windows(self.tiles)
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")

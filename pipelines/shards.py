@@ -28,7 +28,7 @@ from saliency.manifest import Shard
 from saliency.maps import quantise
 from saliency.table import Row, write_shard
 from saliency.towers import Tower
-from saliency.windows import map_windows
+from saliency.windows import map_windows, windows
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,10 @@ def map_shards(
 
     current: int | None = None
     shard = ShardMaps(tower, recipe, stages)
-    with closing(prefetch(executor, work, pairs, depth=2 * recipe.batch_size)) as items:
+    depth = max(
+        2 * recipe.batch_size // len(windows(recipe.tiles)), 4
+    )  # images wait as windows: bounded by their number
+    with closing(prefetch(executor, work, pairs, depth=depth)) as items:
         while True:
             with stages.time(STARVED):
                 numbered = next(items, None)

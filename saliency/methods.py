@@ -42,7 +42,8 @@ class Method:
     """How a map is made: the function, the poolings it supports, the paper it follows, and the layer it reads.
 
     ``layer`` gives the layer's name, or ValueError for a tower whose modules are not of a kind that can be read.
-    ``adapted``: made by pytorch-grad-cam's own class.
+    ``adapted``: made by pytorch-grad-cam's own class. ``deep``: it reads blocks before the last, which
+    then can't be compiled.
     """
 
     maps: Maps
@@ -50,6 +51,7 @@ class Method:
     paper: str
     layer: Callable[[Tower], str] = _tower_layer
     adapted: bool = False
+    deep: bool = False
 
 
 def _adapted(method: str, paper: str, poolings: tuple[str, ...] = POOLINGS) -> Method:
@@ -59,7 +61,7 @@ def _adapted(method: str, paper: str, poolings: tuple[str, ...] = POOLINGS) -> M
 METHODS: dict[str, Method] = {
     "gradcam": Method(gradcam_maps, POOLINGS, "arXiv 1610.02391"),
     "grad-eclip": Method(grad_eclip_maps, _TRANSFORMERS, "arXiv 2502.18816", _last_attention),
-    "legrad": Method(legrad_maps, _TRANSFORMERS, "arXiv 2404.03214", legrad_name),
+    "legrad": Method(legrad_maps, _TRANSFORMERS, "arXiv 2404.03214", legrad_name, deep=True),
     "clip-es": Method(clip_es_maps, _OWN_TOKENS, "arXiv 2212.09506"),
     "naclip": Method(naclip_maps, _OWN_TOKENS, "arXiv 2404.08181", _last_attention),
     "gradcam++": _adapted("gradcam++", "arXiv 1710.11063"),

@@ -114,8 +114,15 @@ class Tower:
         return F.normalize(features, dim=-1)
 
     def compile(self) -> None:
-        """Compile the trunk, block by block: all that runs before the last block, with static shapes."""
-        for module in trunk_modules(self.model.visual):
+        """Compile the trunk, block by block: all that runs before the last block, with static shapes.
+
+        Hooks inside of it are frozen with it, so only for methods that read nothing before the last block. ValueError
+        if the tower has no trunk that is known.
+        """
+        modules = trunk_modules(self.model.visual)
+        if not modules:
+            raise ValueError("--compile knows no trunk in this model's image tower; leave it out")
+        for module in modules:
             module.compile(dynamic=False)
 
     def encode_images(self, inputs: Tensor) -> Tensor:
@@ -175,10 +182,11 @@ def _find_timm_layer(trunk: Any) -> Layer:
             return Layer(last, name, "attention", prefix)
         pooling = "class token" if trunk.global_pool == "token" else "average"
         return Layer(last.norm1, f"{name}.norm1", pooling, prefix)
-    for stage in ("layer4", "stages"):
-        if hasattr(trunk, stage):
-            module = getattr(trunk, stage)
-            return Layer(module, f"trunk.{stage}", "convolutional", 0)
+    if hasattr(trunk, "layer4"):
+        return Layer(trunk.layer4, "trunk.layer4", "convolutional", 0)
+    if hasattr(trunk, "stages"):
+        # the last stage itself: some trunks (FastViT) call them one by one, and a hook on their container sees nothing
+        return Layer(trunk.stages[-1], f"trunk.stages.{len(trunk.stages) - 1}", "convolutional", 0)
     raise ValueError(f"no saliency layer is known for a timm trunk of class {type(trunk).__name__}")
 
 

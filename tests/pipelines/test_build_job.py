@@ -43,6 +43,11 @@ def test_bf16_keeps_the_gradients_in_float32(pictures, tmp_path, tiny_clip):
     assert [table.metadata["precision"] for table in tables] == ["fp32", "bf16"]
 
 
+def test_a_method_that_reads_the_trunk_cannot_have_it_compiled(tmp_path):
+    with pytest.raises(ValueError, match="--method legrad reads the blocks that --compile compiles"):
+        BuildOptions("x", tmp_path, method="legrad", compile=True)
+
+
 @pytest.mark.slow
 def test_compiled_maps_are_the_same(pictures, tmp_path, tiny_clip):
     """Also those of the last batch of a shard, which is filled up to the static shape."""
