@@ -57,7 +57,13 @@ def build_saliency(
     pretrained: Annotated[
         str | None, typer.Option(help="Weights tag or file of --clip \\[default: openai with ViT-B-16]")
     ] = None,
-    method: Annotated[str, typer.Option(help="How maps are made: gradcam.")] = "gradcam",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How maps are made: gradcam, grad-eclip, legrad, clip-es, naclip; with pytorch-grad-cam also "
+            "gradcam++, layercam, hirescam, xgradcam, eigengradcam, scorecam (docs/methods.md)."
+        ),
+    ] = "gradcam",
     grid: Annotated[
         int | None,
         typer.Option(help="Side of the stored maps in cells, 256 at most; what the model's patches give if not given."),

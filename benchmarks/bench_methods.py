@@ -76,43 +76,45 @@ def forward(tower: Tower, pixels: torch.Tensor) -> None:
 def report_cost(name: str, batch: int, rounds: int) -> None:
     tower = random_tower(name)
     pixels, texts = random_pairs(tower, batch)
-    ways = {"forward pass": lambda: forward(tower, pixels)}
-    for method in METHODS:
-        try:
-            check_method(method, tower)
-        except ValueError:
-            continue
-        if method != "scorecam":
-            ways[method] = lambda method=method: saliency_maps(tower, pixels, texts, method=method)
-    seconds = {way: [] for way in ways}
-    for _ in range(rounds + 1):
-        for way, run in ways.items():
-            started = time.perf_counter()
-            run()
-            seconds[way].append(time.perf_counter() - started)
-    medians = {way: statistics.median(values[1:]) for way, values in seconds.items()}
-    # the machine's pace changes between rounds: each is set against the forward pass of its own round
-    bare = seconds["forward pass"]
-    ratios = {way: statistics.median(a / b for a, b in zip(s[1:], bare[1:], strict=True)) for way, s in seconds.items()}
-    print(
-        f"\n{name}, batch {batch}, median of {rounds} rounds in turns\n\n| method | pairs/s | × forward |\n|---|---|---|"
-    )
-    for way, median in medians.items():
-        print(f"| `{way}` | {batch / median:.2f} | {ratios[way]:.2f} |")
+    seconds: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {}
+    for step in range(rounds + 1):
+        for method in METHODS:
+            if method == "scorecam" or not can_read(method, tower):
+                continue
+            # the machine's pace changes all the time: each method is set against the forward pass just before it
+            bare = timed(lambda: forward(tower, pixels))
+            taken = timed(lambda method=method: saliency_maps(tower, pixels, texts, method=method))
+            if step:  # the first round warms up
+                seconds.setdefault("forward pass", []).append(bare)
+                seconds.setdefault(method, []).append(taken)
+                ratios.setdefault(method, []).append(taken / bare)
+    print(f"\n{name}, batch {batch}, median of {rounds} rounds in turns\n")
+    print("| method | pairs/s | × forward |\n|---|---|---|")
+    for way, values in seconds.items():
+        ratio = statistics.median(ratios.get(way, [1]))
+        print(f"| `{way}` | {batch / statistics.median(values):.2f} | {ratio:.2f} |")
+
+
+def can_read(method: str, tower: Tower) -> bool:
+    try:
+        check_method(method, tower)
+    except ValueError:
+        return False
+    return True
+
+
+def timed(run) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
 
 
 def report_scorecam_cost(name: str) -> None:
     tower = random_tower(name)
     pixels, texts = random_pairs(tower, 1)
-    bare = []
-    for _ in range(4):
-        started = time.perf_counter()
-        forward(tower, pixels)
-        bare.append(time.perf_counter() - started)
-    started = time.perf_counter()
-    saliency_maps(tower, pixels, texts, method="scorecam")
-    taken = time.perf_counter() - started
-    alone = statistics.median(bare[1:])
+    alone = statistics.median([timed(lambda: forward(tower, pixels)) for _ in range(4)][1:])
+    taken = timed(lambda: saliency_maps(tower, pixels, texts, method="scorecam"))
     print(
         f"\nscorecam, 1 image, 1 round: {taken:.0f} s, {taken / alone:.0f} × a forward pass of 1 image ({alone:.2f} s)"
     )
@@ -126,18 +128,13 @@ def report_quality(spec: str, clip: str, limit: int, scorecam_limit: int) -> Non
     pixels = torch.from_numpy(np.stack([tower.squash(decode_rgb(source.read_image(i))) for i in range(count)]))
     masks = [source.read_mask(i) for i in range(count)]
     texts, others = tower.encode_texts(captions), tower.encode_texts(other_captions(captions))
-    print(
-        f"\n{spec}, {clip}, {tower.layer.pooling}: {count} pairs, masks cover {np.mean([m.mean() for m in masks]):.2f}\n"
-    )
+    share = np.mean([mask.mean() for mask in masks])
+    print(f"\n{spec}, {clip} ({tower.layer.pooling}): {count} pairs, masks cover {share:.2f}\n")
     print("| method | n | " + " | ".join(f"{name} | of another caption" for name in FIGURES.values()) + " |")
     print("|---|---|" + "---|" * 2 * len(FIGURES))
     for index, method in enumerate(METHODS):
         n = scorecam_limit if method == "scorecam" else count
-        try:
-            check_method(method, tower)
-        except ValueError:
-            continue
-        if not n:
+        if not n or not can_read(method, tower):
             continue
         own = make_maps(tower, pixels[:n], texts[:n], method)
         judgement = judge_arrays(own, masks[:n], shuffled=make_maps(tower, pixels[:n], others[:n], method))

@@ -1,9 +1,13 @@
 """Every method on every kind of tower: what it promises, and whom it refuses."""
 
+import typing
+from pathlib import Path
+
 import open_clip
 import pytest
 import torch
 
+import cli
 from saliency.methods import METHODS, POOLINGS, check_method, layer_name, saliency_maps
 from saliency.towers import Tower, load_tower
 from tests.saliency.test_attention import make_tower
@@ -131,3 +135,12 @@ def test_towers_of_other_kinds_load(kind, tmp_path):
     features = tower.encode_images(tower.normalise(pixels))
     assert features.shape == (3, tower.encode_texts(["a"]).shape[1])
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+
+
+def test_the_help_and_the_documentation_name_every_method():
+    option = typing.get_type_hints(cli.build_saliency, include_extras=True)["method"].__metadata__[0]
+    assert set(METHODS) <= set(option.help.replace(",", " ").replace(";", " ").split())
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    for method, row in METHODS.items():
+        assert page.count(f"| `{method}` |") >= 3, method  # its equation, its cost and what it was measured at
+        assert row.paper in page, method
