@@ -23,6 +23,7 @@ from pipelines.sources import StreamSource, open_source
 from saliency.files import write_text_atomically
 from saliency.manifest import NAME as MANIFEST
 from saliency.manifest import Manifest, read_manifest
+from saliency.methods import COMPARED
 from saliency.quality import FIGURES
 from saliency.table import SaliencyTable, shard_files
 
@@ -137,6 +138,7 @@ def _describe_maps(table: SaliencyTable, manifest: Manifest | None) -> tuple[dic
         "grid": f"{table.grid}×{table.grid}",
         "clip": " ".join(str(made[key]) for key in ("clip", "pretrained") if made[key]),
         "method": f"{made['method']} at {made['layer']}",
+        "methods compared": COMPARED,
     }
     if manifest:
         facts["pairs"] = f"{manifest.taken} in = {manifest.written} written + {manifest.rejected} rejected"
