@@ -84,13 +84,18 @@ def build_saliency(
     ] = "squash",
     batch_size: Annotated[int, typer.Option(help="Pairs at a time.")] = 64,
     workers: Workers = None,
-    shard_size: Annotated[int, typer.Option(help="Pairs a file; a stopped run loses at most one file's work.")] = 4096,
+    shard_size: Annotated[
+        int, typer.Option(help="Pairs a file; what a killed run loses is what it had not written.")
+    ] = 4096,
     shard: Annotated[
         str | None, typer.Option(help="i/n: make part i of n, as a job array does; then `merge` them.")
     ] = None,
     engine: Annotated[str, typer.Option(help="`local`, or `ray`: the workers of a Ray cluster.")] = "local",
     ray_workers: Annotated[
-        int | None, typer.Option(help="Workers of --engine ray; one a GPU, or one every four cores, if not given.")
+        int | None,
+        typer.Option(
+            help="Workers of --engine ray; one a GPU, or one for every four cores of a machine, if not given."
+        ),
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Print the time by stage and the bottleneck.")] = False,
     max_rejected: Annotated[float, typer.Option(help="Share of bad pairs above which the command fails.")] = 0.01,

@@ -144,7 +144,7 @@ def load_clip(options: BuildOptions) -> Tower:
 
 
 def _settings(options: BuildOptions, tower: Tower, grid: int, source: Source | StreamSource) -> dict[str, Any]:
-    """Everything that decides the output's bytes, but for the batch size (which moves the last bits only)."""
+    """Everything that decides the maps; batch size, threads, device and --compile move the last bits alone."""
     clip = "demo" if options.clip is None and options.source.startswith("shapes:") else options.clip
     metadata = {
         "schema_version": SCHEMA_VERSION,

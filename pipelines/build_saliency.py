@@ -26,6 +26,7 @@ Engine = Callable[[Iterable[int], Path, Callable[[Shard], None], Stages, Callabl
 """(numbers of the shards to make, --out, what to do with a finished one, stages, progress in pairs)."""
 
 _EARLY_CHECK = 1000  # pairs after which a hopeless source stops the run before its end
+_MOSTLY = 0.5
 
 
 def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages | None = None) -> Manifest:
@@ -40,14 +41,15 @@ def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages
         from pipelines.ray_engine import Cluster
 
         with Cluster(options) as cluster:
-            plan, settings = cluster.plan, cluster.settings
-            manifest = _begin(options, settings, plan)
+            plan = cluster.plan
+            manifest = _begin(options, cluster.settings, plan)
             _run(options, plan, manifest, stages, quiet, cluster.build)
     else:
         job = open_job(options)
-        manifest = _begin(options, job.settings, job.plan)
-        _run(options, job.plan, manifest, stages, quiet, partial(build_here, job, workers=options.workers))
-    _check_rejected(manifest, options, final=True)
+        plan = job.plan
+        manifest = _begin(options, job.settings, plan)
+        _run(options, plan, manifest, stages, quiet, partial(build_here, job, workers=options.workers))
+    _check_rejected(manifest, options, plan, final=True)
     return manifest
 
 
@@ -59,7 +61,7 @@ def _run(options: BuildOptions, plan: Plan, manifest: Manifest, stages: Stages, 
     def keep(shard: Shard) -> None:
         manifest.add(shard)
         manifest.save(options.out)
-        _check_rejected(manifest, options, final=False)
+        _check_rejected(manifest, options, plan, final=False)
 
     with stages.run(), Progress(plan, manifest, stages, quiet=quiet) as progress:
         engine(plan.left({shard.file for shard in manifest.shards}), options.out, keep, stages, progress)
@@ -74,11 +76,24 @@ def _begin(options: BuildOptions, settings: dict[str, Any], plan: Plan) -> Manif
     """The manifest in ``--out`` to go on with, or a new one. Raises UserError if the folder is of another run."""
     with user_errors():
         manifest = open_manifest(options.out, settings, options.origin, plan.manifest)
+    _drop_absent(options.out, manifest, plan)
     if not manifest.complete:
         options.out.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(options.out, plan)
         manifest.save(options.out)
     return manifest
+
+
+def _drop_absent(out: Path, manifest: Manifest, plan: Plan) -> None:
+    """Take shards whose files are gone out of the manifest, to be made again; UserError where a stream can't."""
+    present = [shard for shard in manifest.shards if (out / "data" / shard.file).exists()]
+    if len(present) == len(manifest.shards):
+        return
+    if plan.count is None and manifest.complete:
+        raise UserError(f"{out} has lost {len(manifest.shards) - len(present)} of its files; give another --out")
+    if plan.count is None:  # a stream is only read on: what is behind the gap is made again too
+        present = present[: next(i for i, shard in enumerate(manifest.shards) if shard not in present)]
+    manifest.shards, manifest.complete = present, False
 
 
 def _remove_leftovers(out: Path, plan: Plan) -> None:
@@ -100,15 +115,22 @@ def _give_final_names(out: Path, manifest: Manifest) -> None:
         manifest.shards[number] = replace(shard, file=final)
 
 
-def _check_rejected(manifest: Manifest, options: BuildOptions, *, final: bool) -> None:
-    """UserError if more pairs were rejected than ``max_rejected``; before the end once there are enough to tell."""
+def _check_rejected(manifest: Manifest, options: BuildOptions, plan: Plan, *, final: bool) -> None:
+    """UserError if more pairs were rejected than ``max_rejected``: before the end only once that is certain.
+
+    The end of a stream is not known; it is given up where most of it is bad.
+    """
     if not final and manifest.taken < _EARLY_CHECK:
         return
-    if manifest.rejected > options.max_rejected * manifest.taken:
-        share = manifest.rejected / manifest.taken
+    allowed, total = options.max_rejected, manifest.taken
+    if not final and plan.pairs is None:
+        allowed = max(_MOSTLY, allowed)
+    elif not final:
+        total = plan.size(plan.own()) or 0
+    if manifest.rejected > allowed * total:
         raise UserError(
-            f"{manifest.rejected} of {manifest.taken} pairs ({share:.1%}) were rejected, more than --max-rejected "
-            f"{options.max_rejected:g}; the reasons are in {options.out / 'rejected'}, "
+            f"{manifest.rejected} of {manifest.taken} pairs ({manifest.rejected / manifest.taken:.1%}) were rejected, "
+            f"more than --max-rejected {options.max_rejected:g}; the reasons are in {options.out / 'rejected'}, "
             f"the {manifest.written} good maps are kept: "
             "mend the source, or run the same command with a higher --max-rejected"
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from pipelines.build_job import Job
 from pipelines.pairs import read_shards
-from pipelines.shards import map_shards
+from pipelines.shards import ShardMaps, map_shards
 from pipelines.stages import BLOCKED, Stages
 from saliency.manifest import Shard
 
@@ -26,20 +27,41 @@ def build_here(
     *,
     workers: int,
 ) -> None:
-    """Make some shards of a build and write them to ``out``; ``keep`` is told of each in order, once it is on disk."""
+    """Make some shards of a build and write them to ``out``; ``keep`` is told of each in order, once it is on disk.
+
+    What is being written when the run is stopped is still written and kept.
+    """
     writing: deque[Future[Shard]] = deque()
+
+    def collect(most: int) -> None:
+        """Keep what is on disk; wait until no more than ``most`` shards are not."""
+        while writing and (writing[0].done() or len(writing) > most):
+            with stages.time(BLOCKED):
+                done = writing.popleft().result()
+            keep(done)
+
+    def step(pairs: int) -> None:
+        collect(_UNWRITTEN)
+        progress(pairs)
+
     with ThreadPoolExecutor(workers) as decoders, ThreadPoolExecutor(1) as writer:
         try:
             pairs = read_shards(job.source, job.plan, numbers)
-            for number, shard in map_shards(pairs, job.tower, decoders, job.recipe, stages, progress):
+            for number, shard in map_shards(pairs, job.tower, decoders, job.recipe, stages, step):
+                _check_count(job, number, shard)
                 writing.append(writer.submit(shard.write, out, job.plan.name(number), job.metadata))
-                while writing and (writing[0].done() or len(writing) > _UNWRITTEN):
-                    with stages.time(BLOCKED):
-                        done = writing.popleft().result()
-                    keep(done)
-            while writing:
-                with stages.time(BLOCKED):
-                    done = writing.popleft().result()
-                keep(done)
+                collect(_UNWRITTEN)
+            collect(0)
+        except BaseException:
+            with suppress(Exception):  # the first error is the one to tell of
+                collect(0)
+            raise
         finally:
             decoders.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_count(job: Job, number: int, shard: ShardMaps) -> None:
+    """Every pair in is a map or a rejection; anything else is a bug that must not be written."""
+    taken = len(shard.rows) + len(shard.rejected)
+    if job.plan.pairs is not None and taken != len(job.plan.rows(number)):
+        raise RuntimeError(f"shard {number} took in {len(job.plan.rows(number))} pairs and accounts for {taken}")

@@ -26,6 +26,10 @@ def merge(folder: Path) -> Manifest:
         parts = [part for path in paths if (part := read_manifest(folder, path.name)) is not None]
     if whole is None and not parts:
         raise UserError(f"{folder} holds no parts of a job array; build-saliency --shard i/n makes them")
+    if whole is not None and not whole.complete:
+        raise UserError(
+            f"{folder} is an unfinished run without --shard; finish it with the same build-saliency command"
+        )
     if whole is None:
         whole = _join(folder, parts)
         whole.save(folder)
@@ -51,7 +55,7 @@ def _join(folder: Path, parts: list[Manifest]) -> Manifest:
         if not path.exists():
             raise UserError(f"{path} is missing, although its part is done; copy it here, or build that part again")
         if hashlib.sha256(path.read_bytes()).hexdigest() != shard.sha256:
-            raise UserError(f"{path} is damaged: its sha256 is not the one in its manifest; build that part again")
+            raise UserError(f"{path} is damaged: its sha256 is not its manifest's; delete it and build that part again")
         if shard.rejected and not (folder / "rejected" / f"{path.stem}.jsonl").exists():
             raise UserError(f"{folder / 'rejected' / path.stem}.jsonl is missing, although {shard.file} rejected pairs")
     return Manifest(first.settings, first.origin, [shards[name] for name in sorted(shards)], complete=True, name=NAME)

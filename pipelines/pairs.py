@@ -6,10 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from pipelines.plan import Plan
 from pipelines.sources import Sample, Source, StreamSource
@@ -34,7 +32,7 @@ def read_shards(source: Source | StreamSource, plan: Plan, todo: Iterable[int]) 
     if isinstance(source, StreamSource):
         yield from _read_stream(source, plan.shard_size, skip=next(iter(todo)) * plan.shard_size)
         return
-    duplicate = _later_occurrences(source)
+    duplicate = source.repeated
     for number in todo:
         for i in plan.rows(number):
             caption = source.captions[i].as_py() if source.captions is not None else None
@@ -66,18 +64,6 @@ class _Holder:
 
     def __call__(self) -> bytes:
         return self.sample.image
-
-
-def _later_occurrences(source: Source) -> NDArray[np.bool_]:
-    """True where a pair's (key, caption) stood earlier in the source, [n]."""
-    captions = pc.fill_null(source.captions, "") if source.captions is not None else ""
-    identities = pc.binary_join_element_wise(source.keys, captions, "\x1f")
-    codes = pc.dictionary_encode(identities)
-    codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
-    indices = np.asarray(codes.indices)
-    later = np.ones(len(indices), bool)
-    later[np.unique(indices, return_index=True)[1]] = False
-    return later
 
 
 def hash_pairs(source: Source, *, captions: bool = True) -> str:

@@ -7,8 +7,9 @@ always does (``RAY_ADDRESS``, or the head node's own); without one it starts on 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,15 +23,18 @@ from saliency.manifest import Shard
 _CORES = 4  # a worker, where there are no GPUs
 _QUEUED = 2  # shards handed to a worker, the one it makes included
 _RETRIES = 3  # of a shard whose worker dies
+_PATIENCE = 600  # seconds until all workers have loaded the model
 
 
 class ShardWorker:
     """One process of the cluster, holding the model and the source."""
 
-    def __init__(self, options: BuildOptions, threads: int) -> None:
+    def __init__(self, options: BuildOptions, threads: int, folder: str) -> None:
         import torch
 
-        torch.set_num_threads(threads)  # as many as the driver has: their number moves the last bits
+        torch.set_num_threads(threads)
+        if Path(folder).is_dir():  # the driver's, where this machine has it: relative paths then mean the same
+            os.chdir(folder)
         self._options = options
         self._job: Job | None = None
 
@@ -39,14 +43,18 @@ class ShardWorker:
         job = self._opened()
         return job.plan, job.settings
 
-    def build(self, number: int, out: Path) -> tuple[Shard, dict[str, float]]:
-        """Make and write one shard; what the manifest is to say of it, and the seconds it took by stage."""
+    def build(self, number: int, out: Path, settings: dict[str, Any]) -> tuple[Shard, dict[str, float]]:
+        """Make and write one shard; what the manifest is to say of it, and the seconds it took by stage.
+
+        UserError if this machine's job is not the one of these settings: a worker that was started again may find
+        another source, or run where another version is installed.
+        """
         from pipelines.local_engine import build_here
 
+        job = self._opened()
+        _compare(job.settings, settings)
         stages, made = Stages(), list[Shard]()
-        build_here(
-            self._opened(), [number], out, made.append, stages, lambda _pairs: None, workers=self._options.workers
-        )
+        build_here(job, [number], out, made.append, stages, lambda _pairs: None, workers=self._options.workers)
         return made[0], dict(stages.seconds)
 
     def _opened(self) -> Job:
@@ -68,27 +76,15 @@ class Cluster:
         self._workers: list[Any] = []
 
     def __enter__(self) -> Cluster:
-        import torch
-
         self._started = not self._ray.is_initialized()
         if self._started:
-            self._ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            _connect(self._ray)
         try:
-            resources = self._ray.cluster_resources()
-            gpus = int(resources.get("GPU", 0)) if self._options.device != "cpu" else 0
-            count = self._options.ray_workers or gpus or max(1, int(resources["CPU"]) // _CORES)
-            # a path of this machine means the same on the others only when it is absolute
-            device = "cuda" if gpus else "cpu"
-            source = Path(self._options.source)
-            name = str(source.absolute()) if source.exists() else self._options.source
-            options = replace(self._options, source=name, device=device, engine="local")
-            share = {"num_gpus": 1} if gpus else {"num_cpus": min(_CORES, max(1, int(resources["CPU"]) // count))}
-            actor = self._ray.remote(max_restarts=-1, max_task_retries=_RETRIES, **share)(ShardWorker)
-            self._workers = [actor.remote(options, torch.get_num_threads()) for _ in range(count)]
-            described = self._get([worker.describe.remote() for worker in self._workers])
+            self._start_workers()
+            described = self._get(self._wait([worker.describe.remote() for worker in self._workers]))
             self.plan, self.settings = described[0]
             for _, settings in described[1:]:
-                self._compare(settings)
+                _compare(settings, self.settings)
         except BaseException:
             self._leave()
             raise
@@ -114,7 +110,7 @@ class Cluster:
         def hand_out(worker: Any) -> None:
             number = next(todo, None)
             if number is not None:
-                running[worker.build.remote(number, out.absolute())] = worker
+                running[worker.build.remote(number, out.absolute(), self.settings)] = worker
 
         for _ in range(_QUEUED):
             for worker in self._workers:
@@ -145,19 +141,78 @@ class Cluster:
                 "fewer --ray-workers); what is done is kept, and the same command goes on with it"
             ) from error
 
-    def _compare(self, settings: dict[str, Any]) -> None:
-        differing = sorted(name for name in settings if settings[name] != self.settings.get(name))
-        if differing:
+    def _start_workers(self) -> None:
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        room = share_out(nodes, self._options.ray_workers, self._options.device)
+        options = replace(self._options, device="cuda" if room.gpus else "cpu", engine="local")
+        resources = {"num_gpus": 1} if room.gpus else {"num_cpus": room.cores}
+        actor = self._ray.remote(max_restarts=-1, max_task_retries=_RETRIES, **resources)(ShardWorker)
+        threads = int(os.environ.get("OMP_NUM_THREADS", room.cores))  # their number moves the last bits
+        self._workers = [actor.remote(options, threads, str(Path.cwd())) for _ in range(room.workers)]
+
+    def _wait(self, tasks: list[Any]) -> list[Any]:
+        _done, waiting = self._ray.wait(tasks, num_returns=len(tasks), timeout=_PATIENCE)
+        if waiting:
             raise UserError(
-                f"the cluster's machines do not agree on {', '.join(differing)}: install the same versions on all, "
-                "and give a source and a --clip that are the same files everywhere"
+                f"{len(waiting)} of {len(tasks)} workers have not started in {_PATIENCE // 60} minutes: other jobs may "
+                "hold the cluster (ray status); wait, or give fewer --ray-workers"
             )
+        return tasks
 
     def _leave(self) -> None:
         for worker in self._workers:
             self._ray.kill(worker)
         if self._started:
             self._ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many workers a cluster has room for, the cores of each, and whether each has a GPU."""
+
+    workers: int
+    cores: int
+    gpus: bool
+
+
+def share_out(nodes: list[dict[str, float]], wanted: int | None, device: str) -> Room:
+    """Deal the nodes' GPUs or cores out to workers: as many as are wanted, or one a GPU, or one every four cores.
+
+    UserError if so many don't fit, or if a GPU is asked for where there is none: Ray would wait for ever.
+    """
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if device not in ("auto", "cpu") and not gpus:
+        raise UserError(f"--device {device}: the cluster has no GPUs; leave it out")
+    if gpus and device != "cpu":
+        workers, cores, most = wanted or gpus, _CORES, gpus
+    else:
+        most = sum(int(node.get("CPU", 0)) for node in nodes)
+        fitting = {cores: sum(int(node.get("CPU", 0)) // cores for node in nodes) for cores in range(_CORES, 0, -1)}
+        workers = wanted or fitting[_CORES] or 1
+        cores = next((cores for cores, count in fitting.items() if count >= workers), 0)
+        gpus = 0
+    if workers > most or not cores:
+        raise UserError(f"--ray-workers {workers}: the cluster has room for {most} (one a GPU, or one a core)")
+    return Room(workers, cores, bool(gpus))
+
+
+def _compare(found: dict[str, Any], settings: dict[str, Any]) -> None:
+    differing = sorted(name for name in settings if settings[name] != found.get(name))
+    if differing:
+        raise UserError(
+            f"the cluster's machines do not agree on {', '.join(differing)}: install the same versions on all, "
+            "give a source and a --clip that are the same files everywhere, and leave them as they are"
+        )
+
+
+def _connect(ray: Any) -> None:
+    try:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"no Ray cluster can be reached ({reason}); is RAY_ADDRESS right, and ray start run?"
+        ) from error
 
 
 def _import_ray() -> Any:

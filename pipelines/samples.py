@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.images import BadImage, decode_mask, image_size
@@ -75,6 +76,18 @@ class Source:
     def captions(self) -> pa.Array | None:
         """string [n], null where a pair has none; None if the source has no captions at all."""
         return self.texts(self._rows()) if callable(self.texts) else self.texts
+
+    @cached_property
+    def repeated(self) -> NDArray[np.bool_]:
+        """Whether a pair's (key, caption) stood earlier in the source, bool [n]."""
+        captions = pc.fill_null(self.captions, "") if self.captions is not None else ""
+        identities = pc.binary_join_element_wise(self.keys, captions, "\x1f")
+        codes = pc.dictionary_encode(identities)
+        codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+        indices = np.asarray(codes.indices)
+        later = np.ones(len(indices), bool)
+        later[np.unique(indices, return_index=True)[1]] = False
+        return later
 
     @property
     def has_captions(self) -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipelines.decoding import Prepared, Rejected, prefetch, prepare
 from pipelines.pairs import Pair
-from pipelines.stages import MODEL, STARVED, TEXTS, WRITE, Stages
+from pipelines.stages import MODEL, READ, STARVED, TEXTS, WRITE, Stages
 from saliency.files import write_text_atomically
 from saliency.manifest import Shard
 from saliency.maps import quantise
@@ -42,6 +42,11 @@ class Recipe:
     batch_size: int
     static: bool = False
     """Every batch has the same size, the last ones filled up: for a compiled model."""
+
+    @property
+    def pairs_at_once(self) -> int:
+        """Pairs a batch, so that it holds ``batch_size`` windows: at least one pair."""
+        return max(1, self.batch_size // len(windows(self.tiles)))
 
 
 @dataclass
@@ -65,7 +70,7 @@ class ShardMaps:
             self.rejected.append(item)
             return
         self._batch.append(item)
-        if len(self._batch) == self.recipe.batch_size:
+        if len(self._batch) == self.recipe.pairs_at_once:
             self._launch()
 
     def finish(self) -> ShardMaps:
@@ -77,19 +82,27 @@ class ShardMaps:
 
     def _launch(self) -> None:
         """Start the maps of the batch, then collect those of the batch before, which a GPU has finished by now."""
-        batch, self._batch = self._batch, []
-        with self.stages.time(TEXTS):
-            features = self._features([item.row.caption for item in batch])
+        rows = [item.row for item in self._batch]
         with self.stages.time(MODEL):
-            pixels = torch.from_numpy(np.stack([item.pixels for item in batch]))
-            if self.recipe.static and len(batch) < self.recipe.batch_size:
-                filled = [i % len(batch) for i in range(self.recipe.batch_size)]
-                pixels, features = pixels[filled], features[filled]
+            pixels = torch.from_numpy(np.stack([item.pixels for item in self._batch]))
+        self._batch = []  # its pixels are in the stack; kept twice, windows would take gigabytes
+        with self.stages.time(TEXTS):
+            features = self._features([row.caption for row in rows])
+        with self.stages.time(MODEL):
             recipe = self.recipe
+            if recipe.static and len(rows) < recipe.pairs_at_once:
+                filled = [i % len(rows) for i in range(recipe.pairs_at_once)]
+                pixels, features = pixels[filled], features[filled]
             raw, scores = map_windows(
-                self.tower, pixels, features, method=recipe.method, tiles=recipe.tiles, grid=recipe.grid
+                self.tower,
+                pixels,
+                features,
+                method=recipe.method,
+                tiles=recipe.tiles,
+                grid=recipe.grid,
+                at_once=recipe.batch_size,
             )
-            running = _Running(batch, raw, scores)
+            running = _Running(rows, raw, scores)
         self._collect()
         self._running = running
 
@@ -104,15 +117,14 @@ class ShardMaps:
         if self._running is None:
             return
         with self.stages.time(MODEL):
-            batch, maps, scores = self._running.wait()
+            rows, maps, scores = self._running.wait()
         self._running = None
-        for item, values, score in zip(batch, maps, scores, strict=True):
+        for row, values, score in zip(rows, maps, scores, strict=True):
             if math.isfinite(score) and bool(values.isfinite().all()):
-                self.rows.append(replace(item.row, clip_score=score))
+                self.rows.append(replace(row, clip_score=score))
                 self.maps.append(values)
             else:
-                reason = "the model gave a map that is not finite"
-                self.rejected.append(Rejected(item.row.key, item.row.caption, reason))
+                self.rejected.append(Rejected(row.key, row.caption, "the model gave a map that is not finite"))
 
     def write(self, out: Path, name: str, metadata: dict[str, Any]) -> Shard:
         """Write the rejects, then the table; what the manifest is to say of them."""
@@ -134,20 +146,20 @@ class ShardMaps:
 class _Running:
     """A batch whose maps may still be under way on a GPU; their copies to the host are queued behind them."""
 
-    def __init__(self, batch: list[Prepared], maps: Tensor, scores: Tensor) -> None:
-        self._batch = batch
+    def __init__(self, rows: list[Row], maps: Tensor, scores: Tensor) -> None:
+        self._rows = rows
         self._maps, self._scores = maps.to("cpu", non_blocking=True), scores.to("cpu", non_blocking=True)
         self._event = None
         if maps.is_cuda:
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(maps.device))
 
-    def wait(self) -> tuple[list[Prepared], Tensor, list[float]]:
-        """The batch, its maps [B, G, G] and its scores, without what it was filled up with."""
+    def wait(self) -> tuple[list[Row], Tensor, list[float]]:
+        """The batch's rows, maps [B, G, G] and scores, without what it was filled up with."""
         if self._event is not None:
             self._event.synchronize()
-        count = len(self._batch)
-        return self._batch, self._maps[:count].clone(), self._scores[:count].tolist()
+        count = len(self._rows)
+        return self._rows, self._maps[:count].clone(), self._scores[:count].tolist()
 
 
 def map_shards(
@@ -168,10 +180,8 @@ def map_shards(
 
     current: int | None = None
     shard = ShardMaps(tower, recipe, stages)
-    depth = max(
-        2 * recipe.batch_size // len(windows(recipe.tiles)), 4
-    )  # images wait as windows: bounded by their number
-    with closing(prefetch(executor, work, pairs, depth=depth)) as items:
+    depth = max(2 * recipe.pairs_at_once, 4)
+    with closing(prefetch(executor, work, _timed(pairs, stages), depth=depth)) as items:
         while True:
             with stages.time(STARVED):
                 numbered = next(items, None)
@@ -184,3 +194,14 @@ def map_shards(
             shard.take(numbered[1])
             stages.pairs += 1
             progress(1)
+
+
+def _timed(pairs: Iterable[tuple[int, Pair]], stages: Stages) -> Iterator[tuple[int, Pair]]:
+    """The pairs, with the time it takes to draw them counted as reading: of a stream, that is where the images come."""
+    source = iter(pairs)
+    while True:
+        with stages.time(READ):
+            pair = next(source, None)
+        if pair is None:
+            return
+        yield pair

@@ -24,21 +24,27 @@ def class_token_alone(tower: Tower) -> Iterator[None]:
     if forward is None:
         yield
         return
+    before = vars(block).get("forward")
     block.forward = forward
     try:
         yield
     finally:
         del block.forward  # the class's own again
+        if before is not None:
+            block.forward = before
 
 
 def _last_block(tower: Tower) -> Any:
+    import timm.models.vision_transformer as timm_vit
+
     if tower.layer.pooling != "class token":
         return None
     visual: Any = tower.model.visual
     if hasattr(visual, "trunk"):
         trunk = visual.trunk
-        # with a head that reads anything but token 0, or a norm over the tokens, nothing may be left out
-        return trunk.blocks[-1] if trunk.global_pool == "token" else None
+        # other trunks may read more than token 0: DeiT's distilled ones do
+        plain = type(trunk) is timm_vit.VisionTransformer and trunk.global_pool == "token"
+        return trunk.blocks[-1] if plain else None
     return visual.transformer.resblocks[-1] if visual.pool_type == "tok" and visual.attn_pool is None else None
 
 

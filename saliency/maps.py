@@ -47,14 +47,18 @@ def area_resample(
     cells are weighted by the area they share.
     """
     batch, height, width = maps.shape
-    full = torch.tensor(FULL, device=maps.device).expand(batch, 4)
-    boxes = full if boxes is None else boxes.to(maps.device, torch.float32)
-    covered = full if covered is None else covered.to(maps.device, torch.float32)
+    boxes = _full_boxes(batch, maps.device) if boxes is None else boxes.to(maps.device, torch.float32)
+    covered = _full_boxes(batch, maps.device) if covered is None else covered.to(maps.device, torch.float32)
     rows = _overlap(boxes[:, 1], boxes[:, 3], grid[0], covered[:, 1], covered[:, 3], height)  # [B, H', H]
     columns = _overlap(boxes[:, 0], boxes[:, 2], grid[1], covered[:, 0], covered[:, 2], width)  # [B, W', W]
     if flips is not None:
         columns = torch.where(flips.to(maps.device)[:, None, None], columns.flip(1), columns)
     return rows @ maps.float() @ columns.transpose(1, 2)
+
+
+def _full_boxes(count: int, device: torch.device) -> Tensor:
+    """FULL for every map, [B, 4], made on the device: a copy from the host would wait for what is queued there."""
+    return torch.cat([torch.zeros(count, 2, device=device), torch.ones(count, 2, device=device)], dim=1)
 
 
 def _overlap(low: Tensor, high: Tensor, cells: int, map_low: Tensor, map_high: Tensor, map_cells: int) -> Tensor:

@@ -113,6 +113,8 @@ class SaliencyTable:
         manifest = self.folder / NAME
         if not manifest.exists() and part_manifests(self.folder):
             raise ValueError(f"{self.folder} holds parts of a job array; when all are done, run mae-cli merge on it")
+        if not manifest.exists():
+            _check_names(self.folder, self._files)
         if manifest.exists() and not json.loads(manifest.read_text())["complete"]:
             raise ValueError(f"{self.folder} is unfinished; run the same build-saliency command again to finish it")
         self.metadata = _shared_metadata(self._files)
@@ -175,6 +177,16 @@ class SaliencyTable:
         boxes = self._boxes[np.maximum(rows, 0)] if len(self) else np.zeros((len(rows), 4), np.float32)
         boxes[rows < 0] = FULL
         return boxes
+
+
+def _check_names(folder: Path, files: list[Path]) -> None:
+    """ValueError if the shards of a table without a manifest are not, by their names, all of them."""
+    wanted = [f"train-{number:05d}-of-{len(files):05d}.parquet" for number in range(len(files))]
+    if [path.name for path in files] != wanted:
+        raise ValueError(
+            f"{folder} has no {NAME}, and its {len(files)} files ({files[0].name}, …) are not a whole table; "
+            "copy what is missing, or finish the build"
+        )
 
 
 def _shared_metadata(files: list[Path]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Captions fill a fraction of the context (77 tokens for most CLIPs), and where attention is causal and the feature is
 read at the end-of-text token, nothing behind that token can reach it. There the padding is cut off, to the longest
-text of a batch: the same features, to the last bits, for a fraction of the cost. Other text towers see all of it.
+text of a batch: the same features but for rounding, at a fraction of the cost. Other text towers see all of it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,25 @@ from torch import Tensor
 _STEP = 8  # tokens: lengths are rounded up, so that few shapes occur
 
 
-def encode_tokens(model: Any, tokens: Tensor) -> Tensor:
-    """Text features float32 [n, D], not normalised, of int tokens [n, context] by an open_clip model."""
+def encode_tokens(model: Any, tokens: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Text features float32 [n, D], not normalised, of int tokens [n, context] by an open_clip model on ``device``.
+
+    The tokens come on the CPU, where their length can be told without waiting for a GPU.
+    """
     # open_clip's CLIP spreads its text tower over the model itself, other models keep it in ``text``
     tower = getattr(model, "text", model)
     pooling = getattr(tower, "text_pool_type" if tower is model else "pool_type", None)
     end = getattr(tower, "text_eos_id" if tower is model else "eos_id", None)
     if _is_causal(tower) and (pooling == "argmax" or (pooling == "eos" and end is not None)):
-        return _encode_short(tower, _shorten(tokens, end if pooling == "eos" else None), pooling, end).float()
-    features: Tensor = model.encode_text(tokens)
+        short = _send(_shorten(tokens, end if pooling == "eos" else None), device)
+        return _encode_short(tower, short, pooling, end).float()
+    features: Tensor = model.encode_text(_send(tokens, device))
     return features.float()
+
+
+def _send(tokens: Tensor, device: torch.device | str) -> Tensor:
+    pinned = tokens.pin_memory() if torch.device(device).type == "cuda" else tokens
+    return pinned.to(device, non_blocking=True)
 
 
 def _is_causal(tower: Any) -> bool:

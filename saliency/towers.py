@@ -108,8 +108,8 @@ class Tower:
         """Unit-length text features float32 [n, D]; captions longer than the context are cut, as CLIP does."""
         parts = []
         for start in range(0, len(captions), _TEXT_BATCH):
-            tokens = self.tokenizer(list(captions[start : start + _TEXT_BATCH])).to(self.device)
-            parts.append(encode_tokens(self.model, tokens))
+            tokens = self.tokenizer(list(captions[start : start + _TEXT_BATCH]))
+            parts.append(encode_tokens(self.model, tokens, self.device))
         features = torch.cat(parts)
         return F.normalize(features, dim=-1)
 

@@ -16,6 +16,7 @@ Both choices were made on validation data; ``docs/resolution.md`` says by how mu
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,13 @@ def squash_windows(tower: Tower, image: Image.Image, box: Box, tiles: int) -> ND
 
 
 def map_windows(
-    tower: Tower, pixels: Tensor, texts: Tensor, *, method: str, tiles: int, grid: int
+    tower: Tower, pixels: Tensor, texts: Tensor, *, method: str, tiles: int, grid: int, at_once: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Raw maps of B pairs whose images are given as windows.
 
     pixels: uint8 [B, T, 3, S, S] as ``squash_windows`` gives them; texts: unit-length float32 [B, D].
-    Returns maps float32 [B, G, G] ≥ 0 and scores float32 [B], cos(whole image, caption). The model sees B images at a
-    time, so that T forward passes need the memory of one.
+    Returns maps float32 [B, G, G] ≥ 0 and scores float32 [B], cos(whole image, caption). The model sees ``at_once``
+    windows at a time (B if not given), so that T forward passes need the memory of one.
     """
     pairs, count = pixels.shape[:2]
     if count != len(windows(tiles)):
@@ -73,7 +74,8 @@ def map_windows(
         maps, scores = saliency_maps(tower, pixels[:, 0], texts, method=method)
         return fit_grid(maps, grid), scores
     images, captions = pixels.flatten(0, 1), texts.repeat_interleave(count, dim=0)
-    chunks = [slice(start, start + pairs) for start in range(0, len(images), pairs)]
+    step = at_once or pairs
+    chunks = [slice(start, start + step) for start in range(0, len(images), step)]
     seen = [saliency_maps(tower, images[chunk], captions[chunk], method=method) for chunk in chunks]
     maps = torch.cat([part for part, _ in seen])
     maps = maps.view(pairs, count, *maps.shape[1:])
@@ -96,7 +98,7 @@ def blend(maps: Tensor, tiles: int, grid: int) -> Tensor:
 
     A cell holds the mean over its area of Σ_k w_k · map_k, with w_k the hats and Σ_k w_k = 1.
     """
-    rows, columns = (_hat_integrals(tiles, grid, cells).to(maps) for cells in maps.shape[2:])
+    rows, columns = (_hats_on(tiles, grid, cells, maps.device) for cells in maps.shape[2:])
     batch, _, height, width = maps.shape
     return torch.einsum("ygh,byxhw,xfw->bgf", rows, maps.reshape(batch, tiles, tiles, height, width), columns)
 
@@ -106,6 +108,12 @@ def _within(box: Box, part: Box) -> Box:
     x0, y0, x1, y1 = box
     a, b, c, d = part
     return (x0 * (1 - a) + x1 * a, y0 * (1 - b) + y1 * b, x0 * (1 - c) + x1 * c, y0 * (1 - d) + y1 * d)
+
+
+@lru_cache(maxsize=16)
+def _hats_on(tiles: int, grid: int, cells: int, device: torch.device) -> Tensor:
+    """The hats on a device, once: a copy from the host would wait for all work that is queued there."""
+    return _hat_integrals(tiles, grid, cells).to(device)
 
 
 def _hat_integrals(tiles: int, grid: int, cells: int) -> Tensor:
