@@ -3,8 +3,13 @@ import pytest
 
 from pipelines.build_job import BuildOptions, open_job
 from pipelines.errors import UserError
+from pipelines.pairs import Pair
+from pipelines.shards import Recipe, map_shards
+from pipelines.stages import READ, Stages
 from pipelines.streams import StreamSource
+from saliency.manifest import read_manifest
 from saliency.table import SaliencyTable
+from saliency.towers import load_tower
 from tests.pipelines.test_build_saliency import build, write_pictures
 
 
@@ -58,3 +63,67 @@ def test_compiled_maps_are_the_same(pictures, tmp_path, tiny_clip):
     assert len(compiled) == 10
     np.testing.assert_allclose(compiled.raw_maps(rows), eager.raw_maps(rows), atol=float(eager.strengths.max()) / 200)
     np.testing.assert_allclose(compiled.clip_scores, eager.clip_scores, atol=1e-5)
+
+
+def test_what_is_written_when_a_run_is_stopped_is_kept(pictures, tmp_path, tiny_clip, monkeypatch):
+    import pipelines.local_engine as engine
+
+    whole = engine.map_shards
+
+    def stopped(*arguments):
+        shards = whole(*arguments)
+        yield next(shards)
+        yield next(shards)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "map_shards", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        build(pictures, tmp_path / "maps", tiny_clip)
+    manifest = read_manifest(tmp_path / "maps")
+    assert [shard.file for shard in manifest.shards] == [f"train-0000{i}-of-00003.parquet" for i in range(2)]
+    assert not manifest.complete
+
+
+def test_pairs_that_are_not_accounted_for_stop_the_run(pictures, tmp_path, tiny_clip, monkeypatch):
+    from pipelines.shards import ShardMaps
+
+    monkeypatch.setattr(ShardMaps, "finish", lambda self: self)  # what is not yet collected is lost
+    with pytest.raises(RuntimeError, match="shard 0 took in 4 pairs and accounts for 0"):
+        build(pictures, tmp_path / "maps", tiny_clip)
+    assert not list((tmp_path / "maps").glob("data/*"))
+
+
+def test_many_bad_pairs_at_the_start_of_a_good_source_do_not_stop_it(pictures, tmp_path, tiny_clip, monkeypatch):
+    monkeypatch.setattr("pipelines.build_saliency._EARLY_CHECK", 2)
+    for i in range(2):
+        (pictures / f"{i:03d}.png").write_bytes(b"broken")
+    assert build(pictures, tmp_path / "maps", tiny_clip, max_rejected=0.2).rejected == 2
+    (pictures / "002.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"3 of 4 pairs \(75.0%\).*more than --max-rejected 0.2"):
+        build(pictures, tmp_path / "more", tiny_clip, max_rejected=0.2)
+    assert not read_manifest(tmp_path / "more").complete
+
+
+def test_a_batch_holds_as_many_windows_as_its_size():
+    assert Recipe("gradcam", 4, 1, "squash", 64).pairs_at_once == 64
+    assert Recipe("gradcam", 4, 3, "squash", 64).pairs_at_once == 6
+    assert Recipe("gradcam", 4, 16, "squash", 64).pairs_at_once == 1
+
+
+def test_the_time_a_stream_takes_counts_as_reading(tiny_clip):
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+
+    tower = load_tower(tiny_clip)
+    stages = Stages()
+
+    def slow():
+        for i in range(3):
+            time.sleep(0.05)
+            yield 0, Pair(str(i), "a", None, False, lambda: b"no image")
+
+    with ThreadPoolExecutor(1) as executor:
+        ((_, shard),) = map_shards(slow(), tower, executor, Recipe("gradcam", 4, 1, "squash", 2), stages)
+    assert len(shard.rejected) == 3
+    assert stages.seconds[READ] > 0.14
+    assert stages.bottleneck().startswith("reading the source")

@@ -134,3 +134,37 @@ def test_a_merge_killed_before_its_end_is_finished_by_the_next(pictures, tmp_pat
     assert not list(maps.glob("manifest-*.json"))
     assert json.loads((maps / "manifest.json").read_text())["pairs"] == {"in": 11, "written": 10, "rejected": 1}
     assert read_manifest(maps).complete
+
+
+def test_an_unfinished_run_is_not_merged(pictures, tmp_path, tiny_clip):
+    maps = tmp_path / "maps"
+    build(pictures, maps, tiny_clip)
+    path = maps / "manifest.json"
+    path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
+    with pytest.raises(UserError, match="unfinished run without --shard"):
+        merge(maps)
+
+
+@pytest.mark.parametrize("parts", [None, 2])
+def test_a_shard_that_is_lost_is_made_again(pictures, tmp_path, tiny_clip, parts):
+    build(pictures, tmp_path / "whole", tiny_clip)
+    maps = tmp_path / "maps"
+    runs = [{}] if parts is None else [{"shard": (part, parts)} for part in (1, 2)]
+    for options in runs:
+        build(pictures, maps, tiny_clip, **options)
+    (maps / "data" / "train-00002-of-00003.parquet").unlink()
+    for options in runs:
+        build(pictures, maps, tiny_clip, **options)
+    if parts:
+        merge(maps)
+    assert tree(maps) == tree(tmp_path / "whole")
+
+
+def test_a_part_may_begin_while_another_is_looked_at(pictures, tmp_path, tiny_clip, monkeypatch):
+    """Its manifest appears between two looks into the folder: it is no stranger."""
+    import saliency.manifest
+
+    maps = tmp_path / "maps"
+    build_part(pictures, maps, tiny_clip, 1)
+    monkeypatch.setattr(saliency.manifest, "part_manifests", lambda _: [])
+    assert build_part(pictures, maps, tiny_clip, 2).taken == 4

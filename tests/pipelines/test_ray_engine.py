@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.build_job import BuildOptions
+from pipelines.errors import UserError
+from pipelines.ray_engine import ShardWorker, share_out
 from saliency.manifest import read_manifest
 from saliency.table import shard_files
 from tests.pipelines.test_build_saliency import ROOT, build, tree, write_pictures
@@ -99,3 +101,47 @@ def test_ray_deals_out_the_shards_itself(tmp_path):
         BuildOptions("x", tmp_path, engine="spark")
     with pytest.raises(ValueError, match="--ray-workers is 0"):
         BuildOptions("x", tmp_path, engine="ray", ray_workers=0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted", "device", "expected"),
+    [
+        ([{"CPU": 2.0}], None, "auto", (1, 2, False)),
+        ([{"CPU": 16.0}], None, "auto", (4, 4, False)),
+        ([{"CPU": 6.0}, {"CPU": 6.0}], None, "auto", (2, 4, False)),  # not 12 // 4: a worker lives on one machine
+        ([{"CPU": 6.0}, {"CPU": 6.0}], 4, "auto", (4, 3, False)),
+        ([{"CPU": 2.0}], 2, "auto", (2, 1, False)),
+        ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], None, "auto", (2, 4, True)),
+        ([{"CPU": 8.0, "GPU": 2.0}], 1, "cuda", (1, 4, True)),
+        ([{"CPU": 8.0, "GPU": 2.0}], None, "cpu", (2, 4, False)),
+    ],
+)
+def test_workers_fit_their_machines(nodes, wanted, device, expected):
+    room = share_out(nodes, wanted, device)
+    assert (room.workers, room.cores, room.gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted", "device", "message"),
+    [
+        ([{"CPU": 2.0}], 3, "auto", "--ray-workers 3: the cluster has room for 2"),
+        ([{"CPU": 8.0, "GPU": 1.0}], 2, "auto", "--ray-workers 2: the cluster has room for 1"),
+        ([{"CPU": 8.0}], None, "cuda", "--device cuda: the cluster has no GPUs"),
+    ],
+)
+def test_workers_that_do_not_fit_are_refused(nodes, wanted, device, message):
+    with pytest.raises(UserError, match=message):
+        share_out(nodes, wanted, device)
+
+
+def test_a_worker_that_starts_again_on_other_data_makes_nothing(tmp_path, tiny_clip, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a worker goes to the driver's folder; here it is given back
+    folder = write_pictures(tmp_path / "pictures", [f"picture {i}" for i in range(10)])
+    options = BuildOptions(str(folder), tmp_path / "maps", clip=tiny_clip, shard_size=4, batch_size=2)
+    _, settings = ShardWorker(options, 1, str(tmp_path)).describe()
+    made, _ = ShardWorker(options, 1, str(tmp_path)).build(1, tmp_path / "maps", settings)
+    assert (made.file, made.taken) == ("train-00001-of-00003.parquet", 4)
+    (folder / "metadata.jsonl").write_text((folder / "metadata.jsonl").read_text().replace("picture 0", "changed"))
+    with pytest.raises(UserError, match="do not agree on pairs_sha256"):
+        ShardWorker(options, 1, str(tmp_path)).build(2, tmp_path / "maps", settings)
+    assert [path.name for path in shard_files(tmp_path / "maps")] == [made.file]

@@ -1,5 +1,7 @@
 """The last block for the class token alone, beside the whole block: the same scores, maps and gradients."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -63,3 +65,27 @@ def test_where_every_token_counts_nothing_is_left_out():
     tower = make_tower("average")
     with class_token_alone(tower):
         assert "forward" not in vars(tower.model.visual.transformer.resblocks[-1])
+
+
+def test_it_can_be_entered_twice():
+    tower = make_tower("class token")
+    inputs = torch.randn(2, 3, tower.size, tower.size)
+    with torch.no_grad():
+        expected = tower.encode_images(inputs)
+        with class_token_alone(tower):
+            with class_token_alone(tower):
+                pass
+            torch.testing.assert_close(tower.encode_images(inputs), expected)
+        torch.testing.assert_close(tower.encode_images(inputs), expected)
+
+
+def test_a_trunk_that_reads_two_tokens_keeps_both():
+    """DeiT's distilled trunks pool "token", and read the distillation token beside it."""
+    import timm
+
+    trunk = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, num_classes=0, depth=1)
+    tower = SimpleNamespace(
+        layer=SimpleNamespace(pooling="class token"), model=SimpleNamespace(visual=SimpleNamespace(trunk=trunk))
+    )
+    with class_token_alone(tower):
+        assert "forward" not in vars(trunk.blocks[-1])

@@ -168,3 +168,13 @@ def test_datasets_reads_it(folder, tmp_path_factory):
 
 def test_schema_holds_what_it_says():
     assert schema(14, METADATA).field("saliency").type.list_size == 196
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_without_a_manifest_the_names_say_whether_all_is_there(tmp_path, lost):
+    for number in range(3):
+        write(tmp_path, f"train-{number:05d}-of-00003.parquet", [row(str(number))])
+    assert len(SaliencyTable(tmp_path)) == 3
+    (tmp_path / "data" / f"train-{lost:05d}-of-00003.parquet").unlink()
+    with pytest.raises(ValueError, match="2 files.*are not a whole table"):
+        SaliencyTable(tmp_path)
