@@ -6,18 +6,15 @@ stay inside the commands, so that ``--help`` is instant.
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from pipelines.terminal import print_evaluation, print_facts, print_judgement
+from pipelines.terminal import fail, guarded, print_evaluation, print_facts, print_judgement
 
 app = typer.Typer(
     help="Saliency maps for image-caption pairs, and masked autoencoders that use them.",
@@ -168,7 +165,7 @@ def inspect(
     if found.judgement:
         print_judgement(found.judgement)
     if unmet := found.unmet(require or ()):
-        _fail(f"the maps do not beat the centre prior in {', '.join(unmet)}", 1, "not met")
+        fail(f"the maps do not beat the centre prior in {', '.join(unmet)}", 1, "not met")
 
 
 @app.command()
@@ -196,7 +193,7 @@ def verify(
     print_facts({item.name: f"{'ok' if item.passed else 'FAILED':<8}{item.found}" for item in checks})
     failed = sum(not item.passed for item in checks)
     if failed:
-        _fail(f"{failed} of {len(checks)} checks failed", 1)
+        fail(f"{failed} of {len(checks)} checks failed", 1)
     typer.echo(f"all {len(checks)} checks passed")
 
 
@@ -417,51 +414,10 @@ def _schedule(text: str | None) -> tuple[float, float] | None:
     return start, end
 
 
-_ADVICE = dict.fromkeys(
-    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG), "give another --out"
-) | dict.fromkeys(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    "what is written so far is whole, and the same command goes on with it",
-)
-"""What to do about an error of the disk or of its permissions; any other OSError is a bug."""
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Mistakes of the user and of the disk as one line with exit code 2; Ctrl-C as one line with 130."""
-    from pipelines.errors import UserError
-
-    try:
-        yield
-    except UserError as error:
-        _fail(str(error), 2)
-    except OSError as error:
-        if error.errno not in _ADVICE:
-            raise
-        where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror}{where}; {_ADVICE[error.errno]}", 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped (pretrain: with --resume)", 130)
-
-
-def _fail(message: str, code: int, kind: str = "error") -> None:
-    typer.echo(f"{kind}: {message}", err=True)
-    raise typer.Exit(code)
-
-
 def _wrap_commands() -> None:
     for command in app.registered_commands:
         function: Callable[..., None] = command.callback  # type: ignore[assignment]
-        command.callback = _guarded(function)
-
-
-def _guarded(function: Callable[..., None]) -> Callable[..., None]:
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> None:
-        with _plain_errors():
-            function(*args, **kwargs)
-
-    return call
+        command.callback = guarded(function)
 
 
 _wrap_commands()

@@ -1,9 +1,14 @@
-"""What the commands found, as tables on the terminal."""
+"""What the user sees: what the commands found as tables, and what went wrong as one line with an exit code."""
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -41,3 +46,47 @@ def print_evaluation(result: dict[str, Any]) -> None:
     for row in result["rows"]:
         table.add_row(row["encoder"], *(f"{100 * row[p]:.1f} ± {100 * row[p + '_interval']:.1f}" for p in protocols))
     Console().print(table)
+
+
+_ADVICE = dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG), "give another --out"
+) | dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    "what is written so far is whole, and the same command goes on with it",
+)
+"""What to do about an error of the disk or of its permissions; any other OSError is a bug."""
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Mistakes of the user and of the disk as one line with exit code 2; Ctrl-C as one line with 130."""
+    from pipelines.errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        fail(str(error), 2)
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        fail(f"{error.strerror}{where}; {_ADVICE[error.errno]}", 2)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on where it stopped (pretrain: with --resume)", 130)
+
+
+def fail(message: str, code: int, kind: str = "error") -> None:
+    """One line on stderr, and the exit code."""
+    typer.echo(f"{kind}: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """The command, with mistakes of the user and of the disk as one line and exit code 2, and Ctrl-C as 130."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> None:
+        with _plain_errors():
+            function(*args, **kwargs)
+
+    return call
