@@ -152,6 +152,8 @@ def _compare(differences: dict[str, Estimate], claim: str, control: str, subject
     undecided = [name for name in FIGURES if name not in (*better, *worse)]
     if len(better) == len(FIGURES):
         return f"{subject} {claim} in every figure."
+    if len(undecided) == len(FIGURES):
+        return f"Whether {subject.lower()} {claim} is undecided in every figure."
     head = f"{subject} {claim} in {_listed(better)}" if better else f"{subject} do not {claim}"
     rest = [f"worse than {control} in {_listed(worse)}"] if worse else []
     rest += [f"undecided in {_listed(undecided)}"] if undecided else []

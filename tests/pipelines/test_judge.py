@@ -88,7 +88,7 @@ def test_maps_of_the_objects_beat_the_centre_and_maps_of_anything_do_not():
     assert good.verdict() == "The maps beat the centre prior in every figure. They follow the caption in every figure."
     bad = judge_arrays(np.roll(maps, 1, axis=0), masks, shuffled=maps)
     assert not any(bad.beats(name) for name in FIGURES)
-    assert bad.verdict().startswith("The maps do not beat the centre prior: ")
+    assert bad.verdict().startswith("Whether the maps beat the centre prior is undecided in every figure. They do not ")
     assert "They do not follow the caption: worse than a shuffled caption in pointing, energy, IoU" in bad.verdict()
     same = judge_arrays(maps, masks, shuffled=maps)
     assert "do not follow the caption: undecided in pointing, energy, IoU and AUC" in same.verdict()
