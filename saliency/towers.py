@@ -117,11 +117,16 @@ class Tower:
         """Compile the trunk, block by block: all that runs before the last block, with static shapes.
 
         Hooks inside of it are frozen with it, so only for methods that read nothing before the last block. ValueError
-        if the tower has no trunk that is known.
+        if the tower has no trunk that is known, or the machine no compiler.
         """
         modules = trunk_modules(self.model.visual)
         if not modules:
             raise ValueError("--compile knows no trunk in this model's image tower; leave it out")
+        try:
+            torch.compile(torch.sin)(torch.zeros(8, device=self.device))
+        except Exception as error:  # whatever the compilers of this machine, or their absence, raise
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"--compile can't compile anything here ({reason[:150]}); leave it out") from error
         for module in modules:
             module.compile(dynamic=False)
 

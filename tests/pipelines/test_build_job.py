@@ -53,6 +53,16 @@ def test_a_method_that_reads_the_trunk_cannot_have_it_compiled(tmp_path):
         BuildOptions("x", tmp_path, method="legrad", compile=True)
 
 
+def test_a_machine_that_cannot_compile_says_so(pictures, tmp_path, tiny_clip, monkeypatch):
+    def fails(_function):
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr("torch.compile", fails)
+    with pytest.raises(UserError, match=r"--compile can't compile anything here \(no C\+\+ compiler\); leave it out"):
+        build(pictures, tmp_path / "maps", tiny_clip, compile=True)
+    assert not (tmp_path / "maps").exists()
+
+
 @pytest.mark.slow
 def test_compiled_maps_are_the_same(pictures, tmp_path, tiny_clip):
     """Also those of the last batch of a shard, which is filled up to the static shape."""
