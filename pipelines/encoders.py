@@ -1,4 +1,4 @@
-"""Anything that turns images into features: a run, the same encoder untrained, or a timm model by name."""
+"""Anything that turns images into features: a run, the same untrained, MAE weights of others, or a timm model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mae.checkpoints import load_model
+from mae.foreign import build, foreign_kind, load_foreign
 from mae.training import normalise
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
@@ -29,22 +30,31 @@ class Encoder:
 def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, seed: int = 0) -> Encoder:
     """The encoder that ``name`` stands for, or with ``untrained`` one of its architecture and random weights.
 
-    ``name`` is a run folder, a saved model's folder, or a timm model: ``vit_tiny_patch16_224`` or
+    ``name`` is a run folder, a saved model's folder, a folder of a ViTMAE or of a timm ``vit_*``, a checkpoint of the
+    reference (``FILE.pth`` or ``mae:FILE``), or a timm model: ``vit_tiny_patch16_224`` or
     ``timm:vit_tiny_patch16_224``, with ``@FILE`` for weights from a file and ``@none`` for none. Random weights follow
     from ``seed``. Raises UserError.
     """
     if pool not in POOLS:
         raise UserError(f"--pool {pool!r} is not one of: {', '.join(POOLS)}")
     shown = "untrained" if untrained else name
-    if Path(name).is_dir():
+    path = Path(name.removeprefix("mae:"))
+    if name.startswith("mae:") or path.is_dir() or foreign_kind(path):
         with user_errors():
-            model = load_model(Path(name))
+            model = _open_mae(path)
         if untrained:
             torch.manual_seed(seed)
             model = MaskedAutoencoder(**model._hub_mixin_config)  # type: ignore[arg-type]
         return _from_mae(shown, model, pool, device)
     timm_name, _, weights = name.removeprefix("timm:").partition("@")
     return _from_timm(shown, timm_name, "none" if untrained else weights, device, seed)
+
+
+def _open_mae(path: Path) -> MaskedAutoencoder:
+    """A run's model or another's; an encoder's weights are enough, as features need no decoder."""
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; mae: is followed by a checkpoint or a folder")
+    return build(load_foreign(path), fresh_decoder=True) if path.is_file() or foreign_kind(path) else load_model(path)
 
 
 def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str) -> Encoder:
