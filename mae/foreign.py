@@ -1,4 +1,4 @@
-"""Opens masked autoencoders that others saved: the reference's ``.pth``, ViTMAE folders and timm folders.
+"""Opens masked autoencoders that others saved: the reference's files, ViTMAE folders and timm folders.
 
 Nothing is unpickled but weights and plain values. A file that is damaged or of something else is a ValueError of one
 line. Weights without a decoder are an encoder: a model made of them has a decoder that never learned, which only a
@@ -27,6 +27,7 @@ from mae.interchange import (
 from mae.vit import MaskedAutoencoder
 
 _PICKLES = (".pth", ".pt", ".bin")
+_SAFE = ".safetensors"
 
 
 class Weights(NamedTuple):
@@ -45,7 +46,7 @@ class Weights(NamedTuple):
 def foreign_kind(path: Path) -> str | None:
     """Whose format a file or folder is in, by its ending or config.json: mae, transformers, timm; None if ours."""
     if path.is_file():
-        return "mae" if path.suffix in _PICKLES else None
+        return "mae" if path.suffix in (*_PICKLES, _SAFE) else None
     try:
         config = json.loads((path / "config.json").read_text())
     except (OSError, ValueError):
@@ -88,7 +89,7 @@ def build(weights: Weights, *, fresh_decoder: bool = False) -> MaskedAutoencoder
 
 
 def _load_mae(path: Path) -> Weights:
-    checkpoint = _unpickle(path)
+    checkpoint = load_file(path) if path.suffix == _SAFE else _unpickle(path)
     state = from_mae(checkpoint)
     config = checkpoint.get("config") if isinstance(checkpoint, dict) and "model" in checkpoint else None
     return Weights(state, config if isinstance(config, dict) else model_config(state))

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import cli
@@ -245,6 +245,27 @@ def test_the_card_tells_the_run_and_no_paths(saved, tmp_path):
     assert str(tmp_path) not in card
     assert card.startswith("---\nlibrary_name: timm\n")
     assert equal(load_file(tmp_path / "out" / "model.safetensors"), encoder_weights(model.state_dict()))
+
+
+def test_the_hubs_folder_tells_the_run_and_opens_again(saved, tmp_path):
+    folder, model = saved
+    facts = "\n".join(["## Results", "", "| encoder | knn |"])
+    model.save_pretrained(tmp_path / "hub", model_card_kwargs={"place": "someone/model", "facts": facts})
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: saliency-mae\n")
+    assert 'from_pretrained("someone/model")' in card
+    assert facts in card
+    assert "{{" not in card + (folder / "README.md").read_text()
+    assert equal(MaskedAutoencoder.from_pretrained(tmp_path / "hub").state_dict(), model.state_dict())
+
+
+def test_a_bare_file_of_weights_opens(tmp_path):
+    with torch.device("meta"):
+        model = MaskedAutoencoder.from_size("tiny", 32)
+    state = {name: torch.randn(weight.shape) for name, weight in encoder_weights(model.state_dict()).items()}
+    save_file(state, tmp_path / "model.safetensors")
+    assert equal(load_foreign(tmp_path / "model.safetensors").state, state)
+    assert open_encoder(str(tmp_path / "model.safetensors"), pool="cls", device="cpu").size == (32, 32)
 
 
 def invoke(*arguments):
