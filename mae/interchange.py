@@ -101,8 +101,7 @@ def to_transformers(state: Mapping[str, Tensor]) -> State:
     weights: State = {}
     for name, weight in checked(state).items():
         sources = _their_names(name)
-        # A copy of each third: safetensors refuses weights that share memory.
-        parts = [weight] if len(sources) == 1 else [part.clone() for part in weight.chunk(len(sources))]
+        parts = weight.chunk(len(sources))
         weights |= dict(zip(sources, parts, strict=True))
     return weights
 
@@ -131,8 +130,8 @@ def checked(state: Mapping[str, Tensor]) -> State:
     missing = [name for name in expected if name not in state]
     if "norm.weight" in missing and "fc_norm.weight" in state:
         raise ValueError(
-            "the model is fine-tuned and pools before its norm (fc_norm), so the encoder's own norm is gone; take the "
-            "pretrained weights"
+            "the model is fine-tuned and pools before its norm (fc_norm), so the encoder's own norm is gone; "
+            "take the pretrained weights, or evaluate timm:NAME@FILE"
         )
     if missing:
         raise ValueError(f"{missing[0]} is missing: these are not the weights of a whole masked autoencoder's encoder")

@@ -74,9 +74,13 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
         raise UserError(f"{shown} is neither a run folder nor a timm model; timm.list_models('*vit*') names some")
     torch.manual_seed(seed)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=not weights, num_classes=0)
-        if weights not in ("", "none"):
-            _load_weights(model, weights)
+        from_file = weights not in ("", "none")
+        state = _read_weights(weights) if from_file else {}
+        # Fine-tuned as the reference does it: the patches' mean is normed, not the tokens.
+        pooled = {"global_pool": "avg"} if "fc_norm.weight" in state else {}
+        model: nn.Module = timm.create_model(name, pretrained=not weights, num_classes=0, **pooled)
+        if from_file:
+            _load_weights(model, state, weights)
     except UserError:
         raise
     except Exception as error:  # the hub's, the network's and torch's own
@@ -95,13 +99,17 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     return Encoder(shown, tuple(config["input_size"][1:]), features)
 
 
-def _load_weights(model: nn.Module, path: str) -> None:
+def _read_weights(path: str) -> dict[str, Tensor]:
+    """The weights of a file, safetensors or a pickle of nothing else, without a classifier's head."""
     import timm
 
     if not Path(path).is_file():
         raise UserError(f"{path} is not a file of weights")
-    state = timm.models.load_state_dict(path, weights_only=True)  # safetensors or a pickle
-    state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc.", "classifier."))}
+    state = timm.models.load_state_dict(path, weights_only=True)
+    return {key: value for key, value in state.items() if not key.startswith(("head.", "fc.", "classifier."))}
+
+
+def _load_weights(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing:
         raise UserError(f"{path} does not fit the model: {len(missing)} weights are missing, first {missing[0]}")

@@ -16,9 +16,10 @@ from pipelines.runs import CONFIG, RunFolder
 from saliency.card import last_part
 
 _SHOWN = (
-    *("masking", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "epochs", "batch_size", "accumulate"),
-    *("blr", "weight_decay", "norm_pix", "precision", "seed"),
+    *("model", "masking", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass", "epochs"),
+    *("batch_size", "accumulate", "blr", "weight_decay", "precision", "seed"),
 )
+_UNMAPPED = ("random", "block")
 _LIBRARIES = {"mae": "pytorch", "timm": "timm", "transformers": "transformers"}
 
 
@@ -47,7 +48,10 @@ def run_facts(folder: Path) -> list[str]:
     except UserError:  # a saved model's own config.json
         return []
     options, metrics = config["options"], run.metrics()
-    training = {name: _value(options[name]) for name in _SHOWN if options.get(name) is not None}
+    options = options | config["masking"] | {"masking": config["masking"]["strategy"], "precision": config["precision"]}
+    mapped = options["masking"] not in _UNMAPPED
+    shown = [name for name in _SHOWN if options.get(name) is not None and (mapped or not name.startswith("salient"))]
+    training = {name: _value(options[name]) for name in shown}
     training = {"source": f"{last_part(str(options['source']))} ({config['images']} images)"} | training
     if options.get("saliency"):
         training["saliency"] = last_part(str(options["saliency"]))

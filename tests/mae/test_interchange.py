@@ -84,7 +84,6 @@ def test_timm_and_back(state):
 def test_transformers_and_back(state, part):
     weights = to_transformers(part(state))
     assert equal(from_transformers(weights), part(state))
-    assert len({weight.data_ptr() for weight in weights.values()}) == len(weights), "none share memory"
 
 
 def test_the_joint_matrix_is_query_then_key_then_value(state):

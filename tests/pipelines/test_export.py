@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import cli
 from mae.foreign import build, foreign_kind, load_foreign
 from mae.interchange import encoder_weights
+from mae.masking import mask_from_priorities
 from mae.vit import MaskedAutoencoder
 from pipelines.encoders import open_encoder
 from pipelines.errors import UserError
@@ -110,8 +111,6 @@ def test_transformers_compute_the_same(tmp_path, options):
     with torch.no_grad():
         torch.testing.assert_close(encoder.eval()(images).last_hidden_state, model.encode(images), rtol=0, atol=1e-5)
         noise = torch.rand(2, 16)
-        from mae.masking import mask_from_priorities
-
         theirs = whole(images, noise=noise)
         ours = model(images, mask_from_priorities(noise, 0.75))
     torch.testing.assert_close(theirs.logits, ours.prediction, rtol=0, atol=1e-5)
@@ -226,22 +225,37 @@ def test_our_own_folders_are_not_anothers(saved, tmp_path):
     assert foreign_kind(tmp_path / "nothing") is None
 
 
-def test_the_card_tells_the_run_and_no_paths(saved, tmp_path):
+@pytest.mark.parametrize("strategy", ["salient", "random"])
+def test_the_card_tells_the_run_and_no_paths(saved, tmp_path, strategy):
     folder, model = saved
     run = tmp_path / "secret" / "run"
     (run / "checkpoints").mkdir(parents=True)
     folder.rename(run / "checkpoints" / "step-00000007")
-    options = {"source": "/home/someone/photos", "masking": "salient", "mask_ratio": 0.75, "saliency": "/data/maps"}
-    (run / "config.json").write_text(json.dumps({"options": options, "images": 12, "steps": 9}))
+    options = {
+        "source": "/home/someone/photos",
+        "masking": None,
+        "salient_ratio": 0.25,
+        "saliency": "/data/someone/maps",
+    }
+    config = {"options": options, "images": 12, "steps": 9, "precision": "fp32"}
+    masking = {"strategy": strategy, "mask_ratio": 0.75, "salient_ratio": 0.5}
+    (run / "config.json").write_text(json.dumps(config | {"masking": masking}))
     (run / "metrics.jsonl").write_text('{"step": 7, "loss": 0.5}\n')
     rows = [{"encoder": str(run), "knn": 0.9, "knn_interval": 0.01}]
     facts = {"pool": "cls", "source": "/x/y", "train_images": 8, "test_images": 4, "classes": 2, "chance": 0.5}
     (run / "evaluation.json").write_text(json.dumps(facts | {"rows": rows}))
     export(run, "timm", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
-    for text in ("photos (12 images)", "| masking | salient |", "| steps | 7 of 9 |", "0.5000", "| run | 90.0 ± 1.0 |"):
+    for text in (
+        "photos (12 images)",
+        f"| masking | {strategy} |",
+        "| steps | 7 of 9 |",
+        "0.5000",
+        "| run | 90.0 ± 1.0 |",
+    ):
         assert text in card
     assert "someone" not in card
+    assert ("| salient_ratio | 0.5 |" in card) == (strategy == "salient"), "random masks know no salient ratio"
     assert str(tmp_path) not in card
     assert card.startswith("---\nlibrary_name: timm\n")
     assert equal(load_file(tmp_path / "out" / "model.safetensors"), encoder_weights(model.state_dict()))
@@ -257,6 +271,29 @@ def test_the_hubs_folder_tells_the_run_and_opens_again(saved, tmp_path):
     assert facts in card
     assert "{{" not in card + (folder / "README.md").read_text()
     assert equal(MaskedAutoencoder.from_pretrained(tmp_path / "hub").state_dict(), model.state_dict())
+
+
+def test_a_head_alone_is_not_a_model(tmp_path):
+    torch.save({"head.weight": torch.zeros(5, 192)}, tmp_path / "head.pth")
+    with pytest.raises(UserError, match="weights are missing"):
+        open_encoder(f"timm:vit_tiny_patch16_224@{tmp_path}/head.pth", pool="cls", device="cpu")
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_fine_tuned_model_that_pools_first_has_timms_features(tmp_path, wrapped):
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", global_pool="avg", num_classes=5).eval()
+    state = model.state_dict()
+    assert "fc_norm.weight" in state
+    torch.save({"model": state} if wrapped else state, tmp_path / "tuned.pth")
+    encoder = open_encoder(f"timm:vit_tiny_patch16_224@{tmp_path}/tuned.pth", pool="cls", device="cpu")
+    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    model.reset_classifier(0)
+    with torch.no_grad():
+        expected = model((images.float() / 255 - 0.5) / 0.5)
+    torch.testing.assert_close(encoder.features(images), expected, rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match=r"\(fc_norm\).* timm:NAME@FILE"):
+        open_encoder(str(tmp_path / "tuned.pth"), pool="cls", device="cpu")
 
 
 def test_a_bare_file_of_weights_opens(tmp_path):
