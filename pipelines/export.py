@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 
 from mae.checkpoints import load_model
-from mae.foreign import Weights, foreign_kind, load_foreign
+from mae.foreign import Weights, build, foreign_kind, load_foreign
 from mae.interchange import State, to_timm, to_transformers, transformers_config
 from mae.training import IMAGE_MEAN, IMAGE_STD
 from mae.vit import SIZES
@@ -58,7 +58,9 @@ def open_weights(path: Path) -> Weights:
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a run folder, a saved model or an MAE checkpoint")
     if path.is_file() or foreign_kind(path):
-        return load_foreign(path)
+        weights = load_foreign(path)
+        build(weights, fresh_decoder=True)  # shapes that do not fit are found here, and not by whoever opens the export
+        return weights
     model = load_model(path)
     return Weights(model.state_dict(), dict(model._hub_mixin_config))  # type: ignore[arg-type]
 

@@ -219,6 +219,16 @@ def test_weights_that_do_not_fit_their_configuration(saved, tmp_path):
                 build(weights._replace(state=state, config=weights.config | change), fresh_decoder=True)
 
 
+def test_weights_of_another_shape_are_not_exported(saved, tmp_path):
+    export(saved[0], "mae", tmp_path / "first")
+    checkpoint = torch.load(tmp_path / "first" / "checkpoint.pth", weights_only=True)
+    checkpoint["model"]["norm.weight"] = torch.zeros(3)
+    torch.save(checkpoint, tmp_path / "damaged.pth")
+    with pytest.raises(UserError, match=r"do not fit their model.*norm\.weight"):
+        export(tmp_path / "damaged.pth", "timm", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_our_own_folders_are_not_anothers(saved, tmp_path):
     assert foreign_kind(saved[0]) is None
     assert foreign_kind(tmp_path) is None
