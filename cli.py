@@ -298,7 +298,11 @@ def pretrain(
 @app.command()
 def evaluate(
     run: Annotated[
-        str, typer.Argument(help="A run folder, or a timm model: timm:NAME, timm:NAME@FILE, timm:NAME@none.")
+        str,
+        typer.Argument(
+            help="A run folder, an MAE checkpoint (.pth), a ViTMAE or timm folder, or a timm model: timm:NAME, "
+            "timm:NAME@FILE, timm:NAME@none."
+        ),
     ],
     source: Source,
     test: Annotated[
@@ -334,6 +338,21 @@ def evaluate(
 
     given = locals() | {"protocols": tuple(protocol or PROTOCOLS), "beside": tuple(beside or ())}
     print_evaluation(judge(_options(EvaluateOptions, given, workers=_half_the_cores() if workers is None else workers)))
+
+
+@app.command()
+def export(
+    run: Annotated[
+        Path, typer.Argument(help="A run, a saved model, an MAE checkpoint (.pth), a ViTMAE or timm folder.")
+    ],
+    to: Annotated[str, typer.Option(help="mae: the reference's .pth; timm: a vit_*; transformers: a ViTMAE.")],
+    out: Annotated[Path, typer.Option(help="New folder for the weights, their configuration and a model card.")],
+) -> None:
+    """Write a model's weights as facebookresearch/mae, timm or transformers read them, equal to the bit."""
+    from pipelines.export import export as write
+
+    line = write(run, to, out)
+    typer.echo(f"{out}: open it with\n{line}")
 
 
 @app.command()

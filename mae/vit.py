@@ -56,10 +56,37 @@ class Output(NamedTuple):
     """[B, N, p·p·3] for every patch, in units of the target (normalised per patch with ``norm_pix``)."""
 
 
+_CARD = """---
+{{ card_data }}
+---
+
+# Masked autoencoder
+
+A ViT pretrained as a masked autoencoder (He et al. 2021, arXiv 2111.06377). It opens with saliency-mae:
+
+```python
+from mae.vit import MaskedAutoencoder
+
+model = MaskedAutoencoder.from_pretrained("{{ place | default("user/name", true) }}")
+features = model.features(images)  # [B, D] of [B, 3, H, W], normalised by ImageNet's mean and deviation
+```
+
+{{ facts | default("", true) }}
+"""
+
+
 class MaskedAutoencoder(
-    nn.Module, PyTorchModelHubMixin, library_name="saliency-mae", tags=["masked-autoencoder", "vision-transformer"]
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="saliency-mae",
+    tags=["masked-autoencoder", "vision-transformer"],
+    pipeline_tag="image-feature-extraction",
+    model_card_template=_CARD,
 ):
     """A masked autoencoder for images of one size.
+
+    ``save_pretrained`` and ``push_to_hub`` write a model card; ``model_card_kwargs={"place": …, "facts": …}`` fills in
+    where it will lie and what is to be said of it, in Markdown.
 
     ``image_size`` is a side or (height, width), in pixels and multiples of ``patch_size``; ``norm_pix`` normalises each
     target patch by its own mean and deviation. Anything that does not divide is a ValueError.

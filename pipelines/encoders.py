@@ -1,4 +1,4 @@
-"""Anything that turns images into features: a run, the same encoder untrained, or a timm model by name."""
+"""Anything that turns images into features: a run, the same untrained, MAE weights of others, or a timm model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mae.checkpoints import load_model
+from mae.foreign import build, foreign_kind, load_foreign
 from mae.training import normalise
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
@@ -29,22 +30,31 @@ class Encoder:
 def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, seed: int = 0) -> Encoder:
     """The encoder that ``name`` stands for, or with ``untrained`` one of its architecture and random weights.
 
-    ``name`` is a run folder, a saved model's folder, or a timm model: ``vit_tiny_patch16_224`` or
+    ``name`` is a run folder, a saved model's folder, a folder of a ViTMAE or of a timm ``vit_*``, a checkpoint of the
+    reference (``FILE.pth`` or ``mae:FILE``), or a timm model: ``vit_tiny_patch16_224`` or
     ``timm:vit_tiny_patch16_224``, with ``@FILE`` for weights from a file and ``@none`` for none. Random weights follow
     from ``seed``. Raises UserError.
     """
     if pool not in POOLS:
         raise UserError(f"--pool {pool!r} is not one of: {', '.join(POOLS)}")
     shown = "untrained" if untrained else name
-    if Path(name).is_dir():
+    path = Path(name.removeprefix("mae:"))
+    if name.startswith("mae:") or path.is_dir() or foreign_kind(path):
         with user_errors():
-            model = load_model(Path(name))
+            model = _open_mae(path)
         if untrained:
             torch.manual_seed(seed)
             model = MaskedAutoencoder(**model._hub_mixin_config)  # type: ignore[arg-type]
         return _from_mae(shown, model, pool, device)
     timm_name, _, weights = name.removeprefix("timm:").partition("@")
     return _from_timm(shown, timm_name, "none" if untrained else weights, device, seed)
+
+
+def _open_mae(path: Path) -> MaskedAutoencoder:
+    """A run's model or another's; an encoder's weights are enough, as features need no decoder."""
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; mae: is followed by a checkpoint or a folder")
+    return build(load_foreign(path), fresh_decoder=True) if path.is_file() or foreign_kind(path) else load_model(path)
 
 
 def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str) -> Encoder:
@@ -64,9 +74,13 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
         raise UserError(f"{shown} is neither a run folder nor a timm model; timm.list_models('*vit*') names some")
     torch.manual_seed(seed)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=not weights, num_classes=0)
-        if weights not in ("", "none"):
-            _load_weights(model, weights)
+        from_file = weights not in ("", "none")
+        state = _read_weights(weights) if from_file else {}
+        # Fine-tuned as the reference does it: the patches' mean is normed, not the tokens.
+        pooled = {"global_pool": "avg"} if "fc_norm.weight" in state else {}
+        model: nn.Module = timm.create_model(name, pretrained=not weights, num_classes=0, **pooled)
+        if from_file:
+            _load_weights(model, state, weights)
     except UserError:
         raise
     except Exception as error:  # the hub's, the network's and torch's own
@@ -85,13 +99,17 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     return Encoder(shown, tuple(config["input_size"][1:]), features)
 
 
-def _load_weights(model: nn.Module, path: str) -> None:
+def _read_weights(path: str) -> dict[str, Tensor]:
+    """The weights of a file, safetensors or a pickle of nothing else, without a classifier's head."""
     import timm
 
     if not Path(path).is_file():
         raise UserError(f"{path} is not a file of weights")
-    state = timm.models.load_state_dict(path, weights_only=True)  # safetensors or a pickle
-    state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc.", "classifier."))}
+    state = timm.models.load_state_dict(path, weights_only=True)
+    return {key: value for key, value in state.items() if not key.startswith(("head.", "fc.", "classifier."))}
+
+
+def _load_weights(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing:
         raise UserError(f"{path} does not fit the model: {len(missing)} weights are missing, first {missing[0]}")
