@@ -270,6 +270,9 @@ def pretrain(
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.05,
     warmup_epochs: Annotated[float | None, typer.Option(help="A tenth of the epochs if not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits from every such run, on a GPU too; slower there.")
+    ] = False,
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; one epoch if not given.")
     ] = None,

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from mae.checkpoints import list_checkpoints, load_training, save_checkpoint
+from mae.determinism import NotDeterministicError, deterministic
 from mae.masking import Masking
 from mae.training import Batch, Training, TrainingSettings
 from mae.vit import MaskedAutoencoder
@@ -68,6 +69,7 @@ class PretrainOptions:
     weight_decay: float = 0.05
     warmup_epochs: float | None = None
     precision: str = "auto"
+    deterministic: bool = False
     checkpoint_every: int | None = None
     keep: int = 2
     resume: bool = False
@@ -122,6 +124,14 @@ class PretrainOptions:
 
 def pretrain(options: PretrainOptions, *, quiet: bool = False) -> RunFolder:
     """Train a masked autoencoder; returns its run folder. Raises UserError for a mistake in options or input."""
+    try:
+        with deterministic(options.deterministic):
+            return _pretrain(options, quiet)
+    except NotDeterministicError as error:
+        raise UserError(error) from error
+
+
+def _pretrain(options: PretrainOptions, quiet: bool) -> RunFolder:
     with user_errors():
         masking, settings = options.masks(), options.training()
         torch.manual_seed(options.seed)

@@ -2,6 +2,8 @@ import itertools
 import json
 import math
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 from typer.testing import CliRunner
 
 import cli
@@ -156,6 +159,91 @@ def test_every_seed_is_another_run(base, tmp_path):
     first = losses(run(base))
     assert losses(run(replace(base, out=tmp_path / "again"))) == first
     assert losses(run(replace(base, out=tmp_path / "other", seed=1))) != first
+
+
+def test_deterministic_runs_are_equal_to_the_bit(base, tmp_path, maps, monkeypatch):
+    update, modes = Training.update, set()
+
+    def watched(self, batches):
+        modes.add(torch.are_deterministic_algorithms_enabled())
+        return update(self, batches)
+
+    monkeypatch.setattr(Training, "update", watched)
+    options = replace(base, saliency=maps, deterministic=True, precision="bf16", model="tiny", patch_size=8, epochs=1)
+    first, second = run(options), run(replace(options, out=tmp_path / "again", workers=2))
+    assert losses(first) == losses(second)
+    for name in ("model.safetensors", "training.pt"):
+        a, b = ((list_checkpoints(folder.folder)[-1] / name).read_bytes() for folder in (first, second))
+        assert a == b
+    assert modes == {True}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert first.config()["options"]["deterministic"] is True
+    with pytest.raises(UserError, match="other settings .*deterministic True → False"):
+        run(replace(options, resume=True, deterministic=False))
+
+
+def test_an_operation_that_is_not_deterministic_is_one_line(base, monkeypatch):
+    def update(self, batches):
+        return torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+
+    monkeypatch.setattr(Training, "update", update)
+    with pytest.raises(UserError, match="--deterministic can't be had here: put_"):
+        run(replace(base, deterministic=True))
+
+
+def test_a_bug_stays_a_bug_in_deterministic_mode(base, monkeypatch):
+    def update(self, batches):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Training, "update", update)
+    with pytest.raises(ValueError, match="a bug"):
+        run(replace(base, deterministic=True))
+
+
+def test_a_run_of_before_a_switch_existed_goes_on(base):
+    with stopping(5), pytest.raises(KeyboardInterrupt):
+        run(base)
+    config = json.loads((base.out / "config.json").read_text())
+    del config["options"]["deterministic"]
+    (base.out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="deterministic None → True"):
+        run(replace(base, resume=True, deterministic=True))
+    assert len(losses(run(replace(base, resume=True)))) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", lambda content: content[: len(content) // 2]),
+        ("model.safetensors", lambda content: content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]),
+        ("model.safetensors", lambda _: b""),
+        ("model.safetensors", lambda _: pickle.dumps({"weight": 1})),
+        ("model.safetensors", lambda _: save({"layer.weight": torch.zeros(2)})),
+        ("training.pt", lambda content: content[: len(content) // 2]),
+        ("training.pt", lambda content: content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]),
+        ("training.pt", lambda _: b""),
+    ],
+)
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_damaged_checkpoint_is_one_line_and_the_one_before_goes_on(base, name, damage, sums):
+    with stopping(10), pytest.raises(KeyboardInterrupt):
+        run(base)
+    before, newest = list_checkpoints(base.out)
+    content = (newest / name).read_bytes()
+    (newest / name).write_bytes(damage(content))
+    if not sums:
+        (newest / "SHA256SUMS").unlink()
+    if sums or len(damage(content)) != len(content):  # without sums nobody can know of one bit
+        with pytest.raises(UserError, match=f"{newest} can't be .*--resume goes on from the one before") as told:
+            run(replace(base, resume=True))
+        assert "\n" not in str(told.value)
+        if name == "model.safetensors":
+            result = invoke("evaluate", base.out, "shapes:20,size=32", "--workers", 0, "--device", "cpu")
+            assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+            assert f"error: {newest} can't be loaded" in result.stderr
+    shutil.rmtree(newest)
+    assert list_checkpoints(base.out) == [before]
+    assert len(losses(run(replace(base, resume=True)))) == STEPS
 
 
 def test_salient_ratio_0_is_the_random_run(base, tmp_path, maps):
