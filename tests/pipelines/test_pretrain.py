@@ -541,17 +541,26 @@ def test_a_run_that_diverges_by_itself_ends_the_command(tmp_path):
     assert (tmp_path / "run" / "nonfinite" / "model.safetensors").exists()
 
 
-def test_the_best_epoch_is_kept_and_a_resumed_run_keeps_the_same(base, tmp_path):
+def test_the_best_epoch_is_kept_and_a_resumed_run_keeps_the_same(base, tmp_path, monkeypatch):
+    saved, save_checkpoint = {}, module.save_checkpoint
+
+    def saves(folder, training, *, keep, loss):
+        saved.setdefault(training.step, []).append(loss)
+        return save_checkpoint(folder, training, keep=keep, loss=loss)
+
+    monkeypatch.setattr(module, "save_checkpoint", saves)
     options = replace(base, keep=1, blr=0.2, checkpoint_every=3)
     log = losses(run(options))
     best = json.loads((options.out / "checkpoints" / "best" / "loss.json").read_text())
     means = {step: math.fsum(log[max(0, step - 6) : step]) / min(step, 6) for step in range(3, STEPS + 1, 3)}
     assert best["step"] == min(means, key=means.get)
-    assert best["loss"] == pytest.approx(means[best["step"]])
+    assert {step: values[0] for step, values in saved.items()} == pytest.approx(means)
+    assert best["loss"] == saved[best["step"]][0]
     stopped = replace(options, out=tmp_path / "stopped")
     with stopping(10), pytest.raises(KeyboardInterrupt):
         run(stopped)
     run(replace(stopped, resume=True))
+    assert all(first == second for first, second in saved.values())
     assert json.loads((stopped.out / "checkpoints" / "best" / "loss.json").read_text()) == best
     assert_same_weights(options.out / "checkpoints" / "best", stopped.out / "checkpoints" / "best")
 
