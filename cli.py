@@ -276,7 +276,7 @@ def pretrain(
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; one epoch if not given.")
     ] = None,
-    keep: Annotated[int, typer.Option(help="Checkpoints kept.")] = 2,
+    keep: Annotated[int, typer.Option(help="Newest checkpoints kept, beside the best one.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     seed: Seed = 0,
     workers: Workers = None,
@@ -301,7 +301,10 @@ def pretrain(
 @app.command()
 def evaluate(
     run: Annotated[
-        str, typer.Argument(help="A run folder, or a timm model: timm:NAME, timm:NAME@FILE, timm:NAME@none.")
+        str,
+        typer.Argument(
+            help="A run folder or RUN/checkpoints/best, or a timm model: timm:NAME, timm:NAME@FILE, timm:NAME@none."
+        ),
     ],
     source: Source,
     test: Annotated[
