@@ -308,6 +308,7 @@ print("ready", run.step, flush=True)
 for _ in range(int(sys.argv[2])):
     run.update([Batch(images)])
     save_checkpoint(Path(sys.argv[1]), run, keep=1, loss=1 / run.step)
+    print("saved", run.step, flush=True)
 """
 
 
@@ -325,7 +326,8 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     for number in range(8):
         with start(10_000) as writer:
             assert int(writer.stdout.readline().split()[1]) >= reached
-            time.sleep(0.2 + 0.0137 * number)
+            assert writer.stdout.readline().startswith("saved")
+            time.sleep(0.1 + 0.0137 * number)
             writer.send_signal(signal.SIGKILL)
         newest = list_checkpoints(tmp_path)[-1]
         load_model(newest)
@@ -334,7 +336,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     assert torn  # at least one kill fell into the middle of a checkpoint
     assert reached >= 8
     with start(1) as last:
-        assert int(last.stdout.readline().split()[1]) == reached
+        assert last.communicate()[0].split() == ["ready", str(reached), "saved", str(reached + 1)]
     assert last.returncode == 0
     places = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert places == {"best", f"step-{reached + 1:08d}"}
