@@ -270,10 +270,13 @@ def pretrain(
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.05,
     warmup_epochs: Annotated[float | None, typer.Option(help="A tenth of the epochs if not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits from every such run, on a GPU too; slower there.")
+    ] = False,
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; one epoch if not given.")
     ] = None,
-    keep: Annotated[int, typer.Option(help="Checkpoints kept.")] = 2,
+    keep: Annotated[int, typer.Option(help="Newest checkpoints kept, beside the best one.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     seed: Seed = 0,
     workers: Workers = None,
@@ -300,8 +303,8 @@ def evaluate(
     run: Annotated[
         str,
         typer.Argument(
-            help="A run folder, an MAE checkpoint (.pth), a ViTMAE or timm folder, or a timm model: timm:NAME, "
-            "timm:NAME@FILE, timm:NAME@none."
+            help="A run folder or RUN/checkpoints/best, an MAE checkpoint (.pth), a ViTMAE or timm folder, or a timm "
+            "model: timm:NAME, timm:NAME@FILE, timm:NAME@none."
         ),
     ],
     source: Source,

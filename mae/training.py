@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mae.guard import Guard, NonFinite
 from mae.masking import Mask, Masking
 from mae.vit import MaskedAutoencoder
 
@@ -92,7 +93,9 @@ class Training:
         groups = parameter_groups(model, settings.weight_decay)
         fused = self.device.type in ("cuda", "cpu")
         self.optimizer = torch.optim.AdamW(groups, lr=settings.peak_learning_rate, betas=(0.9, 0.95), fused=fused)
+        self._skips_itself = fused
         self.precision = resolve_precision(settings.precision, self.device)
+        self._guard = Guard(self.device)
 
     @property
     def progress(self) -> float:
@@ -102,7 +105,8 @@ class Training:
     def update(self, batches: Sequence[Batch]) -> Tensor:
         """One optimiser step on ``accumulate`` batches of any sizes.
 
-        Returns the mean loss of their images, float32, without waiting for it.
+        Returns the mean loss of their images, float32, without waiting for it. A step whose loss or gradients are not
+        finite changes no weight, nor does any after it; :meth:`non_finite` tells.
         """
         count = sum(len(batch.images) for batch in batches)
         for group in self.optimizer.param_groups:
@@ -116,9 +120,17 @@ class Training:
                 loss = self.model(images, mask).loss * (len(images) / count)
             loss.backward()
             total += loss.detach()
-        self.optimizer.step()
+        self._guard.look(self.model, total)
+        self._apply_gradients()
         self.step += 1
         return total
+
+    def _apply_gradients(self) -> None:
+        if self._skips_itself:
+            self.optimizer.found_inf = self._guard.found  # type: ignore[attr-defined] # as GradScaler tells it
+            self.optimizer.step()
+        elif not self._guard.found:  # AdamW that is not fused asks nobody: here the host has to wait
+            self.optimizer.step()
 
     def draw_masks(self, count: int, saliency: Tensor | None, number: int) -> Mask:
         """The masks of batch ``number`` of the coming step."""
@@ -140,9 +152,15 @@ class Training:
             self.step, self.total_steps, warmup * self.steps_per_epoch, self.settings.peak_learning_rate
         )
 
-    def is_finite(self) -> bool:
-        """Whether every weight is a number; waits for the device."""
-        return bool(torch.stack([p.detach().isfinite().all() for p in self.model.parameters()]).all())
+    def non_finite(self) -> NonFinite | None:
+        """The first step whose loss or gradients were not finite, None if there is none; waits for the device."""
+        return self._guard.report(self.step)
+
+    def non_finite_weight(self) -> str | None:
+        """The name of the first weight that is infinite or NaN, None if there is none; waits for the device."""
+        named = list(self.model.named_parameters())
+        finite = torch.stack([p.detach().isfinite().all() for _, p in named]).tolist()
+        return next((name for (name, _), good in zip(named, finite, strict=True) if not good), None)
 
     def state(self) -> dict[str, Any]:
         """Everything beside the weights that the next step depends on; tensors and plain values only."""
@@ -151,6 +169,7 @@ class Training:
     def load_state(self, state: dict[str, Any]) -> None:
         """Undoes :meth:`state`."""
         self.step = int(state["step"])
+        self._guard = Guard(self.device)
         self.optimizer.load_state_dict(state["optimizer"])
 
 

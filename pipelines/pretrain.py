@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from mae.checkpoints import list_checkpoints, load_training, save_checkpoint
+from mae.determinism import NotDeterministicError, deterministic
 from mae.masking import Masking
 from mae.training import Batch, Training, TrainingSettings
 from mae.vit import MaskedAutoencoder
@@ -68,6 +69,7 @@ class PretrainOptions:
     weight_decay: float = 0.05
     warmup_epochs: float | None = None
     precision: str = "auto"
+    deterministic: bool = False
     checkpoint_every: int | None = None
     keep: int = 2
     resume: bool = False
@@ -122,6 +124,14 @@ class PretrainOptions:
 
 def pretrain(options: PretrainOptions, *, quiet: bool = False) -> RunFolder:
     """Train a masked autoencoder; returns its run folder. Raises UserError for a mistake in options or input."""
+    try:
+        with deterministic(options.deterministic):
+            return _pretrain(options, quiet)
+    except NotDeterministicError as error:
+        raise UserError(error) from error
+
+
+def _pretrain(options: PretrainOptions, quiet: bool) -> RunFolder:
     with user_errors():
         masking, settings = options.masks(), options.training()
         torch.manual_seed(options.seed)
@@ -143,11 +153,17 @@ def pretrain(options: PretrainOptions, *, quiet: bool = False) -> RunFolder:
     run.begin(_config(options, source, maps, training), resume=options.resume, free=_FREE_ON_RESUME)
     checkpoints = list_checkpoints(options.out)
     if checkpoints:
-        with user_errors():
-            load_training(checkpoints[-1], training)
+        _load_newest(checkpoints[-1], training)
     run.rewind(training.step)
     _train(options, source, maps, training, run, quiet)
     return run
+
+
+def _load_newest(checkpoint: Path, training: Training) -> None:
+    try:
+        load_training(checkpoint, training)
+    except ValueError as error:
+        raise UserError(f"{error}; once that folder is deleted, --resume goes on from the one before it") from error
 
 
 def _join(options: PretrainOptions, source: Source) -> JoinedMaps:
@@ -196,15 +212,14 @@ def _train(
                 )
             batches = [Batch(b.images, maps.on_views(b, training.model.grid) if maps else None) for b in readable]
             rate, ratio = training.learning_rate(), training.masking.ratio_at(training.progress)
-            images = sum(len(batch.images) for batch in batches)
-            log.add(training.update(batches), learning_rate=rate, salient_ratio=ratio, images=images)
+            log.add(training.update(batches), learning_rate=rate, salient_ratio=ratio, batches=readable)
             bar.update(images_per_step)
             saves = training.step % every == 0 or training.step == training.total_steps
             if saves or training.step % _FLUSH_EVERY == 0:
                 bar.set_postfix(loss=f"{log.flush():.4f}", refresh=False)
             if saves:
                 log.check_weights()
-                save_checkpoint(options.out, training, keep=options.keep)
+                save_checkpoint(options.out, training, keep=options.keep, loss=log.epoch_loss)
     _draw_pictures(run, source, maps, training)
 
 

@@ -35,7 +35,8 @@ class RunFolder:
             return
         if not resume:
             raise UserError(f"--out {self.folder} holds a run; add --resume to go on with it, or give another folder")
-        names = sorted((set(config["options"]) | set(existing["options"])) - free)
+        new = {name for name, value in config["options"].items() if value is False} - set(existing["options"])
+        names = sorted((set(config["options"]) | set(existing["options"])) - free - new)  # a switch of a later version
         differing = [
             f"{name} {existing['options'].get(name)!r} → {config['options'].get(name)!r}"
             for name in names

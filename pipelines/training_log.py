@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mae.training import Training
+from pipelines.divergence import stop, stop_at_weights
 from pipelines.errors import UserError
 from pipelines.runs import METRICS, REJECTED, RunFolder
 from pipelines.samples import Source
@@ -18,17 +23,27 @@ from pipelines.views import ViewBatch
 _UNMAPPED = ("random", "block")
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    line: dict[str, Any]
+    loss: Tensor
+    batches: list[NDArray[np.int64]]
+    """The indices of the images of each batch."""
+
+
 class TrainingLog:
     """Losses wait for the device together: a look at each one would stop it at every step."""
 
     def __init__(self, run: RunFolder, training: Training, source: Source, *, max_rejected: float) -> None:
         self._run, self._training, self._source, self._max_rejected = run, training, source, max_rejected
-        self._waiting: list[tuple[dict[str, Any], Tensor]] = []
+        self._waiting: list[_Waiting] = []
+        epoch = training.steps_per_epoch
+        self._recent = deque((line["loss"] for line in run.metrics()[-epoch:]), maxlen=epoch)
         self._bad = {line["index"]: line for line in run.rejected()}
         self._started, self._seen = time.perf_counter(), 0
 
-    def add(self, loss: Tensor, *, learning_rate: float, salient_ratio: float, images: int) -> None:
-        """Note the step that was just done, with the rate and the ratio it was done with."""
+    def add(self, loss: Tensor, *, learning_rate: float, salient_ratio: float, batches: list[ViewBatch]) -> None:
+        """Note the step that was just done, with the rate, the ratio and the batches it was done with."""
         training = self._training
         line = {
             "step": training.step,
@@ -37,34 +52,41 @@ class TrainingLog:
         }
         if training.masking.strategy not in _UNMAPPED:
             line["salient_ratio"] = salient_ratio
-        self._waiting.append((line, loss))
-        self._seen += images
+        self._waiting.append(_Waiting(line, loss, [batch.indices for batch in batches]))
+        self._seen += sum(len(batch.images) for batch in batches)
 
     def flush(self) -> float:
-        """Write the waiting lines; returns the last loss. Raises UserError, after writing, if one is not finite."""
-        losses = torch.stack([loss for _, loss in self._waiting]).tolist()
+        """Write the waiting lines; returns the last loss.
+
+        Raises UserError, after writing, if a step was not finite: that one is the last written, and its state is saved.
+        """
+        losses = torch.stack([waiting.loss for waiting in self._waiting]).tolist()
+        found = self._training.non_finite()
         now = time.perf_counter()
         lines = [
-            {"step": line["step"], "loss": loss} | line for (line, _), loss in zip(self._waiting, losses, strict=True)
+            {"step": waiting.line["step"], "loss": loss} | waiting.line
+            for waiting, loss in zip(self._waiting, losses, strict=True)
+            if found is None or waiting.line["step"] <= found.step
         ]
         lines[-1]["images_per_second"] = round(self._seen / max(now - self._started, 1e-9), 1)
+        batches = self._waiting[len(lines) - 1].batches
         self._waiting, self._started, self._seen = [], now, 0
         self._run.append(METRICS, lines)
-        bad = next((line for line in lines if not np.isfinite(line["loss"])), None)
-        if bad is not None:
-            raise self._diverged(f"the loss became {bad['loss']}", bad["step"])
+        self._recent.extend(line["loss"] for line in lines)
+        if found is not None:
+            raise stop(self._run, self._training, self._source, lines[-1], batches, found.parameter)
         return float(losses[-1])
 
-    def check_weights(self) -> None:
-        """UserError if a weight is not finite, as after a step whose loss was still a number: no state to save."""
-        if not self._training.is_finite():
-            raise self._diverged("the weights became infinite or NaN", self._training.step)
+    @property
+    def epoch_loss(self) -> float:
+        """The mean loss of the last epoch's worth of steps that were written, or of as many as there are."""
+        return math.fsum(self._recent) / len(self._recent)
 
-    def _diverged(self, what: str, step: int) -> UserError:
-        cure = "a lower --blr" + (" or --precision fp32" if self._training.precision != "fp32" else "")
-        return UserError(
-            f"{what} at step {step}: begin a new run with {cure}; checkpoints in {self._run.folder} are from before"
-        )
+    def check_weights(self) -> None:
+        """UserError if a weight is not finite, as after a step whose loss was still a number: none to go on with."""
+        weight = self._training.non_finite_weight()
+        if weight is not None:
+            raise stop_at_weights(self._run, self._training, weight)
 
     def reject(self, group: list[ViewBatch]) -> None:
         """Record every unreadable image once; UserError when there are more of them than ``max_rejected``."""

@@ -1,10 +1,18 @@
 import json
+import os
+import pickle
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from mae.checkpoints import list_checkpoints, load_model, load_training, save_checkpoint
+from mae.checkpoints import best_loss, list_checkpoints, load_model, load_training, save_checkpoint, save_state
 from mae.masking import Masking
 from mae.training import Batch, Training, TrainingSettings
 from tests.tiny_mae import nano
@@ -59,9 +67,14 @@ def test_a_model_comes_back_ready_to_use_and_without_a_word(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_checkpoint_holds_three_files(tmp_path):
+def test_a_checkpoint_holds_four_files(tmp_path):
     folder = save_checkpoint(tmp_path, training())
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "training.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+        "training.pt",
+    ]
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -104,8 +117,6 @@ def test_a_save_that_is_cut_short_leaves_the_one_before(tmp_path, monkeypatch, f
 
 def test_a_step_that_is_saved_again_is_there_at_every_moment(tmp_path, monkeypatch):
     """Stops the second save before every single rename and deletion, and looks at what a reader would find."""
-    from pathlib import Path
-
     run = training()
     advance(run)
     save_checkpoint(tmp_path / "run", run)
@@ -157,6 +168,7 @@ class Evil:
 def test_nothing_is_unpickled_but_weights(tmp_path, capsys):
     run = training()
     folder = save_checkpoint(tmp_path, run)
+    (folder / "SHA256SUMS").unlink()
     torch.save({"step": 1, "optimizer": Evil()}, folder / "training.pt")
     with pytest.raises(ValueError, match="can't be resumed") as caught:
         load_training(folder, run)
@@ -183,6 +195,9 @@ def test_nothing_is_unpickled_but_weights(tmp_path, capsys):
             ),
             "can't be loaded",
         ),
+        (lambda f: save_file({"layer.weight": torch.zeros(2)}, f / "model.safetensors"), "can't be loaded"),
+        (lambda f: torch.save({"layer.weight": torch.zeros(2)}, f / "model.safetensors"), "can't be loaded"),
+        (lambda f: (f / "training.pt").write_bytes(pickle.dumps({"step": 1}, 2)), "can't be resumed"),
         (lambda f: (f / "training.pt").write_bytes(b"PK"), "can't be resumed"),
         (lambda f: (f / "training.pt").write_bytes(b""), "can't be resumed"),
         (lambda f: (f / "training.pt").unlink(), "can't be resumed"),
@@ -190,9 +205,12 @@ def test_nothing_is_unpickled_but_weights(tmp_path, capsys):
         (lambda f: torch.save({"step": 1, "optimizer": {}}, f / "training.pt"), "can't be resumed"),
     ],
 )
-def test_a_damaged_checkpoint_is_one_line(tmp_path, damage, message):
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, damage, message, sums):
     folder = save_checkpoint(tmp_path, training())
     damage(folder)
+    if not sums:  # as in one that was made by other means
+        (folder / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match=message) as caught:
         load_training(folder, training())
     assert "\n" not in str(caught.value)
@@ -209,3 +227,116 @@ def test_a_folder_without_checkpoints(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
         load_model(tmp_path)
     assert list_checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.pt", "config.json"])
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.999])
+def test_one_flipped_bit_is_one_line(tmp_path, name, place):
+    """Neither safetensors nor torch notices a bit that flipped among the numbers."""
+    folder = save_checkpoint(tmp_path, training())
+    content = bytearray((folder / name).read_bytes())
+    content[int(len(content) * place)] ^= 4
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged or was changed") as caught:
+        load_training(folder, training())
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    run, weights = training(), {}
+    for loss in (3.0, 1.0, 2.0, 1.0, 4.0):
+        advance(run)
+        save_checkpoint(tmp_path, run, keep=2, loss=loss)
+        weights[run.step] = run.model.norm.bias.clone()
+    best = tmp_path / "checkpoints" / "best"
+    assert json.loads((best / "loss.json").read_text()) == {"step": 2, "loss": 1.0}
+    assert best_loss(tmp_path) == 1
+    assert torch.equal(load_model(best).norm.bias, weights[2])
+    assert torch.equal(load_model(tmp_path).norm.bias, weights[5])
+    assert names(tmp_path) == ["step-00000004", "step-00000005"]
+    other = training(model_seed=1)
+    load_training(best, other)
+    assert other.step == 2
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best", *names(tmp_path)}
+
+
+def test_a_best_that_was_being_replaced_comes_back(tmp_path):
+    run = training()
+    save_checkpoint(tmp_path, run, loss=1.0)
+    best = tmp_path / "checkpoints" / "best"
+    best.rename(best.with_suffix(".old"))
+    advance(run)
+    save_checkpoint(tmp_path, run, loss=2.0)
+    assert best_loss(tmp_path) == 1
+    assert not best.with_suffix(".old").exists()
+
+
+def test_without_hard_links_the_best_is_a_copy(tmp_path, monkeypatch):
+    def refuse(*_args):
+        raise OSError
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = save_checkpoint(tmp_path, training(), loss=1.0)
+    best = tmp_path / "checkpoints" / "best"
+    assert (best / "training.pt").read_bytes() == (folder / "training.pt").read_bytes()
+
+
+def test_a_state_elsewhere_with_texts_beside_it(tmp_path):
+    save_state(tmp_path / "there", training(), {"why.txt": "because"})
+    assert (tmp_path / "there" / "why.txt").read_text() == "because"
+    load_training(tmp_path / "there", training())
+    assert list_checkpoints(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from mae.checkpoints import list_checkpoints, load_training, save_checkpoint
+from mae.masking import Masking
+from mae.training import Batch, Training, TrainingSettings
+from mae.vit import MaskedAutoencoder
+
+torch.manual_seed(0)
+model = MaskedAutoencoder(32, 8, 64, 2, 4, 64, 2, 4)
+run = Training(model, Masking(), TrainingSettings(epochs=1000, batch_size=2, blr=0.01), 10)
+for checkpoint in list_checkpoints(Path(sys.argv[1]))[-1:]:
+    load_training(checkpoint, run)
+images = torch.arange(2 * 3 * 32 * 32).remainder(251).to(torch.uint8).view(2, 3, 32, 32)
+print("ready", run.step, flush=True)
+for _ in range(int(sys.argv[2])):
+    run.update([Batch(images)])
+    save_checkpoint(Path(sys.argv[1]), run, keep=1, loss=1 / run.step)
+    print("saved", run.step, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    """Checkpoints are all that the process does, so a kill lands in one; each time the next process goes on."""
+    root = Path(__file__).parents[2]
+
+    def start(steps):
+        command = [sys.executable, "-c", WRITER, str(tmp_path), str(steps)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+    reached, torn = 0, 0
+    for number in range(8):
+        with start(10_000) as writer:
+            assert int(writer.stdout.readline().split()[1]) >= reached
+            assert writer.stdout.readline().startswith("saved")
+            time.sleep(0.1 + 0.0137 * number)
+            writer.send_signal(signal.SIGKILL)
+        newest = list_checkpoints(tmp_path)[-1]
+        load_model(newest)
+        reached = int(newest.stem.removeprefix("step-"))
+        torn += any(path.name.startswith(".tmp-") for path in (tmp_path / "checkpoints").iterdir())
+    assert torn  # at least one kill fell into the middle of a checkpoint
+    assert reached >= 8
+    with start(1) as last:
+        assert last.communicate()[0].split() == ["ready", str(reached), "saved", str(reached + 1)]
+    assert last.returncode == 0
+    places = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert places == {"best", f"step-{reached + 1:08d}"}

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mae.guard import NonFinite
 from mae.masking import Masking
 from mae.training import (
     IMAGE_MEAN,
@@ -20,6 +21,7 @@ from mae.training import (
     normalise,
     parameter_groups,
 )
+from tests.mae.test_vit import NoWaiting
 from tests.tiny_mae import nano
 
 
@@ -200,12 +202,54 @@ def test_state_goes_on_where_it_was():
         assert torch.equal(value, other.model.state_dict()[name])
 
 
-def test_is_finite():
+def test_the_first_weight_that_is_no_number():
     run = training()
-    assert run.is_finite()
+    assert run.non_finite_weight() is None
     with torch.no_grad():
         run.model.decoder_pred.bias[3] = math.inf
-    assert not run.is_finite()
+    assert run.non_finite_weight() == "decoder_pred.bias"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_step_is_applied_from_the_first_gradient_on_that_is_no_number(value):
+    run = training()
+    run.update([Batch(images(4, 0))])
+    run.update([Batch(images(4, 1))])
+    before, moments = weights(run.model), copy.deepcopy(run.optimizer.state_dict()["state"])
+    with NoWaiting():  # so the weights are kept without a look at them
+        for name in ("norm.weight", "mask_token"):
+            hook = run.model.get_parameter(name).register_hook(lambda gradient: gradient * value)
+            run.update([Batch(images(4, 2))])
+            hook.remove()
+        loss = run.update([Batch(images(4, 3))])
+    assert loss.isfinite()
+    assert run.step == 5
+    assert run.non_finite() == NonFinite(3, "norm.weight")
+    assert all(torch.equal(before[name], value) for name, value in run.model.state_dict().items())
+    for number, state in run.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(value, moments[number][name]) for name, value in state.items())
+    run.load_state(run.state())
+    assert run.non_finite() is None
+
+
+def test_an_optimiser_that_is_not_fused_skips_too():
+    run = training()
+    run.optimizer = torch.optim.AdamW(run.model.parameters(), fused=False)
+    run._skips_itself = False
+    run.update([Batch(images(4, 0))])
+    before = weights(run.model)
+    run._guard.look(run.model, torch.tensor(math.nan))
+    run.update([Batch(images(4, 0))])
+    assert all(torch.equal(before[name], value) for name, value in run.model.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_update_never_waits_for_the_device(precision):
+    run = training(precision=precision)
+    with NoWaiting():
+        run.update([Batch(images(4)), Batch(images(2))])
+    with pytest.raises(AssertionError), NoWaiting():
+        run.non_finite()
 
 
 @given(st.integers(0, 255))

@@ -2,6 +2,8 @@ import itertools
 import json
 import math
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,17 +16,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 from typer.testing import CliRunner
 
 import cli
 from mae import vit
-from mae.checkpoints import list_checkpoints, load_model
-from mae.training import Training
+from mae.checkpoints import list_checkpoints, load_model, load_training
+from mae.training import Batch, Training
+from mae.vit import MaskedAutoencoder
 from pipelines import pretrain as module
 from pipelines.errors import UserError
 from pipelines.pretrain import PretrainOptions, pretrain
 from pipelines.runs import RunFolder
 from pipelines.sources import open_source
+from pipelines.views import EpochBatches, Views, collate
 from tests.tiny_mae import NANO, write_maps
 
 SOURCE = "shapes:24,size=32"
@@ -154,6 +159,91 @@ def test_every_seed_is_another_run(base, tmp_path):
     first = losses(run(base))
     assert losses(run(replace(base, out=tmp_path / "again"))) == first
     assert losses(run(replace(base, out=tmp_path / "other", seed=1))) != first
+
+
+def test_deterministic_runs_are_equal_to_the_bit(base, tmp_path, maps, monkeypatch):
+    update, modes = Training.update, set()
+
+    def watched(self, batches):
+        modes.add(torch.are_deterministic_algorithms_enabled())
+        return update(self, batches)
+
+    monkeypatch.setattr(Training, "update", watched)
+    options = replace(base, saliency=maps, deterministic=True, precision="bf16", model="tiny", patch_size=8, epochs=1)
+    first, second = run(options), run(replace(options, out=tmp_path / "again", workers=2))
+    assert losses(first) == losses(second)
+    for name in ("model.safetensors", "training.pt"):
+        a, b = ((list_checkpoints(folder.folder)[-1] / name).read_bytes() for folder in (first, second))
+        assert a == b
+    assert modes == {True}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert first.config()["options"]["deterministic"] is True
+    with pytest.raises(UserError, match="other settings .*deterministic True → False"):
+        run(replace(options, resume=True, deterministic=False))
+
+
+def test_an_operation_that_is_not_deterministic_is_one_line(base, monkeypatch):
+    def update(self, batches):
+        return torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+
+    monkeypatch.setattr(Training, "update", update)
+    with pytest.raises(UserError, match="--deterministic can't be had here: put_"):
+        run(replace(base, deterministic=True))
+
+
+def test_a_bug_stays_a_bug_in_deterministic_mode(base, monkeypatch):
+    def update(self, batches):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Training, "update", update)
+    with pytest.raises(ValueError, match="a bug"):
+        run(replace(base, deterministic=True))
+
+
+def test_a_run_of_before_a_switch_existed_goes_on(base):
+    with stopping(5), pytest.raises(KeyboardInterrupt):
+        run(base)
+    config = json.loads((base.out / "config.json").read_text())
+    del config["options"]["deterministic"]
+    (base.out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="deterministic None → True"):
+        run(replace(base, resume=True, deterministic=True))
+    assert len(losses(run(replace(base, resume=True)))) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", lambda content: content[: len(content) // 2]),
+        ("model.safetensors", lambda content: content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]),
+        ("model.safetensors", lambda _: b""),
+        ("model.safetensors", lambda _: pickle.dumps({"weight": 1})),
+        ("model.safetensors", lambda _: save({"layer.weight": torch.zeros(2)})),
+        ("training.pt", lambda content: content[: len(content) // 2]),
+        ("training.pt", lambda content: content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]),
+        ("training.pt", lambda _: b""),
+    ],
+)
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_damaged_checkpoint_is_one_line_and_the_one_before_goes_on(base, name, damage, sums):
+    with stopping(10), pytest.raises(KeyboardInterrupt):
+        run(base)
+    before, newest = list_checkpoints(base.out)
+    content = (newest / name).read_bytes()
+    (newest / name).write_bytes(damage(content))
+    if not sums:
+        (newest / "SHA256SUMS").unlink()
+    if sums or len(damage(content)) != len(content):  # without sums nobody can know of one bit
+        with pytest.raises(UserError, match=f"{newest} can't be .*--resume goes on from the one before") as told:
+            run(replace(base, resume=True))
+        assert "\n" not in str(told.value)
+        if name == "model.safetensors":
+            result = invoke("evaluate", base.out, "shapes:20,size=32", "--workers", 0, "--device", "cpu")
+            assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+            assert f"error: {newest} can't be loaded" in result.stderr
+    shutil.rmtree(newest)
+    assert list_checkpoints(base.out) == [before]
+    assert len(losses(run(replace(base, resume=True)))) == STEPS
 
 
 def test_salient_ratio_0_is_the_random_run(base, tmp_path, maps):
@@ -350,26 +440,129 @@ def test_missing_maps(base, tmp_path):
             run(replace(base, out=tmp_path / "x", saliency=other, on_missing=on_missing))
 
 
-@pytest.mark.parametrize("where", ["loss", "weights"])
-def test_a_run_that_diverges_stops_with_the_step_and_what_it_has(base, monkeypatch, where):
-    update = Training.update
+@contextmanager
+def breaking(step, what):
+    """In this step (counted from 1) the loss, one gradient or, once it is done, one weight is no number."""
+    forward, update, calls = MaskedAutoencoder.forward, Training.update, itertools.count(1)
 
-    def diverges(self, batches):
+    def breaks(self, images, mask):
+        output = forward(self, images, mask)
+        if next(calls) != step or what == "weight":
+            return output
+        if what == "loss":
+            return output._replace(loss=output.loss + math.nan)  # whose gradients are as before
+        hook = self.decoder_pred.weight.register_hook(lambda gradient: (hook.remove(), gradient * math.inf)[1])
+        return output
+
+    def updates(self, batches):
         loss = update(self, batches)
-        if self.step < 7:
-            return loss
-        with torch.no_grad():
-            self.model.norm.weight[0] = math.nan
-        return loss * math.nan if where == "loss" else loss
+        if self.step == step and what == "weight":
+            with torch.no_grad():
+                self.model.norm.weight[0] = math.nan
+        return loss
 
-    monkeypatch.setattr(Training, "update", diverges)
-    message = "the loss became nan at step 7" if where == "loss" else "the weights became infinite or NaN at step 8"
-    if where == "weights":  # the first step with such weights has a loss of its own
-        monkeypatch.setattr(module.TrainingLog, "flush", lambda self: self._waiting.clear() or 0.0)
-    with pytest.raises(UserError, match=f"{message}: begin a new run with a lower --blr; checkpoints in"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MaskedAutoencoder, "forward", breaks)
+        patch.setattr(Training, "update", updates)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("what", "broken", "stopped", "message"),
+    [
+        ("loss", 6, 6, r"the loss became nan at step 6 \(learning rate 0\.0007\d+; .*: no weight or gradient\)"),
+        (
+            "gradient",
+            6,
+            6,
+            r"the gradients .* \(loss \d.*\) at step 6 .*; first not finite: gradient of decoder_pred.weight\)",
+        ),
+        ("weight", 5, 6, r"the loss became nan at step 6 .*; first not finite: weight norm\.weight\)"),
+    ],
+)
+def test_a_step_that_is_not_finite_stops_the_run_with_its_state_saved(base, tmp_path, what, broken, stopped, message):
+    with (
+        breaking(broken, what),
+        pytest.raises(UserError, match=f"{message}: begin a new run with a lower --blr") as told,
+    ):
+        run(replace(base, seed=3))
+    place = base.out / "nonfinite"
+    assert str(place) in str(told.value)
+    assert "\n" not in str(told.value)
+    log = RunFolder(base.out).metrics()
+    assert [line["step"] for line in log] == list(range(1, stopped + 1))  # the next look was at step 8
+    facts = json.loads((place / "step.json").read_text())
+    assert (facts["step"], facts["seed"], facts["learning_rate"]) == (stopped, 3, log[-1]["learning_rate"])
+    images = [image for batch in facts["batches"] for image in batch]
+    keys = open_source(SOURCE).keys
+    assert all(image["key"] == keys[image["index"]].as_py() for image in images)
+    assert [image["index"] for image in images] == [
+        index for _, index in next(iter(EpochBatches(24, 4, 6, 3, seed=3, start=stopped - 1)))
+    ]
+    assert [path.name for path in list_checkpoints(base.out)] == ["step-00000004"]
+    if what != "weight":  # the saved weights are those that an unbroken run has before the step
+        with stopping(5), pytest.raises(KeyboardInterrupt):
+            run(replace(base, seed=3, out=tmp_path / "whole", checkpoint_every=5))
+        assert_same_weights(place, tmp_path / "whole")
+        assert json.loads((place / "step.json").read_text())["weight_not_finite"] is None
+    else:
+        assert facts["weight_not_finite"] == "norm.weight"
+
+
+def test_a_saved_step_can_be_done_again(base):
+    with breaking(6, "gradient"), pytest.raises(UserError):
+        run(base)
+    model = load_model(base.out / "nonfinite")
+    training = Training(model, base.masks(), base.training(), 6)
+    load_training(base.out / "nonfinite", training)
+    assert training.step == 5
+    indices = [image["index"] for image in json.loads((base.out / "nonfinite" / "step.json").read_text())["batches"][0]]
+    views = Views(open_source(SOURCE), model.image_size, augment=True, seed=0)
+    loss = training.update([Batch(collate([views[0, index] for index in indices]).images)])
+    assert float(loss) == losses(RunFolder(base.out))[5]
+
+
+def test_weights_that_a_finite_gradient_threw_out_of_range(base):
+    with (
+        breaking(8, "weight"),
+        pytest.raises(UserError, match=r"weights became .* by step 8 \(first: norm\.weight\): begin"),
+    ):
         run(base)
     assert [path.name for path in list_checkpoints(base.out)] == ["step-00000004"]
+    assert json.loads((base.out / "nonfinite" / "step.json").read_text())["weight_not_finite"] == "norm.weight"
     assert load_model(base.out).norm.weight.isfinite().all()
+
+
+def test_a_run_that_diverges_by_itself_ends_the_command(tmp_path):
+    result = invoke("pretrain", SOURCE, "--out", tmp_path / "run", *SMALL, "--blr", 1e38, "--warmup-epochs", 0)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("error: the ")
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "run" / "nonfinite" / "model.safetensors").exists()
+
+
+def test_the_best_epoch_is_kept_and_a_resumed_run_keeps_the_same(base, tmp_path, monkeypatch):
+    saved, save_checkpoint = {}, module.save_checkpoint
+
+    def saves(folder, training, *, keep, loss):
+        saved.setdefault(training.step, []).append(loss)
+        return save_checkpoint(folder, training, keep=keep, loss=loss)
+
+    monkeypatch.setattr(module, "save_checkpoint", saves)
+    options = replace(base, keep=1, blr=0.2, checkpoint_every=3)
+    log = losses(run(options))
+    best = json.loads((options.out / "checkpoints" / "best" / "loss.json").read_text())
+    means = {step: math.fsum(log[max(0, step - 6) : step]) / min(step, 6) for step in range(3, STEPS + 1, 3)}
+    assert best["step"] == min(means, key=means.get)
+    assert {step: values[0] for step, values in saved.items()} == pytest.approx(means)
+    assert best["loss"] == saved[best["step"]][0]
+    stopped = replace(options, out=tmp_path / "stopped")
+    with stopping(10), pytest.raises(KeyboardInterrupt):
+        run(stopped)
+    run(replace(stopped, resume=True))
+    assert all(first == second for first, second in saved.values())
+    assert json.loads((stopped.out / "checkpoints" / "best" / "loss.json").read_text()) == best
+    assert_same_weights(options.out / "checkpoints" / "best", stopped.out / "checkpoints" / "best")
 
 
 def test_a_frame_that_is_not_square_and_a_control(base, maps, monkeypatch):
