@@ -44,18 +44,8 @@ VISION = {
         "timm_proj": "none",
         "image_size": 160,
     },
-    "coca": {
-        "image_size": 32,
-        "patch_size": 8,
-        "width": 32,
-        "layers": 2,
-        "head_width": 16,
-        "attentional_pool": True,
-        "attn_pooler_queries": 3,
-        "attn_pooler_heads": 2,
-        "output_tokens": True,
-    },
 }
+VISION["coca"] = VISION["attention"] | {"attn_pooler_queries": 3, "output_tokens": True}
 EMBED = {"timm map": 64}
 """Width of the joint space, where it is not 16: SigLIP's is the width of its trunk."""
 COCA_TEXT = TEXT | {"embed_cls": True, "output_tokens": True}

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,79 +16,43 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save
-from typer.testing import CliRunner
 
-import cli
-from mae import vit
-from mae.checkpoints import list_checkpoints, load_model, load_training
-from mae.training import Batch, Training
-from mae.vit import MaskedAutoencoder
+from mae.checkpoints import list_checkpoints, load_model
+from mae.training import Training
 from pipelines import pretrain as module
 from pipelines.errors import UserError
-from pipelines.pretrain import PretrainOptions, pretrain
 from pipelines.runs import RunFolder
 from pipelines.sources import open_source
-from pipelines.views import EpochBatches, Views, collate
-from tests.tiny_mae import NANO, write_maps
+from tests.pipelines.pretraining import (
+    SMALL,
+    SOURCE,
+    STEPS,
+    assert_same_weights,
+    invoke,
+    losses,
+    nano_options,
+    nano_runs,
+    run,
+    stopping,
+)
+from tests.tiny_mae import write_maps
 
-SOURCE = "shapes:24,size=32"
-STEPS = 18
 DRAW_PICTURES = module._draw_pictures
 
 
 @pytest.fixture(autouse=True)
 def _nano(monkeypatch):
-    monkeypatch.setitem(vit.SIZES, "nano", NANO)
-    monkeypatch.setattr(module, "_draw_pictures", lambda *_: None)
+    nano_runs(monkeypatch)
 
 
 @pytest.fixture
 def base(tmp_path):
-    return PretrainOptions(
-        SOURCE,
-        tmp_path / "run",
-        model="nano",
-        image_size=(16,),
-        batch_size=4,
-        epochs=3,
-        blr=0.05,
-        warmup_epochs=0.5,
-        checkpoint_every=4,
-        workers=0,
-    )
+    return nano_options(tmp_path / "run")
 
 
 @pytest.fixture
 def maps(tmp_path):
     return write_maps(tmp_path / "maps", open_source(SOURCE))
-
-
-def run(options):
-    return pretrain(options, quiet=True)
-
-
-def losses(folder):
-    return [line["loss"] for line in folder.metrics()]
-
-
-def assert_same_weights(a, b):
-    a, b = load_model(a).state_dict(), load_model(b).state_dict()
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-@contextmanager
-def stopping(step):
-    """Ctrl-C when this many steps are done."""
-    update = Training.update
-
-    def stops(self, batches):
-        if self.step == step:
-            raise KeyboardInterrupt
-        return update(self, batches)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "update", stops)
-        yield
 
 
 def test_a_run_folder(base, monkeypatch):
@@ -159,45 +122,6 @@ def test_every_seed_is_another_run(base, tmp_path):
     first = losses(run(base))
     assert losses(run(replace(base, out=tmp_path / "again"))) == first
     assert losses(run(replace(base, out=tmp_path / "other", seed=1))) != first
-
-
-def test_deterministic_runs_are_equal_to_the_bit(base, tmp_path, maps, monkeypatch):
-    update, modes = Training.update, set()
-
-    def watched(self, batches):
-        modes.add(torch.are_deterministic_algorithms_enabled())
-        return update(self, batches)
-
-    monkeypatch.setattr(Training, "update", watched)
-    options = replace(base, saliency=maps, deterministic=True, precision="bf16", model="tiny", patch_size=8, epochs=1)
-    first, second = run(options), run(replace(options, out=tmp_path / "again", workers=2))
-    assert losses(first) == losses(second)
-    for name in ("model.safetensors", "training.pt"):
-        a, b = ((list_checkpoints(folder.folder)[-1] / name).read_bytes() for folder in (first, second))
-        assert a == b
-    assert modes == {True}
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert first.config()["options"]["deterministic"] is True
-    with pytest.raises(UserError, match="other settings .*deterministic True → False"):
-        run(replace(options, resume=True, deterministic=False))
-
-
-def test_an_operation_that_is_not_deterministic_is_one_line(base, monkeypatch):
-    def update(self, batches):
-        return torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
-
-    monkeypatch.setattr(Training, "update", update)
-    with pytest.raises(UserError, match="--deterministic can't be had here: put_"):
-        run(replace(base, deterministic=True))
-
-
-def test_a_bug_stays_a_bug_in_deterministic_mode(base, monkeypatch):
-    def update(self, batches):
-        raise ValueError("a bug")
-
-    monkeypatch.setattr(Training, "update", update)
-    with pytest.raises(ValueError, match="a bug"):
-        run(replace(base, deterministic=True))
 
 
 def test_a_run_of_before_a_switch_existed_goes_on(base):
@@ -440,107 +364,6 @@ def test_missing_maps(base, tmp_path):
             run(replace(base, out=tmp_path / "x", saliency=other, on_missing=on_missing))
 
 
-@contextmanager
-def breaking(step, what):
-    """In this step (counted from 1) the loss, one gradient or, once it is done, one weight is no number."""
-    forward, update, calls = MaskedAutoencoder.forward, Training.update, itertools.count(1)
-
-    def breaks(self, images, mask):
-        output = forward(self, images, mask)
-        if next(calls) != step or what == "weight":
-            return output
-        if what == "loss":
-            return output._replace(loss=output.loss + math.nan)  # whose gradients are as before
-        hook = self.decoder_pred.weight.register_hook(lambda gradient: (hook.remove(), gradient * math.inf)[1])
-        return output
-
-    def updates(self, batches):
-        loss = update(self, batches)
-        if self.step == step and what == "weight":
-            with torch.no_grad():
-                self.model.norm.weight[0] = math.nan
-        return loss
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MaskedAutoencoder, "forward", breaks)
-        patch.setattr(Training, "update", updates)
-        yield
-
-
-@pytest.mark.parametrize(
-    ("what", "broken", "stopped", "message"),
-    [
-        ("loss", 6, 6, r"the loss became nan at step 6 \(learning rate 0\.0007\d+; .*: no weight or gradient\)"),
-        (
-            "gradient",
-            6,
-            6,
-            r"the gradients .* \(loss \d.*\) at step 6 .*; first not finite: gradient of decoder_pred.weight\)",
-        ),
-        ("weight", 5, 6, r"the loss became nan at step 6 .*; first not finite: weight norm\.weight\)"),
-    ],
-)
-def test_a_step_that_is_not_finite_stops_the_run_with_its_state_saved(base, tmp_path, what, broken, stopped, message):
-    with (
-        breaking(broken, what),
-        pytest.raises(UserError, match=f"{message}: begin a new run with a lower --blr") as told,
-    ):
-        run(replace(base, seed=3))
-    place = base.out / "nonfinite"
-    assert str(place) in str(told.value)
-    assert "\n" not in str(told.value)
-    log = RunFolder(base.out).metrics()
-    assert [line["step"] for line in log] == list(range(1, stopped + 1))  # the next look was at step 8
-    facts = json.loads((place / "step.json").read_text())
-    assert (facts["step"], facts["seed"], facts["learning_rate"]) == (stopped, 3, log[-1]["learning_rate"])
-    images = [image for batch in facts["batches"] for image in batch]
-    keys = open_source(SOURCE).keys
-    assert all(image["key"] == keys[image["index"]].as_py() for image in images)
-    assert [image["index"] for image in images] == [
-        index for _, index in next(iter(EpochBatches(24, 4, 6, 3, seed=3, start=stopped - 1)))
-    ]
-    assert [path.name for path in list_checkpoints(base.out)] == ["step-00000004"]
-    if what != "weight":  # the saved weights are those that an unbroken run has before the step
-        with stopping(5), pytest.raises(KeyboardInterrupt):
-            run(replace(base, seed=3, out=tmp_path / "whole", checkpoint_every=5))
-        assert_same_weights(place, tmp_path / "whole")
-        assert json.loads((place / "step.json").read_text())["weight_not_finite"] is None
-    else:
-        assert facts["weight_not_finite"] == "norm.weight"
-
-
-def test_a_saved_step_can_be_done_again(base):
-    with breaking(6, "gradient"), pytest.raises(UserError):
-        run(base)
-    model = load_model(base.out / "nonfinite")
-    training = Training(model, base.masks(), base.training(), 6)
-    load_training(base.out / "nonfinite", training)
-    assert training.step == 5
-    indices = [image["index"] for image in json.loads((base.out / "nonfinite" / "step.json").read_text())["batches"][0]]
-    views = Views(open_source(SOURCE), model.image_size, augment=True, seed=0)
-    loss = training.update([Batch(collate([views[0, index] for index in indices]).images)])
-    assert float(loss) == losses(RunFolder(base.out))[5]
-
-
-def test_weights_that_a_finite_gradient_threw_out_of_range(base):
-    with (
-        breaking(8, "weight"),
-        pytest.raises(UserError, match=r"weights became .* by step 8 \(first: norm\.weight\): begin"),
-    ):
-        run(base)
-    assert [path.name for path in list_checkpoints(base.out)] == ["step-00000004"]
-    assert json.loads((base.out / "nonfinite" / "step.json").read_text())["weight_not_finite"] == "norm.weight"
-    assert load_model(base.out).norm.weight.isfinite().all()
-
-
-def test_a_run_that_diverges_by_itself_ends_the_command(tmp_path):
-    result = invoke("pretrain", SOURCE, "--out", tmp_path / "run", *SMALL, "--blr", 1e38, "--warmup-epochs", 0)
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("error: the ")
-    assert "Traceback" not in result.stderr
-    assert (tmp_path / "run" / "nonfinite" / "model.safetensors").exists()
-
-
 def test_the_best_epoch_is_kept_and_a_resumed_run_keeps_the_same(base, tmp_path, monkeypatch):
     saved, save_checkpoint = {}, module.save_checkpoint
 
@@ -595,13 +418,6 @@ def test_the_losses_are_looked_at_together(base, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "item", look(item))
     run(replace(base, epochs=8, checkpoint_every=1000))
     assert [number for number, _ in itertools.groupby(looks)] == [20, 40, 48]
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-
-SMALL = ("--model", "nano", "--image-size", 16, "--batch-size", 4, "--epochs", 1, "--workers", 0, "--device", "cpu")
 
 
 def test_the_command(tmp_path):

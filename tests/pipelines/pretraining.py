@@ -1,0 +1,72 @@
+"""Short pretrainings of a nano model on scenes, for the tests of `pretrain`."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import cli
+from mae import vit
+from mae.checkpoints import load_model
+from mae.training import Training
+from pipelines import pretrain as module
+from pipelines.pretrain import PretrainOptions, pretrain
+from tests.tiny_mae import NANO
+
+SOURCE = "shapes:24,size=32"
+STEPS = 18
+SMALL = ("--model", "nano", "--image-size", 16, "--batch-size", 4, "--epochs", 1, "--workers", 0, "--device", "cpu")
+
+
+def nano_runs(monkeypatch):
+    """The size `nano` exists, and no pictures are drawn."""
+    monkeypatch.setitem(vit.SIZES, "nano", NANO)
+    monkeypatch.setattr(module, "_draw_pictures", lambda *_: None)
+
+
+def nano_options(out):
+    return PretrainOptions(
+        SOURCE,
+        out,
+        model="nano",
+        image_size=(16,),
+        batch_size=4,
+        epochs=3,
+        blr=0.05,
+        warmup_epochs=0.5,
+        checkpoint_every=4,
+        workers=0,
+    )
+
+
+def run(options):
+    return pretrain(options, quiet=True)
+
+
+def losses(folder):
+    return [line["loss"] for line in folder.metrics()]
+
+
+def assert_same_weights(a, b):
+    a, b = load_model(a).state_dict(), load_model(b).state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@contextmanager
+def stopping(step):
+    """Ctrl-C when this many steps are done."""
+    update = Training.update
+
+    def stops(self, batches):
+        if self.step == step:
+            raise KeyboardInterrupt
+        return update(self, batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "update", stops)
+        yield
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
