@@ -96,18 +96,33 @@ def main():
         measure(Path(scratch), arguments)
 
 
-def measure(scratch, arguments):
+def prepare(scratch, arguments):
+    """The model as the command loads it, and the pairs ready for it in batches: pixels and encoded texts."""
     (scratch / "clip").mkdir()
     save_model(arguments.model, scratch / "clip")
     write_pairs(scratch / "pairs", arguments.pairs)
-    clip = f"local-dir:{scratch / 'clip'}"
-    tower = load_tower(clip, device=arguments.device, precision=arguments.precision)
+    tower = load_tower(f"local-dir:{scratch / 'clip'}", device=arguments.device, precision=arguments.precision)
     if arguments.compile:
         tower.compile()
     lines = [json.loads(line) for line in (scratch / "pairs" / "metadata.jsonl").read_text().splitlines()]
     seen = [see((scratch / "pairs" / line["file_name"]).read_bytes(), tower, "squash", 1)[0][0] for line in lines]
     pixels = torch.from_numpy(np.stack(seen)).split(arguments.batch)
-    texts = tower.encode_texts([line["caption"] for line in lines]).split(arguments.batch)
+    return tower, pixels, tower.encode_texts([line["caption"] for line in lines]).split(arguments.batch)
+
+
+def run_peer(tower, pixels, texts, size):
+    """pytorch-grad-cam over some images, ``size`` a call, with a full backward pass; how many they were."""
+    tower.model.requires_grad_(True)  # as a model is loaded; it fails on frozen parameters
+    with GradCAM(ImageTower(tower.model), [tower.layer.module], reshape_transform=tower.to_grid) as cam:
+        for images, own in zip(pixels.split(size), texts.split(size), strict=True):
+            cam(tower.normalise(images), [Cosine(text) for text in own])
+    tower.model.requires_grad_(False)
+    tower.model.zero_grad(set_to_none=True)
+    return len(pixels)
+
+
+def measure(scratch, arguments):
+    tower, pixels, texts = prepare(scratch, arguments)
     synchronise = torch.cuda.synchronize if arguments.device.startswith("cuda") else lambda: None
 
     def forward():
@@ -132,7 +147,7 @@ def measure(scratch, arguments):
         options = BuildOptions(
             str(scratch / "pairs"),
             scratch / "maps",
-            clip=clip,
+            clip=f"local-dir:{scratch / 'clip'}",
             batch_size=arguments.batch,
             workers=arguments.workers,
             precision=arguments.precision,
@@ -143,21 +158,12 @@ def measure(scratch, arguments):
         build_saliency(options, quiet=True, stages=stages[-1])
         return arguments.pairs
 
-    def peer(size):
-        tower.model.requires_grad_(True)  # as a model is loaded; it fails on frozen parameters
-        with GradCAM(ImageTower(tower.model), [tower.layer.module], reshape_transform=tower.to_grid) as cam:
-            batch, captions = pixels[0][:PEER_IMAGES], texts[0][:PEER_IMAGES]
-            for images, own in zip(batch.split(size), captions.split(size), strict=True):
-                cam(tower.normalise(images), [Cosine(text) for text in own])
-        tower.model.requires_grad_(False)
-        tower.model.zero_grad(set_to_none=True)
-        return len(batch)
-
     ways = {"forward pass": forward, "maps, model only": maps, "whole command": command}
     if not arguments.skip_peer:
+        some = (pixels[0][:PEER_IMAGES], texts[0][:PEER_IMAGES])
         ways |= {
-            "pytorch-grad-cam, an image a call": lambda: peer(1),
-            "pytorch-grad-cam, a batch": lambda: peer(PEER_IMAGES),
+            "pytorch-grad-cam, an image a call": lambda: run_peer(tower, *some, 1),
+            "pytorch-grad-cam, a batch": lambda: run_peer(tower, *some, PEER_IMAGES),
         }
     rates = {name: [] for name in ways}
     for _ in range(arguments.rounds + 1):
