@@ -289,8 +289,8 @@ def pretrain(
     device: Device = None,
 ) -> None:
     """Pretrain a masked autoencoder, hiding a chosen share of salient patches."""
-    from pipelines.pretrain import PretrainOptions
     from pipelines.pretrain import pretrain as train
+    from pipelines.pretrain_options import PretrainOptions
 
     given = locals() | {"image_size": _sides(image_size), "salient_schedule": _schedule(salient_schedule)}
     run = train(_options(PretrainOptions, given, workers=_half_the_cores() if workers is None else workers))

@@ -22,7 +22,8 @@ from pipelines.inspect_maps import inspect
 from pipelines.joined_maps import join_maps
 from pipelines.judgement import Judgement
 from pipelines.plots import bars, contact_sheet, loss_curve
-from pipelines.pretrain import PretrainOptions, pretrain
+from pipelines.pretrain import pretrain
+from pipelines.pretrain_options import PretrainOptions
 from pipelines.reconstructions import reconstruction_sheet
 from pipelines.runs import RunFolder
 from pipelines.samples import Source

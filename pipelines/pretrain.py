@@ -12,7 +12,7 @@ import math
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,13 @@ from tqdm import tqdm
 
 from mae.checkpoints import list_checkpoints, load_training, save_checkpoint
 from mae.determinism import NotDeterministicError, deterministic
-from mae.masking import Masking
-from mae.training import Batch, Training, TrainingSettings
+from mae.training import Batch, Training
 from mae.vit import MaskedAutoencoder
-from pipelines.columns import Captions
 from pipelines.errors import UserError, user_errors
-from pipelines.joined_maps import ON_MISSING, JoinedMaps, join_maps
+from pipelines.joined_maps import JoinedMaps, join_maps
 from pipelines.pairs import hash_pairs
 from pipelines.plots import contact_sheet, loss_curve
+from pipelines.pretrain_options import FREE_ON_RESUME, PretrainOptions
 from pipelines.random_access import open_images
 from pipelines.reconstructions import reconstruction_sheet
 from pipelines.runs import REJECTED, RunFolder
@@ -39,87 +38,6 @@ from saliency import __version__
 
 _FLUSH_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 _PICTURED = 8
-_FREE_ON_RESUME = frozenset({"out", "workers", "device", "resume", "checkpoint_every", "keep", "max_rejected"})
-
-
-@dataclass(frozen=True)
-class PretrainOptions:
-    """What ``pretrain`` was asked for; the CLI's options under the same names."""
-
-    source: str
-    out: Path
-    saliency: str | Path | None = None
-    masking: str | None = None
-    mask_ratio: float = 0.75
-    salient_ratio: float = 0.25
-    salient_of: str = "image"
-    salient_pick: str = "top"
-    salient_mass: float = 0.5
-    temperature: float = 1.0
-    salient_schedule: tuple[float, float] | None = None
-    on_missing: str = "error"
-    model: str = "base"
-    image_size: tuple[int, ...] = (224,)
-    patch_size: int | None = None
-    norm_pix: bool = True
-    batch_size: int = 256
-    accumulate: int = 1
-    epochs: int = 100
-    blr: float = 1.5e-4
-    weight_decay: float = 0.05
-    warmup_epochs: float | None = None
-    precision: str = "auto"
-    deterministic: bool = False
-    checkpoint_every: int | None = None
-    keep: int = 2
-    resume: bool = False
-    seed: int = 0
-    workers: int = 1
-    max_rejected: float = 0.01
-    image_column: str | None = None
-    caption_column: str | None = None
-    captions: Captions = "first"
-    limit: int | None = None
-    split: str | None = None
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if self.on_missing not in ON_MISSING:
-            raise ValueError(f"--on-missing {self.on_missing!r} is not one of: {', '.join(ON_MISSING)}")
-        if len(self.image_size) not in (1, 2) or min(self.image_size) < 1:
-            raise ValueError("--image-size takes one side or HEIGHTxWIDTH, in pixels")
-        if self.checkpoint_every is not None and self.checkpoint_every < 1:
-            raise ValueError(f"--checkpoint-every is {self.checkpoint_every}; it must be at least 1 step")
-        if not 0 <= self.max_rejected <= 1:
-            raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
-        if self.keep < 1 or self.workers < 0:
-            raise ValueError("--keep must be at least 1 and --workers at least 0")
-
-    def masks(self) -> Masking:
-        """The masking settings; ``salient`` is the default where maps are given, else ``random``."""
-        return Masking(
-            strategy=self.masking or ("random" if self.saliency is None else "salient"),
-            mask_ratio=self.mask_ratio,
-            salient_ratio=self.salient_ratio,
-            salient_of=self.salient_of,
-            salient_pick=self.salient_pick,
-            salient_mass=self.salient_mass,
-            temperature=self.temperature,
-            salient_schedule=self.salient_schedule,
-        )
-
-    def training(self) -> TrainingSettings:
-        """The training settings."""
-        return TrainingSettings(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            accumulate=self.accumulate,
-            blr=self.blr,
-            weight_decay=self.weight_decay,
-            warmup_epochs=self.warmup_epochs,
-            seed=self.seed,
-            precision=self.precision,
-        )
 
 
 def pretrain(options: PretrainOptions, *, quiet: bool = False) -> RunFolder:
@@ -150,7 +68,7 @@ def _pretrain(options: PretrainOptions, quiet: bool) -> RunFolder:
         # masks that can't be drawn are the settings' fault, and better known now than at the first step
         training.draw_masks(options.batch_size, torch.ones(options.batch_size, math.prod(model.grid)), 0)
     run = RunFolder(options.out)
-    run.begin(_config(options, source, maps, training), resume=options.resume, free=_FREE_ON_RESUME)
+    run.begin(_config(options, source, maps, training), resume=options.resume, free=FREE_ON_RESUME)
     checkpoints = list_checkpoints(options.out)
     if checkpoints:
         _load_newest(checkpoints[-1], training)

@@ -52,7 +52,7 @@ def test_options_of_a_pipeline_are_the_commands():
 
     from pipelines.build_job import BuildOptions
     from pipelines.evaluate import EvaluateOptions
-    from pipelines.pretrain import PretrainOptions
+    from pipelines.pretrain_options import PretrainOptions
 
     renamed = {"protocol": "protocols"}
     for name, kind in (("build-saliency", BuildOptions), ("pretrain", PretrainOptions), ("evaluate", EvaluateOptions)):
@@ -65,7 +65,7 @@ def test_defaults_of_the_command_line_are_the_pipelines():
 
     from pipelines.build_job import BuildOptions
     from pipelines.evaluate import EvaluateOptions
-    from pipelines.pretrain import PretrainOptions
+    from pipelines.pretrain_options import PretrainOptions
 
     derived = {"workers", "device", "protocols", "beside", "image_size", "salient_schedule", "shard"}
     for name, kind in (("build-saliency", BuildOptions), ("pretrain", PretrainOptions), ("evaluate", EvaluateOptions)):

@@ -53,3 +53,8 @@ def test_the_command_line_imports_heavy_libraries_inside_commands():
         "typer",
         "pipelines.terminal",  # prints, and imports nothing that typer does not
     }
+
+
+def test_no_two_test_files_share_a_name():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), "pytest collects files of folders without __init__.py by their names alone"

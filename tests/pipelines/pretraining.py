@@ -11,7 +11,8 @@ from mae import vit
 from mae.checkpoints import load_model
 from mae.training import Training
 from pipelines import pretrain as module
-from pipelines.pretrain import PretrainOptions, pretrain
+from pipelines.pretrain import pretrain
+from pipelines.pretrain_options import PretrainOptions
 from tests.tiny_mae import NANO
 
 SOURCE = "shapes:24,size=32"

@@ -9,7 +9,8 @@ from pipelines.build_job import BuildOptions
 from pipelines.build_saliency import build_saliency
 from pipelines.errors import UserError
 from pipelines.hub import find_maps
-from pipelines.pretrain import PretrainOptions, pretrain
+from pipelines.pretrain import pretrain
+from pipelines.pretrain_options import PretrainOptions
 from pipelines.publish import PublishOptions, publish
 from saliency.table import shard_files
 from tests.hub_client import HubClient

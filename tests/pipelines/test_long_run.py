@@ -9,7 +9,8 @@ import pytest
 from mae import vit
 from mae.training import Training
 from pipelines import pretrain as module
-from pipelines.pretrain import PretrainOptions, pretrain
+from pipelines.pretrain import pretrain
+from pipelines.pretrain_options import PretrainOptions
 from tests.tiny_mae import NANO
 
 BATCH_BYTES = 4 * 3 * 32 * 32

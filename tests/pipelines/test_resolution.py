@@ -7,7 +7,8 @@ import torch
 from pipelines.build_saliency import BuildOptions, build_saliency
 from pipelines.errors import UserError
 from pipelines.images import decode_rgb
-from pipelines.pretrain import PretrainOptions, pretrain
+from pipelines.pretrain import pretrain
+from pipelines.pretrain_options import PretrainOptions
 from pipelines.remade_maps import Remaker
 from pipelines.sources import open_source
 from saliency.table import SaliencyTable

@@ -172,7 +172,7 @@ def test_no_network_and_no_such_dataset(monkeypatch):
 def test_a_download_has_the_streams_pairs(folder, monkeypatch, captions, limit):
     """Maps are built from the stream and joined to the download, so keys and captions must be the same."""
     from pipelines import random_access
-    from pipelines.pretrain import PretrainOptions
+    from pipelines.pretrain_options import PretrainOptions
 
     streamed = stream(folder, captions=captions, limit=limit)
     load = datasets.load_dataset
