@@ -27,7 +27,7 @@ from pipelines.errors import UserError, user_errors
 from pipelines.joined_maps import JoinedMaps, join_maps
 from pipelines.pairs import hash_pairs
 from pipelines.plots import contact_sheet, loss_curve
-from pipelines.pretrain_options import FREE_ON_RESUME, PretrainOptions
+from pipelines.pretrain_options import FREE_ON_RESUME, PretrainOptions, option_defaults
 from pipelines.random_access import open_images
 from pipelines.reconstructions import reconstruction_sheet
 from pipelines.runs import REJECTED, RunFolder
@@ -68,7 +68,8 @@ def _pretrain(options: PretrainOptions, quiet: bool) -> RunFolder:
         # masks that can't be drawn are the settings' fault, and better known now than at the first step
         training.draw_masks(options.batch_size, torch.ones(options.batch_size, math.prod(model.grid)), 0)
     run = RunFolder(options.out)
-    run.begin(_config(options, source, maps, training), resume=options.resume, free=FREE_ON_RESUME)
+    config = _config(options, source, maps, training)
+    run.begin(config, resume=options.resume, free=FREE_ON_RESUME, defaults=option_defaults())
     checkpoints = list_checkpoints(options.out)
     if checkpoints:
         _load_newest(checkpoints[-1], training)

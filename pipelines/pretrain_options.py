@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from mae.masking import Masking
 from mae.training import TrainingSettings
@@ -92,3 +93,8 @@ class PretrainOptions:
             seed=self.seed,
             precision=self.precision,
         )
+
+
+def option_defaults() -> dict[str, Any]:
+    """The default of every option that has one: what a run of a version without the option was made with."""
+    return {field.name: field.default for field in fields(PretrainOptions) if field.default is not MISSING}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,19 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def begin(self, config: dict[str, Any], *, resume: bool, free: frozenset[str] = frozenset()) -> None:
+    def begin(
+        self,
+        config: dict[str, Any],
+        *,
+        resume: bool,
+        free: frozenset[str] = frozenset(),
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
         """Make the folder ready for a run with these settings.
 
         A new run needs an empty folder. A resumed one needs the same settings, but for the names in ``free``, the same
-        images and the same maps. Raises UserError otherwise.
+        images and the same maps; an option that came with a later version had its value in ``defaults``. Raises
+        UserError otherwise.
         """
         existing = self.config() if (self.folder / CONFIG).exists() else None
         if existing is None:
@@ -35,12 +44,11 @@ class RunFolder:
             return
         if not resume:
             raise UserError(f"--out {self.folder} holds a run; add --resume to go on with it, or give another folder")
-        new = {name for name, value in config["options"].items() if value is False} - set(existing["options"])
-        names = sorted((set(config["options"]) | set(existing["options"])) - free - new)  # a switch of a later version
+        then, now = dict(defaults or {}) | existing["options"], config["options"]
         differing = [
-            f"{name} {existing['options'].get(name)!r} → {config['options'].get(name)!r}"
-            for name in names
-            if existing["options"].get(name) != config["options"].get(name)
+            f"{name} {then.get(name)!r} → {now.get(name)!r}"
+            for name in sorted((set(then) | set(now)) - free)
+            if then.get(name) != now.get(name)
         ]
         if differing:
             raise UserError(f"--resume: {self.folder} was begun with other settings ({'; '.join(differing)[:400]})")

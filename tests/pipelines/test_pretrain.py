@@ -124,14 +124,18 @@ def test_every_seed_is_another_run(base, tmp_path):
     assert losses(run(replace(base, out=tmp_path / "other", seed=1))) != first
 
 
-def test_a_run_of_before_a_switch_existed_goes_on(base):
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("deterministic", True, "deterministic False → True"), ("salient_mass", 0.7, "salient_mass 0.5 → 0.7")],
+)
+def test_a_run_of_before_an_option_existed_goes_on(base, option, value, message):
     with stopping(5), pytest.raises(KeyboardInterrupt):
         run(base)
     config = json.loads((base.out / "config.json").read_text())
-    del config["options"]["deterministic"]
+    del config["options"][option]
     (base.out / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="deterministic None → True"):
-        run(replace(base, resume=True, deterministic=True))
+    with pytest.raises(UserError, match=message):
+        run(replace(base, resume=True, **{option: value}))
     assert len(losses(run(replace(base, resume=True)))) == STEPS
 
 
