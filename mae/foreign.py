@@ -89,7 +89,7 @@ def build(weights: Weights, *, fresh_decoder: bool = False) -> MaskedAutoencoder
 
 
 def _load_mae(path: Path) -> Weights:
-    checkpoint = load_file(path) if path.suffix == _SAFE else _unpickle(path)
+    checkpoint: Any = _read(path)
     state = from_mae(checkpoint)
     config = checkpoint.get("config") if isinstance(checkpoint, dict) and "model" in checkpoint else None
     return Weights(state, config if isinstance(config, dict) else model_config(state))
@@ -116,9 +116,28 @@ def _load_timm(folder: Path) -> Weights:
 def _folder_weights(folder: Path, *names: str) -> State:
     for name in names:
         if (folder / name).is_file():
-            weights: State = _unpickle(folder / name) if name.endswith(_PICKLES) else load_file(folder / name)
-            return weights
-    raise ValueError(f"it holds neither {' nor '.join(names)}; weights in several files are not read")
+            return _read(folder / name)
+        if (folder / f"{name}.index.json").is_file():
+            return _parts(folder, f"{name}.index.json")
+    raise ValueError(f"it holds neither {' nor '.join(names)}, whole or in parts")
+
+
+def _parts(folder: Path, index: str) -> State:
+    """Weights that lie in several files, as transformers saves large models: the index names the file of each."""
+    places: dict[str, str] = json.loads((folder / index).read_text())["weight_map"]
+    weights: State = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:  # an index is anyone's text, and leads nowhere but into its folder
+            raise ValueError(f"{index} names a file outside of the folder: {name}")
+        weights |= _read(folder / name)
+    lost = sorted(places.keys() - weights.keys())
+    if lost:
+        raise ValueError(f"{index} promises {lost[0]}, which is not in {places[lost[0]]}")
+    return weights
+
+
+def _read(file: Path) -> State:
+    return _unpickle(file) if file.suffix in _PICKLES else load_file(file)  # type: ignore[no-any-return]
 
 
 def _unpickle(path: Path) -> Any:

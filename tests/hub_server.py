@@ -186,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def preupload(self, body, name):
         files = [file["path"] for file in json.loads(body)["files"]]
-        modes = {path: "lfs" if path.endswith(".parquet") else "regular" for path in files}
+        modes = {path: "lfs" if path.endswith((".parquet", ".safetensors")) else "regular" for path in files}
         self.send({"files": [{"path": p, "uploadMode": modes[p], "shouldIgnore": False} for p in files]})
 
     def batch(self, body, name):
@@ -280,13 +280,13 @@ _NAME = r"([\w.-]+/[\w.-]+)"
 _ROUTES = [
     (r"/api/repos/create", {"POST"}, "create"),
     (r"/api/validate-yaml", {"POST"}, "validate"),
-    (rf"/api/datasets/{_NAME}/preupload/main", {"POST"}, "preupload"),
-    (rf"/api/datasets/{_NAME}/commit/(main)", {"POST"}, "commit"),
-    (rf"/api/datasets/{_NAME}/tree/([^/]+)", {"GET"}, "tree"),
-    (rf"/api/datasets/{_NAME}/xet-write-token/(.+)", {"GET"}, "xet_token"),
-    (rf"/api/datasets/{_NAME}(?:/revision/([^/]+))?", {"GET"}, "info"),
-    (rf"/datasets/{_NAME}\.git/info/lfs/objects/batch", {"POST"}, "batch"),
-    (rf"/datasets/{_NAME}/resolve/([^/]+)/(.+)", {"GET", "HEAD"}, "resolve"),
+    (rf"/api/(?:datasets|models)/{_NAME}/preupload/main", {"POST"}, "preupload"),
+    (rf"/api/(?:datasets|models)/{_NAME}/commit/(main)", {"POST"}, "commit"),
+    (rf"/api/(?:datasets|models)/{_NAME}/tree/([^/]+)", {"GET"}, "tree"),
+    (rf"/api/(?:datasets|models)/{_NAME}/xet-write-token/(.+)", {"GET"}, "xet_token"),
+    (rf"/api/(?:datasets|models)/{_NAME}(?:/revision/([^/]+))?", {"GET"}, "info"),
+    (rf"/(?:datasets/)?{_NAME}\.git/info/lfs/objects/batch", {"POST"}, "batch"),
+    (rf"/(?:datasets/)?{_NAME}/resolve/([^/]+)/(.+)", {"GET", "HEAD"}, "resolve"),
     (r"/storage/(\w+)", {"PUT"}, "PUT"),
     (r"/verify", {"POST"}, "verify"),
     (r"/v1/chunks/.+", {"GET"}, "chunk"),

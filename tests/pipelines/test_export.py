@@ -129,6 +129,29 @@ def test_an_encoder_of_transformers_opens_without_its_decoder(saved, tmp_path):
         build(weights)
 
 
+@pytest.mark.parametrize("safe", [True, False])
+def test_weights_in_several_files_open(saved, tmp_path, safe):
+    folder, model = saved
+    export(folder, "transformers", tmp_path / "out")
+    whole = load_file(tmp_path / "out" / "model.safetensors")
+    name, ending = ("model", "safetensors") if safe else ("pytorch_model", "bin")
+    places = {key: f"{name}-{1 + number % 3:05d}-of-00003.{ending}" for number, key in enumerate(sorted(whole))}
+    for file in set(places.values()):
+        part = {key: whole[key] for key in places if places[key] == file}
+        save_file(part, tmp_path / "out" / file) if safe else torch.save(part, tmp_path / "out" / file)
+    (tmp_path / "out" / "model.safetensors").unlink()
+    index = tmp_path / "out" / f"{name}.{ending}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    assert equal(build(load_foreign(tmp_path / "out")).state_dict(), model.state_dict())
+
+    index.write_text(json.dumps({"weight_map": places | {"lost": sorted(places.values())[0]}}))
+    with pytest.raises(ValueError, match="promises lost, which is not in"):
+        load_foreign(tmp_path / "out")
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(places, "../model.safetensors")}))
+    with pytest.raises(ValueError, match="outside of the folder"):
+        load_foreign(tmp_path / "out")
+
+
 def test_the_references_own_checkpoint_with_its_options_opens(tmp_path):
     with torch.device("meta"):
         model = MaskedAutoencoder.from_size("tiny", 32)
