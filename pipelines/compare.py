@@ -47,13 +47,13 @@ def compare(
     found = [attempt(unit) for unit, state in zip(units, states, strict=True) if state == FINISHED]
     if found and not quiet:
         print(f"{len(found)} of {len(units)} runs are finished already", flush=True)
-    jobs, spent = min(jobs, max(1, len(todo))), 0.0
-    for done, outcome in enumerate(outcomes(todo, jobs), 1):
+    at_once, spent = min(jobs, max(1, len(todo))), 0.0
+    for done, outcome in enumerate(outcomes(todo, at_once), 1):
         found.append(outcome)
         _keep_trace(outcome, out)
         if not quiet:
             spent += outcome.seconds
-            print(_line(outcome, done, len(todo), spent / done / jobs), flush=True)
+            print(_line(outcome, done, len(todo), spent / done / at_once), flush=True)
     comparison = summarise(plan, found)
     write_report(comparison, out, device=units[0].pretrain.device, jobs=jobs)
     return comparison

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ Panel = Mapping[str, tuple[Sequence[float], Mean]]
 
 _SHEET_IMAGES = 6
 _SHEET_SEED = 0
+_IMAGE, _MAP = "the image", "the map"  # with a space, which no arm's name has: `image` is an arm
 
 
 def forest(path: Path, panels: Mapping[str, Panel], *, title: str, unit: str, zero: str | None = None) -> None:
@@ -94,19 +96,24 @@ def mask_sheet(path: Path, units: Sequence[Unit]) -> None:
     All arms draw theirs from the same noise. Nothing is drawn where fewer than two images can be read.
     """
     first = {unit.arm: unit for unit in reversed(units)}
-    columns: dict[str, list[Any]] = {}
+    seen: dict[str, list[Any]] = {}
+    drawn: dict[str, list[Any]] = {}
     for arm in dict.fromkeys(unit.arm for unit in units):
         options = first[arm].pretrain
         source, batch = _sample(options, RunFolder(options.out).config())
         if len(batch.images) < 2:
             return
         images = [image.permute(1, 2, 0).numpy() for image in batch.images]
-        columns.setdefault("image", images)
+        seen.setdefault(_IMAGE, images)
         hidden, maps = _masks(options, source, batch)
         if maps is not None:
-            columns.setdefault("map", [overlay(image, cells) for image, cells in zip(images, maps, strict=True)])
-        columns[arm] = [grey_out(image, cells) for image, cells in zip(images, hidden, strict=True)]
-    contact_sheet(path, columns, title="What each arm hides of the same images (one draw, half-way through training)")
+            seen.setdefault(_MAP, [overlay(image, cells) for image, cells in zip(images, maps, strict=True)])
+        drawn["\n".join(textwrap.wrap(arm, 20))] = [
+            grey_out(image, cells) for image, cells in zip(images, hidden, strict=True)
+        ]
+    contact_sheet(
+        path, seen | drawn, title="What each arm hides of the same images (one draw, half-way through training)"
+    )
 
 
 def _sample(options: PretrainOptions, config: dict[str, Any]) -> tuple[Source, ViewBatch]:

@@ -106,7 +106,7 @@ def tables_of(comparison: Comparison) -> dict[str, list[list[str]]]:
 
 def percent(mean: Mean, *, sign: bool = False) -> str:
     """A share as ``41.2 ± 0.8``, in per cent or percentage points."""
-    text = f"{100 * mean.mean:{'+' if sign else ''}.1f}"
+    text = f"{100 * mean.mean:{'+' if sign else ''}.1f}".replace("-", "−")
     return text if mean.half_width is None else f"{text} ± {100 * mean.half_width:.1f}"
 
 

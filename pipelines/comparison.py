@@ -8,6 +8,7 @@ difference alone; a reading in words follows from the adjusted p-value.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ def t_tails(t: float, freedom: int) -> float:
     return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
+@functools.cache
 def t_quantile(share: float, freedom: int) -> float:
     """The value below which Student's t lies with probability ``share``, 0.5 ≤ share < 1."""
     if not 0.5 <= share < 1 or freedom < 1:

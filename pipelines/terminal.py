@@ -53,8 +53,8 @@ def print_comparison(comparison: Comparison) -> None:
     """Every arm's accuracy and its difference from the baseline, by protocol."""
     from pipelines.compare_report import tables_of
 
-    for heading, *rows in tables_of(comparison).values():
-        title = "\nMeans over seeds and paired differences, 95 % intervals"
+    for protocol, (heading, *rows) in tables_of(comparison).items():
+        title = f"\n{protocol}: means over seeds and paired differences, 95 % intervals"
         table = Table(*heading, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for cells in rows:
             table.add_row(*cells)
