@@ -229,7 +229,7 @@ def _limits(comparison: Comparison) -> list[str]:
             if seeds < 10
             else "The intervals rest on the differences being roughly normal."
         ),
-        f"- Size: {config['parameters'] / 1e6:.1f} M parameters, {config['images']} images, {config['steps']} steps. "
+        f"- Size: {config['parameters']:,} parameters, {config['images']} images, {config['steps']} steps. "
         "What holds at this size and length need not hold at another.",
         f"- One test set: {tested} images, {result['classes']} classes, largest class {chance:.1%}. The "
         "intervals are about other seeds on these same test images, not about other images; accuracy on so many "
@@ -269,7 +269,7 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
     if comparison.finished:
         result = (comparison.finished[0].record or {})["result"]
         lines.append(
-            f"- judged: trained on {result['train_images']} images of `{result['source']}`, tested on "
+            f"- judged, the first run: trained on {result['train_images']} images of `{result['source']}`, tested on "
             f"{result['test_images']} of {result['test']}"
         )
         evaluating = [(o.record or {}).get("evaluate_seconds") or 0 for o in comparison.finished]

@@ -108,7 +108,7 @@ def test_the_report(content, out):
         "| image | salient, 0.5 of image, top, 0.75 hidden |",
         "Holm's rule over the 1 arms",
         "24 images, 6 steps",
-        f"trained on 24 images of `{PROBES}`, tested on 6 of 20% of",
+        f"trained on 22 images of `{PROBES}`, tested on 8 of 20% of {PROBES} held out",
         "same weights and see the same views",
     ):
         assert text in report

@@ -100,7 +100,7 @@ def test_differences_are_of_the_same_seed():
 def test_many_arms_ask_for_more():
     """The same differences are shown on their own, and are not among ten that differ as little as chance has it."""
     base = dict.fromkeys(range(4), 0.5)
-    good = {seed: 0.5 + step for seed, step in enumerate((0.03, 0.05, 0.08, 0.05))}
+    good = {seed: 0.5 + step for seed, step in enumerate((0.035, 0.05, 0.075, 0.05))}
     noise = {f"n{i}": {s: 0.5 + d for s, d in enumerate(np.roll((0.02, -0.01, -0.02, 0.01), i))} for i in range(10)}
     alone = paired_differences({"base": base, "good": good}, "base")["good"]
     among = paired_differences({"base": base, "good": good} | noise, "base")
