@@ -10,11 +10,14 @@ import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from pipelines.terminal import fail, guarded, print_evaluation, print_facts, print_judgement
+from pipelines.terminal import fail, guarded, print_comparison, print_evaluation, print_facts, print_judgement
+
+if TYPE_CHECKING:
+    from pipelines.compare_plan import ComparePlan
 
 app = typer.Typer(
     help="Saliency maps for image-caption pairs, and masked autoencoders that use them.",
@@ -344,6 +347,53 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    what: Annotated[str, typer.Argument(help="A plan (FILE.yaml, docs/comparing.md), or the source of the images.")],
+    out: Out,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Arms, with commas: random, block, all-salient, image, mask, salient, inverse, shuffled, center "
+            "\\[default: all but block]; with a plan, which of its arms."
+        ),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many, or which: 0,1,2 \\[default: 3, or the plan's].")] = None,
+    saliency: Annotated[str | None, typer.Option(help="Maps, for the arms that need them; without a plan.")] = None,
+    labelled: Annotated[
+        str | None, typer.Option(help="Labelled source to judge by; WHAT if not given; without a plan.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Source to test on; a part of --labelled if not given; without a plan.")
+    ] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="As of evaluate; its default if not given; without a plan.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time, each with its share of the cores, or a GPU.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes of each run that decode images.")] = None,
+    device: Device = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(help="After --, options of pretrain for all arms; without a plan.")
+    ] = None,
+) -> None:
+    """Pretrain with several maskings at several seeds, judge all, and report what differs; exit code 2 if one fails."""
+    from pipelines.compare import compare as run_all
+    from pipelines.compare import dry_run as look
+
+    judged = {"source": labelled, "test": test, "protocols": protocol}
+    plan = _compare_plan(what, arms, seeds, saliency, judged, options or [])
+    machine: dict[str, Any] = {"jobs": jobs, "device": device and _device(device), "workers": workers}
+    if dry_run:
+        print_facts({unit.name: state for unit, state in look(plan, out, **machine)}, title="Every run and its state")
+        return
+    found = run_all(plan, out, **machine)
+    print_comparison(found)
+    typer.echo(f"{out / 'report.md'} has the table, the plots and what they can't say")
+    if found.failed:
+        fail(f"{len(found.failed)} runs failed; the same command runs them again, and no others", 2)
+
+
+@app.command()
 def export(
     run: Annotated[
         Path, typer.Argument(help="A run, a saved model, an MAE checkpoint (.pth), a ViTMAE or timm folder.")
@@ -372,6 +422,25 @@ def demo(
     print_judgement(summary.judgement)
     print_evaluation(summary.evaluation)
     typer.echo(f"Look at contact-sheet.png, maps.png, accuracy.png and loss.png in {out}; the table is in table.md")
+
+
+def _compare_plan(
+    what: str,
+    arms: str | None,
+    seeds: str | None,
+    saliency: str | None,
+    judged: dict[str, Any],
+    options: list[str],
+) -> ComparePlan:
+    """The plan in a file, or of the flags that stand in for one."""
+    from pipelines.compare_plan import plan_from_flags, read_plan
+    from pipelines.errors import UserError
+
+    if not what.endswith((".yaml", ".yml")):
+        return plan_from_flags(what, arms, seeds, saliency, judged, options)
+    if saliency is not None or any(judged.values()) or options:
+        raise UserError(f"{what} is a plan: --saliency, --labelled, --test, --protocol and options after -- go into it")
+    return read_plan(Path(what)).narrowed(arms, seeds)
 
 
 def _options(kind: type[T], given: dict[str, Any], *, workers: int) -> T:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pipelines.compare_report import Comparison
     from pipelines.judgement import Judgement
 
 
@@ -46,6 +47,18 @@ def print_evaluation(result: dict[str, Any]) -> None:
     for row in result["rows"]:
         table.add_row(row["encoder"], *(f"{100 * row[p]:.1f} ± {100 * row[p + '_interval']:.1f}" for p in protocols))
     Console().print(table)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Every arm's accuracy and its difference from the baseline, by protocol."""
+    from pipelines.compare_report import tables_of
+
+    for protocol, (heading, *rows) in tables_of(comparison).items():
+        title = f"\n{protocol}: means over seeds and paired differences, 95 % intervals"
+        table = Table(*heading, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for cells in rows:
+            table.add_row(*cells)
+        Console().print(table)
 
 
 _ADVICE = dict.fromkeys(
