@@ -341,11 +341,11 @@ def evaluate(
     linear_blr: Annotated[
         list[float] | None,
         typer.Option(
-            help="Base rate of linear; of several the best on held-out training images \\[default: 0.03 … 30]"
+            help="Base rate of linear; of several the best on held-out training images \\[default: 0.1 to 300]"
         ),
     ] = None,
     linear_batch_size: Annotated[
-        int | None, typer.Option(help="Images a step of linear; 16384, or fewer for 16 steps an epoch, if not given.")
+        int | None, typer.Option(help="Images a step of linear; 16384, or fewer for 32 steps an epoch, if not given.")
     ] = None,
     finetune_epochs: Annotated[
         int | None, typer.Option(help="Of finetune; 100, for large and huge 50, if not given.")
@@ -354,7 +354,7 @@ def evaluate(
         float | None, typer.Option(help="Base rate of finetune; 5e-4, for large and huge 1e-3, if not given.")
     ] = None,
     finetune_batch_size: Annotated[
-        int | None, typer.Option(help="Images a step of finetune; 1024, or fewer for 16 steps an epoch, if not given.")
+        int | None, typer.Option(help="Images a step of finetune; 1024, or fewer for 32 steps an epoch, if not given.")
     ] = None,
     layer_decay: Annotated[
         float | None,

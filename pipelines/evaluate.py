@@ -7,6 +7,7 @@ The test part is predicted, never learned or chosen from. What is finished is ke
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -88,9 +89,9 @@ def _cells_folder(out: Path | None) -> Path | None:
 def _encoders(options: EvaluateOptions, seeds: tuple[int, ...]) -> Iterator[tuple[str, Iterator[tuple[int, Encoder]]]]:
     """Every row's name, with its encoder for each seed: always the same one, but for the untrained."""
     opened = partial(open_encoder, pool=options.pool, device=options.device)
-    for name in (options.run, *options.beside):
-        encoder = opened(name, seed=seeds[0])
-        yield encoder.name, ((seed, encoder) for seed in seeds)
+    # All are opened before the first is judged: a name that is wrong is better known now.
+    for encoder in [opened(name, seed=seeds[0]) for name in (options.run, *options.beside)]:
+        yield encoder.name, zip(seeds, itertools.repeat(encoder), strict=False)
     if options.untrained:
         yield "untrained", ((seed, opened(options.run, untrained=True, seed=seed)) for seed in seeds)
 

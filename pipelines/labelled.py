@@ -18,7 +18,7 @@ from pipelines.pairs import hash_pairs
 from pipelines.random_access import open_images
 from pipelines.samples import Source
 
-_LOOKED_AT = 16
+_LOOKED_AT = 256
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Labelled:
         return Labelled(self.source.select(np.flatnonzero(chosen)), self.labels[chosen])
 
     def identity(self) -> str:
-        """sha256 of the keys and labels in order, and of the bytes of a few evenly spaced images."""
+        """sha256 of the keys and labels in order, and of the bytes of up to 256 evenly spaced images."""
         digest = hashlib.sha256(hash_pairs(self.source, captions=False).encode())
         digest.update(self.labels.tobytes())
         for i in np.unique(np.linspace(0, len(self) - 1, _LOOKED_AT).astype(int)):

@@ -30,7 +30,7 @@ from pipelines.views import EpochBatches, Unreadable
 from saliency.files import write_atomically
 
 MAX_UNREADABLE = 0.01
-_STEPS_PER_EPOCH = 16
+_STEPS_PER_EPOCH = 32
 _LEAST_BATCH = 32
 
 Rejected = dict[str, str]
@@ -52,7 +52,7 @@ class BatchPlan:
 
 
 def plan_batches(images: int, *, usual: int, asked: int | None, at_a_time: int) -> BatchPlan:
-    """Batches of ``asked`` images, or of ``usual`` ones where that leaves an epoch 16 steps, else of fewer.
+    """Batches of ``asked`` images, or of ``usual`` ones where that leaves an epoch 32 steps, else of fewer.
 
     Every part has the same even number of images, so a step may take a few less than asked for. Images that fill no
     step are left out, others every epoch. UserError for fewer than two images.
