@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -84,7 +85,7 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str) -> En
         model.image_size,
         features,
         lambda drop_path: vision_transformer(weights, config, drop_path),
-        lambda: _hash(kept, weights),
+        functools.cache(lambda: _hash(kept, weights)),
     )
 
 
@@ -128,7 +129,8 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
 
     facts = {"timm": name, "size": config["input_size"], "mean": config["mean"], "std": config["std"]}
     size, colours = tuple(config["input_size"][1:]), (tuple(config["mean"]), tuple(config["std"]))
-    return Encoder(shown, size, features, network, lambda: _hash(facts, model.state_dict()), *colours)
+    identity = functools.cache(lambda: _hash(facts, model.state_dict()))
+    return Encoder(shown, size, features, network, identity, *colours)
 
 
 def _hash(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
