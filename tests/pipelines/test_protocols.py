@@ -317,6 +317,15 @@ def assert_same(one, other):
         assert one == other
 
 
+@pytest.mark.parametrize("protocol", ["linear", "finetune"])
+def test_workers_change_nothing(base, tmp_path, protocol):
+    alone, helped = (
+        judge(replace(base, protocols=(protocol,), workers=workers, out=tmp_path / f"{workers}.json"))
+        for workers in (0, 2)
+    )
+    assert alone == helped
+
+
 def test_a_torn_training_state_is_one_line(base, tmp_path):
     options = replace(base, protocols=("finetune",))
     with stopping(FineTuning, 4), pytest.raises(KeyboardInterrupt):
