@@ -314,19 +314,65 @@ def evaluate(
     test: Annotated[
         str | None, typer.Option(help="Source to test on; a part of SOURCE is held out if not given.")
     ] = None,
-    protocol: Annotated[list[str] | None, typer.Option(help="knn or linear; both if not given.")] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="knn, logistic (quick), linear (MAE's linear probe), finetune (MAE's fine-tuning); several if given "
+            "several times \\[default: knn and logistic] (docs/protocols.md)"
+        ),
+    ] = None,
     beside: Annotated[
         list[str] | None, typer.Option(help="Further runs or timm models to judge on the same images.")
     ] = None,
+    untrained: Annotated[bool, typer.Option(help="Judge the same encoder untrained as well.")] = True,
     pool: Annotated[
-        str, typer.Option(help="Features are the class token `cls` or the `mean` of the patch tokens.")
+        str,
+        typer.Option(
+            help="Features are the class token `cls` or the `mean` of the patch tokens; finetune takes the mean."
+        ),
     ] = "cls",
     neighbours: Annotated[int, typer.Option(help="k of k-NN.")] = 20,
     temperature: Annotated[float, typer.Option(help="Of the votes of k-NN.")] = 0.07,
     test_fraction: Annotated[float, typer.Option(help="Share of every class held out where there is no --test.")] = 0.2,
+    label_fraction: Annotated[
+        float, typer.Option(help="Share of the training images to learn from, the same number of every class.")
+    ] = 1.0,
+    seeds: Annotated[
+        str, typer.Option(help="How many seeds, counted from --seed, or which: 0,1,2. Several give a mean ± interval.")
+    ] = "1",
+    linear_epochs: Annotated[int, typer.Option(help="Of linear.")] = 90,
+    linear_blr: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Base rate of linear; of several the best on held-out training images \\[default: 0.1 to 300]"
+        ),
+    ] = None,
+    linear_batch_size: Annotated[
+        int | None, typer.Option(help="Images a step of linear; 16384, or fewer for 32 steps an epoch, if not given.")
+    ] = None,
+    finetune_epochs: Annotated[
+        int | None, typer.Option(help="Of finetune; 100, for large and huge 50, if not given.")
+    ] = None,
+    finetune_blr: Annotated[
+        float | None, typer.Option(help="Base rate of finetune; 5e-4, for large and huge 1e-3, if not given.")
+    ] = None,
+    finetune_batch_size: Annotated[
+        int | None, typer.Option(help="Images a step of finetune; 1024, or fewer for 32 steps an epoch, if not given.")
+    ] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(help="Of finetune's rate from block to block; 0.65, for large and huge 0.75, if not given."),
+    ] = None,
+    drop_path: Annotated[
+        float | None, typer.Option(help="Of finetune; 0.1, for large 0.2 and for huge 0.3, if not given.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="JSON to write; evaluation.json in the run folder if not given.")
     ] = None,
+    confusion: Annotated[Path | None, typer.Option(help="PNG for the encoder's confusion matrices.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute everything again, also what is finished beside --out.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
     workers: Workers = None,
     seed: Seed = 0,
@@ -338,12 +384,16 @@ def evaluate(
     split: Split = None,
     device: Device = None,
 ) -> None:
-    """Judge frozen features by k-NN and a linear probe, beside the untrained encoder."""
-    from pipelines.evaluate import PROTOCOLS, EvaluateOptions
+    """Judge an encoder by k-NN, linear probes or fine-tuning, beside itself untrained; goes on where it stopped."""
+    from pipelines.evaluate import QUICK, EvaluateOptions, confused
     from pipelines.evaluate import evaluate as judge
 
-    given = locals() | {"protocols": tuple(protocol or PROTOCOLS), "beside": tuple(beside or ())}
-    print_evaluation(judge(_options(EvaluateOptions, given, workers=_half_the_cores() if workers is None else workers)))
+    given = locals() | {"protocols": tuple(protocol or QUICK), "beside": tuple(beside or ())}
+    given |= {"linear_blr": tuple(linear_blr or ())}
+    result = judge(_options(EvaluateOptions, given, workers=_half_the_cores() if workers is None else workers))
+    print_evaluation(result)
+    if line := confused(result):
+        typer.echo(line)
 
 
 @app.command()

@@ -1,13 +1,13 @@
 """``demo``: the main job from end to end on the built-in scenes, at a size that two cores do in minutes.
 
 Scenes → maps by the shipped CLIP → two pretrainings that differ in their masks alone (random; 25 % salient) → k-NN and
-linear probes of both and of the untrained encoder → a table, plots and a contact sheet. What it shows is that every
-part works and fits the next; with one seed and a model this small it is no evidence for either masking.
+logistic regression on the features of both and of the untrained encoder → a table, plots and a contact sheet. What it
+shows is that every part works and fits the next; with one seed and a model this small it is no evidence for either
+masking.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mae.training import Training
 from pipelines.build_job import BuildOptions
 from pipelines.build_saliency import build_saliency
 from pipelines.errors import UserError
-from pipelines.evaluate import EvaluateOptions, evaluate
+from pipelines.evaluate import EvaluateOptions, evaluate, to_json
 from pipelines.inspect_maps import inspect
 from pipelines.joined_maps import join_maps
 from pipelines.judgement import Judgement
@@ -91,7 +91,7 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
         row["encoder"] = Path(row["encoder"]).name
     _say("4/4  pictures", quiet)
     _draw(out, result, seed, device)
-    write_text_atomically(out / "evaluation.json", json.dumps(result, indent=1) + "\n")
+    write_text_atomically(out / "evaluation.json", to_json(result))
     write_text_atomically(out / "table.md", _table(found.facts, found.judgement, result))
     return DemoResult(found.facts, found.judgement, result)
 
@@ -118,7 +118,9 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
         metrics = RunFolder(out / name).metrics()
         curves[name] = ([line["step"] for line in metrics], [line["loss"] for line in metrics])
     loss_curve(out / "loss.png", curves, title="Pretraining loss (masks differ, so the levels do not compare)")
-    accuracies = {row["encoder"]: {"k-NN": 100 * row["knn"], "linear": 100 * row["linear"]} for row in result["rows"]}
+    accuracies = {
+        row["encoder"]: {"k-NN": 100 * row["knn"], "logistic": 100 * row["logistic"]} for row in result["rows"]
+    }
     bars(
         out / "accuracy.png",
         accuracies,
@@ -140,9 +142,9 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
 
 
 def _table(facts: dict[str, str], judgement: Judgement, result: dict[str, Any]) -> str:
-    lines = ["| encoder | k-NN % | linear % |", "|---|---|---|"]
+    lines = ["| encoder | k-NN % | logistic % |", "|---|---|---|"]
     for row in result["rows"]:
-        cells = [f"{100 * row[name]:.1f} ± {100 * row[name + '_interval']:.1f}" for name in ("knn", "linear")]
+        cells = [f"{100 * row[name]:.1f} ± {100 * row[name + '_interval']:.1f}" for name in ("knn", "logistic")]
         lines.append(f"| {row['encoder']} | {' | '.join(cells)} |")
     lines += [
         "",

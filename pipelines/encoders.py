@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mae.checkpoints import load_model
+from mae.classifier import vision_transformer
 from mae.foreign import build, foreign_kind, load_foreign
-from mae.training import normalise
+from mae.interchange import encoder_weights
+from mae.training import IMAGE_MEAN, IMAGE_STD, normalise
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 
@@ -25,6 +31,13 @@ class Encoder:
     name: str
     size: tuple[int, int]
     features: Callable[[Tensor], Tensor]
+    network: Callable[[float], nn.Module]
+    """A copy of the weights without a head, to be trained on, with drop path up to the given rate where it has any."""
+    identity: Callable[[], str]
+    """sha256 of what decides the features but for the pooling: weights and architecture."""
+    mean: tuple[float, ...] = IMAGE_MEAN
+    std: tuple[float, ...] = IMAGE_STD
+    """Of the colours in 0..1, by which its images are normalised."""
 
 
 def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, seed: int = 0) -> Encoder:
@@ -64,7 +77,16 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str) -> En
     def features(images: Tensor) -> Tensor:
         return model.features(normalise(images.to(device)), pool).float()
 
-    return Encoder(name, model.image_size, features)
+    config: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
+    weights = encoder_weights(model.state_dict())
+    kept = {key: value for key, value in config.items() if not key.startswith("decoder_") and key != "norm_pix"}
+    return Encoder(
+        name,
+        model.image_size,
+        features,
+        lambda drop_path: vision_transformer(weights, config, drop_path),
+        functools.cache(lambda: _hash(kept, weights)),
+    )
 
 
 def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> Encoder:
@@ -96,7 +118,28 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     def features(images: Tensor) -> Tensor:
         return torch.as_tensor(model((images.to(device).float() / 255 - mean) / std)).float()
 
-    return Encoder(shown, tuple(config["input_size"][1:]), features)
+    def network(drop_path: float) -> nn.Module:
+        options = {"pretrained": False, "num_classes": 0, **pooled}
+        try:
+            copy: nn.Module = timm.create_model(name, drop_path_rate=drop_path, **options)
+        except TypeError:  # the architecture has none
+            copy = timm.create_model(name, **options)
+        copy.load_state_dict(model.state_dict())
+        return copy
+
+    facts = {"timm": name, "size": config["input_size"], "mean": config["mean"], "std": config["std"]}
+    size, colours = tuple(config["input_size"][1:]), (tuple(config["mean"]), tuple(config["std"]))
+    identity = functools.cache(lambda: _hash(facts, model.state_dict()))
+    return Encoder(shown, size, features, network, identity, *colours)
+
+
+def _hash(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """sha256 of plain values, and of weights with their names."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode())
+    for name in sorted(weights):
+        digest.update(f"{name} {weights[name].dtype} {list(weights[name].shape)}".encode())
+        digest.update(weights[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read_weights(path: str) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def _results(file: Path) -> list[str]:
     """What ``evaluate`` wrote into the run."""
     try:
         result = json.loads(file.read_text())
-        protocols = [name for name in ("knn", "linear") if name in result["rows"][0]]
+        protocols = [name for name in ("knn", "logistic", "linear", "finetune") if name in result["rows"][0]]
         rows = [
             [
                 last_part(str(row["encoder"])),
@@ -74,7 +74,7 @@ def _results(file: Path) -> list[str]:
             for row in result["rows"]
         ]
         facts = (
-            f"Frozen features (`{result['pool']}`) on {last_part(str(result['source']))}: {result['train_images']} "
+            f"{_what(protocols, result)} on {last_part(str(result['source']))}: {result['train_images']} "
             f"training and {result['test_images']} test images, {result['classes']} classes, largest class "
             f"{100 * result['chance']:.1f} %. Accuracy in %, with 95 % intervals."
         )
@@ -82,6 +82,14 @@ def _results(file: Path) -> list[str]:
         return []
     heading = ["encoder", *protocols]
     return ["## Results", "", facts, "", *map(_row, [heading, ["---"] * len(heading), *rows]), ""]
+
+
+def _what(protocols: list[str], result: Mapping[str, Any]) -> str:
+    """What was judged: frozen features, or the fine-tuned encoder, or both."""
+    frozen = f"Frozen features (`{result['pool']}`)"
+    if "finetune" not in protocols:
+        return frozen
+    return "Fine-tuned" if protocols == ["finetune"] else f"{frozen}, and the encoder fine-tuned (`finetune`),"
 
 
 def _table(title: str, facts: Mapping[str, str]) -> list[str]:

@@ -116,6 +116,44 @@ def bars(
     _save(figure, path)
 
 
+def confusion_matrices(
+    path: Path, matrices: Mapping[str, Sequence[Sequence[int]]], names: Sequence[str], *, title: str = ""
+) -> None:
+    """A confusion matrix beside another, true classes down and predicted ones across, as shares of each true class.
+
+    Up to 12 classes have their shares written out, and up to 40 their names.
+    """
+    plt = _pyplot()
+    count = len(names)
+    side = min(max(2.2 + 0.42 * count, 3.4), 11.0)
+    figure, axes = plt.subplots(1, len(matrices), figsize=(side * len(matrices), side), squeeze=False)
+    for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
+        counts = np.asarray(matrix, np.float64)
+        totals = counts.sum(1, keepdims=True)
+        shares = 100 * counts / np.maximum(totals, 1)
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        right = 100 * np.trace(counts) / counts.sum()
+        axis.set_title(f"{name}, {right:.1f} % right", fontsize=9)
+        axis.set_xlabel("taken for", fontsize=8)
+        axis.set_ylabel("is", fontsize=8)
+        labels = [_short(each) for each in names] if count <= 40 else []
+        axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(labels)), labels, fontsize=7)
+        for row, column in np.argwhere(shares >= 0.5) if count <= 12 else []:
+            colour = "white" if shares[row, column] > 50 else "black"
+            axis.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    if title:
+        figure.suptitle(f"{title}: % of each true class", fontsize=10, parse_math=False)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _short(text: str, most: int = 16) -> str:
+    """A class's name, cut where it is long, with dollar signs that are no formula."""
+    cut = text if len(text) <= most else text[: most - 1] + "…"
+    return cut.replace("$", r"\$")
+
+
 def _enlarge(values: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
     import torch
 

@@ -40,13 +40,24 @@ def print_judgement(judgement: Judgement) -> None:
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
-    """Every encoder's accuracy by protocol."""
-    protocols = [name for name in ("knn", "linear") if name in result["rows"][0]]
+    """Every encoder's accuracy by protocol, with the test set's interval, and that over several seeds."""
     title = f"{result['test_images']} test images, {result['classes']} classes, largest class {result['chance']:.1%}"
-    table = Table("encoder", *(f"{name} %" for name in protocols), title=title, title_justify="left")
+    several = len(result["seeds"]) > 1
+    if several:
+        title += f"; mean of {len(result['seeds'])} seeds"
+    if result["label_fraction"] < 1:
+        title += f"; {result['train_images']} training images ({100 * result['label_fraction']:.3g} % of the labels)"
+    table = Table("encoder", *(f"{name} %" for name in result["protocols"]), title=title, title_justify="left")
     for row in result["rows"]:
-        table.add_row(row["encoder"], *(f"{100 * row[p]:.1f} ± {100 * row[p + '_interval']:.1f}" for p in protocols))
-    Console().print(table)
+        cells = [f"{100 * row[p]:.1f} ± {100 * row[p + '_interval']:.1f}" for p in result["protocols"]]
+        if several:
+            seeds = [f"\nseeds ± {100 * row[p + '_seed_interval']:.1f}" for p in result["protocols"]]
+            cells = [cell + more for cell, more in zip(cells, seeds, strict=True)]
+        table.add_row(row["encoder"], *cells)
+    console = Console()
+    console.print(table)
+    if result["unreadable"]:
+        console.print(f"{len(result['unreadable'])} images could not be read", highlight=False)
 
 
 def print_comparison(comparison: Comparison) -> None:

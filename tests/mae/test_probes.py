@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from mae import probes
-from mae.probes import PENALTIES, accuracy, knn_predict, linear_predict
+from mae.probes import PENALTIES, accuracy, knn_predict, logistic_predict
 
 
 def clusters(count, classes=4, width=6, spread=1.0, seed=0):
@@ -99,7 +99,7 @@ def test_the_linear_fit_is_scikit_learns_at_the_same_penalty(spread, penalty):
 @pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
 def test_the_linear_probe_is_as_good_as_scikit_learns_at_the_penalty_it_chose(spread):
     (train, labels), (test, truth) = clusters(300, spread=spread), clusters(300, spread=spread, seed=1)
-    predictions, penalty = linear_predict(train, labels, test)
+    predictions, penalty = logistic_predict(train, labels, test)
     scaled, scaled_test = standardised(train, test)
     theirs = LogisticRegression(C=1 / (penalty * len(train)), max_iter=10_000).fit(scaled, labels)
     agreement = (predictions.numpy() == theirs.predict(scaled_test)).mean()
@@ -112,7 +112,7 @@ def test_noise_asks_for_a_strong_penalty_and_signal_for_a_weak_one():
     coin = torch.randint(2, (600,), generator=torch.Generator().manual_seed(5))
     direction = torch.randn(40, generator=torch.Generator().manual_seed(6))
     exact = (train @ direction > 0).long()
-    assert linear_predict(train, exact, train)[1] < linear_predict(train, coin, train)[1]
+    assert logistic_predict(train, exact, train)[1] < logistic_predict(train, coin, train)[1]
 
 
 def test_the_penalty_is_the_best_on_a_held_out_fifth():
@@ -126,29 +126,29 @@ def test_the_penalty_is_the_best_on_a_held_out_fifth():
         .score(scaled[held], labels[held])
         for penalty in PENALTIES
     }
-    assert scores[linear_predict(train, labels, train, seed=3)[1]] == max(scores.values())
+    assert scores[logistic_predict(train, labels, train, seed=3)[1]] == max(scores.values())
 
 
 def test_the_test_set_is_only_predicted():
     (train, labels), (test, _) = clusters(100, spread=2), clusters(50, seed=1)
-    whole, penalty = linear_predict(train, labels, test)
-    parts = [linear_predict(train, labels, part) for part in (test[:20], test[20:] * 1)]
+    whole, penalty = logistic_predict(train, labels, test)
+    parts = [logistic_predict(train, labels, part) for part in (test[:20], test[20:] * 1)]
     assert torch.equal(torch.cat([part for part, _ in parts]), whole)
     assert {chosen for _, chosen in parts} == {penalty}
-    assert linear_predict(train, labels, 1000 * torch.randn(50, 6))[1] == penalty
+    assert logistic_predict(train, labels, 1000 * torch.randn(50, 6))[1] == penalty
 
 
 def test_linear_corner_cases():
     train, labels = clusters(4)
-    assert linear_predict(train, labels, train)[0].tolist() == labels.tolist()  # too few to hold out any
+    assert logistic_predict(train, labels, train)[0].tolist() == labels.tolist()  # too few to hold out any
     train, labels = clusters(50)
     constant = torch.cat([train, torch.full((50, 2), 3.0)], dim=1)
-    assert torch.equal(linear_predict(constant, labels, constant)[0], linear_predict(train, labels, train)[0])
-    predictions, _ = linear_predict(train, labels, train, classes=9)
+    assert torch.equal(logistic_predict(constant, labels, constant)[0], logistic_predict(train, labels, train)[0])
+    predictions, _ = logistic_predict(train, labels, train, classes=9)
     assert int(predictions.max()) < 4
     with torch.inference_mode():
         features = train * 1
-    assert linear_predict(features, labels, features)[0].shape == (50,)
+    assert logistic_predict(features, labels, features)[0].shape == (50,)
 
 
 def test_accuracy_and_its_interval():

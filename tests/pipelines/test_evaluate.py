@@ -14,11 +14,14 @@ from typer.testing import CliRunner
 import cli
 from mae.checkpoints import load_model, save_checkpoint
 from mae.masking import Masking
+from mae.probes import PENALTIES
 from mae.training import Training, TrainingSettings, normalise
-from pipelines import evaluate as module
 from pipelines.encoders import open_encoder
 from pipelines.errors import UserError
 from pipelines.evaluate import EvaluateOptions, evaluate
+from pipelines.frozen import compute_features
+from pipelines.labelled import hold_out, open_data, open_labelled
+from pipelines.random_access import open_images
 from tests.tiny_mae import nano
 
 COLOURS = {"blue": (40, 60, 200), "green": (30, 160, 40), "red": (210, 40, 50)}
@@ -69,21 +72,25 @@ def judge(options):
 def test_the_table(base, tmp_path):
     result = judge(base)
     assert list(result) == [
-        "source", "test", "train_images", "test_images", "classes", "chance", "pool", "rows",
+        "source", "test", "train_images", "test_images", "classes", "chance", "pool", "protocols", "label_fraction",
+        "seeds", "class_names", "unreadable", "rows",
     ]  # fmt: skip
     assert (result["train_images"], result["test_images"], result["classes"]) == (24, 6, 3)
     assert result["chance"] == pytest.approx(1 / 3)
     assert [row["encoder"] for row in result["rows"]] == [base.run, "untrained"]
     for row in result["rows"]:
-        assert set(row) == {"encoder", "knn", "knn_interval", "linear", "linear_interval", "linear_penalty"}
+        kinds = ("", "_interval", "_per_class", "_confusion", "_runs")
+        assert set(row) == {"encoder", *(name + kind for name in ("knn", "logistic") for kind in kinds)}
         assert row["knn"] == 1.0  # colours are easy, even for random weights
+        assert row["knn_confusion"] == [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
+        assert row["logistic_runs"][0]["penalty"] in PENALTIES
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == result
     assert judge(base) == result
 
 
 def test_one_protocol_and_a_file_of_its_own(base, tmp_path):
     result = judge(replace(base, protocols=("knn",), out=tmp_path / "deep" / "table.json"))
-    assert set(result["rows"][0]) == {"encoder", "knn", "knn_interval"}
+    assert not any(name.startswith("logistic") for name in result["rows"][0])
     assert json.loads((tmp_path / "deep" / "table.json").read_text()) == result
     assert not (tmp_path / "run" / "evaluation.json").exists()
 
@@ -196,7 +203,7 @@ def test_a_test_source_with_its_classes_in_another_order(base, tmp_path):
     right = table(tmp_path / "right", ["blue", "green", "red"] * 4, seed=100)
     part = tree(tmp_path / "part", colours=("green", "red"), start=100)  # its class 0 is the training source's class 1
     scores = [judge(replace(base, test=str(test)))["rows"][0] for test in (wrong, right, part)]
-    assert [(row["knn"], row["linear"]) for row in scores] == [(0, 0), (1, 1), (1, 1)]
+    assert [(row["knn"], row["logistic"]) for row in scores] == [(0, 0), (1, 1), (1, 1)]
     result = judge(replace(base, test=str(part), test_limit=4))
     assert (result["train_images"], result["test_images"], result["chance"]) == (30, 4, 1.0)
 
@@ -231,15 +238,15 @@ def test_rows_without_a_label_are_left_out(base, tmp_path):
 
 def test_the_held_out_part_is_of_every_class_disjoint_and_seeded():
     labels = np.repeat([0, 1, 2, 3, 4], [10, 40, 3, 2, 1])
-    held = module._hold_out(labels, 0.2, seed=0)
+    held = hold_out(labels, 0.2, seed=0)
     assert [int(held[labels == label].sum()) for label in range(5)] == [2, 8, 1, 1, 0]
-    np.testing.assert_array_equal(module._hold_out(labels, 0.2, seed=0), held)
-    assert (module._hold_out(labels, 0.2, seed=1) != held).any()
-    assert [int(module._hold_out(labels, 0.99, 0)[labels == label].sum()) for label in range(5)] == [9, 39, 2, 1, 0]
+    np.testing.assert_array_equal(hold_out(labels, 0.2, seed=0), held)
+    assert (hold_out(labels, 0.2, seed=1) != held).any()
+    assert [int(hold_out(labels, 0.99, 0)[labels == label].sum()) for label in range(5)] == [9, 39, 2, 1, 0]
 
 
 def test_training_and_test_share_no_image(base):
-    train, test, names = module._open_data(base)
+    train, test, names = open_data(base)
     assert not set(train.source.keys.to_pylist()) & set(test.source.keys.to_pylist())
     assert len(train.source) + len(test.source) == 30
     assert names == list(COLOURS)
@@ -270,9 +277,11 @@ def test_one_unreadable_image_in_a_hundred_is_passed_over(base, tmp_path):
 def test_labels_stay_with_their_images_when_one_is_unreadable(base, tmp_path):
     many = tree(tmp_path / "many", count=40)
     (many / "blue" / "00.png").write_bytes(b"no image")
-    whole, _ = module._labelled(module.open_images(replace(base, source=str(many))))
+    whole, _ = open_labelled(open_images(replace(base, source=str(many))))
     encoder = open_encoder(base.run, pool="mean", device="cpu")
-    features, labels = module._features(encoder, whole, replace(base, batch_size=7), True)
+    found = compute_features(encoder, whole, batch_size=7, workers=0, quiet=True)
+    features, labels = found.values, found.labels
+    assert list(found.unreadable) == ["blue/00.png"]
     assert len(features) == len(labels) == 119
     assert labels.tolist() == [0] * 39 + [1] * 40 + [2] * 40
 
@@ -290,7 +299,7 @@ def test_a_diverged_encoder_is_not_judged(base, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"protocols": ("knn", "finetuned")}, "--protocol 'finetuned' is not one of: knn, linear"),
+        ({"protocols": ("knn", "finetuned")}, "--protocol 'finetuned' is not one of: knn, logistic, linear, finetune"),
         ({"test_fraction": 1.0}, "--test-fraction is 1"),
         ({"neighbours": 0}, "--neighbours"),
         ({"temperature": 0.0}, "--temperature above 0"),

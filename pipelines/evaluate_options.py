@@ -1,0 +1,98 @@
+"""What ``evaluate`` can be asked for, checked before anything is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.columns import Captions
+
+PROTOCOLS = ("knn", "logistic", "linear", "finetune")
+"""On frozen features: k-NN, logistic regression, MAE's linear probe; and MAE's end-to-end fine-tuning."""
+QUICK = ("knn", "logistic")
+"""What is run if nothing is asked for: they see every image once."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What ``evaluate`` was asked for; the CLI's options under the same names."""
+
+    run: str
+    source: str
+    test: str | None = None
+    protocols: tuple[str, ...] = QUICK
+    beside: tuple[str, ...] = ()
+    untrained: bool = True
+    pool: str = "cls"
+    """Measured better than ``mean`` on the demo's scenes, by k-NN above all. Fine-tuning always pools by the mean."""
+    neighbours: int = 20
+    temperature: float = 0.07
+    test_fraction: float = 0.2
+    label_fraction: float = 1.0
+    seeds: str = "1"
+    linear_epochs: int = 90
+    linear_blr: tuple[float, ...] = ()
+    linear_batch_size: int | None = None
+    finetune_epochs: int | None = None
+    finetune_blr: float | None = None
+    finetune_batch_size: int | None = None
+    layer_decay: float | None = None
+    drop_path: float | None = None
+    out: Path | None = None
+    confusion: Path | None = None
+    fresh: bool = False
+    batch_size: int = 256
+    workers: int = 1
+    seed: int = 0
+    image_column: str | None = None
+    caption_column: str | None = None
+    captions: Captions = "first"
+    limit: int | None = None
+    test_limit: int | None = None
+    split: str | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for protocol in self.protocols:
+            if protocol not in PROTOCOLS:
+                raise ValueError(f"--protocol {protocol!r} is not one of: {', '.join(PROTOCOLS)}")
+        if not 0 < self.test_fraction < 1:
+            raise ValueError(f"--test-fraction is {self.test_fraction:g}; it must lie between 0 and 1")
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(f"--label-fraction is {self.label_fraction:g}; it must be above 0 and at most 1")
+        if self.neighbours < 1 or self.batch_size < 1 or self.temperature <= 0:
+            raise ValueError("--neighbours and --batch-size must be at least 1, --temperature above 0")
+        self._check_recipes()
+        self.all_seeds()
+
+    def all_seeds(self) -> tuple[int, ...]:
+        """The probes' seeds: those that were listed, or so many from ``seed`` on; ValueError for anything else."""
+        try:
+            numbers = tuple(int(part) for part in self.seeds.split(","))
+        except ValueError as error:
+            raise ValueError(f"--seeds {self.seeds!r} is not a number of seeds, nor seeds such as 0,1,2") from error
+        seeds = numbers if len(numbers) > 1 else tuple(range(self.seed, self.seed + numbers[0]))
+        if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+            raise ValueError(f"--seeds {self.seeds!r}: at least one is needed, each from 0 on and once")
+        return seeds
+
+    def _check_recipes(self) -> None:
+        numbers = {
+            "--linear-epochs": self.linear_epochs,
+            "--linear-batch-size": self.linear_batch_size,
+            "--finetune-epochs": self.finetune_epochs,
+            "--finetune-batch-size": self.finetune_batch_size,
+        }
+        for name, number in numbers.items():
+            least = 2 if "batch" in name else 1  # a norm of one image, or one to mix it with, is none
+            if number is not None and number < least:
+                raise ValueError(f"{name} is {number}; it must be at least {least}")
+        for rate in (*self.linear_blr, *([] if self.finetune_blr is None else [self.finetune_blr])):
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"a base learning rate is {rate:g}; --linear-blr and --finetune-blr must be above 0")
+        if len(set(self.linear_blr)) < len(self.linear_blr):
+            raise ValueError("--linear-blr was given the same rate twice")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"--layer-decay is {self.layer_decay:g}; it must be above 0 and at most 1")
+        if self.drop_path is not None and not 0 <= self.drop_path < 1:
+            raise ValueError(f"--drop-path is {self.drop_path:g}; it must be from 0 to below 1")

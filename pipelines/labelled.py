@@ -1,0 +1,117 @@
+"""Labelled images for ``evaluate``: a training part and a test part, whose classes carry the same numbers.
+
+What is held out, and which share of the labels is used, follows from seeds alone, so that every encoder sees the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.errors import UserError
+from pipelines.evaluate_options import EvaluateOptions
+from pipelines.images import BadImage
+from pipelines.pairs import hash_pairs
+from pipelines.random_access import open_images
+from pipelines.samples import Source
+
+_LOOKED_AT = 256
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A part of a labelled source: which of its pairs, and their classes as int64 0..C−1."""
+
+    source: Source
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, chosen: NDArray[np.bool_]) -> Labelled:
+        """The chosen pairs."""
+        return Labelled(self.source.select(np.flatnonzero(chosen)), self.labels[chosen])
+
+    def identity(self) -> str:
+        """sha256 of the keys and labels in order, and of the bytes of up to 256 evenly spaced images."""
+        digest = hashlib.sha256(hash_pairs(self.source, captions=False).encode())
+        digest.update(self.labels.tobytes())
+        for i in np.unique(np.linspace(0, len(self) - 1, _LOOKED_AT).astype(int)):
+            try:
+                digest.update(hashlib.sha256(self.source.read_image(int(i))).digest())
+            except (BadImage, OSError):
+                digest.update(b"unreadable")
+        return digest.hexdigest()
+
+
+def open_data(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]]:
+    """The training part, the test part, and the names of the classes that both are numbered by. Raises UserError."""
+    train, names = open_labelled(open_images(options))
+    if options.test is None:
+        held = hold_out(train.labels, options.test_fraction, options.seed)
+        test, train = train.select(held), train.select(~held)
+    else:
+        other = open_images(replace(options, split=None), spec=options.test, limit=options.test_limit)
+        test = _renumbered(*open_labelled(other), names)
+    if min(len(train), len(test)) == 0:
+        raise UserError(f"{options.source}: {len(train)} training and {len(test)} test images; both are needed")
+    if len(names) == 1:
+        raise UserError(f"{options.source}: all images are of one class, {names[0]}: there is nothing to tell apart")
+    return train, test, names
+
+
+def open_labelled(source: Source) -> tuple[Labelled, list[str]]:
+    """The pairs of a source that have a label, and the names of their classes (a number, where it has no names)."""
+    if source.labels is None:
+        raise UserError(
+            f"{source.name} has no labels: evaluate needs a class per image (a class-per-folder tree, a label column)"
+        )
+    rows = np.flatnonzero(source.labels >= 0)
+    found, labels = np.unique(source.labels[rows], return_inverse=True)
+    names = [str(label) if source.label_names is None else source.label_names[label] for label in found]
+    return Labelled(source.select(rows), labels), names
+
+
+def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """True for a share of every class, drawn by ``seed``; a class of one image stays in training."""
+    rng = np.random.default_rng([seed, 1])
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        held[members[: min(len(members) - 1, max(1, round(fraction * len(members))))]] = True
+    return held
+
+
+def balanced_share(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """True for a share 0 < fraction ≤ 1 of the images, the same number of every class where a class has so many.
+
+    Of every class at least one. The number per class is the one that comes nearest to the share. Shares of one seed are
+    nested: a smaller one lies within a larger one.
+    """
+    counts = np.bincount(labels)
+    rng = np.random.default_rng([seed, 2])
+    rank = np.empty(len(labels), np.int64)  # of an image within its class, in an order that knows of no fraction
+    for label in np.flatnonzero(counts):
+        members = np.flatnonzero(labels == label)
+        rank[rng.permutation(members)] = np.arange(len(members))
+    wanted, most = fraction * len(labels), int(counts.max())
+    low, high = 1, most
+    while low < high:  # the least number per class that reaches the share
+        middle = (low + high) // 2
+        low, high = (low, middle) if np.minimum(counts, middle).sum() >= wanted else (middle + 1, high)
+    below = max(low - 1, 1)
+    nearer = wanted - np.minimum(counts, below).sum() <= np.minimum(counts, low).sum() - wanted
+    return rank < (below if nearer else low)
+
+
+def _renumbered(test: Labelled, test_names: list[str], names: list[str]) -> Labelled:
+    """The test part numbered as the training part, whose classes are ``names``: the same name is the same class."""
+    unknown = [name for name in test_names if name not in names]
+    if unknown:
+        raise UserError(
+            f"--test {test.source.name} has classes without a training image, first: {', '.join(unknown[:5])}"
+        )
+    return replace(test, labels=np.asarray([names.index(name) for name in test_names], np.int64)[test.labels])
