@@ -37,6 +37,11 @@ class Mask:
     hidden: Tensor
     """bool [B, N]: 1 = hidden, 0 = visible."""
 
+    @property
+    def ids_hidden(self) -> Tensor:
+        """int64 [B, M]: the hidden patches, lowest priority first."""
+        return _inverse(self.ids_restore)[:, self.ids_keep.shape[1] :]
+
 
 def hidden_count(patches: int, mask_ratio: float) -> int:
     """M = N − int(N·(1 − mask ratio)), the number of patches of N that are hidden."""

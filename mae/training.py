@@ -117,7 +117,7 @@ class Training:
             images = normalise(batch.images.to(self.device, non_blocking=True))
             mask = self.draw_masks(len(images), batch.saliency, number)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                loss = self.model(images, mask).loss * (len(images) / count)
+                loss = self.model(images, mask) * (len(images) / count)
             loss.backward()
             total += loss.detach()
         self._guard.look(self.model, total)
@@ -176,7 +176,7 @@ class Training:
 def normalise(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] → float32 by ImageNet's mean and deviation."""
     mean, std = _statistics(images.device)
-    return (images.float() / 255 - mean) / std
+    return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
 
 
 def denormalise(images: Tensor) -> Tensor:
