@@ -42,13 +42,14 @@ class Size(NamedTuple):
 
 
 SIZES = {
+    "mini": Size(96, 6, 3, 64, 2, 2),
     "tiny": Size(192, 12, 3, 128, 4, 4),
     "small": Size(384, 12, 6, 256, 8, 8),
     "base": Size(768, 12, 12, 512, 8, 16),
     "large": Size(1024, 24, 16, 512, 8, 16),
     "huge": Size(1280, 32, 16, 512, 8, 16, patch_size=14),
 }
-"""``base`` to ``huge`` are the paper's; the smaller two have decoders in proportion."""
+"""``base`` to ``huge`` are the paper's; the smaller ones have decoders in proportion, ``mini`` is for trying things."""
 
 _VARIANCE_FLOOR = 1e-6
 
@@ -146,12 +147,28 @@ class MaskedAutoencoder(
 
     @classmethod
     def from_size(
-        cls, name: str, image_size: int | Sequence[int] = 224, patch_size: int | None = None, norm_pix: bool = True
+        cls,
+        name: str,
+        image_size: int | Sequence[int] = 224,
+        patch_size: int | None = None,
+        norm_pix: bool = True,
+        *,
+        decoder_width: int | None = None,
+        decoder_depth: int | None = None,
     ) -> Self:
-        """A model of one of SIZES; the patch size defaults to the size's own."""
+        """A model of one of SIZES; what is not given is the size's own.
+
+        A decoder of another width has heads of the size's width, and as many of them as that takes.
+        """
         if name not in SIZES:
             raise ValueError(f"--model {name!r} is not one of: {', '.join(SIZES)}")
-        dims = SIZES[name]._asdict()
+        size = SIZES[name]
+        width = size.decoder_width if decoder_width is None else decoder_width
+        depth = size.decoder_depth if decoder_depth is None else decoder_depth
+        if depth < 1:
+            raise ValueError(f"--decoder-depth is {depth}; it must be at least 1")
+        heads = _decoder_heads(size, width)
+        dims = size._replace(decoder_width=width, decoder_depth=depth, decoder_heads=heads)._asdict()
         own_patch_size = dims.pop("patch_size")
         return cls(image_size=image_size, patch_size=patch_size or own_patch_size, norm_pix=norm_pix, **dims)
 
@@ -291,6 +308,13 @@ class MaskedAutoencoder(
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
+
+
+def _decoder_heads(size: Size, width: int) -> int:
+    head = size.decoder_width // size.decoder_heads
+    if width < head or width % head:
+        raise ValueError(f"--decoder-width {width} must be a multiple of {head}, the width of this size's heads")
+    return width // head
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:

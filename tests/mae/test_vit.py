@@ -72,7 +72,14 @@ def test_parameters_carry_the_names_of_the_published_checkpoints() -> None:
 
 @pytest.mark.parametrize(
     ("name", "millions", "patch_size"),
-    [("tiny", 5.5, 16), ("small", 21.7, 16), ("base", 85.8, 16), ("large", 303.3, 16), ("huge", 630.8, 14)],
+    [
+        ("mini", 0.8, 16),
+        ("tiny", 5.5, 16),
+        ("small", 21.7, 16),
+        ("base", 85.8, 16),
+        ("large", 303.3, 16),
+        ("huge", 630.8, 14),
+    ],
 )
 def test_sizes_have_the_papers_encoders(name: str, millions: float, patch_size: int) -> None:
     with torch.device("meta"):
@@ -130,7 +137,7 @@ def test_what_does_not_divide_is_an_error(options: dict[str, Any], message: str)
 
 
 def test_unknown_names_list_the_choices() -> None:
-    with pytest.raises(ValueError, match="--model 'big' is not one of: tiny, small, base, large, huge"):
+    with pytest.raises(ValueError, match="--model 'big' is not one of: mini, tiny, small, base, large, huge"):
         MaskedAutoencoder.from_size("big")
     with pytest.raises(ValueError, match="pool 'max' is not one of: mean, cls"):
         tiny().features(torch.rand(1, 3, 16, 16), "max")
