@@ -262,9 +262,17 @@ def pretrain(
     on_missing: Annotated[
         str, typer.Option(help="An image without a map is an `error`, or masked at `random`.")
     ] = "error",
-    model: Annotated[str, typer.Option(help="tiny, small, base, large or huge.")] = "base",
+    model: Annotated[str, typer.Option(help="mini, tiny, small, base, large or huge.")] = "base",
     image_size: Annotated[str, typer.Option(help="Pixels: a side, or HEIGHTxWIDTH.")] = "224",
     patch_size: Annotated[int | None, typer.Option(min=1, help="Pixels; 16 if not given (huge: 14).")] = None,
+    decoder_width: Annotated[int | None, typer.Option(help="Of the decoder; the model's own if not given.")] = None,
+    decoder_depth: Annotated[
+        int | None, typer.Option(help="Blocks of the decoder; the model's own number if not given.")
+    ] = None,
+    decode_ratio: Annotated[
+        float,
+        typer.Option(help="Share of the hidden patches that is decoded, drawn anew at every step (docs/speed.md)."),
+    ] = 1.0,
     norm_pix: Annotated[bool, typer.Option(help="Predict patches normalised by their own mean and deviation.")] = True,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
     accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
@@ -273,6 +281,9 @@ def pretrain(
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.05,
     warmup_epochs: Annotated[float | None, typer.Option(help="A tenth of the epochs if not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the step: the first one takes minutes, the others less.")
+    ] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits from every such run, on a GPU too; slower there.")
     ] = False,

@@ -37,6 +37,11 @@ class Mask:
     hidden: Tensor
     """bool [B, N]: 1 = hidden, 0 = visible."""
 
+    @property
+    def ids_hidden(self) -> Tensor:
+        """int64 [B, M]: the hidden patches, lowest priority first."""
+        return _inverse(self.ids_restore)[:, self.ids_keep.shape[1] :]
+
 
 def hidden_count(patches: int, mask_ratio: float) -> int:
     """M = N − int(N·(1 − mask ratio)), the number of patches of N that are hidden."""
@@ -115,7 +120,7 @@ def center_prior(grid: tuple[int, int], device: torch.device | str | None = None
 def block_priorities(grid: tuple[int, int], uniform: Tensor, generator: torch.Generator) -> Tensor:
     """Priorities [B, N] that hide one random rectangle after the other; the last one in part, by noise ``uniform``."""
     height, width = grid
-    draws = _to_device(torch.rand(4, uniform.shape[0], _RECTANGLES, generator=generator), uniform.device)
+    draws = to_device(torch.rand(4, uniform.shape[0], _RECTANGLES, generator=generator), uniform.device)
     low, high = _RECTANGLE_AREA
     area = (low + (high - low) * draws[0]) * height * width  # [B, R], in patches
     aspect = torch.exp((2 * draws[1] - 1) * math.log(_RECTANGLE_ASPECT))
@@ -234,7 +239,7 @@ class Masking:
             raise ValueError(f"saliency of shape {shape} does not fit {batch} images of {grid[0]}×{grid[1]} patches")
         place = saliency.device if device is None else torch.device(device)
         saliency = saliency.to(place, torch.float32, non_blocking=True)
-        uniform, ties, pick = _to_device(torch.rand(3, batch, patches, generator=generator), place)
+        uniform, ties, pick = to_device(torch.rand(3, batch, patches, generator=generator), place)
         draw = Draw(grid, hidden, self.ratio_at(progress), generator, uniform, ties, pick, saliency)
         return mask_from_priorities(STRATEGIES[self.strategy](self, draw), self.mask_ratio)
 
@@ -290,7 +295,7 @@ def _spans(length: Tensor, side: int, place: Tensor) -> Tensor:
     return (axis >= start[..., None]) & (axis < (start + cells)[..., None])
 
 
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on ``device`` without waiting for it; only pinned memory is copied that way."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

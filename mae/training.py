@@ -17,6 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mae.compiling import compile_in_place, eager
+from mae.decoded import choose_decoded
+from mae.flops import Peak, peak_flops, training_flops
 from mae.guard import Guard, NonFinite
 from mae.masking import Mask, Masking
 from mae.vit import MaskedAutoencoder
@@ -25,6 +28,9 @@ IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, as the published MAE checkpoints expect."""
 
 PRECISIONS = ("auto", "fp32", "bf16")
+
+_DECODED = 1
+"""Marks the random numbers that choose what is decoded, so that they are not those of the masks."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ class TrainingSettings:
     seed: int = 0
     precision: str = "auto"
     """``auto`` is bf16 on a GPU that has it, else fp32."""
+    decode_ratio: float = 1.0
+    """Share of the hidden patches that is decoded, 0 < ratio ≤ 1; see :mod:`mae.decoded`."""
+    compile: bool = False
+    """Compile the model's forward and backward pass, for batches of ``batch_size`` images."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -56,6 +66,8 @@ class TrainingSettings:
             raise ValueError(
                 f"--warmup-epochs is {self.warmup_epochs:g}; it must lie between 0 and --epochs {self.epochs}"
             )
+        if not 0 < self.decode_ratio <= 1:
+            raise ValueError(f"--decode-ratio is {self.decode_ratio:g}; it must be above 0 and at most 1")
         if self.precision not in PRECISIONS:
             raise ValueError(f"--precision {self.precision!r} is not one of: {', '.join(PRECISIONS)}")
 
@@ -96,6 +108,22 @@ class Training:
         self._skips_itself = fused
         self.precision = resolve_precision(settings.precision, self.device)
         self._guard = Guard(self.device)
+        if settings.compile:
+            compile_in_place(self.model, self.device)
+
+    @functools.cached_property
+    def flops_per_image(self) -> int:
+        """FLOPs of one image's forward and backward pass."""
+        return training_flops(self.model, self.masking.mask_ratio, self.settings.decode_ratio)
+
+    @functools.cached_property
+    def peak(self) -> Peak | None:
+        """What the device can do in this precision, None where that is not known."""
+        return peak_flops(self.device, self.precision)
+
+    def mfu(self, images_per_second: float) -> float | None:
+        """Model FLOPs utilisation: the share of the peak that so many images need."""
+        return None if self.peak is None else images_per_second * self.flops_per_image / self.peak.flops
 
     @property
     def progress(self) -> float:
@@ -116,8 +144,12 @@ class Training:
         for number, batch in enumerate(batches):
             images = normalise(batch.images.to(self.device, non_blocking=True))
             mask = self.draw_masks(len(images), batch.saliency, number)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                loss = self.model(images, mask).loss * (len(images) / count)
+            decoded = self.draw_decoded(mask, number)
+            # A batch of another size, for an image could not be read, is not worth a compilation of its own.
+            whole = len(images) == self.settings.batch_size
+            autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+            with autocast, eager(self.settings.compile and not whole):
+                loss = self.model(images, mask, decoded) * (len(images) / count)
             loss.backward()
             total += loss.detach()
         self._guard.look(self.model, total)
@@ -143,6 +175,11 @@ class Training:
             progress=self.progress,
             device=self.device,
         )
+
+    def draw_decoded(self, mask: Mask, number: int) -> Tensor | None:
+        """Which hidden patches of batch ``number`` of the coming step are decoded; None for all of them."""
+        generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number, _DECODED))
+        return choose_decoded(mask, self.settings.decode_ratio, generator)
 
     def learning_rate(self) -> float:
         """The rate of the coming step."""
@@ -176,7 +213,7 @@ class Training:
 def normalise(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] → float32 by ImageNet's mean and deviation."""
     mean, std = _statistics(images.device)
-    return (images.float() / 255 - mean) / std
+    return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
 
 
 def denormalise(images: Tensor) -> Tensor:

@@ -1,25 +1,31 @@
 """The masked autoencoder: a ViT that sees the visible patches, and a small one that fills in the hidden ones.
 
-Written from He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners" (arXiv 2111.06377), with timm's blocks.
-Parameters carry the names of the published checkpoints, so those load as they are. Any image whose sides are multiples
-of the patch size is allowed, square or not. ``encode`` sees every patch and draws no random numbers; masks come from
-outside, and nothing here waits for the device.
+Written from He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners" (arXiv 2111.06377). Parameters carry the
+names of the published checkpoints, so those load as they are. Any image whose sides are multiples of the patch size is
+allowed, square or not. ``encode`` sees every patch and draws no random numbers; masks come from outside, and nothing
+here waits for the device. Calling a model gives the loss and computes what the loss depends on alone; ``predict`` is
+the plain formulation, with a prediction for every patch.
 
-Shapes: B images of H×W pixels, N = H/p · W/p patches in row-major order, K of them visible, D the encoder's width.
+Shapes: B images of H×W pixels, N = H/p · W/p patches in row-major order, K of them visible, M hidden, D the encoder's
+width.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
-from timm.models.vision_transformer import Block, PatchEmbed
+from timm.models.vision_transformer import PatchEmbed
 from torch import Tensor, nn
 
+from mae.blocks import Block
+from mae.linear import Linear, linear
 from mae.masking import Mask
 
 
@@ -36,19 +42,20 @@ class Size(NamedTuple):
 
 
 SIZES = {
+    "mini": Size(96, 6, 3, 64, 2, 2),
     "tiny": Size(192, 12, 3, 128, 4, 4),
     "small": Size(384, 12, 6, 256, 8, 8),
     "base": Size(768, 12, 12, 512, 8, 16),
     "large": Size(1024, 24, 16, 512, 8, 16),
     "huge": Size(1280, 32, 16, 512, 8, 16, patch_size=14),
 }
-"""``base`` to ``huge`` are the paper's; the smaller two have decoders in proportion."""
+"""``base`` to ``huge`` are the paper's; the smaller ones have decoders in proportion, ``mini`` is for trying things."""
 
 _VARIANCE_FLOOR = 1e-6
 
 
 class Output(NamedTuple):
-    """What a training step needs, and what it predicted."""
+    """A loss, and the prediction it is of."""
 
     loss: Tensor
     """float32 scalar: mean squared error over the hidden patches."""
@@ -121,7 +128,7 @@ class MaskedAutoencoder(
         self.grid = (height // patch_size, columns // patch_size)
         """Rows and columns of patches."""
         norm = partial(nn.LayerNorm, eps=1e-6)
-        block = partial(Block, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm)
+        block = partial(Block, mlp_ratio=mlp_ratio)
 
         self.patch_embed = PatchEmbed(self.image_size, patch_size, channels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -130,22 +137,38 @@ class MaskedAutoencoder(
         self.blocks = nn.ModuleList([block(width, heads) for _ in range(depth)])
         self.norm = norm(width)
 
-        self.decoder_embed = nn.Linear(width, decoder_width)
+        self.decoder_embed = Linear(width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
         self.decoder_pos_embed = nn.Parameter(sincos_positions(self.grid, decoder_width), requires_grad=False)
         self.decoder_blocks = nn.ModuleList([block(decoder_width, decoder_heads) for _ in range(decoder_depth)])
         self.decoder_norm = norm(decoder_width)
-        self.decoder_pred = nn.Linear(decoder_width, patch_size**2 * channels)
+        self.decoder_pred = Linear(decoder_width, patch_size**2 * channels)
         self._initialise()
 
     @classmethod
     def from_size(
-        cls, name: str, image_size: int | Sequence[int] = 224, patch_size: int | None = None, norm_pix: bool = True
+        cls,
+        name: str,
+        image_size: int | Sequence[int] = 224,
+        patch_size: int | None = None,
+        norm_pix: bool = True,
+        *,
+        decoder_width: int | None = None,
+        decoder_depth: int | None = None,
     ) -> Self:
-        """A model of one of SIZES; the patch size defaults to the size's own."""
+        """A model of one of SIZES; what is not given is the size's own.
+
+        A decoder of another width has heads of the size's width, and as many of them as that takes.
+        """
         if name not in SIZES:
             raise ValueError(f"--model {name!r} is not one of: {', '.join(SIZES)}")
-        dims = SIZES[name]._asdict()
+        size = SIZES[name]
+        width = size.decoder_width if decoder_width is None else decoder_width
+        depth = size.decoder_depth if decoder_depth is None else decoder_depth
+        if depth < 1:
+            raise ValueError(f"--decoder-depth is {depth}; it must be at least 1")
+        heads = _decoder_heads(size, width)
+        dims = size._replace(decoder_width=width, decoder_depth=depth, decoder_heads=heads)._asdict()
         own_patch_size = dims.pop("patch_size")
         return cls(image_size=image_size, patch_size=patch_size or own_patch_size, norm_pix=norm_pix, **dims)
 
@@ -174,7 +197,7 @@ class MaskedAutoencoder(
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens [B, 1+N, D] of images [B, C, H, W] with nothing hidden: the class token, then every patch."""
-        return self._encode(self._embed(images))
+        return self._encode(self._embed(self.patchify(images)) + self.pos_embed[:, 1:])
 
     def features(self, images: Tensor, pool: str = "mean") -> Tensor:
         """One vector per image, [B, D]: the ``mean`` of the patch tokens or the class token (``cls``)."""
@@ -185,7 +208,7 @@ class MaskedAutoencoder(
 
     def encode_visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
         """Tokens [B, 1+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class token."""
-        return self._encode(_take(self._embed(images), ids_keep))
+        return self._encode_visible(self.patchify(images), ids_keep)
 
     def decode(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
         """Predictions [B, N, p·p·C] from tokens [B, 1+K, D] and the place of each patch, ``ids_restore`` [B, N]."""
@@ -198,10 +221,20 @@ class MaskedAutoencoder(
         prediction: Tensor = self.decoder_pred(self.decoder_norm(x))[:, 1:]
         return prediction
 
-    def forward(self, images: Tensor, mask: Mask) -> Output:
+    def forward(self, images: Tensor, mask: Mask, decoded: Tensor | None = None) -> Tensor:
+        """The mean squared error on the hidden patches of images [B, C, H, W], float32 [].
+
+        With ``decoded``, int64 [B, M'], only those of the hidden patches enter the decoder, and the mean is over them.
+        """
+        hidden = mask.ids_hidden if decoded is None else decoded
+        patches = self.patchify(images)
+        prediction = self._fill_in(self._encode_visible(patches, mask.ids_keep), mask.ids_keep, hidden)
+        return F.mse_loss(prediction.float(), self._target(_take(patches, hidden)))
+
+    def predict(self, images: Tensor, mask: Mask) -> Output:
         """The loss on the hidden patches of images [B, C, H, W], and the prediction of all patches."""
         prediction = self.decode(self.encode_visible(images, mask.ids_keep), mask.ids_restore)
-        error = (prediction.float() - self._target(images)).square().mean(-1)  # [B, N]
+        error = (prediction.float() - self._target(self.patchify(images))).square().mean(-1)  # [B, N]
         hidden = mask.hidden.float()
         return Output((error * hidden).sum() / hidden.sum(), prediction)
 
@@ -219,11 +252,27 @@ class MaskedAutoencoder(
             prediction = prediction * deviation + mean
         return self.unpatchify(torch.where(mask.hidden[:, :, None], prediction.to(patches.dtype), patches))
 
-    def _embed(self, images: Tensor) -> Tensor:
-        """Patch tokens with their positions, [B, N, D]."""
-        self._check_images(images)
-        tokens: Tensor = self.patch_embed(images) + self.pos_embed[:, 1:]
-        return tokens
+    def _embed(self, patches: Tensor) -> Tensor:
+        """Tokens [..., D] of patches [..., p·p·C], without positions; what the projection of ``patch_embed`` gives."""
+        projection = self.patch_embed.proj
+        return linear(patches, projection.weight.permute(0, 2, 3, 1).flatten(1), projection.bias)
+
+    def _encode_visible(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
+        """Tokens [B, 1+K, D] of patches [B, N, p·p·C]; the hidden ones are not even embedded."""
+        return self._encode(self._embed(_take(patches, ids_keep)) + _rows(self.pos_embed[0], ids_keep + 1))
+
+    def _fill_in(self, latent: Tensor, ids_keep: Tensor, hidden: Tensor) -> Tensor:
+        """Predictions [B, M', p·p·C] of the patches ``hidden`` [B, M'] alone; what ``decode`` has at these places."""
+        count = hidden.shape[1]
+        # Nothing in the decoder knows an order but the positions: the tokens stay as they stand, visible, then hidden.
+        places = F.pad(torch.cat([ids_keep, hidden], dim=1) + 1, (1, 0))  # [B, 1+K+M'], the class token's is 0
+        blanks = self.mask_token.expand(len(latent), count, -1)
+        x = torch.cat([self.decoder_embed(latent), blanks], dim=1) + _rows(self.decoder_pos_embed[0], places)
+        *blocks, last = self.decoder_blocks
+        for block in blocks:
+            x = block(x)
+        prediction: Tensor = self.decoder_pred(self.decoder_norm(last(x, skip=x.shape[1] - count)))
+        return prediction
 
     def _encode(self, patches: Tensor) -> Tensor:
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
@@ -233,13 +282,17 @@ class MaskedAutoencoder(
         tokens: Tensor = self.norm(x)
         return tokens
 
-    def _target(self, images: Tensor) -> Tensor:
-        """What is to be predicted, float32 [B, N, p·p·C]."""
-        patches = self.patchify(images).float()
+    def _target(self, patches: Tensor) -> Tensor:
+        """What is to be predicted of patches [B, n, p·p·C], float32."""
+        patches = patches.float()
         if not self.norm_pix:
             return patches
-        mean, deviation = _patch_statistics(patches)
-        return (patches - mean) / deviation
+        # The fused kernel divides by the deviation of n values, the paper by that of n - 1: the floor and the factor
+        # make one the other.
+        count = patches.shape[-1]
+        share = (count - 1) / count
+        normed: Tensor = F.layer_norm(patches, (count,), eps=_VARIANCE_FLOOR * share)
+        return normed * math.sqrt(share)
 
     def _check_images(self, images: Tensor) -> None:
         wanted = (self.channels, *self.image_size)
@@ -257,6 +310,13 @@ class MaskedAutoencoder(
         nn.init.normal_(self.mask_token, std=0.02)
 
 
+def _decoder_heads(size: Size, width: int) -> int:
+    head = size.decoder_width // size.decoder_heads
+    if width < head or width % head:
+        raise ValueError(f"--decoder-width {width} must be a multiple of {head}, the width of this size's heads")
+    return width // head
+
+
 def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     """Fixed positions [1, 1+N, width]: zeros for the class token, then sines and cosines of column and row.
 
@@ -271,7 +331,13 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
 
 def _take(tokens: Tensor, ids: Tensor) -> Tensor:
     """The tokens [B, n, D] at ``ids`` [B, k], [B, k, D]."""
-    return tokens.gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[-1]))
+    first = torch.arange(len(tokens), device=ids.device)[:, None] * tokens.shape[1]
+    return _rows(tokens.flatten(0, 1), ids + first)
+
+
+def _rows(table: Tensor, ids: Tensor) -> Tensor:
+    """The rows [..., D] at ``ids`` [...] of a table [n, D]; a gather would look up every number by its own index."""
+    return table.index_select(0, ids.flatten()).view(*ids.shape, -1)
 
 
 def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:

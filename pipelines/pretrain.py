@@ -54,7 +54,14 @@ def _pretrain(options: PretrainOptions, quiet: bool) -> RunFolder:
         masking, settings = options.masks(), options.training()
         torch.manual_seed(options.seed)
         size = options.image_size[0] if len(options.image_size) == 1 else options.image_size
-        model = MaskedAutoencoder.from_size(options.model, size, options.patch_size, options.norm_pix)
+        model = MaskedAutoencoder.from_size(
+            options.model,
+            size,
+            options.patch_size,
+            options.norm_pix,
+            decoder_width=options.decoder_width,
+            decoder_depth=options.decoder_depth,
+        )
     source = open_images(options)
     steps_per_epoch = len(source) // (settings.batch_size * settings.accumulate)
     if steps_per_epoch == 0:
@@ -108,6 +115,8 @@ def _config(options: PretrainOptions, source: Source, maps: JoinedMaps | None, t
         "steps": training.total_steps,
         "peak_learning_rate": training.settings.peak_learning_rate,
         "precision": training.precision,
+        "flops_per_image": training.flops_per_image,
+        "peak_flops": training.peak._asdict() if training.peak else None,
         "versions": {"saliency-mae": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
     }

@@ -11,8 +11,10 @@ from mae.training import TrainingSettings
 from pipelines.columns import Captions
 from pipelines.joined_maps import ON_MISSING
 
-FREE_ON_RESUME = frozenset({"out", "workers", "device", "resume", "checkpoint_every", "keep", "max_rejected"})
-"""The options that a resumed run may change: they do not decide what is learned."""
+FREE_ON_RESUME = frozenset(
+    {"out", "workers", "device", "resume", "checkpoint_every", "keep", "max_rejected", "compile"}
+)
+"""The options that a resumed run may change: they do not decide what is learned, but for the last bits."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class PretrainOptions:
     model: str = "base"
     image_size: tuple[int, ...] = (224,)
     patch_size: int | None = None
+    decoder_width: int | None = None
+    decoder_depth: int | None = None
+    decode_ratio: float = 1.0
     norm_pix: bool = True
     batch_size: int = 256
     accumulate: int = 1
@@ -42,6 +47,7 @@ class PretrainOptions:
     weight_decay: float = 0.05
     warmup_epochs: float | None = None
     precision: str = "auto"
+    compile: bool = False
     deterministic: bool = False
     checkpoint_every: int | None = None
     keep: int = 2
@@ -92,6 +98,8 @@ class PretrainOptions:
             warmup_epochs=self.warmup_epochs,
             seed=self.seed,
             precision=self.precision,
+            decode_ratio=self.decode_ratio,
+            compile=self.compile,
         )
 
 

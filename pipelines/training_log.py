@@ -68,7 +68,10 @@ class TrainingLog:
             for waiting, loss in zip(self._waiting, losses, strict=True)
             if found is None or waiting.line["step"] <= found.step
         ]
-        lines[-1]["images_per_second"] = round(self._seen / max(now - self._started, 1e-9), 1)
+        rate = self._seen / max(now - self._started, 1e-9)
+        lines[-1]["images_per_second"] = round(rate, 1)
+        if (mfu := self._training.mfu(rate)) is not None:
+            lines[-1]["mfu"] = round(mfu, 4)
         batches = self._waiting[len(lines) - 1].batches
         self._waiting, self._started, self._seen = [], now, 0
         self._run.append(METRICS, lines)

@@ -72,7 +72,14 @@ def test_parameters_carry_the_names_of_the_published_checkpoints() -> None:
 
 @pytest.mark.parametrize(
     ("name", "millions", "patch_size"),
-    [("tiny", 5.5, 16), ("small", 21.7, 16), ("base", 85.8, 16), ("large", 303.3, 16), ("huge", 630.8, 14)],
+    [
+        ("mini", 0.8, 16),
+        ("tiny", 5.5, 16),
+        ("small", 21.7, 16),
+        ("base", 85.8, 16),
+        ("large", 303.3, 16),
+        ("huge", 630.8, 14),
+    ],
 )
 def test_sizes_have_the_papers_encoders(name: str, millions: float, patch_size: int) -> None:
     with torch.device("meta"):
@@ -102,7 +109,7 @@ def test_any_multiple_of_the_patch_size(size: Any, grid: tuple[int, int]) -> Non
     assert model.features(images).shape == model.features(images, "cls").shape == (2, 16)
     if patches > 1:
         images, mask = batch(model)
-        output = model(images, mask)
+        output = model.predict(images, mask)
         assert output.loss.shape == ()
         assert output.prediction.shape == (2, patches, 48)
         assert model.reconstruct(images, mask).shape == images.shape
@@ -111,7 +118,7 @@ def test_any_multiple_of_the_patch_size(size: Any, grid: tuple[int, int]) -> Non
 def test_other_channels() -> None:
     model = tiny(channels=1)
     images, mask = batch(model)
-    assert model(images, mask).prediction.shape == (2, 16, 16)
+    assert model.predict(images, mask).prediction.shape == (2, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +137,7 @@ def test_what_does_not_divide_is_an_error(options: dict[str, Any], message: str)
 
 
 def test_unknown_names_list_the_choices() -> None:
-    with pytest.raises(ValueError, match="--model 'big' is not one of: tiny, small, base, large, huge"):
+    with pytest.raises(ValueError, match="--model 'big' is not one of: mini, tiny, small, base, large, huge"):
         MaskedAutoencoder.from_size("big")
     with pytest.raises(ValueError, match="pool 'max' is not one of: mean, cls"):
         tiny().features(torch.rand(1, 3, 16, 16), "max")
@@ -204,16 +211,17 @@ def test_the_hidden_patches_reach_the_target_and_nothing_else() -> None:
     model = tiny()
     images, mask = batch(model)
     hidden = model.unpatchify(mask.hidden[:, :, None].expand(-1, -1, 48).float())
-    prediction, changed = model(images, mask).prediction, model(images + hidden * torch.rand_like(images), mask)
-    assert torch.equal(prediction, changed.prediction)
-    assert not torch.equal(model(images, mask).loss, changed.loss)
+    prediction = model.predict(images, mask)
+    changed = model.predict(images + hidden * torch.rand_like(images), mask)
+    assert torch.equal(prediction.prediction, changed.prediction)
+    assert not torch.equal(prediction.loss, changed.loss)
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_loss_is_the_mean_squared_error_of_the_hidden_patches(norm_pix: bool) -> None:
     model = tiny(norm_pix=norm_pix)
     images, mask = batch(model)
-    output = model(images, mask)
+    output = model.predict(images, mask)
     errors = []
     for image in range(2):
         for n in range(16):
@@ -229,7 +237,7 @@ def test_loss_is_the_mean_squared_error_of_the_hidden_patches(norm_pix: bool) ->
 
 def test_every_weight_that_learns_gets_a_gradient() -> None:
     model = tiny()
-    model(*batch(model)).loss.backward()
+    model(*batch(model)).backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None and bool(parameter.grad.any())) == parameter.requires_grad, name
 
@@ -238,12 +246,12 @@ def test_a_step_learns() -> None:
     model = tiny()
     images, mask = batch(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-    first = model(images, mask).loss.item()
+    first = model(images, mask).item()
     for _ in range(30):
         optimizer.zero_grad()
-        model(images, mask).loss.backward()
+        model(images, mask).backward()
         optimizer.step()
-    assert model(images, mask).loss.item() < 0.9 * first
+    assert model(images, mask).item() < 0.9 * first
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
@@ -265,13 +273,13 @@ def test_reconstruct_of_a_perfect_prediction_is_the_image(norm_pix: bool, monkey
         patches = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
     monkeypatch.setattr(model, "decode", lambda latent, ids_restore: patches)
     assert torch.allclose(model.reconstruct(images, mask), images, atol=1e-5)
-    assert model(images, mask).loss.item() < 1e-10
+    assert model.predict(images, mask).loss.item() < 1e-10
 
 
 def test_a_flat_patch_keeps_the_loss_finite() -> None:
     model = tiny()
     images, mask = batch(model)
-    loss = model(torch.full_like(images, 0.5), mask).loss
+    loss = model(torch.full_like(images, 0.5), mask)
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
@@ -287,7 +295,7 @@ def test_save_and_load_to_the_bit(size: Any, tmp_path: Path) -> None:
     assert (loaded.image_size, loaded.grid, loaded.norm_pix) == (model.image_size, model.grid, False)
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
-    assert torch.equal(loaded(images, mask).loss, model(images, mask).loss)
+    assert torch.equal(loaded(images, mask), model(images, mask))
     assert torch.equal(loaded.encode(images), model.encode(images))
 
 
@@ -307,7 +315,7 @@ def test_loss_is_float32_under_bf16_autocast() -> None:
     model = tiny()
     images, mask = batch(model)
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(images, mask)
+        output = model.predict(images, mask)
     assert output.prediction.dtype == torch.bfloat16, "autocast was on"
     assert output.loss.dtype == torch.float32
     # The loss of that very prediction, taken in float32 outside of autocast: no bit was lost on the way.
@@ -333,7 +341,7 @@ def test_a_step_never_waits_for_the_device() -> None:
     model = tiny()
     images, mask = batch(model)
     with NoWaiting():  # type: ignore[no-untyped-call]
-        model(images, mask).loss.backward()
+        model(images, mask).backward()
         model.reconstruct(images, mask)
         model.features(images)
 

@@ -112,7 +112,7 @@ def test_transformers_compute_the_same(tmp_path, options):
         torch.testing.assert_close(encoder.eval()(images).last_hidden_state, model.encode(images), rtol=0, atol=1e-5)
         noise = torch.rand(2, 16)
         theirs = whole(images, noise=noise)
-        ours = model(images, mask_from_priorities(noise, 0.75))
+        ours = model.predict(images, mask_from_priorities(noise, 0.75))
     torch.testing.assert_close(theirs.logits, ours.prediction, rtol=0, atol=1e-5)
     torch.testing.assert_close(theirs.loss, ours.loss, rtol=0, atol=1e-5)
     whole.save_pretrained(tmp_path / "again")

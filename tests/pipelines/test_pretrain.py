@@ -315,7 +315,7 @@ def test_a_step_without_a_readable_image(base, tmp_path):
         ({"image_size": (17,)}, "--image-size 17×17 must be a multiple of --patch-size 8"),
         ({"image_size": (16, 20)}, "--image-size 16×20 must be a multiple"),
         ({"patch_size": 16}, "--mask-ratio 0.75 would hide 1 of 1 patches"),
-        ({"model": "giant"}, "--model 'giant' is not one of: tiny"),
+        ({"model": "giant"}, "--model 'giant' is not one of: mini, tiny"),
         ({"precision": "fp8"}, "--precision 'fp8'"),
         ({"source": "nowhere"}, "nowhere does not exist"),
         ({"saliency": Path("nowhere")}, "nowhere holds no saliency maps"),

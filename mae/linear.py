@@ -1,0 +1,73 @@
+"""Linear layers whose products go to the faster of the two libraries that torch has for them on a CPU.
+
+In float32 torch asks MKL, which on AMD's processors leaves AVX-512 alone: oneDNN, which torch ships too and uses for
+convolutions and bfloat16, was measured to be twice as fast there (``benchmarks/bench_step.py`` has a row for either).
+The mathematics are the same, the last bits are not. Which library is asked follows from the processor alone, never
+from a measurement, so that a run on one machine has the same bits every time.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` by :func:`linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[…, N] of [..., K]."""
+        return linear(input, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``: x [..., K] · weight [N, K]ᵀ + bias [N], differentiable any number of times."""
+    plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
+    if plain or torch.is_autocast_enabled("cpu") or not prefers_onednn():
+        return F.linear(x, weight, bias)
+    product: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    return product.view(*x.shape[:-1], len(weight))
+
+
+@functools.cache
+def prefers_onednn() -> bool:
+    """Whether this processor is one where oneDNN's products are known to beat MKL's: AMD's with AVX-512."""
+    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+    return known and torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _processor()
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            return file.read(4096)
+    except OSError:  # not Linux; Windows names the maker here
+        return platform.processor()
+
+
+class _Product(torch.autograd.Function):
+    """a [R, K] · b [N, K]ᵀ + bias [N] by oneDNN; its gradients are such products again."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+        return product
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            _Product.apply(gradient, b.t(), None) if wanted[0] else None,
+            _Product.apply(gradient.t(), a.t(), None) if wanted[1] else None,
+            gradient.sum(0) if wanted[2] else None,
+        )
