@@ -63,7 +63,7 @@ def summarise(plan: ComparePlan, outcomes: Iterable[Outcome]) -> Comparison:
         for protocol in outcome.unit.evaluate.protocols:
             table = values.setdefault(protocol, {})
             table.setdefault(outcome.unit.arm, {})[outcome.unit.seed] = float(rows[0][protocol])
-            if protocol in rows[-1] and len(rows) > 1:  # no protocol has to judge the untrained one too
+            if rows[-1].get(protocol) is not None and len(rows) > 1:  # no protocol has to judge the untrained one too
                 table.setdefault(UNTRAINED, {}).setdefault(outcome.unit.seed, float(rows[-1][protocol]))
     for table in values.values():
         if UNTRAINED in table:
@@ -234,7 +234,7 @@ def _limits(comparison: Comparison) -> list[str]:
         f"- One test set: {tested} images, {result['classes']} classes, largest class {chance:.1%}. The "
         "intervals are about other seeds on these same test images, not about other images; accuracy on so many "
         f"images is itself uncertain by up to ± {images:.1f} percentage points.",
-        "- One setting of learning rate, schedule and augmentation for all arms; an arm might gain from its own.",
+        "- Arms differ by the options below and nothing else; an arm might gain from a learning rate of its own.",
     ]
     if any(o.unit.pretrain.saliency for o in comparison.finished):
         lines.append("- The maps are as good as the CLIP and the method that made them; other maps may do otherwise.")

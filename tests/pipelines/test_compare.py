@@ -1,4 +1,6 @@
 import json
+import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -9,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mae.checkpoints import load_model
 from mae.training import Training
 from mae.vit import MaskedAutoencoder
-from pipelines import compare_runs
+from pipelines import compare_jobs, compare_runs
 from pipelines.compare import compare, dry_run
 from pipelines.compare_plan import UNTRAINED, plan_from
+from pipelines.compare_runs import units_of
 from pipelines.errors import UserError
 from pipelines.runs import RunFolder
 from pipelines.sources import open_source
@@ -352,7 +356,6 @@ def test_a_folder_of_another_kind_is_refused(content, out):
 
 @pytest.mark.slow
 def test_several_at_a_time_find_what_one_after_the_other_finds(content, out, tmp_path):
-    """Also that a process that dies costs its own run alone: a size the other processes do not know fails there."""
     small = {"model": "tiny", "image_size": 16, "patch_size": 8, "batch_size": 8, "epochs": 1}
     content |= {"pretrain": small, "seeds": 1}
     found = run(content, out, jobs=2)
@@ -360,6 +363,22 @@ def test_several_at_a_time_find_what_one_after_the_other_finds(content, out, tmp
     alone = run(content, tmp_path / "alone")
     assert found.values == alone.values
     assert_same_weights(out / "runs" / "image" / "seed-0", tmp_path / "alone" / "runs" / "image" / "seed-0")
+
+
+@pytest.mark.parametrize(
+    ("ends", "argument", "message"),
+    [(signal.raise_signal, signal.SIGKILL, "was killed by SIGKILL; is there memory"), (os._exit, 3, "exit code 3")],
+)
+def test_a_process_that_dies_costs_its_own_run_alone(content, ends, argument, message):
+    context = multiprocessing.get_context("spawn")
+    answer, question = context.Pipe(duplex=False)
+    process = context.Process(target=ends, args=(argument,))
+    process.start()
+    question.close()
+    unit = units_of(plan_from(content), Path("out"))[0]
+    outcome = compare_jobs._finish(compare_jobs._Job(unit, 0, process, answer, time.monotonic()))
+    assert outcome.record is None
+    assert message in outcome.failed
 
 
 def worker_source(plan, out):
@@ -373,8 +392,8 @@ if __name__ == "__main__":
 """
 
 
-def processes_of(out):
-    """The living processes that were started with or under a script in this folder."""
+def processes():
+    """Number, parent's number and state of every process."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -399,12 +418,12 @@ def test_nothing_outlives_the_command(content, out, tmp_path, how):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.2)
-    children = [pid for pid, parent, _ in processes_of(out) if parent == process.pid]
+    children = [pid for pid, parent, _ in processes() if parent == process.pid]
     assert len(children) >= 2
     process.send_signal(how)
     process.wait(30)
     time.sleep(0.5)
-    while alive := [pid for pid, _, state in processes_of(out) if pid in children and state != "Z"]:
+    while alive := [pid for pid, _, state in processes() if pid in children and state != "Z"]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.2)
     log = (tmp_path / "log").read_text()
@@ -414,14 +433,10 @@ def test_nothing_outlives_the_command(content, out, tmp_path, how):
 
 
 def environment():
-    import os
-
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def test_the_command(content, out, tmp_path, maps):
-    import yaml
-
     plan = tmp_path / "plan.yaml"
     plan.write_text(yaml.safe_dump(content, sort_keys=False))
     usual = ("--out", out, "--device", "cpu", "--workers", 0)
@@ -447,8 +462,6 @@ def test_the_command_without_a_plan(out, maps):
 
 
 def test_the_command_with_a_failing_arm(content, out, tmp_path):
-    import yaml
-
     content |= {"seeds": 1, "arms": {"random": None, "bad": {"blr": 1e30}}}
     plan = tmp_path / "plan.yaml"
     plan.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -471,8 +484,6 @@ def test_the_command_with_a_failing_arm(content, out, tmp_path):
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(content, out, tmp_path, arguments, message):
-    import yaml
-
     plan = tmp_path / "plan.yaml"
     plan.write_text(yaml.safe_dump(content, sort_keys=False))
     first, *rest = [str(plan) if argument == "PLAN" else argument for argument in arguments]
@@ -506,13 +517,10 @@ def test_a_schedule_and_another_image_size_are_drawn(content, out):
 
 
 def test_a_device_for_every_job(content, monkeypatch):
-    from pipelines.compare_jobs import _placed
-    from pipelines.compare_runs import units_of
-
     unit = units_of(plan_from(content), Path("out"))[0]
     unit = replace(unit, pretrain=replace(unit.pretrain, device="cuda"), evaluate=replace(unit.evaluate, device="cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    placed = [_placed(unit, slot) for slot in range(3)]
+    placed = [compare_jobs._placed(unit, slot) for slot in range(3)]
     assert [u.pretrain.device for u in placed] == [u.evaluate.device for u in placed] == ["cuda:0", "cuda:1", "cuda:0"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert _placed(unit, 1).pretrain.device == "cuda"
+    assert compare_jobs._placed(unit, 1).pretrain.device == "cuda"
