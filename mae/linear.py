@@ -8,8 +8,8 @@ from a measurement, so that a run on one machine has the same bits every time.
 
 from __future__ import annotations
 
-import functools
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``: x [..., K] · weight [N, K]ᵀ + bias [N], differentiable any number of times."""
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
-    if plain or torch.is_autocast_enabled("cpu") or not prefers_onednn():
+    if plain or not ONEDNN or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
-    product: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    multiply = _opaque if torch.compiler.is_compiling() else _Product.apply
+    product: Tensor = multiply(rows, weight, bias)
     return product.view(*x.shape[:-1], len(weight))
 
 
-@functools.cache
 def prefers_onednn() -> bool:
     """Whether this processor is one where oneDNN's products are known to beat MKL's: AMD's with AVX-512."""
     known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
@@ -50,13 +51,22 @@ def _processor() -> str:
         return platform.processor()
 
 
+ONEDNN = prefers_onednn()
+"""Whether float32 products on the CPU are oneDNN's; looked up once, for it is asked at every layer."""
+
+
+def _multiply(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """a [R, K] · b [N, K]ᵀ + bias [N], by oneDNN."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return product
+
+
 class _Product(torch.autograd.Function):
-    """a [R, K] · b [N, K]ᵀ + bias [N] by oneDNN; its gradients are such products again."""
+    """:func:`_multiply` with gradients, which are such products again."""
 
     @staticmethod
     def forward(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-        return product
+        return _multiply(a, b, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -64,10 +74,24 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        a, b = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        return (
-            _Product.apply(gradient, b.t(), None) if wanted[0] else None,
-            _Product.apply(gradient.t(), a.t(), None) if wanted[1] else None,
-            gradient.sum(0) if wanted[2] else None,
-        )
+        return _gradients(_Product.apply, ctx, gradient)
+
+
+# torch.compile has rules of its own for oneDNN's operation, made for weights that never change: to it, this is opaque.
+_opaque = torch.library.custom_op("saliency_mae::product", _multiply, mutates_args=())
+_opaque.register_fake(lambda a, b, bias: a.new_empty(len(a), len(b)))
+_opaque.register_autograd(
+    lambda ctx, gradient: _gradients(_opaque, ctx, gradient), setup_context=_Product.setup_context
+)
+
+
+def _gradients(
+    product: Callable[[Tensor, Tensor, None], Tensor], ctx: Any, gradient: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    a, b = ctx.saved_tensors
+    wanted = ctx.needs_input_grad
+    return (
+        product(gradient, b.t(), None) if wanted[0] else None,
+        product(gradient.t(), a.t(), None) if wanted[1] else None,
+        gradient.sum(0) if wanted[2] else None,
+    )
