@@ -299,6 +299,33 @@ def pretrain(
 
 
 @app.command()
+def prepare(
+    source: Source,
+    out: Out,
+    size: Annotated[
+        int, typer.Option(help="Pixels that the shorter side is reduced to; smaller images stay as they are.")
+    ] = 256,
+    format: Annotated[str, typer.Option(help="`parquet`, or `webdataset`: tars.")] = "parquet",
+    quality: Annotated[int, typer.Option(help="Of the JPEGs, 1 to 100.")] = 90,
+    shard_size: Annotated[int, typer.Option(help="Images a file.")] = 4096,
+    workers: Workers = None,
+    max_rejected: Annotated[float, typer.Option(help="Share of bad rows above which the command fails.")] = 0.01,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    captions: Annotated[str, typer.Option(help="Captions to keep of an image: `all`, or the `first` alone.")] = "all",
+    limit: Limit = None,
+    split: Split = None,
+) -> None:
+    """Write a source's images small, with all that is known of them, into Parquet or tars: for fast epochs."""
+    from pipelines.prepare import PrepareOptions, summary
+    from pipelines.prepare import prepare as make
+
+    given = locals()
+    options = _options(PrepareOptions, given | {"device": "cpu"}, workers=workers or _half_the_cores())
+    typer.echo(summary(make(options), out))
+
+
+@app.command()
 def evaluate(
     run: Annotated[
         str,

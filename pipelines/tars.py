@@ -117,7 +117,7 @@ class _Described:
             self.keys.append(as_text(fields.get("key")) or prefix)
             self.urls.append(as_text(first_field(fields, URL_NAMES)))
             self.captions.append(sample_caption(_stripped(text), fields, self.wishes))
-            self.labels.append(first_field(fields, LABEL_NAMES) if cls is None else _stripped(cls))
+            self.labels.append(_label(fields, cls))
         if broken:
             shard.warnings.append(f"{shard.path}: {broken} json members are not JSON")
 
@@ -136,6 +136,14 @@ class _Described:
         urls = pa.array(self.urls, pa.string()) if any(url is not None for url in self.urls) else None
         source = Source(name, to_array(self.keys), images, None, labels, names, urls, warnings=warnings)
         return replace(source, texts=texts) if rows is None else source.with_captions(texts, rows)
+
+
+def _label(fields: dict[str, Any], cls: bytes | None) -> Any:
+    """The label of a sample: a name in its ``json`` says more than the number in its ``cls``."""
+    named = fields.get("label")
+    if cls is None or isinstance(named, str):
+        return first_field(fields, LABEL_NAMES)
+    return None if "label" in fields and named is None else _stripped(cls)
 
 
 def _stripped(text: bytes | None) -> str | None:
