@@ -278,6 +278,9 @@ def pretrain(
     ] = None,
     keep: Annotated[int, typer.Option(help="Newest checkpoints kept, beside the best one.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Log to tensorboard or wandb too (pip install 'saliency-mae\\[track]').")
+    ] = None,
     seed: Seed = 0,
     workers: Workers = None,
     max_rejected: Annotated[float, typer.Option(help="Share of unreadable images above which the run stops.")] = 0.01,
@@ -291,11 +294,15 @@ def pretrain(
     """Pretrain a masked autoencoder, hiding a chosen share of salient patches."""
     from pipelines.pretrain import pretrain as train
     from pipelines.pretrain_options import PretrainOptions
+    from pipelines.throughput import throughput
 
     given = locals() | {"image_size": _sides(image_size), "salient_schedule": _schedule(salient_schedule)}
+    given["track"] = tuple(track or ())
     run = train(_options(PretrainOptions, given, workers=_half_the_cores() if workers is None else workers))
     loss = "".join(f", loss {line['loss']:.4f}" for line in run.metrics()[-1:])
     typer.echo(f"{out}: step {run.config()['steps']}{loss}; pictures in {out / 'plots'}")
+    if hint := throughput(run.metrics()).hint():
+        typer.echo(hint)
 
 
 @app.command()
