@@ -151,9 +151,9 @@ class Tracking:
         self._tell(lambda tracker: tracker.log(lines))
 
     def pictures(self, folder: Path, step: int) -> None:
-        """Every PNG in a folder, under its name."""
+        """Every PNG in a folder, as ``folder/name``: the loss is a number and a picture."""
         for path in sorted(folder.glob("*.png")):
-            self._tell(lambda tracker, path=path: tracker.picture(path.stem, path, step))  # type: ignore[misc]
+            self._tell(lambda tracker, path=path: tracker.picture(f"{folder.name}/{path.stem}", path, step))  # type: ignore[misc]
 
     def close(self, *, failed: bool = False) -> None:
         """Close them all."""
