@@ -324,11 +324,13 @@ def prepare(
     split: Split = None,
 ) -> None:
     """Write a source's images small, with all that is known of them, into Parquet or tars: for fast epochs."""
+    from pipelines.errors import user_errors
     from pipelines.prepare import PrepareOptions, summary
     from pipelines.prepare import prepare as make
 
-    given = locals()
-    options = _options(PrepareOptions, given | {"device": "cpu"}, workers=workers or _half_the_cores())
+    given = locals() | {"workers": workers or _half_the_cores()}
+    with user_errors():
+        options = PrepareOptions(**{field.name: given[field.name] for field in fields(PrepareOptions)})
     typer.echo(summary(make(options), out))
 
 

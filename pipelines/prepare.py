@@ -24,10 +24,11 @@ from PIL import __version__ as pillow_version
 from tqdm import tqdm
 
 from pipelines.columns import Captions, Wishes
-from pipelines.decoding import Rejected, prefetch
 from pipelines.entries import Columns, Entries, Entry, EntryRow, open_entries
 from pipelines.errors import UserError
 from pipelines.images import BadImage
+from pipelines.pairs import Rejected
+from pipelines.prefetch import prefetch
 from pipelines.prepared import PreparedShard, open_prepared, totals
 from pipelines.prepared_files import FORMATS, SUFFIX, WRITERS, Picture
 from pipelines.small_images import SUBSAMPLING, make_small, small_box, small_mask
