@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.columns import ORIGINAL_NAME
 from pipelines.entries import Columns
 
 FORMATS = ("parquet", "webdataset")
@@ -26,7 +27,7 @@ SUFFIX = {"parquet": "parquet", "webdataset": "tar"}
 _ROW_GROUP = 16 << 20
 """Bytes of images after which a row group ends."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_COMPRESSED = ("key", "image.path", "caption", "captions.list.element", "url", "source_sha256")
+_COMPRESSED = ("key", "image.path", "caption", "captions.list.element", "url", ORIGINAL_NAME)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def schema(columns: Columns) -> pa.Schema:
         "box": pa.list_(pa.float32()),
     }
     fields = [("key", pa.string()), ("image", embedded), *((name, kinds[name]) for name in columns.names())]
-    fields += [("width", pa.int32()), ("height", pa.int32()), ("source_sha256", pa.string())]
+    fields += [("width", pa.int32()), ("height", pa.int32()), (ORIGINAL_NAME, pa.string())]
     features: dict[str, Any] = {"image": {"_type": "Image"}}
     if columns.truth == "mask":
         features["mask"] = {"_type": "Image"}
@@ -128,7 +129,7 @@ def write_tar(file: BinaryIO, pictures: Iterable[Picture], columns: Columns) -> 
 def _members(picture: Picture, columns: Columns) -> Iterable[tuple[str, bytes]]:
     yield "jpg", picture.image
     described: dict[str, Any] = {"key": picture.key, "width": picture.width, "height": picture.height}
-    described["source_sha256"] = picture.source_sha256
+    described[ORIGINAL_NAME] = picture.source_sha256
     if columns.url:
         described["url"] = picture.url
     if columns.captions:

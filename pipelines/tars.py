@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.columns import (
     LABEL_NAMES,
+    ORIGINAL_NAME,
     URL_NAMES,
     Wishes,
     as_text,
@@ -99,6 +100,7 @@ class _Described:
         self.captions: list[str | list[Any] | None] = []
         self.labels: list[Any] = []
         self.urls: list[str | None] = []
+        self.originals: list[str | None] = []
         self.fields: set[str] = set()
 
     def add(self, shard: Shard) -> None:
@@ -116,6 +118,7 @@ class _Described:
                 self.fields.add("txt")
             self.keys.append(as_text(fields.get("key")) or prefix)
             self.urls.append(as_text(first_field(fields, URL_NAMES)))
+            self.originals.append(as_text(fields.get(ORIGINAL_NAME)))
             self.captions.append(sample_caption(_stripped(text), fields, self.wishes))
             self.labels.append(_label(fields, cls))
         if broken:
@@ -134,7 +137,11 @@ class _Described:
         if any(label is not None for label in self.labels):
             labels, names = label_values(to_array(self.labels), untyped=True)
         urls = pa.array(self.urls, pa.string()) if any(url is not None for url in self.urls) else None
-        source = Source(name, to_array(self.keys), images, None, labels, names, urls, warnings=warnings)
+        has_originals = any(original is not None for original in self.originals)
+        originals = pa.array(self.originals, pa.string()) if has_originals else None
+        source = Source(
+            name, to_array(self.keys), images, None, labels, names, urls, originals=originals, warnings=warnings
+        )
         return replace(source, texts=texts) if rows is None else source.with_captions(texts, rows)
 
 

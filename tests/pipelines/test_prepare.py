@@ -28,7 +28,7 @@ from pipelines.sources import open_source
 from pipelines.streams import StreamSource, stream_dataset
 from pipelines.views import Views
 from tests.pipelines.pretraining import SMALL, invoke, nano_runs
-from tests.pipelines.test_build_saliency import build, rejects, tree
+from tests.pipelines.test_build_saliency import build, rejects, tree, write_pictures
 from tests.tiny_mae import write_maps
 
 ROOT = Path(__file__).parents[2]
@@ -493,6 +493,22 @@ def test_maps_are_built_and_features_judged_on_the_prepared(tmp_path, tiny_clip,
     described = invoke("inspect", tmp_path / "out")
     assert "pairs" in described.stdout
     assert described.exit_code == 0
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_verify_knows_the_images_that_the_prepared_were_made_of(tmp_path, tiny_clip, kind):
+    folder = write_pictures(tmp_path / "pairs", [f"picture {i}" for i in range(6)])
+    build(folder, tmp_path / "maps", tiny_clip)
+    run(folder, tmp_path / "out", size=16, format=kind)
+    assert invoke("verify", tmp_path / "maps", tmp_path / "out").exit_code == 0
+    build(tmp_path / "out", tmp_path / "own", tiny_clip)
+    assert invoke("verify", tmp_path / "own", tmp_path / "out").exit_code == 0
+    other = np.random.default_rng(9).integers(0, 255, (30, 40, 3)).astype(np.uint8)
+    Image.fromarray(other).save(folder / "003.png")
+    run(folder, tmp_path / "changed", size=16, format=kind)
+    result = invoke("verify", tmp_path / "maps", tmp_path / "changed")
+    assert result.exit_code == 1
+    assert "1 of 6 have other bytes than the maps were made of" in " ".join(result.stdout.split())
 
 
 def test_the_command(pairs, tmp_path):
