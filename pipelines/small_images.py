@@ -19,8 +19,8 @@ from pipelines.images import decode_sized, is_plain_jpeg
 SUBSAMPLING = "4:2:0"
 """Colour at half the resolution, as cameras and the web have it: smaller files, and faster to decode."""
 
-# A JPEG is decoded at no less than this many times the side it is reduced to, by libjpeg's own halving. On photographs of
-# ImageNet reduced to 32 px the result is then 45.9 dB (median of 179 PSNRs) from that of the whole JPEG; at twice 41.4.
+# A JPEG is decoded at no less than this many times the side it is reduced to, by libjpeg's own halving. On photographs
+# of ImageNet reduced to 32 px the result has 45.9 dB to that of the whole JPEG (median PSNR of the 179 it was done to).
 _DRAFT = 4
 
 
