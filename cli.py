@@ -292,6 +292,9 @@ def pretrain(
     ] = None,
     keep: Annotated[int, typer.Option(help="Newest checkpoints kept, beside the best one.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Log to tensorboard or wandb too (pip install 'saliency-mae\\[track]').")
+    ] = None,
     seed: Seed = 0,
     workers: Workers = None,
     max_rejected: Annotated[float, typer.Option(help="Share of unreadable images above which the run stops.")] = 0.01,
@@ -305,11 +308,44 @@ def pretrain(
     """Pretrain a masked autoencoder, hiding a chosen share of salient patches."""
     from pipelines.pretrain import pretrain as train
     from pipelines.pretrain_options import PretrainOptions
+    from pipelines.throughput import throughput
 
     given = locals() | {"image_size": _sides(image_size), "salient_schedule": _schedule(salient_schedule)}
+    given["track"] = tuple(track or ())
     run = train(_options(PretrainOptions, given, workers=_half_the_cores() if workers is None else workers))
     loss = "".join(f", loss {line['loss']:.4f}" for line in run.metrics()[-1:])
     typer.echo(f"{out}: step {run.config()['steps']}{loss}; pictures in {out / 'plots'}")
+    if hint := throughput(run.metrics()).hint():
+        typer.echo(hint)
+
+
+@app.command()
+def prepare(
+    source: Source,
+    out: Out,
+    size: Annotated[
+        int, typer.Option(help="Pixels that the shorter side is reduced to; smaller images stay as they are.")
+    ] = 256,
+    format: Annotated[str, typer.Option(help="`parquet`, or `webdataset`: tars.")] = "parquet",
+    quality: Annotated[int, typer.Option(help="Of the JPEGs, 1 to 100.")] = 90,
+    shard_size: Annotated[int, typer.Option(help="Images a file.")] = 4096,
+    workers: Workers = None,
+    max_rejected: Annotated[float, typer.Option(help="Share of bad rows above which the command fails.")] = 0.01,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    captions: Annotated[str, typer.Option(help="Captions to keep of an image: `all`, or the `first` alone.")] = "all",
+    limit: Limit = None,
+    split: Split = None,
+) -> None:
+    """Write a source's images small, with all that is known of them, into Parquet or tars: for fast epochs."""
+    from pipelines.errors import user_errors
+    from pipelines.prepare import PrepareOptions, summary
+    from pipelines.prepare import prepare as make
+
+    given = locals() | {"workers": workers or _half_the_cores()}
+    with user_errors():
+        options = PrepareOptions(**{field.name: given[field.name] for field in fields(PrepareOptions)})
+    typer.echo(summary(make(options), out))
 
 
 @app.command()

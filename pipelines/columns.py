@@ -33,6 +33,8 @@ LABEL_NAMES = ("label", "labels", "class", "cls", "fine_label", "wnid")
 URL_NAMES = ("url", "image_url", "image_link")
 MASK_NAMES = ("mask", "mask_file_name")
 BOX_NAMES = ("box",)
+ORIGINAL_NAME = "source_sha256"
+"""What ``prepare`` calls the sha256 of an image before it was made small."""
 
 
 @dataclass(frozen=True)

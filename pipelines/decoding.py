@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from queue import Full, Queue
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.geometry import central_box
 from pipelines.images import BadImage, decode_sized
-from pipelines.pairs import Pair
+from pipelines.pairs import Pair, Rejected
 from pipelines.stages import DECODE, READ, Stages
 from saliency.maps import FULL, Box
 from saliency.table import Row
@@ -33,10 +28,6 @@ SMALLEST_SIDE = 4
 # A JPEG is decoded at no less than this many times the side that the model sees. On 198 photographs of ImageNet (64 px
 # CLIP) maps then correlate 0.9993 with those of the whole JPEG; at twice the side 0.993, at once 0.966.
 _DRAFT = 3
-_PATIENCE = 0.1  # seconds between looks whether the consumer is still there
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -45,15 +36,6 @@ class Prepared:
 
     row: Row
     pixels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A pair that can't have a map, and why."""
-
-    key: str
-    caption: str | None
-    reason: str
 
 
 def prepare(pair: Pair, tower: Tower, fit: str, tiles: int, stages: Stages) -> Prepared | Rejected:
@@ -97,41 +79,3 @@ def see(data: bytes, tower: Tower, fit: str, tiles: int) -> tuple[NDArray[np.uin
         raise BadImage(f"image of {width}×{height} pixels is too small")
     box = FULL if fit == "squash" else central_box(width, height, 1.0)
     return np.ascontiguousarray(squash_windows(tower, image, box, tiles)), (width, height), box
-
-
-def prefetch(
-    executor: Executor, function: Callable[[T], R], items: Iterable[T], *, depth: int
-) -> Generator[R, None, None]:
-    """``map`` over threads, in order, with at most ``depth`` results under way.
-
-    The items are drawn by a thread of their own, so that a slow source (a stream from the network) does not hold up
-    whoever consumes the results. An error of the items is raised behind the results that came before it.
-    """
-    waiting: Queue[Future[R] | BaseException | None] = Queue(depth)
-    left = threading.Event()
-
-    def put(entry: Future[R] | BaseException | None) -> None:
-        while not left.is_set():
-            try:
-                return waiting.put(entry, timeout=_PATIENCE)
-            except Full:
-                continue
-
-    def feed() -> None:
-        try:
-            for item in items:
-                if left.is_set():
-                    return
-                put(executor.submit(function, item))
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    threading.Thread(target=feed, name="feeder", daemon=True).start()
-    try:
-        while (entry := waiting.get()) is not None:
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry.result()
-    finally:
-        left.set()

@@ -94,6 +94,12 @@ def image_size(data: bytes) -> tuple[int, int]:
     return (height, width) if image.format != "TIFF" and _orientation(image) in _TURNED else (width, height)
 
 
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether the bytes are, by their header, an upright JPEG in RGB: what decoding gives is what they hold."""
+    image = _open(data)
+    return image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1
+
+
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("empty (0 bytes)")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.runs import RunFolder
+from pipelines.throughput import throughput
 
 
 def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
@@ -32,7 +33,7 @@ def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
         facts["loss"] = (
             f"{numbers['first_loss']:.4f} at the start, {numbers['loss']:.4f} over the last {len(recent)} steps"
         )
-        speeds = [line["images_per_second"] for line in metrics if "images_per_second" in line]
-        numbers["images_per_second"] = float(np.median(speeds)) if speeds else None
-        facts["speed"] = f"{numbers['images_per_second']:.0f} images/s (median)" if speeds else "unknown"
+        speed = throughput(metrics)
+        numbers |= {"images_per_second": speed.images_per_second, "starved": speed.starved}
+        facts["speed"] = str(speed)
     return facts, numbers

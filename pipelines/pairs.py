@@ -24,6 +24,15 @@ class Pair:
     read: Callable[[], bytes]
 
 
+@dataclass(frozen=True)
+class Rejected:
+    """A pair or an image that can't be had, and why."""
+
+    key: str
+    caption: str | None
+    reason: str
+
+
 def read_shards(source: Source | StreamSource, plan: Plan, todo: Iterable[int]) -> Iterator[tuple[int, Pair]]:
     """The pairs of some shards, in order, with their shard's number; each marked if its (key, caption) came before.
 

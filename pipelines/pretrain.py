@@ -32,6 +32,7 @@ from pipelines.random_access import open_images
 from pipelines.reconstructions import reconstruction_sheet
 from pipelines.runs import REJECTED, RunFolder
 from pipelines.samples import Source
+from pipelines.trackers import Tracking, check_trackers, tracking
 from pipelines.training_log import TrainingLog
 from pipelines.views import EpochBatches, ViewBatch, Views, load_views
 from saliency import __version__
@@ -50,6 +51,7 @@ def pretrain(options: PretrainOptions, *, quiet: bool = False) -> RunFolder:
 
 
 def _pretrain(options: PretrainOptions, quiet: bool) -> RunFolder:
+    check_trackers(options.track)
     with user_errors():
         masking, settings = options.masks(), options.training()
         torch.manual_seed(options.seed)
@@ -81,7 +83,8 @@ def _pretrain(options: PretrainOptions, quiet: bool) -> RunFolder:
     if checkpoints:
         _load_newest(checkpoints[-1], training)
     run.rewind(training.step)
-    _train(options, source, maps, training, run, quiet)
+    with tracking(options.track, run, config, training.step) as trackers:
+        _train(options, source, maps, training, run, trackers, quiet)
     return run
 
 
@@ -123,15 +126,21 @@ def _config(options: PretrainOptions, source: Source, maps: JoinedMaps | None, t
 
 
 def _train(
-    options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training, run: RunFolder, quiet: bool
+    options: PretrainOptions,
+    source: Source,
+    maps: JoinedMaps | None,
+    training: Training,
+    run: RunFolder,
+    trackers: Tracking,
+    quiet: bool,
 ) -> None:
     settings = training.settings
     images_per_step = settings.batch_size * settings.accumulate
     total, done = training.total_steps * images_per_step, training.step * images_per_step
     every = options.checkpoint_every or training.steps_per_epoch
-    log = TrainingLog(run, training, source, max_rejected=options.max_rejected)
+    log = TrainingLog(run, training, source, max_rejected=options.max_rejected, track=trackers.log)
     with closing(tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=quiet, smoothing=0.05)) as bar:
-        for group in _groups(_load(options, source, training), settings.accumulate):
+        for group in log.waiting_for(_groups(_load(options, source, training), settings.accumulate)):
             log.reject(group)
             readable = [batch for batch in group if len(batch.images) >= training.masking.least_batch]
             if not readable:
@@ -144,11 +153,12 @@ def _train(
             bar.update(images_per_step)
             saves = training.step % every == 0 or training.step == training.total_steps
             if saves or training.step % _FLUSH_EVERY == 0:
-                bar.set_postfix(loss=f"{log.flush():.4f}", refresh=False)
+                bar.set_postfix(loss=f"{log.flush():.4f}", starved=f"{log.starved:.0%}", refresh=False)
             if saves:
                 log.check_weights()
                 save_checkpoint(options.out, training, keep=options.keep, loss=log.epoch_loss)
     _draw_pictures(run, source, maps, training)
+    trackers.pictures(run.folder / "plots", training.step)
 
 
 def _load(options: PretrainOptions, source: Source, training: Training) -> Iterable[ViewBatch]:

@@ -10,9 +10,10 @@ from mae.masking import Masking
 from mae.training import TrainingSettings
 from pipelines.columns import Captions
 from pipelines.joined_maps import ON_MISSING
+from pipelines.trackers import TRACKERS
 
 FREE_ON_RESUME = frozenset(
-    {"out", "workers", "device", "resume", "checkpoint_every", "keep", "max_rejected", "compile"}
+    {"out", "workers", "device", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}
 )
 """The options that a resumed run may change: they do not decide what is learned, but for the last bits."""
 
@@ -52,6 +53,7 @@ class PretrainOptions:
     checkpoint_every: int | None = None
     keep: int = 2
     resume: bool = False
+    track: tuple[str, ...] = ()
     seed: int = 0
     workers: int = 1
     max_rejected: float = 0.01
@@ -71,6 +73,9 @@ class PretrainOptions:
             raise ValueError(f"--checkpoint-every is {self.checkpoint_every}; it must be at least 1 step")
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
+        for name in self.track:
+            if name not in TRACKERS:
+                raise ValueError(f"--track {name!r} is not one of: {', '.join(TRACKERS)}")
         if self.keep < 1 or self.workers < 0:
             raise ValueError("--keep must be at least 1 and --workers at least 0")
 

@@ -69,6 +69,8 @@ class Source:
     urls: pa.Array | None = None
     masks: Masks | None = None
     rows: NDArray[np.int64] | None = None
+    originals: pa.Array | None = None
+    """string [n], of a source that ``prepare`` made: the sha256 of the bytes that each image was made of."""
     warnings: list[str] = field(default_factory=list)
     """What was found wrong on opening that only costs some samples."""
 
@@ -136,6 +138,7 @@ class Source:
             labels=None if self.labels is None else self.labels[index],
             urls=None if self.urls is None else self.urls.take(pa.array(index)),
             rows=self._rows()[index],
+            originals=None if self.originals is None else self.originals.take(pa.array(index)),
         )
 
     def with_captions(self, texts: pa.Array, rows: NDArray[np.int64]) -> Source:

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.decoding import Prepared, Rejected, prefetch, prepare
-from pipelines.pairs import Pair
+from pipelines.decoding import Prepared, prepare
+from pipelines.pairs import Pair, Rejected
+from pipelines.prefetch import prefetch
 from pipelines.stages import MODEL, READ, STARVED, TEXTS, WRITE, Stages
 from saliency.files import write_text_atomically
 from saliency.manifest import Shard

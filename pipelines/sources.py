@@ -19,6 +19,7 @@ from pipelines.columns import Captions, Wishes
 from pipelines.errors import UserError
 from pipelines.folders import open_folder
 from pipelines.images import SUFFIXES
+from pipelines.prepared import check_prepared
 from pipelines.samples import NoImage, Sample, Source
 from pipelines.scenes import open_scenes
 from pipelines.streams import StreamSource, open_stream
@@ -61,14 +62,18 @@ def open_source(
         raise UserError(f"captions is {captions!r}; write {' or '.join(get_args(Captions))}")
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; it must be at least 1")
-    wishes = Wishes(image_column, caption_column, captions, limit, split)
-    try:
-        source = _open(spec, wishes)
-    except OSError as error:
-        raise UserError(f"{spec} can't be read: {error}") from error
+    source = open_rows(spec, Wishes(image_column, caption_column, captions, limit, split))
     if isinstance(source, Source) and limit is not None and len(source) > limit:
         return source.select(range(limit))
     return source
+
+
+def open_rows(spec: str, wishes: Wishes) -> Source | StreamSource:
+    """The source that ``spec`` names with all pairs of its first ``limit`` images, and perhaps more. UserError."""
+    try:
+        return _open(spec, wishes)
+    except OSError as error:
+        raise UserError(f"{spec} can't be read: {error}") from error
 
 
 def _open(spec: str, wishes: Wishes) -> Source | StreamSource:
@@ -94,6 +99,7 @@ def _open(spec: str, wishes: Wishes) -> Source | StreamSource:
 
 
 def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
+    check_prepared(folder)
     listing = next((folder / name for name in _LISTINGS if (folder / name).is_file()), None)
     if listing is not None:
         _refuse_split(spec, wishes)

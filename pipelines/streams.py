@@ -53,17 +53,18 @@ class StreamSource:
         if self.wishes.captions == "first":
             # One sample a row: whole rows can be skipped without reading them.
             rows = enumerate(self.dataset.skip(self.start) if self.start else self.dataset, self.start)
-            samples = (sample for number, row in rows for sample in self._samples(number, row))
+            samples = (sample for number, row in rows for sample in self.samples(number, row))
             yield from itertools.islice(samples, None if limit is None else max(limit - self.start, 0))
         else:
-            samples = (sample for number, row in enumerate(self.dataset) for sample in self._samples(number, row))
+            samples = (sample for number, row in enumerate(self.dataset) for sample in self.samples(number, row))
             yield from itertools.islice(samples, self.start, limit if limit is None else max(limit, self.start))
 
     def skip(self, n: int) -> StreamSource:
         """The stream without its first ``n`` samples."""
         return replace(self, start=self.start + n)
 
-    def _samples(self, number: int, row: dict[str, Any]) -> Iterator[Sample]:
+    def samples(self, number: int, row: dict[str, Any]) -> Iterator[Sample]:
+        """The samples, one or more, that row ``number`` of the dataset gives."""
         roles = self.roles
         document = row["json"] if isinstance(row.get("json"), dict) else {}
         key = as_text(document.get("key")) or (as_text(row[roles.key]) if roles.key else None)
@@ -71,7 +72,7 @@ class StreamSource:
         caption = row.get(roles.caption) if roles.caption else None
         if document and roles.caption in (None, "txt"):
             caption = sample_caption(caption, document, self.wishes)
-        image = _bytes(row[roles.image])
+        image = encoded_bytes(row[roles.image])
         for text in self._captions(caption):
             yield Sample(
                 key or f"{self.wishes.split or 'train'}-{number:08d}",
@@ -135,7 +136,8 @@ def stream_dataset(name: str, dataset: Any, wishes: Wishes) -> StreamSource:
     return StreamSource(name, dataset, roles, wishes, names, fields)
 
 
-def _bytes(value: Any) -> bytes:
+def encoded_bytes(value: Any) -> bytes:
+    """The bytes of an image as ``datasets`` gives it undecoded; none where it has none or they can't be fetched."""
     if isinstance(value, dict):
         path = value.get("path")
         value = value.get("bytes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.columns import (
+    ORIGINAL_NAME,
     Roles,
     Wishes,
     assign_roles,
@@ -71,9 +73,10 @@ def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: p
         masks = DecodedMasks(_images(name, table, roles.mask))
     elif roles.box is not None:
         masks = BoxMasks(_column(table, roles.box), images)
-    if rows is None:
-        return Source(name, keys, images, texts, labels, label_names, urls, masks)
-    return Source(name, keys, images, None, labels, label_names, urls, masks).with_captions(texts, rows)
+    known = ORIGINAL_NAME in table.rows.column_names
+    originals = text_values(_column(table, ORIGINAL_NAME)) if known else None
+    source = Source(name, keys, images, None, labels, label_names, urls, masks, originals=originals)
+    return replace(source, texts=texts) if rows is None else source.with_captions(texts, rows)
 
 
 def _column(table: Table, name: str) -> pa.Array:

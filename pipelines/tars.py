@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.columns import (
     LABEL_NAMES,
+    ORIGINAL_NAME,
     URL_NAMES,
     Wishes,
     as_text,
@@ -99,6 +100,7 @@ class _Described:
         self.captions: list[str | list[Any] | None] = []
         self.labels: list[Any] = []
         self.urls: list[str | None] = []
+        self.originals: list[str | None] = []
         self.fields: set[str] = set()
 
     def add(self, shard: Shard) -> None:
@@ -116,8 +118,9 @@ class _Described:
                 self.fields.add("txt")
             self.keys.append(as_text(fields.get("key")) or prefix)
             self.urls.append(as_text(first_field(fields, URL_NAMES)))
+            self.originals.append(as_text(fields.get(ORIGINAL_NAME)))
             self.captions.append(sample_caption(_stripped(text), fields, self.wishes))
-            self.labels.append(first_field(fields, LABEL_NAMES) if cls is None else _stripped(cls))
+            self.labels.append(_label(fields, cls))
         if broken:
             shard.warnings.append(f"{shard.path}: {broken} json members are not JSON")
 
@@ -134,8 +137,20 @@ class _Described:
         if any(label is not None for label in self.labels):
             labels, names = label_values(to_array(self.labels), untyped=True)
         urls = pa.array(self.urls, pa.string()) if any(url is not None for url in self.urls) else None
-        source = Source(name, to_array(self.keys), images, None, labels, names, urls, warnings=warnings)
+        has_originals = any(original is not None for original in self.originals)
+        originals = pa.array(self.originals, pa.string()) if has_originals else None
+        source = Source(
+            name, to_array(self.keys), images, None, labels, names, urls, originals=originals, warnings=warnings
+        )
         return replace(source, texts=texts) if rows is None else source.with_captions(texts, rows)
+
+
+def _label(fields: dict[str, Any], cls: bytes | None) -> Any:
+    """The label of a sample: a name in its ``json`` says more than the number in its ``cls``."""
+    named = fields.get("label")
+    if cls is None or isinstance(named, str):
+        return first_field(fields, LABEL_NAMES)
+    return None if "label" in fields and named is None else _stripped(cls)
 
 
 def _stripped(text: bytes | None) -> str | None:

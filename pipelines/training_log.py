@@ -1,10 +1,17 @@
-"""What a training writes while it runs: losses into ``metrics.jsonl``, bad images into ``rejected.jsonl``."""
+"""What a training writes while it runs: losses and speed into ``metrics.jsonl``, bad images into ``rejected.jsonl``.
+
+``images_per_second`` and ``starved`` stand on the last line of every interval between two looks at the losses. They
+count its wall time, checkpoints included, and ``starved`` is the share of it that the loop waited for the loader. The
+first step of a run, or of a resumed one, counts in neither: with it come the loader's start and any compilation, whose
+seconds are ``startup_seconds``, on the first line.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +41,36 @@ class _Waiting:
 class TrainingLog:
     """Losses wait for the device together: a look at each one would stop it at every step."""
 
-    def __init__(self, run: RunFolder, training: Training, source: Source, *, max_rejected: float) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        training: Training,
+        source: Source,
+        *,
+        max_rejected: float,
+        track: Callable[[list[dict[str, Any]]], object] = lambda _: None,
+    ) -> None:
         self._run, self._training, self._source, self._max_rejected = run, training, source, max_rejected
+        self._track = track
         self._waiting: list[_Waiting] = []
         epoch = training.steps_per_epoch
         self._recent = deque((line["loss"] for line in run.metrics()[-epoch:]), maxlen=epoch)
         self._bad = {line["index"]: line for line in run.rejected()}
-        self._started, self._seen = time.perf_counter(), 0
+        self._started, self._seen, self._waited = time.perf_counter(), 0, 0.0
+        self._startup: float | None = None
+        self.starved = 0.0
+        """Share of the last interval, 0..1, in which the loop waited for the loader."""
+
+    def waiting_for(self, groups: Iterable[list[ViewBatch]]) -> Iterator[list[ViewBatch]]:
+        """The groups, with the time it takes to get each counted as waiting for the loader."""
+        iterator = iter(groups)
+        while True:
+            started = time.perf_counter()
+            group = next(iterator, None)
+            self._waited += time.perf_counter() - started
+            if group is None:
+                return
+            yield group
 
     def add(self, loss: Tensor, *, learning_rate: float, salient_ratio: float, batches: list[ViewBatch]) -> None:
         """Note the step that was just done, with the rate, the ratio and the batches it was done with."""
@@ -53,7 +83,12 @@ class TrainingLog:
         if training.masking.strategy not in _UNMAPPED:
             line["salient_ratio"] = salient_ratio
         self._waiting.append(_Waiting(line, loss, [batch.indices for batch in batches]))
-        self._seen += sum(len(batch.images) for batch in batches)
+        if self._startup is None:
+            now = time.perf_counter()
+            self._startup, self._started, self._waited = now - self._started, now, 0.0
+            line["startup_seconds"] = round(self._startup, 3)
+        else:
+            self._seen += sum(len(batch.images) for batch in batches)
 
     def flush(self) -> float:
         """Write the waiting lines; returns the last loss.
@@ -68,13 +103,16 @@ class TrainingLog:
             for waiting, loss in zip(self._waiting, losses, strict=True)
             if found is None or waiting.line["step"] <= found.step
         ]
-        rate = self._seen / max(now - self._started, 1e-9)
-        lines[-1]["images_per_second"] = round(rate, 1)
-        if (mfu := self._training.mfu(rate)) is not None:
-            lines[-1]["mfu"] = round(mfu, 4)
+        if self._seen:
+            seconds = max(now - self._started, 1e-9)
+            rate, self.starved = self._seen / seconds, min(self._waited / seconds, 1.0)
+            lines[-1] |= {"images_per_second": round(rate, 1), "starved": round(self.starved, 4)}
+            if (mfu := self._training.mfu(rate)) is not None:
+                lines[-1]["mfu"] = round(mfu, 4)
         batches = self._waiting[len(lines) - 1].batches
-        self._waiting, self._started, self._seen = [], now, 0
+        self._waiting, self._started, self._seen, self._waited = [], now, 0, 0.0
         self._run.append(METRICS, lines)
+        self._track(lines)
         self._recent.extend(line["loss"] for line in lines)
         if found is not None:
             raise stop(self._run, self._training, self._source, lines[-1], batches, found.parameter)

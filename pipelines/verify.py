@@ -139,13 +139,15 @@ def _check_images(
     for i, sha256 in zip(tqdm(chosen, unit="image", desc="images", disable=quiet, leave=False), stored, strict=True):
         try:
             data = source.read_image(int(i))
-            if hashlib.sha256(data).hexdigest() != sha256:
+            original = None if source.originals is None else source.originals[int(i)].as_py()
+            if sha256 not in (original, hashlib.sha256(data).hexdigest()):
                 other.append(repr(source.keys[int(i)].as_py()))
             decode_rgb(data)
         except (BadImage, OSError) as error:
             unreadable.append(f"{source.keys[int(i)].as_py()!r} ({' '.join(str(error).split())})")
     of = f"{len(chosen)} of {len(joined)} images" if len(chosen) < len(joined) else f"all {len(joined)} images"
-    fine = f"{of}: the bytes are those that the maps were made of"
+    made = "" if source.originals is None else ", or of which prepare made them"
+    fine = f"{of}: the bytes are those that the maps were made of{made}"
     found = f"{len(other)} of {len(chosen)} have other bytes than the maps were made of, first: {''.join(other[:1])}"
     yield Check("stored bytes", not other, found if other else fine)
     broken = f"{len(unreadable)} of {len(chosen)} can't be read, first: {''.join(unreadable[:1])}"

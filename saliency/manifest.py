@@ -96,14 +96,17 @@ class Manifest:
         write_text_atomically(folder / self.name, json.dumps(content, indent=1) + "\n")
 
 
-def read_manifest(folder: Path, name: str = NAME) -> Manifest | None:
-    """The manifest of a maps folder, None where there is none; ValueError if it can't be read."""
+def read_manifest(folder: Path, name: str = NAME, *, kind: type[Shard] = Shard) -> Manifest | None:
+    """The manifest of a maps folder, None where there is none; ValueError if it can't be read.
+
+    ``kind`` is what its shards are, for folders of other things that keep such a manifest.
+    """
     path = folder / name
     if not path.exists():
         return None
     try:
         content = json.loads(path.read_text())
-        shards = [Shard(**shard) for shard in content["shards"]]
+        shards = [kind(**shard) for shard in content["shards"]]
         return Manifest(content["settings"], content["origin"], shards, content["complete"], name)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a manifest of build-saliency ({error}); give another --out") from error
@@ -130,7 +133,7 @@ def open_manifest(folder: Path, settings: dict[str, Any], origin: dict[str, Any]
                 f"--out {folder} is not empty and holds no maps (found {strangers[0]}); give an empty folder"
             )
         return Manifest(settings, origin, name=name)
-    _compare(folder, existing.settings, settings)
+    compare_settings(folder, existing.settings, settings)
     return existing
 
 
@@ -144,10 +147,11 @@ def _check_neighbour(folder: Path, name: str, other: str, settings: dict[str, An
         raise ValueError(f"--out {folder} is of a job array of another number of parts ({other}); give that number")
     neighbour = read_manifest(folder, other)
     if neighbour is not None:
-        _compare(folder, neighbour.settings, settings)
+        compare_settings(folder, neighbour.settings, settings)
 
 
-def _compare(folder: Path, begun: dict[str, Any], settings: dict[str, Any]) -> None:
+def compare_settings(folder: Path, begun: dict[str, Any], settings: dict[str, Any]) -> None:
+    """ValueError naming what differs if ``folder`` was begun with other settings."""
     if begun == settings:
         return
     changes = [

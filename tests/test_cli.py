@@ -67,7 +67,17 @@ def test_defaults_of_the_command_line_are_the_pipelines():
     from pipelines.evaluate import EvaluateOptions
     from pipelines.pretrain_options import PretrainOptions
 
-    derived = {"workers", "device", "protocols", "beside", "image_size", "salient_schedule", "shard", "linear_blr"}
+    derived = {
+        "workers",
+        "device",
+        "protocols",
+        "beside",
+        "image_size",
+        "salient_schedule",
+        "shard",
+        "linear_blr",
+        "track",
+    }
     for name, kind in (("build-saliency", BuildOptions), ("pretrain", PretrainOptions), ("evaluate", EvaluateOptions)):
         shown = {p.name: p.default for p in COMMANDS[name].params}
         for field in fields(kind):

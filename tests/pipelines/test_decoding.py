@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.decoding import Prepared, Rejected, prefetch, prepare, see
+from pipelines.decoding import Prepared, prepare, see
 from pipelines.images import BadImage
-from pipelines.pairs import Pair
+from pipelines.pairs import Pair, Rejected
+from pipelines.prefetch import prefetch
 from pipelines.stages import DECODE, READ, Stages
 from saliency.towers import load_tower
 
