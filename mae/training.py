@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mae.guard import Guard, NonFinite
 from mae.masking import Mask, Masking
+from mae.resolution_schedule import ResolutionSchedule
 from mae.vit import MaskedAutoencoder
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -83,8 +84,10 @@ class Training:
         settings: TrainingSettings,
         steps_per_epoch: int,
         device: torch.device | str = "cpu",
+        resolutions: ResolutionSchedule | None = None,
     ) -> None:
         self.device = torch.device(device)
+        self.resolutions = resolutions
         self.model = model.to(self.device).train()
         self.masking, self.settings = masking, settings
         self.steps_per_epoch = steps_per_epoch
@@ -102,6 +105,25 @@ class Training:
         """Share of the training done, 0..1."""
         return self.step / self.total_steps
 
+    def image_size(self, step: int | None = None) -> tuple[int, int]:
+        """Height and width of the images that follow after ``step`` steps (default: of the coming one's)."""
+        done = self.step if step is None else step
+        return self.resolutions.size_at(done // self.steps_per_epoch) if self.resolutions else self.model.image_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of the coming step's images."""
+        return self._grid(self.image_size())
+
+    @property
+    def grids(self) -> set[tuple[int, int]]:
+        """Every grid that the training's images will have."""
+        sizes = self.resolutions.sizes() if self.resolutions else [self.model.image_size]
+        return {self._grid(size) for size in sizes}
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size[0] // self.model.patch_size, size[1] // self.model.patch_size
+
     def update(self, batches: Sequence[Batch]) -> Tensor:
         """One optimiser step on ``accumulate`` batches of any sizes.
 
@@ -117,7 +139,7 @@ class Training:
             images = normalise(batch.images.to(self.device, non_blocking=True))
             mask = self.draw_masks(len(images), batch.saliency, number)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                loss = self.model(images, mask).loss * (len(images) / count)
+                loss = self.model(images, mask, grid=self.grid).loss * (len(images) / count)
             loss.backward()
             total += loss.detach()
         self._guard.look(self.model, total)
@@ -137,7 +159,7 @@ class Training:
         generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
         return self.masking(
             count,
-            self.model.grid,
+            self.grid,
             generator=generator,
             saliency=saliency,
             progress=self.progress,

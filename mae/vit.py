@@ -123,7 +123,7 @@ class MaskedAutoencoder(
         norm = partial(nn.LayerNorm, eps=1e-6)
         block = partial(Block, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm)
 
-        self.patch_embed = PatchEmbed(self.image_size, patch_size, channels, width)
+        self.patch_embed = PatchEmbed(self.image_size, patch_size, channels, width, strict_img_size=False)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         # Positions are fixed, yet parameters: the published checkpoints hold them.
         self.pos_embed = nn.Parameter(sincos_positions(self.grid, width), requires_grad=False)
@@ -136,6 +136,7 @@ class MaskedAutoencoder(
         self.decoder_blocks = nn.ModuleList([block(decoder_width, decoder_heads) for _ in range(decoder_depth)])
         self.decoder_norm = norm(decoder_width)
         self.decoder_pred = nn.Linear(decoder_width, patch_size**2 * channels)
+        self._other_positions: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
         self._initialise()
 
     @classmethod
@@ -159,10 +160,25 @@ class MaskedAutoencoder(
         options.setdefault("strict", True)
         return super().from_pretrained(pretrained_model_name_or_path, **options)
 
-    def patchify(self, images: Tensor) -> Tensor:
+    def positions(self, grid: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """The encoder's and the decoder's positions, [1, 1+N, D] and [1, 1+N, decoder width], on a grid of patches.
+
+        Its own grid (None) has the stored ones. Another one has those of the places where its patches' centres lie on
+        the model's own, so that what is in one place of an image has one position; they are computed once.
+        """
+        if grid is None or grid == self.grid:
+            return self.pos_embed, self.decoder_pos_embed
+        key = (grid, self.pos_embed.device)
+        if key not in self._other_positions:
+            widths = self.pos_embed.shape[-1], self.decoder_pos_embed.shape[-1]
+            encoder, decoder = (sincos_positions(grid, width, self.grid).to(key[1]) for width in widths)
+            self._other_positions[key] = encoder, decoder
+        return self._other_positions[key]
+
+    def patchify(self, images: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Images [B, C, H, W] as patches [B, N, p·p·C]: pixels row by row, the channels of a pixel side by side."""
-        self._check_images(images)
-        (rows, columns), p = self.grid, self.patch_size
+        self._check_images(images, grid)
+        (rows, columns), p = grid or self.grid, self.patch_size
         cells = images.reshape(len(images), self.channels, rows, p, columns, p)  # [B, C, h, p, w, p]
         return cells.permute(0, 2, 4, 3, 5, 1).reshape(len(images), rows * columns, p * p * self.channels)
 
@@ -183,25 +199,28 @@ class MaskedAutoencoder(
         tokens = self.encode(images)
         return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
 
-    def encode_visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+    def encode_visible(self, images: Tensor, ids_keep: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Tokens [B, 1+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class token."""
-        return self._encode(_take(self._embed(images), ids_keep))
+        return self._encode(_take(self._embed(images, grid), ids_keep))
 
-    def decode(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Predictions [B, N, p·p·C] from tokens [B, 1+K, D] and the place of each patch, ``ids_restore`` [B, N]."""
         x = self.decoder_embed(latent)
         blanks = self.mask_token.expand(len(x), ids_restore.shape[1] + 1 - x.shape[1], -1)  # [B, N-K, decoder width]
         patches = _take(torch.cat([x[:, 1:], blanks], dim=1), ids_restore)  # [B, N, decoder width], in image order
-        x = torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
+        x = torch.cat([x[:, :1], patches], dim=1) + self.positions(grid)[1]
         for block in self.decoder_blocks:
             x = block(x)
         prediction: Tensor = self.decoder_pred(self.decoder_norm(x))[:, 1:]
         return prediction
 
-    def forward(self, images: Tensor, mask: Mask) -> Output:
-        """The loss on the hidden patches of images [B, C, H, W], and the prediction of all patches."""
-        prediction = self.decode(self.encode_visible(images, mask.ids_keep), mask.ids_restore)
-        error = (prediction.float() - self._target(images)).square().mean(-1)  # [B, N]
+    def forward(self, images: Tensor, mask: Mask, grid: tuple[int, int] | None = None) -> Output:
+        """The loss on the hidden patches of images [B, C, H, W], and the prediction of all patches.
+
+        Images of another size than the model's own need their ``grid``, rows and columns of patches.
+        """
+        prediction = self.decode(self.encode_visible(images, mask.ids_keep, grid), mask.ids_restore, grid)
+        error = (prediction.float() - self._target(images, grid)).square().mean(-1)  # [B, N]
         hidden = mask.hidden.float()
         return Output((error * hidden).sum() / hidden.sum(), prediction)
 
@@ -219,10 +238,10 @@ class MaskedAutoencoder(
             prediction = prediction * deviation + mean
         return self.unpatchify(torch.where(mask.hidden[:, :, None], prediction.to(patches.dtype), patches))
 
-    def _embed(self, images: Tensor) -> Tensor:
+    def _embed(self, images: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Patch tokens with their positions, [B, N, D]."""
-        self._check_images(images)
-        tokens: Tensor = self.patch_embed(images) + self.pos_embed[:, 1:]
+        self._check_images(images, grid)
+        tokens: Tensor = self.patch_embed(images) + self.positions(grid)[0][:, 1:]
         return tokens
 
     def _encode(self, patches: Tensor) -> Tensor:
@@ -233,16 +252,17 @@ class MaskedAutoencoder(
         tokens: Tensor = self.norm(x)
         return tokens
 
-    def _target(self, images: Tensor) -> Tensor:
+    def _target(self, images: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """What is to be predicted, float32 [B, N, p·p·C]."""
-        patches = self.patchify(images).float()
+        patches = self.patchify(images, grid).float()
         if not self.norm_pix:
             return patches
         mean, deviation = _patch_statistics(patches)
         return (patches - mean) / deviation
 
-    def _check_images(self, images: Tensor) -> None:
-        wanted = (self.channels, *self.image_size)
+    def _check_images(self, images: Tensor, grid: tuple[int, int] | None = None) -> None:
+        rows, columns = grid or self.grid
+        wanted = (self.channels, rows * self.patch_size, columns * self.patch_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
             raise ValueError(f"images of shape {list(images.shape)} do not fit a model of {wanted} images")
 
@@ -257,12 +277,15 @@ class MaskedAutoencoder(
         nn.init.normal_(self.mask_token, std=0.02)
 
 
-def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+def sincos_positions(grid: tuple[int, int], width: int, laid_on: tuple[int, int] | None = None) -> Tensor:
     """Fixed positions [1, 1+N, width]: zeros for the class token, then sines and cosines of column and row.
 
-    The column takes the first half of the width: the published checkpoints were trained so.
+    The column takes the first half of the width: the published checkpoints were trained so. ``laid_on`` is a grid of
+    the same image in whose rows and columns the places are counted.
     """
-    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    counted = zip(grid, laid_on or grid, strict=True)
+    places = [(torch.arange(n, dtype=torch.float64) + 0.5) * (m / n) - 0.5 for n, m in counted]
+    rows, columns = torch.meshgrid(*places, indexing="ij")
     frequencies = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = [axis.flatten()[:, None] * frequencies for axis in (columns, rows)]  # 2 × [N, width/4]
     patches = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)

@@ -45,13 +45,15 @@ class TrainingLog:
     def add(self, loss: Tensor, *, learning_rate: float, salient_ratio: float, batches: list[ViewBatch]) -> None:
         """Note the step that was just done, with the rate, the ratio and the batches it was done with."""
         training = self._training
-        line = {
+        line: dict[str, Any] = {
             "step": training.step,
             "epoch": training.step / training.steps_per_epoch,
             "learning_rate": learning_rate,
         }
         if training.masking.strategy not in _UNMAPPED:
             line["salient_ratio"] = salient_ratio
+        if training.resolutions is not None:
+            line["image_size"] = list(training.image_size(training.step - 1))
         self._waiting.append(_Waiting(line, loss, [batch.indices for batch in batches]))
         self._seen += sum(len(batch.images) for batch in batches)
 
