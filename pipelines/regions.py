@@ -26,10 +26,8 @@ _LARGEST = 8
 _AT_ONCE = 32
 """Images whose float pixels and weights lie on the device together."""
 _WEIGHT_STEPS = 2**22  # Pillow's weights are whole numbers of these parts
-
-
 _HEIGHT_MAY_BE_FIRST = int(PIL.__version__.split(".")[0]) >= 13
-"""Whether this Pillow resizes the height first where it loses over twice as many pixels as the width; no other does."""
+"""Pillow 13 resizes the height first where it loses over twice as many pixels as the width; earlier ones never do."""
 
 
 @dataclass(frozen=True)
@@ -64,34 +62,32 @@ def cut_region(image: Image.Image, view: View, size: tuple[int, int]) -> Region:
 
 @dataclass(frozen=True)
 class PackedRegions:
-    """Regions of a batch in one buffer, so that they are copied at once."""
+    """Regions of a batch with their pixels in one buffer, so that they are copied at once."""
 
     data: Tensor
     """uint8 [bytes]: the pixels of every region, one after the other."""
-    places: Tensor
-    """int64 [B, 3]: where each begins in ``data``, its height and width."""
-    boxes: Tensor
-    """float64 [B, 4]: x0, y0, x1, y1 in pixels of the region."""
-    height_first: Tensor
-    """bool [B]."""
+    places: NDArray[np.int64]
+    """[B, 3]: where each begins in ``data``, its height and width."""
+    boxes: NDArray[np.float64]
+    """[B, 4]: x0, y0, x1, y1 in pixels of the region."""
+    height_first: NDArray[np.bool_]
+    """[B]."""
 
     def pin_memory(self) -> PackedRegions:
         """The same in memory that a GPU can fetch while it computes."""
-        pinned = {name: getattr(self, name).pin_memory() for name in ("data", "places", "boxes")}
-        return replace(self, **pinned)
+        return replace(self, data=self.data.pin_memory())
 
 
 def pack_regions(regions: list[Region]) -> PackedRegions:
     """Regions as one buffer."""
-    sizes = [region.pixels.size for region in regions]
-    starts = np.cumsum([0, *sizes])[:-1]
+    starts = np.cumsum([0, *(region.pixels.size for region in regions)])[:-1]
     places = [(start, *region.pixels.shape[:2]) for start, region in zip(starts, regions, strict=True)]
     data = np.concatenate([region.pixels.reshape(-1) for region in regions]) if regions else np.zeros(0, np.uint8)
     return PackedRegions(
         torch.from_numpy(data),
-        torch.tensor(places, dtype=torch.int64).reshape(-1, 3),
-        torch.tensor([region.box for region in regions], dtype=torch.float64).reshape(-1, 4),
-        torch.tensor([region.height_first for region in regions], dtype=torch.bool),
+        np.asarray(places, np.int64).reshape(-1, 3),
+        np.asarray([region.box for region in regions], np.float64).reshape(-1, 4),
+        np.asarray([region.height_first for region in regions], np.bool_),
     )
 
 
@@ -102,17 +98,16 @@ def resize(regions: PackedRegions, flips: Tensor, size: tuple[int, int], device:
     """
     place = torch.device(device)
     wide = torch.float32 if place.type == "mps" else torch.float64
-    data, places, boxes, mirrored = (
-        copy_to(tensor, place) for tensor in (regions.data, regions.places, regions.boxes.to(wide), flips)
-    )
+    known = (regions.data, torch.from_numpy(regions.places), torch.from_numpy(regions.boxes).to(wide), flips)
+    data, places, boxes, mirrored = (copy_to(tensor, place) for tensor in known)
     images = torch.empty(len(flips), 3, *size, dtype=torch.uint8, device=place)
     for height_first in (False, True):
-        for chosen in (regions.height_first == height_first).nonzero()[:, 0].split(_AT_ONCE):  # type: ignore[no-untyped-call]
-            if not len(chosen):
-                continue
-            largest = regions.places[chosen, 1:].amax(0)  # on the host, so that nobody has to wait for it
-            part = copy_to(chosen, place)
-            lines = _unpack(data, places[part], int(largest[0]), int(largest[1]))
+        chosen = np.flatnonzero(regions.height_first == height_first)
+        for start in range(0, len(chosen), _AT_ONCE):
+            some = chosen[start : start + _AT_ONCE]
+            height, width = (int(side) for side in regions.places[some, 1:].max(0))
+            part = copy_to(torch.from_numpy(some), place)
+            lines = _unpack(data, places[part], height, width)
             seen = _resize(lines, places[part], boxes[part], mirrored[part], size, height_first)
             images.index_copy_(0, part, seen)
     return images
