@@ -67,7 +67,7 @@ def load_on_device(
 ) -> Iterator[ViewBatch]:
     """Batches of views whose images are on ``device``; otherwise as :func:`pipelines.views.load_views`."""
     pin = device.type == "cuda"
-    loader: Iterable[CutBatch] = load_views(views, batches, workers=workers, pin=pin, assemble=_assemble)
+    loader: Iterable[CutBatch] = load_views(views, batches, workers=workers, pin=pin, assemble=assemble_cut)
     if not pin:
         for batch in loader:
             yield batch.on_device(device)
@@ -83,7 +83,8 @@ def load_on_device(
         yield finished
 
 
-def _assemble(items: list[Seen | Unreadable]) -> CutBatch:
+def assemble_cut(items: list[Seen | Unreadable]) -> CutBatch:
+    """Pack what could be cut; the rest is listed."""
     cut = [item for item in items if isinstance(item, Cut)]
     size = cut[0].size if cut else (0, 0)
     return CutBatch(collate(items), pack_regions([item.region for item in cut]), size)
