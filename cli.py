@@ -273,6 +273,13 @@ def pretrain(
         float,
         typer.Option(help="Share of the hidden patches that is decoded, drawn anew at every step (docs/speed.md)."),
     ] = 1.0,
+    resolution_schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Smaller images first: 0:128,0.5:160,0.8:224 is the share of the epochs, and the size from there on; "
+            "the last is --image-size."
+        ),
+    ] = None,
     norm_pix: Annotated[bool, typer.Option(help="Predict patches normalised by their own mean and deviation.")] = True,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
     accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
@@ -297,6 +304,13 @@ def pretrain(
     ] = None,
     seed: Seed = 0,
     workers: Workers = None,
+    augment_on: Annotated[
+        str,
+        typer.Option(
+            help="Where decoded images are cropped and resized: by the `workers` or on the `device`; auto is the "
+            "device if that is a GPU."
+        ),
+    ] = "auto",
     max_rejected: Annotated[float, typer.Option(help="Share of unreadable images above which the run stops.")] = 0.01,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,

@@ -97,7 +97,7 @@ def ours(setting: Setting, *, salient=False, decode_ratio=1.0, compile=False, ow
         with torch_products() if own_products else contextlib.nullcontext():
             training.update([batch])
 
-    return Way(step, training.flops_per_image)
+    return Way(step, training.flops_per_image())
 
 
 def model(name: str) -> MaskedAutoencoder:

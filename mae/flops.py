@@ -62,12 +62,15 @@ class Peak(NamedTuple):
     """``table``: of the maker's data sheet; ``measured``: here, by one large product."""
 
 
-def training_flops(model: MaskedAutoencoder, mask_ratio: float, decode_ratio: float = 1.0) -> int:
+def training_flops(
+    model: MaskedAutoencoder, mask_ratio: float, decode_ratio: float = 1.0, grid: tuple[int, int] | None = None
+) -> int:
     """FLOPs of the forward and backward pass of one image, with this share of its patches hidden.
 
-    ``decode_ratio`` is the share of the hidden ones that is decoded.
+    ``decode_ratio`` is the share of the hidden ones that is decoded, ``grid`` the image's, if it is not the model's.
     """
-    patches = model.grid[0] * model.grid[1]
+    rows, columns = grid or model.grid
+    patches = rows * columns
     hidden = hidden_count(patches, mask_ratio)
     visible, decoded = patches - hidden, decoded_count(hidden, decode_ratio)
     pixels, width, decoder_width = (

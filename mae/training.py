@@ -22,6 +22,7 @@ from mae.decoded import choose_decoded
 from mae.flops import Peak, peak_flops, training_flops
 from mae.guard import Guard, NonFinite
 from mae.masking import Mask, Masking
+from mae.resolution_schedule import ResolutionSchedule
 from mae.vit import MaskedAutoencoder
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -95,8 +96,10 @@ class Training:
         settings: TrainingSettings,
         steps_per_epoch: int,
         device: torch.device | str = "cpu",
+        resolutions: ResolutionSchedule | None = None,
     ) -> None:
         self.device = torch.device(device)
+        self.resolutions = resolutions
         self.model = model.to(self.device).train()
         self.masking, self.settings = masking, settings
         self.steps_per_epoch = steps_per_epoch
@@ -111,24 +114,43 @@ class Training:
         if settings.compile:
             compile_in_place(self.model, self.device)
 
-    @functools.cached_property
-    def flops_per_image(self) -> int:
-        """FLOPs of one image's forward and backward pass."""
-        return training_flops(self.model, self.masking.mask_ratio, self.settings.decode_ratio)
+    def flops_per_image(self, step: int | None = None) -> int:
+        """FLOPs of the passes of an image that follows after ``step`` steps; without a step, of a whole-sized one."""
+        grid = self.model.grid if step is None else self._grid(self.image_size(step))
+        return training_flops(self.model, self.masking.mask_ratio, self.settings.decode_ratio, grid)
 
     @functools.cached_property
     def peak(self) -> Peak | None:
         """What the device can do in this precision, None where that is not known."""
         return peak_flops(self.device, self.precision)
 
-    def mfu(self, images_per_second: float) -> float | None:
-        """Model FLOPs utilisation: the share of the peak that so many images need."""
-        return None if self.peak is None else images_per_second * self.flops_per_image / self.peak.flops
+    def mfu(self, flops_per_second: float) -> float | None:
+        """Model FLOPs utilisation: the share of the peak that so much work takes."""
+        return None if self.peak is None else flops_per_second / self.peak.flops
 
     @property
     def progress(self) -> float:
         """Share of the training done, 0..1."""
         return self.step / self.total_steps
+
+    def image_size(self, step: int | None = None) -> tuple[int, int]:
+        """Height and width of the images that follow after ``step`` steps (default: of the coming one's)."""
+        done = self.step if step is None else step
+        return self.resolutions.size_at(done // self.steps_per_epoch) if self.resolutions else self.model.image_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of the coming step's images."""
+        return self._grid(self.image_size())
+
+    @property
+    def grids(self) -> set[tuple[int, int]]:
+        """Every grid that the training's images will have."""
+        sizes = self.resolutions.sizes() if self.resolutions else [self.model.image_size]
+        return {self._grid(size) for size in sizes}
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size[0] // self.model.patch_size, size[1] // self.model.patch_size
 
     def update(self, batches: Sequence[Batch]) -> Tensor:
         """One optimiser step on ``accumulate`` batches of any sizes.
@@ -149,7 +171,7 @@ class Training:
             whole = len(images) == self.settings.batch_size
             autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
             with autocast, eager(self.settings.compile and not whole):
-                loss = self.model(images, mask, decoded) * (len(images) / count)
+                loss = self.model(images, mask, decoded, grid=self.grid) * (len(images) / count)
             loss.backward()
             total += loss.detach()
         self._guard.look(self.model, total)
@@ -169,7 +191,7 @@ class Training:
         generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
         return self.masking(
             count,
-            self.model.grid,
+            self.grid,
             generator=generator,
             saliency=saliency,
             progress=self.progress,

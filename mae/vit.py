@@ -143,6 +143,7 @@ class MaskedAutoencoder(
         self.decoder_blocks = nn.ModuleList([block(decoder_width, decoder_heads) for _ in range(decoder_depth)])
         self.decoder_norm = norm(decoder_width)
         self.decoder_pred = Linear(decoder_width, patch_size**2 * channels)
+        self._other_positions: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
         self._initialise()
 
     @classmethod
@@ -182,10 +183,25 @@ class MaskedAutoencoder(
         options.setdefault("strict", True)
         return super().from_pretrained(pretrained_model_name_or_path, **options)
 
-    def patchify(self, images: Tensor) -> Tensor:
+    def positions(self, grid: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """The encoder's and the decoder's positions, [1, 1+N, D] and [1, 1+N, decoder width], on a grid of patches.
+
+        Its own grid (None) has the stored ones. Another one has those of the places where its patches' centres lie on
+        the model's own, so that what is in one place of an image has one position; they are computed once.
+        """
+        if grid is None or grid == self.grid:
+            return self.pos_embed, self.decoder_pos_embed
+        key = (grid, self.pos_embed.device)
+        if key not in self._other_positions:
+            widths = self.pos_embed.shape[-1], self.decoder_pos_embed.shape[-1]
+            encoder, decoder = (sincos_positions(grid, width, self.grid).to(key[1]) for width in widths)
+            self._other_positions[key] = encoder, decoder
+        return self._other_positions[key]
+
+    def patchify(self, images: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Images [B, C, H, W] as patches [B, N, p·p·C]: pixels row by row, the channels of a pixel side by side."""
-        self._check_images(images)
-        (rows, columns), p = self.grid, self.patch_size
+        self._check_images(images, grid)
+        (rows, columns), p = grid or self.grid, self.patch_size
         cells = images.reshape(len(images), self.channels, rows, p, columns, p)  # [B, C, h, p, w, p]
         return cells.permute(0, 2, 4, 3, 5, 1).reshape(len(images), rows * columns, p * p * self.channels)
 
@@ -206,35 +222,38 @@ class MaskedAutoencoder(
         tokens = self.encode(images)
         return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
 
-    def encode_visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+    def encode_visible(self, images: Tensor, ids_keep: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Tokens [B, 1+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class token."""
-        return self._encode_visible(self.patchify(images), ids_keep)
+        return self._encode_visible(self.patchify(images, grid), ids_keep, grid)
 
-    def decode(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Predictions [B, N, p·p·C] from tokens [B, 1+K, D] and the place of each patch, ``ids_restore`` [B, N]."""
         x = self.decoder_embed(latent)
         blanks = self.mask_token.expand(len(x), ids_restore.shape[1] + 1 - x.shape[1], -1)  # [B, N-K, decoder width]
         patches = _take(torch.cat([x[:, 1:], blanks], dim=1), ids_restore)  # [B, N, decoder width], in image order
-        x = torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
+        x = torch.cat([x[:, :1], patches], dim=1) + self.positions(grid)[1]
         for block in self.decoder_blocks:
             x = block(x)
         prediction: Tensor = self.decoder_pred(self.decoder_norm(x))[:, 1:]
         return prediction
 
-    def forward(self, images: Tensor, mask: Mask, decoded: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, mask: Mask, decoded: Tensor | None = None, grid: tuple[int, int] | None = None
+    ) -> Tensor:
         """The mean squared error on the hidden patches of images [B, C, H, W], float32 [].
 
         With ``decoded``, int64 [B, M'], only those of the hidden patches enter the decoder, and the mean is over them.
+        Images of another size than the model's own need their ``grid``, rows and columns of patches.
         """
         hidden = mask.ids_hidden if decoded is None else decoded
-        patches = self.patchify(images)
-        prediction = self._fill_in(self._encode_visible(patches, mask.ids_keep), mask.ids_keep, hidden)
+        patches = self.patchify(images, grid)
+        prediction = self._fill_in(self._encode_visible(patches, mask.ids_keep, grid), mask.ids_keep, hidden, grid)
         return F.mse_loss(prediction.float(), self._target(_take(patches, hidden)))
 
-    def predict(self, images: Tensor, mask: Mask) -> Output:
+    def predict(self, images: Tensor, mask: Mask, grid: tuple[int, int] | None = None) -> Output:
         """The loss on the hidden patches of images [B, C, H, W], and the prediction of all patches."""
-        prediction = self.decode(self.encode_visible(images, mask.ids_keep), mask.ids_restore)
-        error = (prediction.float() - self._target(self.patchify(images))).square().mean(-1)  # [B, N]
+        prediction = self.decode(self.encode_visible(images, mask.ids_keep, grid), mask.ids_restore, grid)
+        error = (prediction.float() - self._target(self.patchify(images, grid))).square().mean(-1)  # [B, N]
         hidden = mask.hidden.float()
         return Output((error * hidden).sum() / hidden.sum(), prediction)
 
@@ -257,17 +276,17 @@ class MaskedAutoencoder(
         projection = self.patch_embed.proj
         return linear(patches, projection.weight.permute(0, 2, 3, 1).flatten(1), projection.bias)
 
-    def _encode_visible(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
+    def _encode_visible(self, patches: Tensor, ids_keep: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """Tokens [B, 1+K, D] of patches [B, N, p·p·C]; the hidden ones are not even embedded."""
-        return self._encode(self._embed(_take(patches, ids_keep)) + _rows(self.pos_embed[0], ids_keep + 1))
+        return self._encode(self._embed(_take(patches, ids_keep)) + _rows(self.positions(grid)[0][0], ids_keep + 1))
 
-    def _fill_in(self, latent: Tensor, ids_keep: Tensor, hidden: Tensor) -> Tensor:
+    def _fill_in(self, latent: Tensor, ids_keep: Tensor, hidden: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Predictions [B, M', p·p·C] of the patches ``hidden`` [B, M'] alone; what ``decode`` has at these places."""
         count = hidden.shape[1]
         # Nothing in the decoder knows an order but the positions: the tokens stay as they stand, visible, then hidden.
         places = F.pad(torch.cat([ids_keep, hidden], dim=1) + 1, (1, 0))  # [B, 1+K+M'], the class token's is 0
         blanks = self.mask_token.expand(len(latent), count, -1)
-        x = torch.cat([self.decoder_embed(latent), blanks], dim=1) + _rows(self.decoder_pos_embed[0], places)
+        x = torch.cat([self.decoder_embed(latent), blanks], dim=1) + _rows(self.positions(grid)[1][0], places)
         *blocks, last = self.decoder_blocks
         for block in blocks:
             x = block(x)
@@ -294,8 +313,9 @@ class MaskedAutoencoder(
         normed: Tensor = F.layer_norm(patches, (count,), eps=_VARIANCE_FLOOR * share)
         return normed * math.sqrt(share)
 
-    def _check_images(self, images: Tensor) -> None:
-        wanted = (self.channels, *self.image_size)
+    def _check_images(self, images: Tensor, grid: tuple[int, int] | None = None) -> None:
+        rows, columns = grid or self.grid
+        wanted = (self.channels, rows * self.patch_size, columns * self.patch_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
             raise ValueError(f"images of shape {list(images.shape)} do not fit a model of {wanted} images")
 
@@ -317,12 +337,15 @@ def _decoder_heads(size: Size, width: int) -> int:
     return width // head
 
 
-def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+def sincos_positions(grid: tuple[int, int], width: int, laid_on: tuple[int, int] | None = None) -> Tensor:
     """Fixed positions [1, 1+N, width]: zeros for the class token, then sines and cosines of column and row.
 
-    The column takes the first half of the width: the published checkpoints were trained so.
+    The column takes the first half of the width: the published checkpoints were trained so. ``laid_on`` is a grid of
+    the same image in whose rows and columns the places are counted.
     """
-    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    counted = zip(grid, laid_on or grid, strict=True)
+    places = [(torch.arange(n, dtype=torch.float64) + 0.5) * (m / n) - 0.5 for n, m in counted]
+    rows, columns = torch.meshgrid(*places, indexing="ij")
     frequencies = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = [axis.flatten()[:, None] * frequencies for axis in (columns, rows)]  # 2 × [N, width/4]
     patches = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)

@@ -58,13 +58,17 @@ def central_box(width: int, height: int, aspect: float) -> Box:
     return (x, y, 1 - x, 1 - y)
 
 
-def view_image(image: Image.Image, view: View, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The view of an RGB image resized (bicubic, anti-aliased) to ``size`` (height, width), uint8 [3, h, w]."""
+def pixel_box(image: Image.Image, view: View) -> Box:
+    """What the view shows of an image, x0, y0, x1, y1 in its pixels."""
     width, height = image.size
     x0, y0, x1, y1 = view.box
     # rounding may put an edge a hair outside of the image, which Pillow refuses
-    pixels = (x0 * width, y0 * height, min(x1 * width, width), min(y1 * height, height))
-    seen = image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=pixels)
+    return (x0 * width, y0 * height, min(x1 * width, width), min(y1 * height, height))
+
+
+def view_image(image: Image.Image, view: View, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The view of an RGB image resized (bicubic, anti-aliased) to ``size`` (height, width), uint8 [3, h, w]."""
+    seen = image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=pixel_box(image, view))
     array = np.asarray(seen)
     return np.ascontiguousarray((array[:, ::-1] if view.flip else array).transpose(2, 0, 1))
 

@@ -14,6 +14,7 @@ from mae.masking import check_saliency
 from pipelines.errors import UserError, user_errors
 from pipelines.geometry import view_maps
 from pipelines.hub import find_maps
+from pipelines.regions import copy_to
 from pipelines.samples import Source
 from pipelines.views import ViewBatch
 from saliency.table import SaliencyTable
@@ -33,11 +34,16 @@ class JoinedMaps:
         """How many pairs have no map."""
         return int((self.rows < 0).sum())
 
-    def on_views(self, batch: ViewBatch, grid: tuple[int, int]) -> Tensor:
-        """The mean raw saliency of every patch of every view of a batch, float32 [B, N]; 0 where there is no map."""
+    def on_views(self, batch: ViewBatch, grid: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+        """The mean raw saliency of every patch of every view of a batch, float32 [B, N]; 0 where there is no map.
+
+        It is looked up here and resampled on ``device``, without waiting for it.
+        """
         rows = self.rows[batch.indices]
         maps, covered = torch.from_numpy(self.table.raw_maps(rows)), torch.from_numpy(self.table.boxes(rows))
-        return view_maps(maps, covered, batch.boxes, batch.flips, grid)
+        place = torch.device(device)
+        maps, covered, boxes, flips = (copy_to(tensor, place) for tensor in (maps, covered, batch.boxes, batch.flips))
+        return view_maps(maps, covered, boxes, flips, grid)
 
 
 def join_maps(place: Path | str, source: Source, *, on_missing: str) -> JoinedMaps:

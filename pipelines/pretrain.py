@@ -23,6 +23,7 @@ from mae.checkpoints import list_checkpoints, load_training, save_checkpoint
 from mae.determinism import NotDeterministicError, deterministic
 from mae.training import Batch, Training
 from mae.vit import MaskedAutoencoder
+from pipelines.device_views import CutViews, load_on_device, views_on_device
 from pipelines.errors import UserError, user_errors
 from pipelines.joined_maps import JoinedMaps, join_maps
 from pipelines.pairs import hash_pairs
@@ -64,6 +65,7 @@ def _pretrain(options: PretrainOptions, quiet: bool) -> RunFolder:
             decoder_width=options.decoder_width,
             decoder_depth=options.decoder_depth,
         )
+        resolutions = options.resolutions(model.image_size, model.patch_size)
     source = open_images(options)
     steps_per_epoch = len(source) // (settings.batch_size * settings.accumulate)
     if steps_per_epoch == 0:
@@ -73,9 +75,11 @@ def _pretrain(options: PretrainOptions, quiet: bool) -> RunFolder:
         )
     maps = _join(options, source) if masking.needs_saliency else None
     with user_errors():
-        training = Training(model, masking, settings, steps_per_epoch, options.device)
+        training = Training(model, masking, settings, steps_per_epoch, options.device, resolutions)
         # masks that can't be drawn are the settings' fault, and better known now than at the first step
-        training.draw_masks(options.batch_size, torch.ones(options.batch_size, math.prod(model.grid)), 0)
+        for grid in training.grids:
+            flat = torch.ones(options.batch_size, math.prod(grid))
+            masking(options.batch_size, grid, generator=torch.Generator(), saliency=flat)
     run = RunFolder(options.out)
     config = _config(options, source, maps, training)
     run.begin(config, resume=options.resume, free=FREE_ON_RESUME, defaults=option_defaults())
@@ -118,7 +122,7 @@ def _config(options: PretrainOptions, source: Source, maps: JoinedMaps | None, t
         "steps": training.total_steps,
         "peak_learning_rate": training.settings.peak_learning_rate,
         "precision": training.precision,
-        "flops_per_image": training.flops_per_image,
+        "flops_per_image": training.flops_per_image(),
         "peak_flops": training.peak._asdict() if training.peak else None,
         "versions": {"saliency-mae": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
@@ -147,7 +151,8 @@ def _train(
                 raise UserError(
                     f"too few images of a step could be read to go on; the reasons are in {run.folder / REJECTED}"
                 )
-            batches = [Batch(b.images, maps.on_views(b, training.model.grid) if maps else None) for b in readable]
+            grid, device = training.grid, training.device
+            batches = [Batch(b.images, maps.on_views(b, grid, device) if maps else None) for b in readable]
             rate, ratio = training.learning_rate(), training.masking.ratio_at(training.progress)
             log.add(training.update(batches), learning_rate=rate, salient_ratio=ratio, batches=readable)
             bar.update(images_per_step)
@@ -172,7 +177,11 @@ def _load(options: PretrainOptions, source: Source, training: Training) -> Itera
         seed=options.seed,
         start=training.step * settings.accumulate,
     )
-    views = Views(source, training.model.image_size, augment=True, seed=options.seed)
+    size, sizes = training.model.image_size, training.resolutions.sizes() if training.resolutions else None
+    if views_on_device(options.augment_on, training.device):
+        cut = CutViews(source, size, augment=True, seed=options.seed, sizes=sizes)
+        return load_on_device(cut, batches, training.device, workers=options.workers)
+    views = Views(source, size, augment=True, seed=options.seed, sizes=sizes)
     return load_views(views, batches, workers=options.workers, pin=training.device.type == "cuda")
 
 

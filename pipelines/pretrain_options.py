@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from mae.masking import Masking
+from mae.resolution_schedule import ResolutionSchedule
 from mae.training import TrainingSettings
 from pipelines.columns import Captions
+from pipelines.device_views import AUGMENT_ON
 from pipelines.joined_maps import ON_MISSING
 from pipelines.trackers import TRACKERS
 
 FREE_ON_RESUME = frozenset(
-    {"out", "workers", "device", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}
+    {"out", "workers", "device", "augment_on", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}
 )
 """The options that a resumed run may change: they do not decide what is learned, but for the last bits."""
 
@@ -40,6 +42,7 @@ class PretrainOptions:
     decoder_width: int | None = None
     decoder_depth: int | None = None
     decode_ratio: float = 1.0
+    resolution_schedule: str | None = None
     norm_pix: bool = True
     batch_size: int = 256
     accumulate: int = 1
@@ -56,6 +59,7 @@ class PretrainOptions:
     track: tuple[str, ...] = ()
     seed: int = 0
     workers: int = 1
+    augment_on: str = "auto"
     max_rejected: float = 0.01
     image_column: str | None = None
     caption_column: str | None = None
@@ -67,6 +71,8 @@ class PretrainOptions:
     def __post_init__(self) -> None:
         if self.on_missing not in ON_MISSING:
             raise ValueError(f"--on-missing {self.on_missing!r} is not one of: {', '.join(ON_MISSING)}")
+        if self.augment_on not in AUGMENT_ON:
+            raise ValueError(f"--augment-on {self.augment_on!r} is not one of: {', '.join(AUGMENT_ON)}")
         if len(self.image_size) not in (1, 2) or min(self.image_size) < 1:
             raise ValueError("--image-size takes one side or HEIGHTxWIDTH, in pixels")
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
@@ -91,6 +97,14 @@ class PretrainOptions:
             temperature=self.temperature,
             salient_schedule=self.salient_schedule,
         )
+
+    def resolutions(self, image_size: tuple[int, int], patch_size: int) -> ResolutionSchedule | None:
+        """The image sizes over the training of a model of these sizes, None where there is one for all of it."""
+        if self.resolution_schedule is None:
+            return None
+        schedule = ResolutionSchedule.parse(self.resolution_schedule, self.epochs)
+        schedule.check(image_size, patch_size)
+        return schedule
 
     def training(self) -> TrainingSettings:
         """The training settings."""

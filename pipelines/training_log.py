@@ -56,7 +56,8 @@ class TrainingLog:
         epoch = training.steps_per_epoch
         self._recent = deque((line["loss"] for line in run.metrics()[-epoch:]), maxlen=epoch)
         self._bad = {line["index"]: line for line in run.rejected()}
-        self._started, self._seen, self._waited = time.perf_counter(), 0, 0.0
+        self._started, self._waited = time.perf_counter(), 0.0
+        self._seen = self._flops = 0
         self._startup: float | None = None
         self.starved = 0.0
         """Share of the last interval, 0..1, in which the loop waited for the loader."""
@@ -75,20 +76,24 @@ class TrainingLog:
     def add(self, loss: Tensor, *, learning_rate: float, salient_ratio: float, batches: list[ViewBatch]) -> None:
         """Note the step that was just done, with the rate, the ratio and the batches it was done with."""
         training = self._training
-        line = {
+        line: dict[str, Any] = {
             "step": training.step,
             "epoch": training.step / training.steps_per_epoch,
             "learning_rate": learning_rate,
         }
         if training.masking.strategy not in _UNMAPPED:
             line["salient_ratio"] = salient_ratio
+        if training.resolutions is not None:
+            line["image_size"] = list(training.image_size(training.step - 1))
         self._waiting.append(_Waiting(line, loss, [batch.indices for batch in batches]))
         if self._startup is None:
             now = time.perf_counter()
             self._startup, self._started, self._waited = now - self._started, now, 0.0
             line["startup_seconds"] = round(self._startup, 3)
         else:
-            self._seen += sum(len(batch.images) for batch in batches)
+            count = sum(len(batch.images) for batch in batches)
+            self._seen += count
+            self._flops += count * training.flops_per_image(training.step - 1)
 
     def flush(self) -> float:
         """Write the waiting lines; returns the last loss.
@@ -105,12 +110,13 @@ class TrainingLog:
         ]
         if self._seen:
             seconds = max(now - self._started, 1e-9)
-            rate, self.starved = self._seen / seconds, min(self._waited / seconds, 1.0)
-            lines[-1] |= {"images_per_second": round(rate, 1), "starved": round(self.starved, 4)}
-            if (mfu := self._training.mfu(rate)) is not None:
+            self.starved = min(self._waited / seconds, 1.0)
+            lines[-1] |= {"images_per_second": round(self._seen / seconds, 1), "starved": round(self.starved, 4)}
+            if (mfu := self._training.mfu(self._flops / seconds)) is not None:
                 lines[-1]["mfu"] = round(mfu, 4)
         batches = self._waiting[len(lines) - 1].batches
-        self._waiting, self._started, self._seen, self._waited = [], now, 0, 0.0
+        self._waiting, self._started, self._waited = [], now, 0.0
+        self._seen = self._flops = 0
         self._run.append(METRICS, lines)
         self._track(lines)
         self._recent.extend(line["loss"] for line in lines)

@@ -7,17 +7,19 @@ image that can't be read does not stop a run: its batch is one smaller and says 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipelines.geometry import View, central_box, random_view, stack_views, view_image
-from pipelines.images import BadImage, decode_rgb, image_size
+from pipelines.images import BadImage, EncodedImage
 from pipelines.samples import Source
 
 
@@ -49,34 +51,50 @@ class ViewBatch:
     unreadable: list[Unreadable]
 
     def pin_memory(self) -> ViewBatch:
-        """The batch with images that a GPU can fetch while it computes; the loader calls it."""
-        return replace(self, images=self.images.pin_memory())
+        """The batch in memory that a GPU can fetch while it computes; the loader calls it."""
+        pinned = {name: getattr(self, name).pin_memory() for name in ("images", "boxes", "flips")}
+        return replace(self, **pinned)
 
 
 class Views(Dataset[Seen | Unreadable]):
-    """Views of ``size`` (height, width): random ones if ``augment``, else the largest central one."""
+    """Views of ``size`` (height, width): random ones if ``augment``, else the largest central one.
 
-    def __init__(self, source: Source, size: tuple[int, int], *, augment: bool, seed: int = 0) -> None:
-        self.source, self.size, self.augment, self.seed = source, size, augment, seed
+    ``sizes`` are those of the epochs, where they have sizes of their own.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        size: tuple[int, int],
+        *,
+        augment: bool,
+        seed: int = 0,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        self.source, self.size, self.augment, self.seed, self.sizes = source, size, augment, seed, sizes
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, item: tuple[int, int]) -> Seen | Unreadable:
         epoch, index = item
+        size = self.sizes[epoch] if self.sizes else self.size
         try:
-            data = self.source.read_image(index)
-            width, height = image_size(data)
-            view = self._view(epoch, index, width, height)
+            image = EncodedImage(self.source.read_image(index))
+            view = self._view(epoch, index, size, *image.size)
             x0, y0, x1, y1 = view.box
-            needed = math.ceil(max(self.size[0] / (y1 - y0), self.size[1] / (x1 - x0)))
-            return Seen(index, view_image(decode_rgb(data, draft=needed), view, self.size), view)
+            needed = math.ceil(max(size[0] / (y1 - y0), size[1] / (x1 - x0)))
+            return self.show(index, image.decode(draft=needed), view, size)
         except (BadImage, OSError) as error:
             return Unreadable(index, " ".join(str(error).split()))
 
-    def _view(self, epoch: int, index: int, width: int, height: int) -> View:
+    def show(self, index: int, image: Image.Image, view: View, size: tuple[int, int]) -> Seen:
+        """Pair ``index``, whose decoded image this is, in the view."""
+        return Seen(index, view_image(image, view, size), view)
+
+    def _view(self, epoch: int, index: int, size: tuple[int, int], width: int, height: int) -> View:
         if not self.augment:
-            return View(central_box(width, height, self.size[1] / self.size[0]))
+            return View(central_box(width, height, size[1] / size[0]))
         return random_view(_generator(self.seed, epoch, index), width, height)
 
 
@@ -119,14 +137,19 @@ class InOrder(Sampler[list[tuple[int, int]]]):
 
 
 def load_views(
-    views: Views, batches: Sampler[list[tuple[int, int]]], *, workers: int, pin: bool = False
-) -> DataLoader[ViewBatch]:
-    """A loader of :class:`ViewBatch` with ``workers`` processes (0: in this one)."""
+    views: Views,
+    batches: Sampler[list[tuple[int, int]]],
+    *,
+    workers: int,
+    pin: bool = False,
+    assemble: Callable[[list[Seen | Unreadable]], Any] | None = None,
+) -> DataLoader[Any]:
+    """A loader with ``workers`` processes (0: this one) of what ``assemble`` makes; :class:`ViewBatch` by default."""
     return DataLoader(
-        views,  # type: ignore[arg-type]
+        views,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=assemble or collate,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )

@@ -103,7 +103,7 @@ def test_the_peak_of_a_cpu_is_measured_once():
 def test_utilisation_is_the_share_of_the_peak_that_the_images_need(monkeypatch):
     run = Training(nano(), Masking(), TrainingSettings(decode_ratio=0.5), 10)
     run.__dict__["peak"] = Peak(1e9, "table")
-    assert run.flops_per_image == training_flops(run.model, 0.75, 0.5)
-    assert run.mfu(100.0) == pytest.approx(100 * run.flops_per_image / 1e9)
+    assert run.flops_per_image() == training_flops(run.model, 0.75, 0.5)
+    assert run.mfu(1e8) == pytest.approx(0.1)
     run.__dict__["peak"] = None
-    assert run.mfu(100.0) is None
+    assert run.mfu(1e8) is None

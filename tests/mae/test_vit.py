@@ -271,7 +271,7 @@ def test_reconstruct_of_a_perfect_prediction_is_the_image(norm_pix: bool, monkey
     patches = model.patchify(images)
     if norm_pix:
         patches = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
-    monkeypatch.setattr(model, "decode", lambda latent, ids_restore: patches)
+    monkeypatch.setattr(model, "decode", lambda latent, ids_restore, grid=None: patches)
     assert torch.allclose(model.reconstruct(images, mask), images, atol=1e-5)
     assert model.predict(images, mask).loss.item() < 1e-10
 

@@ -44,8 +44,8 @@ def breaking(step, what):
     """In this step (counted from 1) the loss, one gradient or, once it is done, one weight is no number."""
     forward, update, calls = MaskedAutoencoder.forward, Training.update, itertools.count(1)
 
-    def breaks(self, images, mask):
-        output = forward(self, images, mask)
+    def breaks(self, images, mask, **told):
+        output = forward(self, images, mask, **told)
         if next(calls) != step or what == "weight":
             return output
         if what == "loss":

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.images import MAX_PIXELS, BadImage, decode_mask, decode_rgb, image_size
+from pipelines.images import MAX_PIXELS, BadImage, EncodedImage, decode_mask, decode_rgb, image_size
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), np.uint8)
@@ -57,6 +57,9 @@ def test_exif_orientation_is_applied_once(format, orientation):
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= (3 if format == "JPEG" else 0)
     assert image_size(data) == (expected.shape[1], expected.shape[0])
+    opened = EncodedImage(data)
+    assert opened.size == image_size(data)
+    assert np.array_equal(np.asarray(opened.decode()), found)
 
 
 def test_damaged_exif_is_ignored():
@@ -149,7 +152,7 @@ def png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("decode", [decode_rgb, decode_mask, image_size])
+@pytest.mark.parametrize("decode", [decode_rgb, decode_mask, image_size, EncodedImage])
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -184,6 +187,8 @@ def test_truncated_images_are_refused(format, options, draft):
     for share in (0.3, 0.6, 0.9):
         with pytest.raises(BadImage, match=r"truncated|damaged|not an image"):
             decode_rgb(data[: int(len(data) * share)], draft=draft)
+        with pytest.raises(BadImage, match=r"truncated|damaged|not an image"):
+            EncodedImage(data[: int(len(data) * share)]).decode(draft=draft)
 
 
 @given(data=st.data())
@@ -195,6 +200,14 @@ def test_damage_gives_an_image_or_badimage_and_nothing_else(data):
         blob[data.draw(st.integers(0, len(blob) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(BadImage):
         assert decode_rgb(bytes(blob)).mode == "RGB"
+    assert outcome(lambda data: EncodedImage(data).decode(), blob) == outcome(decode_rgb, blob)
+
+
+def outcome(decode, blob):
+    try:
+        return decode(bytes(blob)).tobytes()
+    except BadImage:
+        return "bad"
 
 
 def test_masks():
