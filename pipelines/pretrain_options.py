@@ -11,7 +11,9 @@ from mae.training import TrainingSettings
 from pipelines.columns import Captions
 from pipelines.joined_maps import ON_MISSING
 
-FREE_ON_RESUME = frozenset({"out", "workers", "device", "resume", "checkpoint_every", "keep", "max_rejected"})
+FREE_ON_RESUME = frozenset(
+    {"out", "workers", "device", "resume", "checkpoint_every", "keep", "max_rejected", "shard_model"}
+)
 """The options that a resumed run may change: they do not decide what is learned."""
 
 
@@ -43,6 +45,7 @@ class PretrainOptions:
     warmup_epochs: float | None = None
     precision: str = "auto"
     deterministic: bool = False
+    shard_model: bool = False
     checkpoint_every: int | None = None
     keep: int = 2
     resume: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,6 @@ from pipelines.divergence import stop, stop_at_weights
 from pipelines.errors import UserError
 from pipelines.runs import METRICS, REJECTED, RunFolder
 from pipelines.samples import Source
-from pipelines.views import ViewBatch
 
 _UNMAPPED = ("random", "block")
 
@@ -42,8 +42,10 @@ class TrainingLog:
         self._bad = {line["index"]: line for line in run.rejected()}
         self._started, self._seen = time.perf_counter(), 0
 
-    def add(self, loss: Tensor, *, learning_rate: float, salient_ratio: float, batches: list[ViewBatch]) -> None:
-        """Note the step that was just done, with the rate, the ratio and the batches it was done with."""
+    def add(
+        self, loss: Tensor, *, learning_rate: float, salient_ratio: float, batches: list[NDArray[np.int64]]
+    ) -> None:
+        """Note the step that was just done, with the rate, the ratio and the images, by index, of all its batches."""
         training = self._training
         line = {
             "step": training.step,
@@ -52,8 +54,8 @@ class TrainingLog:
         }
         if training.masking.strategy not in _UNMAPPED:
             line["salient_ratio"] = salient_ratio
-        self._waiting.append(_Waiting(line, loss, [batch.indices for batch in batches]))
-        self._seen += sum(len(batch.images) for batch in batches)
+        self._waiting.append(_Waiting(line, loss, batches))
+        self._seen += sum(len(batch) for batch in batches)
 
     def flush(self) -> float:
         """Write the waiting lines; returns the last loss.
@@ -88,9 +90,8 @@ class TrainingLog:
         if weight is not None:
             raise stop_at_weights(self._run, self._training, weight)
 
-    def reject(self, group: list[ViewBatch]) -> None:
-        """Record every unreadable image once; UserError when there are more of them than ``max_rejected``."""
-        found = {item.index: item.reason for batch in group for item in batch.unreadable}
+    def reject(self, found: Mapping[int, str]) -> None:
+        """Record unreadable images (index → reason) once; UserError when they are more than ``max_rejected`` of all."""
         new = {
             index: {"key": self._source.keys[index].as_py(), "index": index, "reason": reason}
             for index, reason in found.items()
