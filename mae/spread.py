@@ -6,6 +6,7 @@ goes backwards, and turn into and come from the same whole tensors, so a checkpo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -57,9 +58,9 @@ class Copies(Whole):
 
     def __init__(self, model: MaskedAutoencoder, world: World) -> None:
         super().__init__(model)
-        self.loss = nn.parallel.DistributedDataParallel(
-            self.loss, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # said of a token's gradient [1, 1, D], whose strides differ only where there is nothing to step over
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        self.loss = nn.parallel.DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
 
     def averaging(self, last: bool) -> AbstractContextManager[Any]:  # noqa: D102
         return nullcontext() if last else self.loss.no_sync()  # type: ignore[operator]
@@ -122,7 +123,9 @@ class Parts(Whole):
 
     def _whole(self, value: Tensor) -> Tensor:
         whole = value.full_tensor() if isinstance(value, DTensor) else value
-        return whole.cpu() if self._world.is_main else whole.new_empty(0)  # one at a time is all there is room for
+        if not self._world.is_main:
+            return whole.new_empty(0)  # of the whole model there may be no room for more than one tensor at a time
+        return whole.detach().to("cpu", copy=True)  # gathered tensors lie in larger ones, which can't be saved
 
 
 def spread(model: MaskedAutoencoder, world: World, *, parts: bool) -> Whole:
