@@ -134,7 +134,9 @@ def open_world(device: str | None) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
-    store = next(rendezvous("env://"))[0]
+    # torchrun's store outlives a start, and with it the addresses of processes that are gone
+    prefix = f"saliency-mae/start-{world.restarts}"
+    store = dist.PrefixStore(prefix, next(rendezvous("env://"))[0])  # type: ignore[attr-defined]
     dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=world.rank, world_size=world.size)
     try:
         yield replace(world, _hosts=dist.new_group(backend="gloo", timeout=_PATIENCE), _store=store)
