@@ -151,8 +151,9 @@ def _train(
     log = TrainingLog(run, training, source, max_rejected=options.max_rejected)
     hidden = quiet or not world.is_main
     with closing(tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=hidden, smoothing=0.05)) as bar:
-        with agreed(world):
-            log.reject({})  # a resumed run may allow fewer
+        if training.step < training.total_steps:
+            with agreed(world):
+                log.reject({})  # a resumed run may allow fewer
         for group in _groups(_load(options, source, training), settings.accumulate):
             readable = _readable(group, training, log, run)
             batches = [

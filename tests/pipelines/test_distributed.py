@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mae.checkpoints import list_checkpoints, load_model
-from pipelines.pretrain_options import PretrainOptions
+from mae.training import Training
+from pipelines.errors import UserError
 from pipelines.runs import RunFolder
 from pipelines.sources import open_source
 from pipelines.views import EpochBatches
@@ -97,9 +98,6 @@ class Runs:
         started = {"begun-by-one", "begun-by-one-in-parts"}
         for name in started:
             with pytest.MonkeyPatch.context() as patch:
-                from mae.training import Training
-                from pipelines.errors import UserError
-
                 update = Training.update
 
                 def stops(self, batches, update=update):
@@ -265,7 +263,7 @@ def test_a_mistake_is_one_line_of_two_processes_and_not_tried_again(tmp_path):
         nano_runs(patch)
         run(replace(nano_options(tmp_path / "run"), epochs=1))
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    done = torchrun(*command(tmp_path / "run"), "--epochs", "1", options=["--max-restarts", "2"])
+    done = torchrun(*command(tmp_path / "run"), "--epochs", "1", options=["--max-restarts", "1"])
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
@@ -274,5 +272,8 @@ def test_a_mistake_is_one_line_of_two_processes_and_not_tried_again(tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
-def test_options_of_a_run_that_one_process_can_have():
-    assert PretrainOptions("x", Path("y")).shard_model is False
+def test_a_model_is_not_split_in_one_process(tmp_path, monkeypatch):
+    nano_runs(monkeypatch)
+    with pytest.raises(UserError, match="--shard-model shares a model out to several processes: start them with torch"):
+        run(replace(nano_options(tmp_path / "run"), shard_model=True))
+    assert not (tmp_path / "run").exists()
