@@ -77,6 +77,7 @@ class Runs:
             "begun-by-one-in-parts": (ACCUMULATE | {"resume": True, "shard_model": True}, None),
             "not-finite": (BROKEN_STEP, ["broken_loss", 1, 6]),
             "not-finite-in-parts": (BROKEN_STEP | {"shard_model": True}, ["broken_loss", 1, 6]),
+            "infinite-part": (BROKEN_STEP | {"shard_model": True}, ["broken_part", 1, 6]),
             "uneven": ({"batch_size": 5}, None),
             "nowhere": ({"source": "nowhere"}, None),
             "too-few": ({"batch_size": 26}, None),
@@ -211,6 +212,16 @@ def test_a_loss_of_one_process_that_is_no_number_stops_all_at_that_step(runs, na
     assert [image["index"] for image in facts["batches"][0]] == expected
     assert [line["step"] for line in RunFolder(folder).metrics()] == [1, 2, 3, 4, 5, 6]
     assert load_model(folder / "nonfinite").norm.weight.isfinite().all()
+
+
+@pytest.mark.slow
+@parts
+def test_a_gradient_that_is_infinite_in_one_part_stops_all_at_that_step(runs):
+    errors = [told["error"] for told in runs.told["infinite-part"]]
+    assert "the gradients became infinite" in errors[0]
+    assert "at step 6" in errors[0]
+    assert "gradient of decoder_pred.weight" in errors[0]
+    assert errors[1] == errors[0].replace("UserError", "ToldElsewhereError", 1)
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from mae import vit
+from mae.guard import Guard
+from mae.spread import local
 from mae.training import Training
 from pipelines import pretrain as module
 from pipelines.errors import UserError
@@ -19,7 +21,7 @@ from pipelines.processes import one_world
 from tests.pipelines.pretraining import nano_options
 from tests.tiny_mae import NANO
 
-UPDATE, LOAD = Training.update, module._load
+UPDATE, LOOK, LOAD = Training.update, Guard.look, module._load
 
 
 def killed(rank, step):
@@ -39,6 +41,21 @@ def broken_loss(rank, step):
     def update(self, batches):
         if (self.step + 1, self.world.rank) == (step, rank):
             self.spread.loss.register_forward_hook(lambda module, inputs, loss: loss * math.nan)
+        return UPDATE(self, batches)
+
+    Training.update = update
+
+
+def broken_part(rank, step):
+    """A gradient's part in this process alone is infinite in this step, counted from 1."""
+
+    def update(self, batches):
+        def look(guard, model, loss, agree):
+            if (self.step + 1, self.world.rank) == (step, rank):
+                local(model.decoder_pred.weight.grad)[-1, -1] = math.inf
+            LOOK(guard, model, loss, agree)
+
+        Guard.look = look
         return UPDATE(self, batches)
 
     Training.update = update
@@ -66,7 +83,7 @@ def watched(indices):
     module._load = load
 
 
-FAULTS = {"killed": killed, "broken_loss": broken_loss, "stopped": stopped}
+FAULTS = {"killed": killed, "broken_loss": broken_loss, "broken_part": broken_part, "stopped": stopped}
 
 
 def several_runs(place):
@@ -74,7 +91,7 @@ def several_runs(place):
     told = []
     with one_world("cpu") as world:
         for changes, fault in json.loads((place / "runs.json").read_text()):
-            Training.update = UPDATE
+            Training.update, Guard.look = UPDATE, LOOK
             if fault:
                 FAULTS[fault[0]](*fault[1:])
             indices, error = [], None
