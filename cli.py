@@ -281,7 +281,7 @@ def pretrain(
         ),
     ] = None,
     norm_pix: Annotated[bool, typer.Option(help="Predict patches normalised by their own mean and deviation.")] = True,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Images at a time, in all processes.")] = 256,
     accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
     epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 100,
     blr: Annotated[float, typer.Option(help="Base learning rate: the peak is blr x effective batch / 256.")] = 1.5e-4,
@@ -293,6 +293,13 @@ def pretrain(
     ] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits from every such run, on a GPU too; slower there.")
+    ] = False,
+    shard_model: Annotated[
+        bool,
+        typer.Option(
+            "--shard-model",
+            help="Under torchrun: a part of weights and optimiser in each process (docs/distributed.md).",
+        ),
     ] = False,
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; one epoch if not given.")
@@ -322,15 +329,22 @@ def pretrain(
     """Pretrain a masked autoencoder, hiding a chosen share of salient patches."""
     from pipelines.pretrain import pretrain as train
     from pipelines.pretrain_options import PretrainOptions
+    from pipelines.processes import agreed, one_world
     from pipelines.throughput import throughput
 
-    given = locals() | {"image_size": _sides(image_size), "salient_schedule": _schedule(salient_schedule)}
-    given["track"] = tuple(track or ())
-    run = train(_options(PretrainOptions, given, workers=_half_the_cores() if workers is None else workers))
-    loss = "".join(f", loss {line['loss']:.4f}" for line in run.metrics()[-1:])
-    typer.echo(f"{out}: step {run.config()['steps']}{loss}; pictures in {out / 'plots'}")
-    if hint := throughput(run.metrics()).hint():
-        typer.echo(hint)
+    given = locals()
+    with one_world(device) as world:
+        with agreed(world):
+            given |= {"image_size": _sides(image_size), "salient_schedule": _schedule(salient_schedule)}
+            given["track"] = tuple(track or ())
+            options = _options(PretrainOptions, given, workers=_half_the_cores(world.local_size, workers))
+        run = train(options, world=world)
+        if world.is_main:
+            metrics = run.metrics()
+            loss = "".join(f", loss {line['loss']:.4f}" for line in metrics[-1:])
+            typer.echo(f"{out}: step {run.config()['steps']}{loss}; pictures in {out / 'plots'}")
+            if hint := throughput(metrics).hint():
+                typer.echo(hint)
 
 
 @app.command()
@@ -580,9 +594,12 @@ def _device(name: str | None) -> str:
     return name
 
 
-def _half_the_cores() -> int:
+def _half_the_cores(processes: int = 1, wanted: int | None = None) -> int:
+    """Workers of each of several processes on a machine, if they are not given."""
+    if wanted is not None:
+        return wanted
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return max(1, min(16, cores // 2))
+    return max(1, min(16, cores // 2 // processes))
 
 
 def _sides(text: str) -> tuple[int, ...]:

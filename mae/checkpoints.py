@@ -35,12 +35,15 @@ def save_checkpoint(run: Path, training: Training, *, keep: int = 2, loss: float
     """Write the state after ``training.step`` steps and drop all but the newest ``keep`` checkpoints.
 
     With a ``loss`` lower than that of ``checkpoints/best`` this one becomes the best, which is kept beside the newest.
+    All processes of a training call this, and the main one writes.
     """
     folder = run / "checkpoints"
     final = folder / f"step-{training.step:08d}"
-    if folder.is_dir():
+    if training.world.is_main and folder.is_dir():
         _clean(folder)
     save_state(final, training)
+    if not training.world.is_main:
+        return final
     if loss is not None and loss < best_loss(run):
         _make_best(final, {"step": training.step, "loss": loss})
     for old in list_checkpoints(run)[:-keep]:
@@ -49,14 +52,20 @@ def save_checkpoint(run: Path, training: Training, *, keep: int = 2, loss: float
 
 
 def save_state(final: Path, training: Training, more: Mapping[str, str] | None = None) -> None:
-    """Write one checkpoint to the folder ``final``, complete or not at all; ``more`` are texts to put beside it."""
+    """Write one checkpoint to the folder ``final``, complete or not at all; ``more`` are texts to put beside it.
+
+    All processes of a training call this, and the main one writes.
+    """
+    model, state = training.spread.whole_model(), training.state()
+    if not training.world.is_main:
+        return
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(_TEMPORARY + final.name)
     if temporary.exists():
         shutil.rmtree(temporary)
-    training.model.save_pretrained(temporary)
+    model.save_pretrained(temporary)
     (temporary / "README.md").unlink(missing_ok=True)  # the hub's blank form, which says it is on the Hub
-    torch.save(training.state(), temporary / _STATE)
+    torch.save(state, temporary / _STATE)
     for name, text in (more or {}).items():
         (temporary / name).write_text(text, encoding="utf-8")
     sums = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
@@ -83,7 +92,7 @@ def load_training(checkpoint: Path, training: Training) -> None:
     try:
         _verify(checkpoint, _STATE)
         state: dict[str, Any] = torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
-        training.model.load_state_dict(model.state_dict())
+        training.spread.load_weights(model.state_dict())
         training.load_state(state)
     except Exception as error:  # pickle, zip and torch each raise their own
         raise ValueError(f"{checkpoint} can't be resumed: {_one_line(error)}") from error

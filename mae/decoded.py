@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mae.masking import Mask, to_device
+from mae.masking import Mask, Part, to_device
 
 
 def decoded_count(hidden: int, ratio: float) -> int:
@@ -19,14 +19,16 @@ def decoded_count(hidden: int, ratio: float) -> int:
     return max(1, round(ratio * hidden))
 
 
-def choose_decoded(mask: Mask, ratio: float, generator: torch.Generator) -> Tensor | None:
+def choose_decoded(mask: Mask, ratio: float, generator: torch.Generator, part: Part | None = None) -> Tensor | None:
     """The hidden patches to decode, int64 [B, M'], or None for all of them (``ratio`` 1, which draws nothing).
 
-    ``generator`` is the CPU's, and should be no other draw's: the masks are to be the same at every ratio.
+    ``generator`` is the CPU's, and should be no other draw's: the masks are to be the same at every ratio. The noise of
+    a ``part`` is the whole batch's, as with masks.
     """
     if ratio == 1:
         return None
     hidden = mask.ids_hidden
-    noise = to_device(torch.rand(hidden.shape, generator=generator), hidden.device)
+    drawn = torch.rand(part.size if part else len(hidden), hidden.shape[1], generator=generator)
+    noise = to_device(drawn[part.rows] if part else drawn, hidden.device)
     order = torch.argsort(noise, dim=1, stable=True)
     return hidden.gather(1, order[:, : decoded_count(hidden.shape[1], ratio)])

@@ -6,10 +6,13 @@ optimiser skips all its steps, so the weights and moments stay those from before
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from mae.spread import local
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,15 @@ class Guard:
         self._culprit = torch.zeros((), dtype=torch.int64, device=device)
         self._names: list[str] = []
 
-    def look(self, model: nn.Module, loss: Tensor) -> None:
-        """Look at the loss [] and the gradients of a step before it is applied."""
-        named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    def look(self, model: nn.Module, loss: Tensor, agree: Callable[[Tensor], Tensor] = lambda flags: flags) -> None:
+        """Look at the loss [] and the gradients of a step before it is applied.
+
+        ``agree`` makes flags of this process's gradients those of all processes, where they differ.
+        """
+        named = [(name, local(p.grad)) for name, p in model.named_parameters() if p.grad is not None]
         self._names = [name for name, _ in named]
         norms = torch._foreach_norm([gradient for _, gradient in named])
-        bad = ~torch.stack([*norms, loss]).isfinite()  # the loss last: it is named only if no gradient is
+        bad = agree(~torch.stack([*norms, loss]).isfinite()).bool()  # the loss last: named only if no gradient is
         fresh = bad.any() & (self.found == 0)
         self._culprit = torch.where(fresh, bad.to(torch.uint8).argmax(), self._culprit)
         self.found = torch.maximum(self.found, bad.any().float())

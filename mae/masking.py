@@ -117,10 +117,12 @@ def center_prior(grid: tuple[int, int], device: torch.device | str | None = None
     return torch.exp(-2 * (rows[:, None] ** 2 + columns[None, :] ** 2)).flatten()
 
 
-def block_priorities(grid: tuple[int, int], uniform: Tensor, generator: torch.Generator) -> Tensor:
-    """Priorities [B, N] that hide one random rectangle after the other; the last one in part, by noise ``uniform``."""
+def block_priorities(grid: tuple[int, int], uniform: Tensor, draws: Tensor) -> Tensor:
+    """Priorities [B, N] that hide one random rectangle after the other; the last one in part, by noise ``uniform``.
+
+    Area, aspect, row and column of R rectangles follow from noise ``draws`` [4, B, R].
+    """
     height, width = grid
-    draws = to_device(torch.rand(4, uniform.shape[0], _RECTANGLES, generator=generator), uniform.device)
     low, high = _RECTANGLE_AREA
     area = (low + (high - low) * draws[0]) * height * width  # [B, R], in patches
     aspect = torch.exp((2 * draws[1] - 1) * math.log(_RECTANGLE_ASPECT))
@@ -140,6 +142,18 @@ def check_saliency(saliency: Tensor) -> None:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The images of a call are a part of a larger batch, and get the masks that they have in it."""
+
+    rows: Tensor
+    """int64 [B], on the CPU: where they stand in the larger batch."""
+    size: int
+    """How many images the larger batch has."""
+    before: Tensor | None = None
+    """[N]: the saliency of the image before the first one, which ``shuffled`` gives to the first one."""
+
+
+@dataclass(frozen=True)
 class Draw:
     """What a strategy ranks one batch with. ``uniform``, ``ties`` and ``pick`` are noises in [0, 1), [B, N].
 
@@ -150,12 +164,15 @@ class Draw:
     grid: tuple[int, int]
     hidden: int
     salient_ratio: float
-    generator: torch.Generator
+    noise: Callable[[int, int], Tensor]
+    """How many, of how many numbers each → further noises, [k, B, n]."""
     uniform: Tensor
     ties: Tensor
     pick: Tensor
     saliency: Tensor
     """float32 [B, N]; anything for a strategy that needs none."""
+    before: Tensor | None
+    """float32 [N]: the saliency of the image before the first, None where the batch is whole."""
 
 
 @dataclass(frozen=True)
@@ -222,11 +239,13 @@ class Masking:
         saliency: Tensor | None = None,
         progress: float = 0.0,
         device: torch.device | str | None = None,
+        part: Part | None = None,
     ) -> Mask:
         """Masks of ``batch`` images on a grid of (rows, columns), on ``device`` (default: where the saliency is).
 
         ``generator`` is the CPU's; ``progress`` 0..1 moves a schedule. ``saliency`` [B, N] holds numbers ≥ 0 of any
-        scale; a call does not look at them, because that would stall a GPU: use ``check_saliency`` on new maps.
+        scale; a call does not look at them, because that would stall a GPU: use ``check_saliency`` on new maps. The
+        images may be a ``part`` of a larger batch.
         """
         patches = grid[0] * grid[1]
         hidden = hidden_count(patches, self.mask_ratio)
@@ -239,8 +258,16 @@ class Masking:
             raise ValueError(f"saliency of shape {shape} does not fit {batch} images of {grid[0]}×{grid[1]} patches")
         place = saliency.device if device is None else torch.device(device)
         saliency = saliency.to(place, torch.float32, non_blocking=True)
-        uniform, ties, pick = to_device(torch.rand(3, batch, patches, generator=generator), place)
-        draw = Draw(grid, hidden, self.ratio_at(progress), generator, uniform, ties, pick, saliency)
+
+        def noise(count: int, numbers: int) -> Tensor:
+            drawn = torch.rand(count, part.size if part else batch, numbers, generator=generator)
+            return to_device(drawn[:, part.rows] if part else drawn, place)
+
+        before = (
+            None if part is None or part.before is None else part.before.to(place, torch.float32, non_blocking=True)
+        )
+        uniform, ties, pick = noise(3, patches)
+        draw = Draw(grid, hidden, self.ratio_at(progress), noise, uniform, ties, pick, saliency, before)
         return mask_from_priorities(STRATEGIES[self.strategy](self, draw), self.mask_ratio)
 
     def rank(self, saliency: Tensor, draw: Draw) -> Tensor:
@@ -259,6 +286,8 @@ class Masking:
 
 
 def _shuffled(masking: Masking, draw: Draw) -> Tensor:
+    if draw.before is not None:
+        return masking.rank(torch.cat([draw.before[None], draw.saliency[:-1]]), draw)
     _require(len(draw.saliency) > 1, "--masking shuffled takes another image's map; --batch-size must be at least 2")
     return masking.rank(draw.saliency.roll(1, dims=0), draw)
 
@@ -269,7 +298,7 @@ def _center(masking: Masking, draw: Draw) -> Tensor:
 
 STRATEGIES: dict[str, Callable[[Masking, Draw], Tensor]] = {
     "random": lambda masking, draw: draw.uniform,
-    "block": lambda masking, draw: block_priorities(draw.grid, draw.uniform, draw.generator),
+    "block": lambda masking, draw: block_priorities(draw.grid, draw.uniform, draw.noise(4, _RECTANGLES)),
     "salient": lambda masking, draw: masking.rank(draw.saliency, draw),
     "inverse": lambda masking, draw: masking.rank(draw.saliency.amax(1, keepdim=True) - draw.saliency, draw),
     "shuffled": _shuffled,

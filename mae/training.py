@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from mae.compiling import compile_in_place, eager
 from mae.decoded import choose_decoded
+from mae.distributed import World
 from mae.flops import Peak, peak_flops, training_flops
 from mae.guard import Guard, NonFinite
-from mae.masking import Mask, Masking
+from mae.masking import Mask, Masking, Part
 from mae.resolution_schedule import ResolutionSchedule
+from mae.spread import Whole, local, spread
 from mae.vit import MaskedAutoencoder
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,7 +38,7 @@ _DECODED = 1
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train. ``batch_size`` images at a time, ``accumulate`` of them to an optimiser step."""
+    """How to train. ``batch_size`` images at a time, in all processes together; ``accumulate`` times to a step."""
 
     epochs: int = 100
     batch_size: int = 256
@@ -80,10 +82,16 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` uint8 [B, 3, H, W]; ``saliency`` [B, N] on the same views, or None where the masks need none."""
+    """``images`` uint8 [B, 3, H, W]; ``saliency`` [B, N] on the same views, or None where the masks need none.
+
+    Where they are a ``part`` of a batch that was shared out to several processes, or from which images are missing,
+    ``readable`` is the number of images that all processes have of it; B may then be 0.
+    """
 
     images: Tensor
     saliency: Tensor | None = None
+    part: Part | None = None
+    readable: int | None = None
 
 
 class Training:
@@ -105,14 +113,22 @@ class Training:
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = steps_per_epoch * settings.epochs
         self.step = 0
-        groups = parameter_groups(model, settings.weight_decay)
-        fused = self.device.type in ("cuda", "cpu")
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.peak_learning_rate, betas=(0.9, 0.95), fused=fused)
-        self._skips_itself = fused
+        self._skips_itself = self.device.type in ("cuda", "cpu")
+        self.optimizer = self._new_optimizer()
         self.precision = resolve_precision(settings.precision, self.device)
         self._guard = Guard(self.device)
+        self.world, self.spread = World(), Whole(self.model)
         if settings.compile:
             compile_in_place(self.model, self.device)
+
+    def distribute(self, world: World, *, parts: bool = False) -> None:
+        """Train together with the other processes of ``world``, all of which call this, before any state is loaded.
+
+        ``parts``: every process has a part of weights and moments, not all; ValueError where that can't be.
+        """
+        self.world, self.spread = world, spread(self.model, world, parts=parts)
+        if parts:
+            self.optimizer = self._new_optimizer()  # the parameters are others now
 
     def flops_per_image(self, step: int | None = None) -> int:
         """FLOPs of the passes of an image that follows after ``step`` steps; without a step, of a whole-sized one."""
@@ -125,8 +141,8 @@ class Training:
         return peak_flops(self.device, self.precision)
 
     def mfu(self, flops_per_second: float) -> float | None:
-        """Model FLOPs utilisation: the share of the peak that so much work takes."""
-        return None if self.peak is None else flops_per_second / self.peak.flops
+        """Model FLOPs utilisation: the share of the peak of all processes' devices that so much work takes."""
+        return None if self.peak is None else flops_per_second / (self.peak.flops * self.world.size)
 
     @property
     def progress(self) -> float:
@@ -153,28 +169,32 @@ class Training:
         return size[0] // self.model.patch_size, size[1] // self.model.patch_size
 
     def update(self, batches: Sequence[Batch]) -> Tensor:
-        """One optimiser step on ``accumulate`` batches of any sizes.
+        """One optimiser step on ``accumulate`` batches of any sizes, as many of them in every process.
 
-        Returns the mean loss of their images, float32, without waiting for it. A step whose loss or gradients are not
-        finite changes no weight, nor does any after it; :meth:`non_finite` tells.
+        Returns the mean loss of the images of all processes, float32, without waiting for it. A step whose loss or
+        gradients are not finite changes no weight, nor does any after it; :meth:`non_finite` tells.
         """
-        count = sum(len(batch.images) for batch in batches)
+        count = sum(len(batch.images) if batch.readable is None else batch.readable for batch in batches)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches):
+            share = len(batch.images) * self.world.size / count  # the average over processes divides by their number
+            batch = batch if len(batch.images) else self._blank()
             images = normalise(batch.images.to(self.device, non_blocking=True))
-            mask = self.draw_masks(len(images), batch.saliency, number)
-            decoded = self.draw_decoded(mask, number)
+            mask = self.draw_masks(len(images), batch.saliency, number, batch.part)
+            decoded = self.draw_decoded(mask, number, batch.part)
             # A batch of another size, for an image could not be read, is not worth a compilation of its own.
-            whole = len(images) == self.settings.batch_size
+            whole = len(images) * self.world.size == self.settings.batch_size
             autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-            with autocast, eager(self.settings.compile and not whole):
-                loss = self.model(images, mask, decoded, grid=self.grid) * (len(images) / count)
-            loss.backward()
+            with self.spread.averaging(last=number == len(batches) - 1):
+                with autocast, eager(self.settings.compile and not whole):
+                    loss = self.spread.loss(images, mask, decoded, self.grid) * share
+                loss.backward()
             total += loss.detach()
-        self._guard.look(self.model, total)
+        total = self.world.sum(total) / self.world.size
+        self._guard.look(self.model, total, self.spread.agree)
         self._apply_gradients()
         self.step += 1
         return total
@@ -186,8 +206,8 @@ class Training:
         elif not self._guard.found:  # AdamW that is not fused asks nobody: here the host has to wait
             self.optimizer.step()
 
-    def draw_masks(self, count: int, saliency: Tensor | None, number: int) -> Mask:
-        """The masks of batch ``number`` of the coming step."""
+    def draw_masks(self, count: int, saliency: Tensor | None, number: int, part: Part | None = None) -> Mask:
+        """The masks of batch ``number`` of the coming step, or of a part of it."""
         generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
         return self.masking(
             count,
@@ -196,12 +216,13 @@ class Training:
             saliency=saliency,
             progress=self.progress,
             device=self.device,
+            part=part,
         )
 
-    def draw_decoded(self, mask: Mask, number: int) -> Tensor | None:
-        """Which hidden patches of batch ``number`` of the coming step are decoded; None for all of them."""
+    def draw_decoded(self, mask: Mask, number: int, part: Part | None = None) -> Tensor | None:
+        """Which hidden patches of batch ``number`` of the coming step, or a part of it, are decoded; None for all."""
         generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number, _DECODED))
-        return choose_decoded(mask, self.settings.decode_ratio, generator)
+        return choose_decoded(mask, self.settings.decode_ratio, generator, part)
 
     def learning_rate(self) -> float:
         """The rate of the coming step."""
@@ -218,18 +239,35 @@ class Training:
     def non_finite_weight(self) -> str | None:
         """The name of the first weight that is infinite or NaN, None if there is none; waits for the device."""
         named = list(self.model.named_parameters())
-        finite = torch.stack([p.detach().isfinite().all() for _, p in named]).tolist()
-        return next((name for (name, _), good in zip(named, finite, strict=True) if not good), None)
+        broken = torch.stack([~local(p.detach()).isfinite().all() for _, p in named])
+        flags = self.world.max(broken.to(torch.uint8)).tolist()
+        return next((name for (name, _), bad in zip(named, flags, strict=True) if bad), None)
 
     def state(self) -> dict[str, Any]:
-        """Everything beside the weights that the next step depends on; tensors and plain values only."""
-        return {"step": self.step, "optimizer": self.optimizer.state_dict()}
+        """Everything beside the weights that the next step depends on; tensors and plain values only.
+
+        To be called by all processes; the main one's is whole.
+        """
+        return {"step": self.step, "optimizer": self.spread.whole_state(self.optimizer.state_dict())}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Undoes :meth:`state`."""
         self.step = int(state["step"])
         self._guard = Guard(self.device)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(self.spread.parts_of(state["optimizer"], self.optimizer))
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        groups = parameter_groups(self.model, self.settings.weight_decay)
+        rate = self.settings.peak_learning_rate
+        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=self._skips_itself)
+
+    def _blank(self) -> Batch:
+        """An image that counts nothing, for a process that could read none: the others wait for its gradients."""
+        height, width = self.image_size()
+        saliency = torch.zeros(1, math.prod(self.grid)) if self.masking.needs_saliency else None
+        rows = torch.zeros(1, dtype=torch.int64)
+        before = None if saliency is None else saliency[0]
+        return Batch(torch.zeros(1, 3, height, width, dtype=torch.uint8), saliency, Part(rows, 1, before))
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -254,8 +292,8 @@ def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices and kernels decay; biases, norms and tokens (fewer than two real dimensions) do not."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.squeeze().ndim >= 2]
-    others = [p for p in trained if p.squeeze().ndim < 2]
+    decayed = [p for p in trained if _dimensions(p) >= 2]
+    others = [p for p in trained if _dimensions(p) < 2]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
@@ -269,6 +307,11 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bf16" if device.type == "cuda" and has_bf16 else "fp32"
     return precision
+
+
+def _dimensions(parameter: Tensor) -> int:
+    """How many dimensions have more than one place; a split tensor can't be squeezed to see."""
+    return sum(side > 1 for side in parameter.shape)
 
 
 @functools.cache

@@ -17,6 +17,10 @@ class UserError(Exception):
         super().__init__(" ".join(str(message).split()))
 
 
+class ToldElsewhereError(UserError):
+    """A mistake that another process of the same training prints, so that it is one line."""
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turns a ValueError of a library room, where a bad value is the caller's, into the user's error."""

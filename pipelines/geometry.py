@@ -84,4 +84,5 @@ def view_maps(maps: Tensor, covered: Tensor, boxes: Tensor, flips: Tensor, grid:
 
 def stack_views(views: list[View]) -> tuple[Tensor, Tensor]:
     """Views as tensors: boxes float32 [B, 4], flips bool [B]."""
-    return torch.tensor([view.box for view in views], dtype=torch.float32), torch.tensor([view.flip for view in views])
+    boxes = torch.tensor([view.box for view in views], dtype=torch.float32).reshape(-1, 4)
+    return boxes, torch.tensor([view.flip for view in views], dtype=torch.bool)

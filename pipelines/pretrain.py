@@ -2,186 +2,134 @@
 
 It joins maps to images once, by key and caption, draws one view for image and map together, and feeds the training
 step of ``mae.training``. A run stopped at any moment goes on with ``--resume`` from its newest checkpoint, and on one
-CPU process ends with the same losses to the bit.
+CPU process ends with the same losses to the bit. Under torchrun all processes do one run together: each reads its part
+of every batch, and the main one alone writes.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-import platform
 from collections.abc import Iterable, Iterator
-from contextlib import closing
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack, closing
 
-import torch
 from tqdm import tqdm
 
-from mae.checkpoints import list_checkpoints, load_training, save_checkpoint
+from mae.checkpoints import save_checkpoint
 from mae.determinism import NotDeterministicError, deterministic
-from mae.training import Batch, Training
+from mae.distributed import World
+from mae.training import Batch
 from mae.vit import MaskedAutoencoder
 from pipelines.device_views import CutViews, load_on_device, views_on_device
-from pipelines.errors import UserError, user_errors
-from pipelines.joined_maps import JoinedMaps, join_maps
-from pipelines.pairs import hash_pairs
+from pipelines.errors import UserError
+from pipelines.global_batches import GlobalBatch, gather_batches, gather_unreadable, to_batch
 from pipelines.plots import contact_sheet, loss_curve
-from pipelines.pretrain_options import FREE_ON_RESUME, PretrainOptions, option_defaults
-from pipelines.random_access import open_images
+from pipelines.pretrain_job import PretrainJob, open_pretraining
+from pipelines.pretrain_options import PretrainOptions
+from pipelines.processes import agreed, one_world
 from pipelines.reconstructions import reconstruction_sheet
 from pipelines.runs import REJECTED, RunFolder
-from pipelines.samples import Source
-from pipelines.trackers import Tracking, check_trackers, tracking
+from pipelines.trackers import Tracking, tracking
 from pipelines.training_log import TrainingLog
 from pipelines.views import EpochBatches, ViewBatch, Views, load_views
-from saliency import __version__
 
 _FLUSH_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 _PICTURED = 8
 
 
-def pretrain(options: PretrainOptions, *, quiet: bool = False) -> RunFolder:
-    """Train a masked autoencoder; returns its run folder. Raises UserError for a mistake in options or input."""
+def pretrain(options: PretrainOptions, *, quiet: bool = False, world: World | None = None) -> RunFolder:
+    """Train a masked autoencoder; returns its run folder. Raises UserError for a mistake in options or input.
+
+    ``world`` are the processes that do it together; those that torchrun started if it is not given.
+    """
+    if world is None:
+        with one_world(options.device) as world:
+            return pretrain(options, quiet=quiet, world=world)
     try:
-        with deterministic(options.deterministic):
-            return _pretrain(options, quiet)
+        with deterministic(options.deterministic), ExitStack() as stack:
+            job = open_pretraining(options, world)
+            with agreed(world):
+                names = options.track if world.is_main else ()
+                trackers = stack.enter_context(tracking(names, job.run, job.config, job.training.step))
+            _train(job, trackers, quiet or not world.is_main)
+            return job.run
     except NotDeterministicError as error:
-        raise UserError(error) from error
+        with agreed(world):
+            raise UserError(error) from error
+    raise AssertionError  # the error above is raised
 
 
-def _pretrain(options: PretrainOptions, quiet: bool) -> RunFolder:
-    check_trackers(options.track)
-    with user_errors():
-        masking, settings = options.masks(), options.training()
-        torch.manual_seed(options.seed)
-        size = options.image_size[0] if len(options.image_size) == 1 else options.image_size
-        model = MaskedAutoencoder.from_size(
-            options.model,
-            size,
-            options.patch_size,
-            options.norm_pix,
-            decoder_width=options.decoder_width,
-            decoder_depth=options.decoder_depth,
-        )
-        resolutions = options.resolutions(model.image_size, model.patch_size)
-    source = open_images(options)
-    steps_per_epoch = len(source) // (settings.batch_size * settings.accumulate)
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"{options.source} has {len(source)} images, fewer than one step takes "
-            f"({settings.batch_size * settings.accumulate}): lower --batch-size"
-        )
-    maps = _join(options, source) if masking.needs_saliency else None
-    with user_errors():
-        training = Training(model, masking, settings, steps_per_epoch, options.device, resolutions)
-        # masks that can't be drawn are the settings' fault, and better known now than at the first step
-        for grid in training.grids:
-            flat = torch.ones(options.batch_size, math.prod(grid))
-            masking(options.batch_size, grid, generator=torch.Generator(), saliency=flat)
-    run = RunFolder(options.out)
-    config = _config(options, source, maps, training)
-    run.begin(config, resume=options.resume, free=FREE_ON_RESUME, defaults=option_defaults())
-    checkpoints = list_checkpoints(options.out)
-    if checkpoints:
-        _load_newest(checkpoints[-1], training)
-    run.rewind(training.step)
-    with tracking(options.track, run, config, training.step) as trackers:
-        _train(options, source, maps, training, run, trackers, quiet)
-    return run
-
-
-def _load_newest(checkpoint: Path, training: Training) -> None:
-    try:
-        load_training(checkpoint, training)
-    except ValueError as error:
-        raise UserError(f"{error}; once that folder is deleted, --resume goes on from the one before it") from error
-
-
-def _join(options: PretrainOptions, source: Source) -> JoinedMaps:
-    if options.saliency is None:
-        raise UserError(f"--masking {options.masking} needs maps: --saliency MAPS, made with build-saliency")
-    return join_maps(options.saliency, source, on_missing=options.on_missing)
-
-
-def _config(options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training) -> dict[str, Any]:
-    resolved = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
-    resolved["saliency"] = None if options.saliency is None else str(Path(options.saliency))  # maps/ is maps
-    resolved["salient_schedule"] = list(options.salient_schedule) if options.salient_schedule else None
-    resolved["image_size"] = list(options.image_size)
-    return {
-        "options": resolved,
-        "images": len(source),
-        "keys_sha256": hash_pairs(source, captions=False),
-        "maps": {**maps.table.metadata, "images_without_map": maps.missing} if maps else None,
-        "masking": asdict(training.masking),
-        "grid": list(training.model.grid),
-        "parameters": sum(p.numel() for p in training.model.parameters()),
-        "steps_per_epoch": training.steps_per_epoch,
-        "steps": training.total_steps,
-        "peak_learning_rate": training.settings.peak_learning_rate,
-        "precision": training.precision,
-        "flops_per_image": training.flops_per_image(),
-        "peak_flops": training.peak._asdict() if training.peak else None,
-        "versions": {"saliency-mae": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-    }
-
-
-def _train(
-    options: PretrainOptions,
-    source: Source,
-    maps: JoinedMaps | None,
-    training: Training,
-    run: RunFolder,
-    trackers: Tracking,
-    quiet: bool,
-) -> None:
-    settings = training.settings
+def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
+    options, training, run = job.options, job.training, job.run
+    settings, world = training.settings, training.world
     images_per_step = settings.batch_size * settings.accumulate
     total, done = training.total_steps * images_per_step, training.step * images_per_step
     every = options.checkpoint_every or training.steps_per_epoch
-    log = TrainingLog(run, training, source, max_rejected=options.max_rejected, track=trackers.log)
+    log = TrainingLog(run, training, job.source, max_rejected=options.max_rejected, track=trackers.log)
     with closing(tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=quiet, smoothing=0.05)) as bar:
-        for group in log.waiting_for(_groups(_load(options, source, training), settings.accumulate)):
-            log.reject(group)
-            readable = [batch for batch in group if len(batch.images) >= training.masking.least_batch]
-            if not readable:
-                raise UserError(
-                    f"too few images of a step could be read to go on; the reasons are in {run.folder / REJECTED}"
-                )
-            grid, device = training.grid, training.device
-            batches = [Batch(b.images, maps.on_views(b, grid, device) if maps else None) for b in readable]
+        if training.step < training.total_steps:
+            with agreed(world):
+                log.reject({})  # a resumed run may allow fewer
+        for group in log.waiting_for(_groups(_load(job), settings.accumulate)):
+            readable = _readable(group, job, log)
             rate, ratio = training.learning_rate(), training.masking.ratio_at(training.progress)
-            log.add(training.update(batches), learning_rate=rate, salient_ratio=ratio, batches=readable)
+            loss = training.update([_to_batch(batch, job) for batch in readable])
+            log.add(loss, learning_rate=rate, salient_ratio=ratio, batches=[batch.indices for batch in readable])
             bar.update(images_per_step)
             saves = training.step % every == 0 or training.step == training.total_steps
             if saves or training.step % _FLUSH_EVERY == 0:
-                bar.set_postfix(loss=f"{log.flush():.4f}", starved=f"{log.starved:.0%}", refresh=False)
+                with agreed(world):
+                    bar.set_postfix(loss=f"{log.flush():.4f}", starved=f"{log.starved:.0%}", refresh=False)
             if saves:
-                log.check_weights()
+                with agreed(world):
+                    log.check_weights()
                 save_checkpoint(options.out, training, keep=options.keep, loss=log.epoch_loss)
-    _draw_pictures(run, source, maps, training)
-    trackers.pictures(run.folder / "plots", training.step)
+    model = training.spread.whole_model()
+    with agreed(world):
+        if world.is_main:
+            _draw_pictures(job, model.to(training.device))
+            trackers.pictures(run.folder / "plots", training.step)
 
 
-def _load(options: PretrainOptions, source: Source, training: Training) -> Iterable[ViewBatch]:
-    """The batches from the coming step to the end of training."""
-    settings = training.settings
+def _readable(group: list[ViewBatch], job: PretrainJob, log: TrainingLog) -> list[GlobalBatch]:
+    """The batches of a step in which enough images could be read; UserError if there is none."""
+    training, world = job.training, job.training.world
+    batches = gather_batches(group, training.settings.batch_size // world.size, world)
+    unreadable = gather_unreadable(batches, world)
+    readable = [batch for batch in batches if len(batch.indices) >= training.masking.least_batch]
+    if unreadable:
+        with agreed(world):
+            log.reject(unreadable)
+            if not readable:
+                raise UserError(
+                    f"too few images of a step could be read to go on; the reasons are in {job.run.folder / REJECTED}"
+                )
+    return readable
+
+
+def _to_batch(batch: GlobalBatch, job: PretrainJob) -> Batch:
+    """This process's part of a batch, with the maps of its views."""
+    training = job.training
+    saliency = job.maps.on_views(batch.views, training.grid, training.device) if job.maps else None
+    return to_batch(batch, saliency, training.world, shuffled=training.masking.strategy == "shuffled")
+
+
+def _load(job: PretrainJob) -> Iterable[ViewBatch]:
+    """The batches from the coming step to the end of training, this process's part of each."""
+    options, training, settings = job.options, job.training, job.training.settings
     batches = EpochBatches(
-        len(source),
+        len(job.source),
         settings.batch_size,
         training.steps_per_epoch * settings.accumulate,
         settings.epochs,
         seed=options.seed,
         start=training.step * settings.accumulate,
+        part=training.world.part(settings.batch_size),
     )
     size, sizes = training.model.image_size, training.resolutions.sizes() if training.resolutions else None
     if views_on_device(options.augment_on, training.device):
-        cut = CutViews(source, size, augment=True, seed=options.seed, sizes=sizes)
+        cut = CutViews(job.source, size, augment=True, seed=options.seed, sizes=sizes)
         return load_on_device(cut, batches, training.device, workers=options.workers)
-    views = Views(source, size, augment=True, seed=options.seed, sizes=sizes)
+    views = Views(job.source, size, augment=True, seed=options.seed, sizes=sizes)
     return load_views(views, batches, workers=options.workers, pin=training.device.type == "cuda")
 
 
@@ -191,12 +139,12 @@ def _groups(loader: Iterable[ViewBatch], size: int) -> Iterator[list[ViewBatch]]
         yield group
 
 
-def _draw_pictures(run: RunFolder, source: Source, maps: JoinedMaps | None, training: Training) -> None:
+def _draw_pictures(job: PretrainJob, model: MaskedAutoencoder) -> None:
     """``plots/loss.png`` and ``plots/reconstructions.png``."""
-    metrics = run.metrics()
+    metrics = job.run.metrics()
     if metrics:
         losses = {"loss": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
-        loss_curve(run.folder / "plots" / "loss.png", losses)
-    sheet = reconstruction_sheet(source, maps, training.model, training.draw_masks, _PICTURED)
+        loss_curve(job.run.folder / "plots" / "loss.png", losses)
+    sheet = reconstruction_sheet(job.source, job.maps, model, job.training.draw_masks, _PICTURED)
     if sheet:
-        contact_sheet(run.folder / "plots" / "reconstructions.png", sheet)
+        contact_sheet(job.run.folder / "plots" / "reconstructions.png", sheet)

@@ -16,6 +16,7 @@ from pipelines.trackers import TRACKERS
 
 FREE_ON_RESUME = frozenset(
     {"out", "workers", "device", "augment_on", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}
+    | {"shard_model"}
 )
 """The options that a resumed run may change: they do not decide what is learned, but for the last bits."""
 
@@ -53,6 +54,7 @@ class PretrainOptions:
     precision: str = "auto"
     compile: bool = False
     deterministic: bool = False
+    shard_model: bool = False
     checkpoint_every: int | None = None
     keep: int = 2
     resume: bool = False

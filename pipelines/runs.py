@@ -14,10 +14,10 @@ CONFIG, METRICS, REJECTED = "config.json", "metrics.jsonl", "rejected.jsonl"
 
 
 class RunFolder:
-    """The folder of one pretraining."""
+    """The folder of one pretraining; of several processes, those that do not ``write`` leave it as it is."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, write: bool = True) -> None:
+        self.folder, self._write = folder, write
 
     def begin(
         self,
@@ -33,6 +33,8 @@ class RunFolder:
         images and the same maps; an option that came with a later version had its value in ``defaults``. Raises
         UserError otherwise.
         """
+        if not self._write:
+            return
         existing = self.config() if (self.folder / CONFIG).exists() else None
         if existing is None:
             if self.folder.exists() and not self.folder.is_dir():
@@ -76,6 +78,8 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Drop what was logged of later steps, which the resumed run writes again, and lines that a kill cut short."""
+        if not self._write:
+            return
         kept = {METRICS: [line for line in self.metrics() if line["step"] <= step], REJECTED: self.rejected()}
         for name, lines in kept.items():
             if (self.folder / name).exists():
@@ -83,6 +87,8 @@ class RunFolder:
 
     def append(self, name: str, lines: list[dict[str, Any]]) -> None:
         """Add lines to a JSONL file of the run."""
+        if not self._write:
+            return
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.writelines(map(_to_line, lines))
 

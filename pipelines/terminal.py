@@ -84,10 +84,12 @@ _ADVICE = dict.fromkeys(
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Mistakes of the user and of the disk as one line with exit code 2; Ctrl-C as one line with 130."""
-    from pipelines.errors import UserError
+    from pipelines.errors import ToldElsewhereError, UserError
 
     try:
         yield
+    except ToldElsewhereError as error:
+        raise typer.Exit(2) from error
     except UserError as error:
         fail(str(error), 2)
     except OSError as error:

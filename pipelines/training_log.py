@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +73,10 @@ class TrainingLog:
                 return
             yield group
 
-    def add(self, loss: Tensor, *, learning_rate: float, salient_ratio: float, batches: list[ViewBatch]) -> None:
-        """Note the step that was just done, with the rate, the ratio and the batches it was done with."""
+    def add(
+        self, loss: Tensor, *, learning_rate: float, salient_ratio: float, batches: list[NDArray[np.int64]]
+    ) -> None:
+        """Note the step that was just done, with the rate, the ratio and the images, by index, of all its batches."""
         training = self._training
         line: dict[str, Any] = {
             "step": training.step,
@@ -85,13 +87,13 @@ class TrainingLog:
             line["salient_ratio"] = salient_ratio
         if training.resolutions is not None:
             line["image_size"] = list(training.image_size(training.step - 1))
-        self._waiting.append(_Waiting(line, loss, [batch.indices for batch in batches]))
+        self._waiting.append(_Waiting(line, loss, batches))
         if self._startup is None:
             now = time.perf_counter()
             self._startup, self._started, self._waited = now - self._started, now, 0.0
             line["startup_seconds"] = round(self._startup, 3)
         else:
-            count = sum(len(batch.images) for batch in batches)
+            count = sum(len(batch) for batch in batches)
             self._seen += count
             self._flops += count * training.flops_per_image(training.step - 1)
 
@@ -135,9 +137,8 @@ class TrainingLog:
         if weight is not None:
             raise stop_at_weights(self._run, self._training, weight)
 
-    def reject(self, group: list[ViewBatch]) -> None:
-        """Record every unreadable image once; UserError when there are more of them than ``max_rejected``."""
-        found = {item.index: item.reason for batch in group for item in batch.unreadable}
+    def reject(self, found: Mapping[int, str]) -> None:
+        """Record unreadable images (index → reason) once; UserError when they are more than ``max_rejected`` of all."""
         new = {
             index: {"key": self._source.keys[index].as_py(), "index": index, "reason": reason}
             for index, reason in found.items()

@@ -42,13 +42,17 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """Views: images uint8 [B, 3, H, W], boxes [B, 4], flips bool [B], indices int64 [B]; and what was unreadable."""
+    """Views: images uint8 [B, 3, H, W], boxes [B, 4], flips bool [B], indices int64 [B]; and what was unreadable.
+
+    ``places`` int64 [B] is where each stood among all that were asked for, readable or not.
+    """
 
     images: Tensor
     boxes: Tensor
     flips: Tensor
     indices: NDArray[np.int64]
     unreadable: list[Unreadable]
+    places: NDArray[np.int64]
 
     def pin_memory(self) -> ViewBatch:
         """The batch in memory that a GPU can fetch while it computes; the loader calls it."""
@@ -101,14 +105,23 @@ class Views(Dataset[Seen | Unreadable]):
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index): every epoch a new order that follows from (seed, epoch), short ends dropped.
 
-    ``start`` batches are skipped, so that a resumed run goes on with the very next one.
+    ``start`` batches are skipped, so that a resumed run goes on with the very next one. ``part`` is what this process
+    takes of each batch.
     """
 
     def __init__(
-        self, count: int, batch_size: int, batches_per_epoch: int, epochs: int, *, seed: int, start: int = 0
+        self,
+        count: int,
+        batch_size: int,
+        batches_per_epoch: int,
+        epochs: int,
+        *,
+        seed: int,
+        start: int = 0,
+        part: slice = slice(None),
     ) -> None:
         self.count, self.batch_size, self.batches_per_epoch = count, batch_size, batches_per_epoch
-        self.epochs, self.seed, self.start = epochs, seed, start
+        self.epochs, self.seed, self.start, self.part = epochs, seed, start, part
 
     def __len__(self) -> int:
         return self.batches_per_epoch * self.epochs - self.start
@@ -119,7 +132,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             first = self.start - epoch * self.batches_per_epoch if epoch * self.batches_per_epoch < self.start else 0
             for number in range(first, self.batches_per_epoch):
                 chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
-                yield [(epoch, int(index)) for index in chosen]
+                yield [(epoch, int(index)) for index in chosen[self.part]]
 
 
 class InOrder(Sampler[list[tuple[int, int]]]):
@@ -161,7 +174,8 @@ def collate(items: list[Seen | Unreadable]) -> ViewBatch:
     unreadable = [item for item in items if isinstance(item, Unreadable)]
     images = torch.from_numpy(np.stack([item.pixels for item in seen])) if seen else torch.empty(0, 3, 0, 0)
     boxes, flips = stack_views([item.view for item in seen])
-    return ViewBatch(images, boxes, flips, np.asarray([item.index for item in seen], np.int64), unreadable)
+    places = np.asarray([place for place, item in enumerate(items) if isinstance(item, Seen)], np.int64)
+    return ViewBatch(images, boxes, flips, np.asarray([item.index for item in seen], np.int64), unreadable, places)
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

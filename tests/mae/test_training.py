@@ -128,7 +128,7 @@ def test_accumulated_batches_are_one_large_batch(sizes, monkeypatch):
     batch, shares = images(8), []
     mask = training().draw_masks(8, None, 0)
 
-    def same_masks(self, count, saliency, number):
+    def same_masks(self, count, saliency, number, part):
         part = slice(shares[number][0], shares[number][1])
         return type(mask)(mask.ids_keep[part], mask.ids_restore[part], mask.hidden[part])
 

@@ -209,6 +209,6 @@ def test_the_loader_pins_the_images(monkeypatch):
     from torch.utils.data._utils.pin_memory import pin_memory
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
-    batch = ViewBatch(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4), torch.zeros(2), np.arange(2), [])
+    batch = ViewBatch(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4), torch.zeros(2), np.arange(2), [], np.arange(2))
     assert bool((pin_memory(batch).images == 1).all())
     assert pin_memory(batch).indices is batch.indices

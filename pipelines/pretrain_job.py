@@ -1,0 +1,134 @@
+"""A pretraining that is ready to begin or to go on: every option checked, everything opened, the checkpoint loaded."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mae.checkpoints import load_training
+from mae.distributed import World
+from mae.training import Training
+from mae.vit import MaskedAutoencoder
+from pipelines.errors import UserError, user_errors
+from pipelines.joined_maps import JoinedMaps, join_maps
+from pipelines.pairs import hash_pairs
+from pipelines.pretrain_options import FREE_ON_RESUME, PretrainOptions, option_defaults
+from pipelines.processes import agreed, check_processes, in_turn, newest_of_all
+from pipelines.random_access import open_images
+from pipelines.runs import RunFolder
+from pipelines.samples import Source
+from pipelines.trackers import check_trackers
+from saliency import __version__
+
+
+@dataclass(frozen=True)
+class PretrainJob:
+    """What a pretraining works with."""
+
+    options: PretrainOptions
+    source: Source
+    maps: JoinedMaps | None
+    training: Training
+    run: RunFolder
+    config: dict[str, Any]
+    """What ``config.json`` holds of a run that begins."""
+
+
+def open_pretraining(options: PretrainOptions, world: World) -> PretrainJob:
+    """The job as it was after its newest checkpoint, its folder ready to go on; all processes call this. UserError."""
+    with agreed(world), user_errors():
+        check_trackers(options.track)
+        check_processes(options, world)
+        masking, settings = options.masks(), options.training()
+        torch.manual_seed(options.seed)
+        model = _new_model(options)
+        resolutions = options.resolutions(model.image_size, model.patch_size)
+    source, maps = in_turn(world, lambda: _open_data(options, masking.needs_saliency))
+    with agreed(world), user_errors():
+        steps_per_epoch = len(source) // (settings.batch_size * settings.accumulate)
+        device = world.device(options.device)
+        training = Training(model, masking, settings, steps_per_epoch, device, resolutions)
+        # masks that can't be drawn are the settings' fault, and better known now than at the first step
+        for grid in training.grids:
+            flat = torch.ones(options.batch_size, math.prod(grid))
+            masking(options.batch_size, grid, generator=torch.Generator(), saliency=flat)
+    run = RunFolder(options.out, write=world.is_main)
+    with agreed(world):
+        newest = newest_of_all(options.out, world)
+    config = _config(options, source, maps, training, world)
+    resume = options.resume or world.restarts > 0  # torchrun repeats the command as it was
+    with agreed(world):
+        run.begin(config, resume=resume, free=FREE_ON_RESUME, defaults=option_defaults())
+    training.distribute(world, parts=options.shard_model)
+    with agreed(world):
+        if newest:
+            _load_newest(newest, training)
+    run.rewind(training.step)
+    return PretrainJob(options, source, maps, training, run, config)
+
+
+def _new_model(options: PretrainOptions) -> MaskedAutoencoder:
+    return MaskedAutoencoder.from_size(
+        options.model,
+        options.image_size[0] if len(options.image_size) == 1 else options.image_size,
+        options.patch_size,
+        options.norm_pix,
+        decoder_width=options.decoder_width,
+        decoder_depth=options.decoder_depth,
+    )
+
+
+def _open_data(options: PretrainOptions, with_maps: bool) -> tuple[Source, JoinedMaps | None]:
+    source = open_images(options)
+    images_per_step = options.batch_size * options.accumulate
+    if len(source) < images_per_step:
+        raise UserError(
+            f"{options.source} has {len(source)} images, fewer than one step takes ({images_per_step}): "
+            "lower --batch-size"
+        )
+    return source, _join(options, source) if with_maps else None
+
+
+def _join(options: PretrainOptions, source: Source) -> JoinedMaps:
+    if options.saliency is None:
+        raise UserError(f"--masking {options.masking} needs maps: --saliency MAPS, made with build-saliency")
+    return join_maps(options.saliency, source, on_missing=options.on_missing)
+
+
+def _load_newest(checkpoint: Path, training: Training) -> None:
+    try:
+        load_training(checkpoint, training)
+    except ValueError as error:
+        raise UserError(f"{error}; once that folder is deleted, --resume goes on from the one before it") from error
+
+
+def _config(
+    options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training, world: World
+) -> dict[str, Any]:
+    resolved = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+    resolved["saliency"] = None if options.saliency is None else str(Path(options.saliency))  # maps/ is maps
+    resolved["salient_schedule"] = list(options.salient_schedule) if options.salient_schedule else None
+    resolved["image_size"] = list(options.image_size)
+    return {
+        "options": resolved,
+        "images": len(source),
+        "keys_sha256": hash_pairs(source, captions=False),
+        "maps": {**maps.table.metadata, "images_without_map": maps.missing} if maps else None,
+        "masking": asdict(training.masking),
+        "grid": list(training.model.grid),
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "steps_per_epoch": training.steps_per_epoch,
+        "steps": training.total_steps,
+        "peak_learning_rate": training.settings.peak_learning_rate,
+        "precision": training.precision,
+        "flops_per_image": training.flops_per_image(),
+        "peak_flops": training.peak._asdict() if training.peak else None,
+        "versions": {"saliency-mae": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "processes": world.size,
+    }
