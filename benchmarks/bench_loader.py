@@ -1,6 +1,6 @@
 """The loader of pretraining with maps and without, and torchvision's beside it, in turns in one run.
 
-    python benchmarks/bench_loader.py [--images 1024] [--batch 64] [--rounds 5] [--workers 0] [--only 32]
+    python benchmarks/bench_loader.py [--images 1024] [--batch 256] [--rounds 5] [--workers 0] [--only 32]
                                       [--cpu-time]
 
 Random resized crops (a fifth to all of the image) and flips of synthetic images, uint8 batches, from: JPEGs of 500×375
@@ -138,7 +138,7 @@ def passed(loader, use, clock):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--cpu-time", action="store_true", help="On a busy machine, without workers.")

@@ -49,8 +49,11 @@ def area_resample(
     batch, height, width = maps.shape
     boxes = _full_boxes(batch, maps.device) if boxes is None else boxes.to(maps.device, torch.float32)
     covered = _full_boxes(batch, maps.device) if covered is None else covered.to(maps.device, torch.float32)
-    rows = _overlap(boxes[:, 1], boxes[:, 3], grid[0], covered[:, 1], covered[:, 3], height)  # [B, H', H]
-    columns = _overlap(boxes[:, 0], boxes[:, 2], grid[1], covered[:, 0], covered[:, 2], width)  # [B, W', W]
+    if grid[0] == grid[1] and height == width:  # both axes at once: half as many small operations
+        columns, rows = _overlap(boxes, covered, grid[0], width).unbind(1)
+    else:
+        columns = _overlap(boxes[:, 0::2], covered[:, 0::2], grid[1], width)[:, 0]  # [B, W', W]
+        rows = _overlap(boxes[:, 1::2], covered[:, 1::2], grid[0], height)[:, 0]  # [B, H', H]
     if flips is not None:
         columns = torch.where(flips.to(maps.device)[:, None, None], columns.flip(1), columns)
     return rows @ maps.float() @ columns.transpose(1, 2)
@@ -61,15 +64,18 @@ def _full_boxes(count: int, device: torch.device) -> Tensor:
     return torch.cat([torch.zeros(count, 2, device=device), torch.ones(count, 2, device=device)], dim=1)
 
 
-def _overlap(low: Tensor, high: Tensor, cells: int, map_low: Tensor, map_high: Tensor, map_cells: int) -> Tensor:
-    """Share of each of ``cells`` intervals of [low, high] that lies in each map cell, [B, cells, map_cells]."""
-    steps = torch.arange(cells + 1, device=low.device) / cells
-    map_steps = torch.arange(map_cells + 1, device=low.device) / map_cells
-    edges = low[:, None] + (high - low)[:, None] * steps
-    map_edges = map_low[:, None] + (map_high - map_low)[:, None] * map_steps
-    upper = torch.minimum(edges[:, 1:, None], map_edges[:, None, 1:])
-    lower = torch.maximum(edges[:, :-1, None], map_edges[:, None, :-1])
-    return (upper - lower).clamp(min=0) / ((high - low) / cells)[:, None, None]
+def _overlap(boxes: Tensor, covered: Tensor, cells: int, map_cells: int) -> Tensor:
+    """Share of each of ``cells`` intervals of a box that lies in each cell of a map, [B, axes, cells, map_cells].
+
+    boxes, covered: [B, 2·axes], the low ends of the box and of what the map covers on every axis, then the high ones.
+    """
+    (low, high), (map_low, map_high) = boxes.chunk(2, 1), covered.chunk(2, 1)
+    cells_per_unit = map_cells / (map_high - map_low)
+    start, step = (low - map_low) * cells_per_unit, (high - low) * cells_per_unit / cells  # [B, axes], in map cells
+    edges = start[:, :, None] + step[:, :, None] * torch.arange(cells + 1, device=boxes.device)
+    # how much of a map cell lies before an edge; what lies between two edges is the difference
+    before = (edges[..., None] - torch.arange(map_cells, device=boxes.device)).clamp_(0, 1)
+    return before.diff(dim=2) / step[:, :, None, None]
 
 
 def fit_grid(maps: Tensor, grid: int) -> Tensor:
