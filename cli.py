@@ -460,14 +460,14 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Judge an encoder by k-NN, linear probes or fine-tuning, beside itself untrained; goes on where it stopped."""
-    from pipelines.evaluate import QUICK, EvaluateOptions, confused
+    from pipelines.evaluate import QUICK, EvaluateOptions, remarks
     from pipelines.evaluate import evaluate as judge
 
     given = locals() | {"protocols": tuple(protocol or QUICK), "beside": tuple(beside or ())}
     given |= {"linear_blr": tuple(linear_blr or ())}
     result = judge(_options(EvaluateOptions, given, workers=_half_the_cores() if workers is None else workers))
     print_evaluation(result)
-    if line := confused(result):
+    for line in remarks(result):
         typer.echo(line)
 
 

@@ -27,7 +27,7 @@ from pipelines.outcome import Outcome, most_confused, per_class
 from pipelines.plots import confusion_matrices
 from saliency.files import write_text_atomically
 
-__all__ = ["PROTOCOLS", "QUICK", "EvaluateOptions", "confused", "evaluate", "to_json"]
+__all__ = ["PROTOCOLS", "QUICK", "EvaluateOptions", "evaluate", "remarks", "to_json"]
 
 
 def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]:
@@ -114,8 +114,15 @@ def _row(name: str, outcomes: dict[str, list[Outcome]], seeds: tuple[int, ...]) 
     return row
 
 
-def confused(result: dict[str, Any]) -> str:
-    """One line on what the judged encoder takes for what, by its last protocol; empty if it is always right."""
-    protocol, row = result["protocols"][-1], result["rows"][0]
+def remarks(result: dict[str, Any]) -> list[str]:
+    """Lines on the judged encoder: the learning rates that the linear probe chose, and what it takes for what."""
+    row, lines = result["rows"][0], []
+    if "linear" in result["protocols"]:
+        runs = row["linear_runs"]
+        rates = ", ".join(dict.fromkeys(f"{run['blr']:g}" for run in runs))
+        images = runs[0]["held_out_images"]
+        where = f"{images} held-out training images" if images else "the training images, of which none can be spared"
+        lines.append(f"linear: base rate {rates}, chosen on {where}")
+    protocol = result["protocols"][-1]
     pairs = most_confused(np.asarray(row[f"{protocol}_confusion"]), result["class_names"])
-    return f"most confused ({protocol}): {', '.join(pairs)}" if pairs else ""
+    return [*lines, f"most confused ({protocol}): {', '.join(pairs)}"] if pairs else lines

@@ -144,7 +144,7 @@ def confusion_matrices(
             axis.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
     if title:
         figure.suptitle(f"{title}: % of each true class", fontsize=10, parse_math=False)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.15 / side))
     _save(figure, path)
 
 

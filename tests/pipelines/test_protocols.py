@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from mae.linear_probe import LinearSweep
 from pipelines import judging, linear
 from pipelines.encoders import open_encoder
 from pipelines.errors import UserError
-from pipelines.evaluate import EvaluateOptions, confused, evaluate
+from pipelines.evaluate import EvaluateOptions, evaluate, remarks
 from pipelines.frozen import compute_features
 from pipelines.labelled import open_data
 from pipelines.supervised import plan_batches
@@ -385,9 +386,9 @@ def test_the_confusion_is_drawn_and_said(base, tmp_path):
     with Image.open(tmp_path / "deep" / "confusion.png") as drawn:
         assert drawn.width > drawn.height > 200
     result["rows"][0]["finetune_confusion"] = [[2, 0, 0], [3, 1, 0], [0, 0, 2]]
-    assert confused(result) == "most confused (finetune): green → blue (75%)"
+    assert remarks(result) == ["most confused (finetune): green → blue (75%)"]
     result["rows"][0]["finetune_confusion"] = [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
-    assert confused(result) == ""
+    assert remarks(result) == []
 
 
 def test_the_file_keeps_lists_of_numbers_on_a_line(base, tmp_path):
@@ -432,6 +433,7 @@ def test_the_command(base, tmp_path):
     assert "mean of 2 seeds" in result.stdout
     assert "50 % of the labels" in result.stdout
     assert "untrained" not in result.stdout
+    assert re.search(r"linear: base rate 1.*, chosen on 3 held-out training images", result.stdout)
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert set(written["rows"][0]["linear_runs"][0]["held_out_accuracy"]) <= {"1", "10"}
     assert (tmp_path / "c.png").exists()
