@@ -26,7 +26,7 @@ class Whole:
     def __init__(self, model: MaskedAutoencoder) -> None:
         self.model = model
         self.loss: nn.Module = _Loss(model)
-        """Images [B, C, H, W], their mask, what is decoded of it, their grid → the mean loss of these images, scalar."""
+        """Images, their mask, what is decoded of it, their grid → the mean loss of these images, scalar."""
 
     def averaging(self, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of a batch: gradients are averaged over the processes at the ``last`` one."""
