@@ -106,7 +106,7 @@ def test_inspect_shows_the_medians(base):
 
 
 def test_the_command_gives_the_hint(tmp_path, monkeypatch):
-    slow(monkeypatch, Views, "__getitem__", 0.005)
+    slow(monkeypatch, Views, "__getitem__", 0.05)
     result = invoke("pretrain", SOURCE, "--out", tmp_path / "run", *SMALL, "--checkpoint-every", 1)
     assert result.exit_code == 0
     assert "the loader was the bottleneck" in result.stdout
