@@ -8,10 +8,11 @@ difference alone; a reading in words follows from the adjusted p-value.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from mae.student import t_quantile, t_tails
 
 LEVEL = 0.95
 """Of every interval; what is read as a difference has an adjusted p-value below 1 − LEVEL."""
@@ -87,25 +88,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def t_tails(t: float, freedom: int) -> float:
-    """P(|T| > t) of Student's t with so many degrees of freedom, for t ≥ 0."""
-    return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
-
-
-@functools.cache
-def t_quantile(share: float, freedom: int) -> float:
-    """The value below which Student's t lies with probability ``share``, 0.5 ≤ share < 1."""
-    if not 0.5 <= share < 1 or freedom < 1:
-        raise ValueError(f"no quantile of {share} with {freedom} degrees of freedom here")
-    low, high = 0.0, 1.0
-    while t_tails(high, freedom) > 2 * (1 - share):
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_tails(middle, freedom) > 2 * (1 - share) else (low, middle)
-    return (low + high) / 2
-
-
 def _reading(mean: float, adjusted_p: float | None) -> str:
     if adjusted_p is None:
         return TOO_FEW
@@ -118,26 +100,3 @@ def _standard_error(values: Sequence[float]) -> float:
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return math.sqrt(variance / len(values))
-
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):  # beyond it the fraction converges slowly, and its mirror image fast
-        return 1 - _incomplete_beta(1 - x, b, a)
-    logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    return math.exp(logarithm) / a / _continued_fraction(x, a, b)
-
-
-def _continued_fraction(x: float, a: float, b: float) -> float:
-    """1 + d₁/(1 + d₂/(1 + …)), from the inside out; 200 terms are far more than double precision needs here."""
-    value = 1.0
-    for term in range(200, 0, -1):
-        half = term // 2
-        if term % 2:
-            factor = -(a + half) * (a + b + half) * x / ((a + 2 * half) * (a + 2 * half + 1))
-        else:
-            factor = half * (b - half) * x / ((a + 2 * half - 1) * (a + 2 * half))
-        value = 1 + factor / value
-    return value
