@@ -23,6 +23,7 @@ way that runs alone. Wait for a quiet machine: with two cores, anything else tha
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import gc
 import importlib
@@ -83,21 +84,26 @@ class Way(NamedTuple):
 
 
 def ours(setting: Setting, *, salient=False, decode_ratio=1.0, compile=False, own_products=False) -> Way:
-    torch.manual_seed(0)
-    count = len(setting.images)
-    settings = TrainingSettings(
-        batch_size=count, precision=setting.precision, decode_ratio=decode_ratio, compile=compile
-    )
-    masking = Masking("salient" if salient else "random", mask_ratio=MASK_RATIO)
-    training = Training(model(setting.name), masking, settings, 10_000, setting.device)
+    training = our_training(setting, compile)
     patches = training.model.grid[0] * training.model.grid[1]
-    batch = Batch(setting.images, torch.rand(count, patches) if salient else None)
+    masking = Masking("salient" if salient else "random", mask_ratio=MASK_RATIO)
+    settings = dataclasses.replace(training.settings, decode_ratio=decode_ratio)
+    batch = Batch(setting.images, torch.rand(len(setting.images), patches) if salient else None)
 
     def step():
+        training.masking, training.settings = masking, settings
         with torch_products() if own_products else contextlib.nullcontext():
             training.update([batch])
 
-    return Way(step, training.flops_per_image())
+    return Way(step, training_flops(training.model, MASK_RATIO, decode_ratio))
+
+
+@functools.cache
+def our_training(setting: Setting, compile: bool) -> Training:
+    """The weights are the same for all ways: eight ViT-B with their moments would not fit into a small machine."""
+    torch.manual_seed(0)
+    settings = TrainingSettings(batch_size=len(setting.images), precision=setting.precision, compile=compile)
+    return Training(model(setting.name), Masking(mask_ratio=MASK_RATIO), settings, 10_000, setting.device)
 
 
 def model(name: str) -> MaskedAutoencoder:
@@ -114,6 +120,25 @@ def torch_products():
 
 
 def transformers_peer(setting: Setting, *, fused=False, compile=False) -> Way:
+    peer = transformers_model(setting)
+    options = {"fused": True} if fused else {}
+    weights = [p for p in peer.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, LEARNING_RATE, BETAS, weight_decay=WEIGHT_DECAY, **options)
+    forward = torch.compile(peer, dynamic=False) if compile else peer
+    images = normalise(setting.images)
+
+    def step():
+        optimizer.zero_grad()
+        with setting.autocast():
+            loss = forward(images).loss
+        loss.backward()
+        optimizer.step()
+
+    return Way(step, plain_flops(setting))
+
+
+@functools.cache
+def transformers_model(setting: Setting):
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     torch.manual_seed(0)
@@ -133,21 +158,7 @@ def transformers_peer(setting: Setting, *, fused=False, compile=False) -> Way:
         norm_pix_loss=True,
         layer_norm_eps=1e-6,
     )
-    peer = ViTMAEForPreTraining(config).to(setting.device).train()
-    options = {"fused": True} if fused else {}
-    weights = [p for p in peer.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, LEARNING_RATE, BETAS, weight_decay=WEIGHT_DECAY, **options)
-    forward = torch.compile(peer, dynamic=False) if compile else peer
-    images = normalise(setting.images)
-
-    def step():
-        optimizer.zero_grad()
-        with setting.autocast():
-            loss = forward(images).loss
-        loss.backward()
-        optimizer.step()
-
-    return Way(step, plain_flops(setting))
+    return ViTMAEForPreTraining(config).to(setting.device).train()
 
 
 def checkout_peer(setting: Setting, folder: Path) -> Way:
@@ -254,8 +265,7 @@ def peak_memory(make: Callable[[], Way], device: torch.device) -> float | None:
     """GiB at the most, of a way that runs alone; None on a CPU."""
     if device.type != "cuda":
         return None
-    gc.collect()
-    torch.cuda.empty_cache()
+    forget()
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     way = make()
@@ -263,6 +273,14 @@ def peak_memory(make: Callable[[], Way], device: torch.device) -> float | None:
         way.step()
     wait(device)
     return (torch.cuda.max_memory_allocated(device) - before) / 2**30
+
+
+def forget() -> None:
+    our_training.cache_clear()
+    transformers_model.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def quotient(over: list[float], under: list[float]) -> dict[str, float]:
@@ -278,6 +296,7 @@ def report(name: str, arguments, device: torch.device) -> dict:
     setting = Setting(name, images, precision)
     makers = ways_to(arguments, setting)
     memory = {way: peak_memory(make, device) for way, make in makers.items()}
+    forget()
     ways = {way: make() for way, make in makers.items()}
     rounds = arguments.rounds or ROUNDS[device.type]
     seconds = measure(ways, rounds, 1 if device.type == "cpu" else 10, device)

@@ -3,7 +3,8 @@
 The loss is then over a part, and the decoder sees fewer mask tokens. Over the choice, its mean is the mean over *all*
 hidden patches of the error that each has when it is decoded in the company of a random choice of the others. That is
 an unbiased estimate over the hidden patches, but not of the loss of the full decoder, whose every patch has the
-company of all others. CrossMAE (arXiv 2401.14391) found that a decoder of few patches learns about as well.
+company of all others. CrossMAE (arXiv 2401.14391) decodes a part too, with a decoder whose hidden patches look at the
+visible ones alone, so that there the company makes no difference.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def test_the_loader_pins_what_will_be_copied(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
     regions = PackedRegions(torch.zeros(12), np.zeros((2, 3), int), np.zeros((2, 4)), np.zeros(2, bool))
-    views = ViewBatch(torch.zeros(2, 3, 0, 0), torch.zeros(2, 4), torch.zeros(2), np.arange(2), [])
+    views = ViewBatch(torch.zeros(2, 3, 0, 0), torch.zeros(2, 4), torch.zeros(2), np.arange(2), [], np.arange(2))
     pinned = pin_memory(CutBatch(views, regions, (4, 4)))
     assert all(bool((tensor == 1).all()) for tensor in (pinned.regions.data, pinned.views.boxes, pinned.views.flips))
 

@@ -44,14 +44,14 @@ def breaking(step, what):
     """In this step (counted from 1) the loss, one gradient or, once it is done, one weight is no number."""
     forward, update, calls = MaskedAutoencoder.forward, Training.update, itertools.count(1)
 
-    def breaks(self, images, mask, **told):
-        output = forward(self, images, mask, **told)
+    def breaks(self, *told):
+        loss = forward(self, *told)
         if next(calls) != step or what == "weight":
-            return output
+            return loss
         if what == "loss":
-            return output._replace(loss=output.loss + math.nan)  # whose gradients are as before
+            return loss + math.nan  # whose gradients are as before
         hook = self.decoder_pred.weight.register_hook(lambda gradient: (hook.remove(), gradient * math.inf)[1])
-        return output
+        return loss
 
     def updates(self, batches):
         loss = update(self, batches)

@@ -36,7 +36,7 @@ def slow(monkeypatch, kind, name, seconds):
 @pytest.mark.parametrize(("where", "low", "high"), [("loader", 0.8, 1.0), ("step", 0.0, 0.2)])
 def test_starved_is_the_share_of_waiting_for_the_loader(base, monkeypatch, where, low, high):
     if where == "loader":
-        slow(monkeypatch, Views, "__getitem__", 0.02)  # four images a batch
+        slow(monkeypatch, Views, "__getitem__", 0.05)  # four images a batch
     else:
         slow(monkeypatch, Training, "update", 0.08)
     lines = [line for line in run(replace(base, checkpoint_every=1000)).metrics() if "starved" in line]
