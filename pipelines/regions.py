@@ -187,5 +187,5 @@ def _cubic(distances: Tensor) -> Tensor:
 def _to_bytes(products: Tensor, dim: int) -> Tensor:
     """Sums with weights that were split along ``dim``, rounded half up and clipped to 0..255, float32."""
     coarse, fine = (part.int() for part in products.chunk(2, dim))
-    sums: Tensor = (coarse << _FINE) + fine
-    return ((sums + (1 << _UNITS - 1)) >> _UNITS).clamp(0, 255).float()
+    rounded: Tensor = ((coarse << _FINE) + fine + (1 << _UNITS - 1)) >> _UNITS
+    return rounded.clamp(0, 255).float()
