@@ -167,7 +167,8 @@ def resize_weights(low: Tensor, high: Tensor, sides: Tensor, padded: int, count:
     weights = _cubic(distances / scale.clamp(min=1)[:, :, None])
     weights = weights * (pixels < sides[:, None])[:, None, :]
     weights = weights / weights.sum(2, keepdim=True)
-    return (weights.abs() * 2**_UNITS + 0.5).floor() * weights.sign()
+    units: Tensor = (weights.abs() * 2**_UNITS + 0.5).floor() * weights.sign()
+    return units
 
 
 def _split(weights: Tensor) -> Tensor:
