@@ -1,8 +1,8 @@
 """Random views whose pixels are computed on the training's device: the workers only decode and cut.
 
 A worker decodes an image as it would otherwise, cuts out what its view depends on and sends the bytes as they are; the
-batch is copied at once and resized there (``pipelines.regions``). The views are the same as the workers would show, box
-by box and flip by flip, so two runs differ by the rounding of single grey levels.
+batch is copied at once and resized there (``pipelines.regions``). The images are those that the workers would show,
+byte for byte, so a run may go on with the one or the other.
 """
 
 from __future__ import annotations

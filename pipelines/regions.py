@@ -1,9 +1,11 @@
 """The part of a picture that a view needs, cut out by a worker, and a batch of such parts resized at once on a device.
 
-It promises what Pillow's bicubic ``resize(box=…)`` gives, to within one grey level: the cubic with a = −0.5, widened by
-the scale where it shrinks, its weights cut off at the picture's borders (not at the box's) and made to sum to 1, one
-axis after the other, rounded to bytes after each. The weights of an image are a matrix for each axis, so a pass over a
-batch is one batched product. Nothing here waits for the device.
+It promises the very bytes of Pillow's bicubic ``resize(box=…)``: the cubic with a = −0.5, widened by the scale where it
+shrinks, its weights cut off at the picture's borders (not at the box's) and made to sum to 1, one axis after the other,
+rounded to bytes after each. The weights of an image are a matrix for each axis, so a pass over a batch is one batched
+product; they are whole numbers of 2⁻²² in two parts, whose products single precision adds up without an error. (On a
+device without double precision a weight may be off by a few of these units, and so a byte by one.) Nothing here waits
+for the device.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ _LARGEST = 8
 """A region of more than so many times the pixels of its view is resized by the worker: sending it would cost more."""
 _AT_ONCE = 32
 """Images whose float pixels and weights lie on the device together."""
-_WEIGHT_STEPS = 2**22  # Pillow's weights are whole numbers of these parts
+_UNITS = 22
+_FINE = 12
+"""A weight is a whole number of 2^−22, as Pillow's; it is split above its last 12 bits into numbers of 11 and 12."""
 _HEIGHT_MAY_BE_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 """Pillow 13 resizes the height first where it loses over twice as many pixels as the width; earlier ones never do."""
 
@@ -44,7 +48,8 @@ class Region:
 
 def cut_region(image: Image.Image, view: View, size: tuple[int, int]) -> Region:
     """What of an RGB image the view at ``size`` (height, width) depends on; mirroring is left to :func:`resize`."""
-    box = np.asarray(pixel_box(image, view), np.float32).astype(np.float64)  # Pillow keeps a box in single precision
+    ends = np.asarray(pixel_box(image, view), np.float32)  # Pillow has a box, and its sides, in single precision
+    box = np.concatenate([ends[:2], ends[:2] + (ends[2:] - ends[:2]).astype(np.float64)])
     edges = []
     for axis in (0, 1):
         low, high, whole = box[axis], box[axis + 2], image.size[axis]
@@ -136,22 +141,23 @@ def _resize(
     rows = resize_weights(boxes[:, 1], boxes[:, 3], places[:, 1], lines.shape[1], size[0])  # [B, h, H]
     columns = resize_weights(boxes[:, 0], boxes[:, 2], places[:, 2], lines.shape[3], size[1])  # [B, w, W]
     columns = torch.where(flips[:, None, None], columns.flip(1), columns)
+    rows, columns = _split(rows), _split(columns)  # [B, 2·h, H], [B, 2·w, W]
 
     def resize_height(lines: Tensor) -> Tensor:
-        return _to_bytes(rows @ lines.flatten(2)).view(batch, size[0], 3, lines.shape[3])
+        return _to_bytes(rows @ lines.flatten(2), 1).reshape(batch, size[0], 3, -1)
 
     def resize_width(lines: Tensor) -> Tensor:
-        return _to_bytes(lines.flatten(1, 2) @ columns.transpose(1, 2)).view(batch, lines.shape[1], 3, size[1])
+        return _to_bytes(lines.flatten(1, 2) @ columns.transpose(1, 2), 2).reshape(batch, -1, 3, size[1])
 
     seen = resize_width(resize_height(lines)) if height_first else resize_height(resize_width(lines))
     return seen.transpose(1, 2).to(torch.uint8)
 
 
 def resize_weights(low: Tensor, high: Tensor, sides: Tensor, padded: int, count: int) -> Tensor:
-    """How much of each input pixel is in each output pixel of one axis, float32 [B, count, padded]; each row sums to 1.
+    """How much of each input pixel is in each output pixel of one axis, [B, count, padded], in whole units of 2⁻²².
 
     low, high: [B], the ends of what is seen, in input pixels; sides: int64 [B], how many of the ``padded`` ones there
-    really are. They are computed as precisely as low and high are given.
+    really are. They are computed as precisely as low and high are given, and of their type.
     """
     scale = ((high - low) / count)[:, None]
     steps = torch.arange(count, device=low.device, dtype=low.dtype) + 0.5
@@ -161,7 +167,14 @@ def resize_weights(low: Tensor, high: Tensor, sides: Tensor, padded: int, count:
     weights = _cubic(distances / scale.clamp(min=1)[:, :, None])
     weights = weights * (pixels < sides[:, None])[:, None, :]
     weights = weights / weights.sum(2, keepdim=True)
-    return ((weights.abs() * _WEIGHT_STEPS + 0.5).floor() / _WEIGHT_STEPS * weights.sign()).float()
+    units: Tensor = (weights.abs() * 2**_UNITS + 0.5).floor() * weights.sign()
+    return units
+
+
+def _split(weights: Tensor) -> Tensor:
+    """Whole numbers [B, n, m] as float32 [B, 2·n, m]: how often 2^12 is in them, then the rest, from −2^11 to 2^11."""
+    coarse = (weights / 2**_FINE).round()
+    return torch.cat([coarse, weights - coarse * 2**_FINE], dim=1).float()
 
 
 def _cubic(distances: Tensor) -> Tensor:
@@ -172,6 +185,8 @@ def _cubic(distances: Tensor) -> Tensor:
     return torch.where(d < 1, near, torch.where(d < _SUPPORT, far, 0))
 
 
-def _to_bytes(values: Tensor) -> Tensor:
-    """Rounded half up and clipped to 0..255, still floats."""
-    return (values + 0.5).floor_().clamp_(0, 255)
+def _to_bytes(products: Tensor, dim: int) -> Tensor:
+    """Sums with weights that were split along ``dim``, rounded half up and clipped to 0..255, float32."""
+    coarse, fine = (part.int() for part in products.chunk(2, dim))
+    rounded: Tensor = ((coarse << _FINE) + fine + (1 << _UNITS - 1)) >> _UNITS
+    return rounded.clamp(0, 255).float()

@@ -34,9 +34,7 @@ def test_random_views_of_any_pictures_at_any_size(seed, pictures, size):
     """Noise is the hardest picture: every weight shows, and every overshoot is clipped."""
     rng = np.random.default_rng(seed)
     views = [random_view(rng, *sides, scale=(0.02, 1.0)) for sides in pictures]
-    found = differences([noise(*sides, seed=i) for i, sides in enumerate(pictures)], views, size)
-    assert found.max() <= 1
-    assert (found > 0).mean() < 0.02
+    assert not differences([noise(*sides, seed=i) for i, sides in enumerate(pictures)], views, size).any()
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -44,7 +42,7 @@ def test_random_views_of_any_pictures_at_any_size(seed, pictures, size):
 @pytest.mark.parametrize("size", [(120, 200), (31, 17), (60, 100), (24, 24)])
 @pytest.mark.parametrize("sides", [(100, 60), (60, 100), (37, 37)])
 def test_borders_and_scales(sides, size, box, flip):
-    assert differences([noise(*sides)], [View(box, flip)], size).max() <= 1
+    assert not differences([noise(*sides)], [View(box, flip)], size).any()
 
 
 def test_more_images_than_are_resized_at_once_and_both_orders_of_the_axes():
@@ -54,7 +52,7 @@ def test_more_images_than_are_resized_at_once_and_both_orders_of_the_axes():
     views = [random_view(rng, *size) for size in sizes]
     orders = {cut_region(picture, view, (24, 40)).height_first for picture, view in zip(pictures, views, strict=True)}
     assert orders == ({False, True} if module._HEIGHT_MAY_BE_FIRST else {False})
-    assert differences(pictures, views, (24, 40)).max() <= 1
+    assert not differences(pictures, views, (24, 40)).any()
 
 
 def test_the_wrong_flip_box_or_order_is_noticed():
@@ -66,11 +64,11 @@ def test_the_wrong_flip_box_or_order_is_noticed():
         found = resize(pack_regions([region]), torch.tensor([flip]), size).numpy().astype(int)[0]
         return np.abs(found - expected).max()
 
-    assert error(region) <= 1
+    assert error(region) == 0
     assert error(region, flip=True) > 50
     x0, y0, x1, y1 = region.box
     assert error(module.Region(region.pixels, (x0 + 0.1, y0, x1 + 0.1, y1), region.height_first)) > 5
-    assert error(module.Region(region.pixels, region.box, not region.height_first)) > 1
+    assert error(module.Region(region.pixels, region.box, not region.height_first)) > 0
 
 
 def test_a_region_is_no_larger_than_its_view_needs():
@@ -89,11 +87,21 @@ def test_a_region_far_larger_than_its_view_is_resized_at_once():
     assert differences([picture], [view], size).max() == 0
 
 
+def test_a_picture_of_extreme_contrast_shrunk_and_enlarged_far():
+    """The largest sums: single precision has to hold them."""
+    stripes = np.zeros((240, 240, 3), np.uint8)
+    stripes[:, ::2] = 255
+    stripes[::3] = 255
+    for size in ((7, 230), (230, 7), (90, 90), (1, 240)):
+        assert not differences([Image.fromarray(stripes)], [View((0.003, 0.01, 0.99, 0.995))], size).any()
+
+
 def test_weights_sum_to_one_and_stay_inside():
     low, high = torch.tensor([0.3, -0.2], dtype=torch.float64), torch.tensor([9.1, 5.0], dtype=torch.float64)
     weights = resize_weights(low, high, torch.tensor([10, 4]), 12, 6)
     assert weights.shape == (2, 6, 12)
-    torch.testing.assert_close(weights.sum(2), torch.ones(2, 6))
+    assert torch.equal(weights, weights.round())
+    assert float((weights.sum(2) / 2**22 - 1).abs().max()) < 12 / 2**22
     assert not weights[0, :, 10:].any()
     assert not weights[1, :, 4:].any()
 
