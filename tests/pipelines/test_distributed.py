@@ -274,7 +274,9 @@ def test_a_mistake_is_one_line_of_two_processes_and_not_tried_again(tmp_path):
         nano_runs(patch)
         run(replace(nano_options(tmp_path / "run"), epochs=1))
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    done = torchrun(*command(tmp_path / "run"), "--epochs", "1", options=["--max-restarts", "1"])
+    done = torchrun(
+        *command(tmp_path / "run"), "--epochs", "1", options=["--max-restarts", "1"], FAULT="slow_to_tell 3"
+    )
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mae.guard import Guard
 from mae.spread import local
 from mae.training import Training
 from pipelines import pretrain as module
+from pipelines import terminal
 from pipelines.errors import UserError
 from pipelines.pretrain import pretrain
 from pipelines.processes import one_world
@@ -72,6 +74,17 @@ def stopped(step):
     Training.update = update
 
 
+def slow_to_tell(seconds):
+    """A mistake is printed late, when torchrun would have ended the process if another one had failed before."""
+    fail = terminal.fail
+
+    def fails(*arguments):
+        time.sleep(seconds)
+        fail(*arguments)
+
+    terminal.fail = fails
+
+
 def watched(indices):
     """Which images this process reads is written down."""
 
@@ -83,7 +96,13 @@ def watched(indices):
     module._load = load
 
 
-FAULTS = {"killed": killed, "broken_loss": broken_loss, "broken_part": broken_part, "stopped": stopped}
+FAULTS = {
+    "killed": killed,
+    "broken_loss": broken_loss,
+    "broken_part": broken_part,
+    "stopped": stopped,
+    "slow_to_tell": slow_to_tell,
+}
 
 
 def several_runs(place):
