@@ -64,6 +64,7 @@ class Runs:
             "random": (ACCUMULATE, None),
             "salient": ({"saliency": saliency, "salient_schedule": [0.0, 0.5], "salient_pick": "weighted"}, None),
             "block": ({"masking": "block", "epochs": 2}, None),
+            "decoded": ({"decode_ratio": 0.5, "epochs": 2}, None),
             "shuffled": ({"saliency": saliency, "masking": "shuffled", "epochs": 2}, None),
             "shuffled-pairs": ({"saliency": saliency, "masking": "shuffled", "batch_size": 2, "epochs": 1}, None),
             "torn": (torn, None),
@@ -140,7 +141,8 @@ parts = pytest.mark.skipif(not SPLITS_ON_CPU, reason="this torch can't split a m
     ("name", "steps"),
     [
         ("random", 21),
-        ("salient", 18),
+        ("block", 12),
+        ("decoded", 12),
         ("block", 12),
         ("shuffled", 12),
         ("shuffled-pairs", 12),
