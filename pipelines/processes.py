@@ -102,6 +102,8 @@ def check_processes(options: PretrainOptions, world: World) -> None:
         return
     if world.size == 1:
         raise UserError("--shard-model shares a model out to several processes: start them with torchrun")
+    if options.compile:
+        raise UserError("--compile and --shard-model were never tried together, and are refused: leave one out")
     with user_errors():
         check_parts(world.device(options.device))
 

@@ -144,3 +144,5 @@ def test_options_that_do_not_suit_the_processes(tmp_path):
     with pytest.raises(UserError, match="--batch-size 4 can't be shared out evenly among 3 .* give a multiple of 3"):
         check_processes(nano_options(tmp_path), World(0, 3))
     check_processes(nano_options(tmp_path), World(0, 4))
+    with pytest.raises(UserError, match="leave one out"):
+        check_processes(replace(nano_options(tmp_path), shard_model=True, compile=True), World(0, 2))
