@@ -143,7 +143,6 @@ parts = pytest.mark.skipif(not SPLITS_ON_CPU, reason="this torch can't split a m
         ("random", 21),
         ("block", 12),
         ("decoded", 12),
-        ("block", 12),
         ("shuffled", 12),
         ("shuffled-pairs", 12),
         ("torn", 18),

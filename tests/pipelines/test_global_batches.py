@@ -1,6 +1,6 @@
 """The batches of a step: places, parts and maps, whoever could read what."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
