@@ -141,6 +141,7 @@ parts = pytest.mark.skipif(not SPLITS_ON_CPU, reason="this torch can't split a m
     ("name", "steps"),
     [
         ("random", 21),
+        ("salient", 18),
         ("block", 12),
         ("decoded", 12),
         ("shuffled", 12),
