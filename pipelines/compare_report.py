@@ -291,7 +291,9 @@ def _written(options: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if not isinstance(value, tuple):
+        return str(value)
+    return ("×" if all(isinstance(item, int) for item in value) else ", ").join(map(str, value))
 
 
 def _tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
