@@ -44,12 +44,12 @@ def breaking(step, what):
     """In this step (counted from 1) the loss, one gradient or, once it is done, one weight is no number."""
     forward, update, calls = MaskedAutoencoder.forward, Training.update, itertools.count(1)
 
-    def breaks(self, images, mask):
-        output = forward(self, images, mask)
+    def breaks(self, *inputs):
+        output = forward(self, *inputs)
         if next(calls) != step or what == "weight":
             return output
         if what == "loss":
-            return output._replace(loss=output.loss + math.nan)  # whose gradients are as before
+            return output + math.nan  # whose gradients are as before
         hook = self.decoder_pred.weight.register_hook(lambda gradient: (hook.remove(), gradient * math.inf)[1])
         return output
 
