@@ -22,7 +22,7 @@ class Linear(nn.Linear):
     """``nn.Linear`` by :func:`linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """[…, N] of [..., K]."""
+        """[..., N] of [..., K]."""
         return linear(input, self.weight, self.bias)
 
 
@@ -31,9 +31,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
     if plain or not ONEDNN or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
+    compiling = torch.compiler.is_compiling()
+    if not compiling and torch._C._are_functorch_transforms_active():
+        return F.linear(x, weight, bias)  # oneDNN's operation has no rules for vmap and forward derivatives
     rows = x.reshape(-1, x.shape[-1])
-    multiply = _opaque if torch.compiler.is_compiling() else _Product.apply
-    product: Tensor = multiply(rows, weight, bias)
+    product: Tensor = (_opaque if compiling else _Product.apply)(rows, weight, bias)
     return product.view(*x.shape[:-1], len(weight))
 
 

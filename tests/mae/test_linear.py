@@ -57,6 +57,23 @@ def test_second_derivatives(onednn):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_transforms_of_functions(onednn):
+    x, weight, offset = (each.detach() for each in operands())
+
+    def value(weight):
+        return linear(x, weight, offset).sin().sum()
+
+    def plain(weight):
+        return F.linear(x, weight, offset).sin().sum()
+
+    toward = torch.randn_like(weight)
+    torch.testing.assert_close(torch.func.grad(value)(weight), torch.func.grad(plain)(weight))
+    for mine, theirs in zip(*(torch.func.jvp(f, (weight,), (toward,)) for f in (value, plain)), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    many = torch.randn(3, 7, 12)
+    torch.testing.assert_close(torch.func.vmap(value)(many), torch.stack([plain(each) for each in many]))
+
+
 def test_frozen_weights_and_no_gradient_at_all(onednn):
     x, weight, offset = operands()
     linear(x, weight.detach(), offset.detach()).sum().backward()
