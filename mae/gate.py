@@ -24,6 +24,7 @@ SIGNS = {"hide": 1, "keep": -1}
 """What is done to the important patches that are chosen."""
 
 _HEAD = 16
+_TINY = 1e-6
 _WIDTHS = (48, 256)
 
 
@@ -52,8 +53,6 @@ class Gate(nn.Module):
             )
         norm = partial(nn.LayerNorm, eps=1e-6)
         block = partial(Block, self.width, self.width // _HEAD, qkv_bias=True, norm_layer=norm)
-        # No gain to learn before the projection: it would be one more matrix. Embeddings grow while the encoder learns.
-        self.scale = nn.LayerNorm(features, eps=1e-6, elementwise_affine=False)
         self.project = nn.Linear(features, self.width)
         self.blocks = nn.ModuleList([block() for _ in range(depth)])
         self.norm = norm(self.width)
@@ -68,7 +67,7 @@ class Gate(nn.Module):
         """
         if tokens.ndim != 3 or tokens.shape[-1] != self.features:
             raise ValueError(f"tokens of shape {list(tokens.shape)} do not fit a gate that reads {self.features} wide")
-        x = self.project(self.scale(tokens.detach()))  # [B, N, W]
+        x = self.project(stand_out(tokens.detach().float()))  # [B, N, W]
         if self.positions:
             if grid is None or math.prod(grid) != tokens.shape[1]:
                 raise ValueError(f"a gate with positions needs the grid of its {tokens.shape[1]} patches, not {grid}")
@@ -85,6 +84,15 @@ class Gate(nn.Module):
                 nn.init.zeros_(module.bias)
         # Logits near 0: every patch half important, where the sigmoid learns fastest.
         nn.init.normal_(self.score.weight, std=0.02)
+
+
+def stand_out(tokens: Tensor) -> Tensor:
+    """Each patch's difference from its image's mean patch, in units of the image's deviation; [B, N, D] in and out.
+
+    A layer norm in its place would level the patches: how much one differs is what there is to see.
+    """
+    difference = tokens - tokens.mean(1, keepdim=True)
+    return difference * (difference.square().mean((1, 2), keepdim=True) + _TINY).rsqrt()
 
 
 def grid_positions(grid: Sequence[int], width: int, device: torch.device | str | None = None) -> Tensor:

@@ -1,20 +1,21 @@
-"""What the gate learns by: two views of an image, regions pooled from embeddings that get no gradient, no labels.
+"""What the gate learns by: two views of an image, embeddings that get no gradient, no labels.
 
 Notation: p = sigmoid(logit), the importance of a patch; z its embedding; the important region's vector is
-f = Σ p z / Σ p, the background's b = Σ (1 − p) z / Σ (1 − p); a prime marks the other view of the same image. Of the
-sum of four terms each stands in its function's docstring: background cohesion, contrast, area, and a teacher's map.
+f = Σ p z / Σ p, the background's b = Σ (1 − p) z / Σ (1 − p); a prime marks the other view of the same image. Each of
+the terms stands in its function's docstring: background, contrast, area, and a teacher's map.
 
 The contrast does not know which of the two regions is the important one: exchange p and 1 − p, and f and b change
-places. Left alone it ends at the background, which is the larger, more constant part of an image and so tells images
-apart best. What breaks the symmetry is that the background has to agree patch by patch with its own mean, while
-important patches need not be alike, and that the area stays below half: the important is what the rest of the image
-does not explain.
+places. Left alone it ends at the background, which is the larger and more constant part of an image and tells images
+apart best. What breaks the symmetry is stated here: (1) the background is what is like the picture's frame, its
+outermost patches (the boundary prior of Wei et al. 2012, ECCV); (2) every background patch must resemble some of it,
+while important patches need not be alike; (3) the important area is bounded below half.
 
-Shapes: B images in two views, stacked as [2B, …] (the first views, then the second); N patches; D the embeddings' width.
+Shapes: B images in two views, stacked as [2B, …]: all first views, then all second; N patches; D the embedding width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,28 +24,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _TINY = 1e-6
+_SHARPNESS = 0.03
 
 
 @dataclass(frozen=True)
 class GateObjective:
     """The weights of the terms and the range of the area. ValueError for a setting that can't be."""
 
-    area: tuple[float, float] = (0.05, 0.3)
+    area: tuple[float, float] = (0.05, 0.4)
     """The least and the greatest share of an image that is important; the greatest must be below half."""
+    cost: float = 1.0
+    """What it costs to call a patch important, in units of the image's mean distance from its background."""
     contrast: float = 0.1
-    """Weight of the contrast beside the background's cohesion, whose weight is 1."""
+    """Weight of the contrast beside the background term, whose weight is 1."""
     area_weight: float = 20.0
     temperature: float = 0.2
     """Of the contrast's cosines."""
     teacher: float = 1.0
-    """Weight of the teacher's maps at the start of training; 0 at the end of the warm start."""
+    """Weight of the teacher's maps at the start of a warm start."""
 
     def __post_init__(self) -> None:
         low, high = self.area
         if not 0 <= low < high < 0.5:
             raise ValueError(f"the area {low:g} to {high:g} must lie between 0 and 0.5, the least below the greatest")
-        if min(self.contrast, self.area_weight, self.teacher) < 0 or self.temperature <= 0:
-            raise ValueError("weights of the gate's terms must be at least 0 and the temperature above 0")
+        if min(self.cost, self.contrast, self.area_weight, self.teacher) < 0 or self.temperature <= 0:
+            raise ValueError("the weights of the gate's terms must be at least 0, its temperature above 0")
 
 
 class GateLoss(NamedTuple):
@@ -56,18 +60,28 @@ class GateLoss(NamedTuple):
     area: Tensor
 
 
-def gate_loss(logits: Tensor, embeddings: Tensor, objective: GateObjective) -> GateLoss:
-    """The label-free terms for two views, logits [2B, N] and embeddings [2B, N, D]; gradients reach the logits alone."""
+def gate_loss(logits: Tensor, embeddings: Tensor, grid: Sequence[int], objective: GateObjective) -> GateLoss:
+    """The label-free terms for two views, logits [2B, N], embeddings [2B, N, D]; gradients reach the logits alone.
+
+    ``grid`` is (rows, columns) or (T, rows, columns) of the N patches.
+    """
     importance = torch.sigmoid(logits.float())
     z = embeddings.detach().float()
-    important, background = pool_regions(importance, z)
-    others = background.roll(len(background) // 2, dims=0)  # each view is judged by the other one's background
-    cohesion = background_cohesion(importance, z, others)
+    distance = background_distance(importance.detach(), z, frame_of(grid, z.device))
+    background = background_loss(importance, distance, objective.cost)
     centre = z.mean((0, 1))
-    contrast = region_contrast(important - centre, background - centre, objective.temperature)
+    contrast = region_contrast(*(region - centre for region in pool_regions(importance, z)), objective.temperature)
     area = area_penalty(importance, objective.area)
-    total = cohesion + objective.contrast * contrast + objective.area_weight * area
-    return GateLoss(total, cohesion, contrast, area)
+    total = background + objective.contrast * contrast + objective.area_weight * area
+    return GateLoss(total, background, contrast, area)
+
+
+def frame_of(grid: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+    """Bool [N]: the outermost rows and columns of a grid, (rows, columns) or, in every frame, (T, rows, columns)."""
+    *times, rows, columns = grid
+    outer = torch.ones(rows, columns, dtype=torch.bool, device=device)
+    outer[1:-1, 1:-1] = False
+    return outer.expand(*times, rows, columns).flatten()
 
 
 def pool_regions(importance: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,16 +89,31 @@ def pool_regions(importance: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor
     return _weighted_mean(importance, embeddings), _weighted_mean(1 - importance, embeddings)
 
 
-def background_cohesion(importance: Tensor, embeddings: Tensor, backgrounds: Tensor) -> Tensor:
-    """How badly ``backgrounds`` [B, D] explain the patches called background: mean of (1 − p_n) · d_n / d̄, a scalar.
+def background_distance(importance: Tensor, embeddings: Tensor, frame: Tensor) -> Tensor:
+    """How unlike the background each patch is, float32 [B, N] ≥ 0 with mean 1 in every image.
 
-    d_n = ‖z_n − b′‖², d̄ its mean over the image's N patches without gradient: every image counts alike, and the value
-    is 1 for a gate that calls nothing important. It falls most by calling those patches important that the background
-    explains worst, and asks nothing of how these relate to one another.
+    d_n = −τ log (Σ_m w_m exp(−‖z_n − z_m‖² / τδ) / Σ_m w_m) over m ≠ n, then less the image's least and divided by its
+    mean; δ is the mean squared distance of the image's patches, τ = 0.03: nearly the distance to the nearest patch of
+    the background, so that this may have many parts. w_m = 1 − p_m on the ``frame`` (bool [N]) and 0 inside; an object
+    that the gate calls important is no background, though it touches the frame.
     """
-    distance = (embeddings - backgrounds[:, None]).square().sum(-1)  # [B, N]
-    distance = distance / (distance.mean(1, keepdim=True).detach() + _TINY)
-    return ((1 - importance) * distance).mean()
+    squared = torch.cdist(embeddings, embeddings).square()  # [B, N, N]
+    squared = squared / (squared.mean((1, 2), keepdim=True) + _TINY)
+    weights = ((1 - importance) * frame + _TINY).log()[:, None, :].expand_as(squared)
+    itself = torch.eye(squared.shape[1], dtype=torch.bool, device=squared.device)
+    weights = weights.masked_fill(itself, -torch.inf)
+    near = (weights - squared / _SHARPNESS).logsumexp(2) - weights.logsumexp(2)
+    distance = -_SHARPNESS * near
+    distance = distance - distance.amin(1, keepdim=True)
+    return distance / (distance.mean(1, keepdim=True) + _TINY)
+
+
+def background_loss(importance: Tensor, distance: Tensor, cost: float) -> Tensor:
+    """Mean of (1 − p_n) d_n + cost · p_n, a scalar; ``distance`` d [B, N] from :func:`background_distance`.
+
+    Its least value calls those patches important that are further than ``cost`` from the background.
+    """
+    return ((1 - importance) * distance + cost * importance).mean()
 
 
 def region_contrast(important: Tensor, background: Tensor, temperature: float) -> Tensor:
