@@ -70,7 +70,8 @@ def gate_loss(logits: Tensor, embeddings: Tensor, grid: Sequence[int], objective
     distance = background_distance(importance.detach(), z, frame_of(grid, z.device))
     background = background_loss(importance, distance, objective.cost)
     centre = z.mean((0, 1))
-    contrast = region_contrast(*(region - centre for region in pool_regions(importance, z)), objective.temperature)
+    important, rest = pool_regions(importance, z)
+    contrast = region_contrast(important - centre, rest - centre, objective.temperature)
     area = area_penalty(importance, objective.area)
     total = background + objective.contrast * contrast + objective.area_weight * area
     return GateLoss(total, background, contrast, area)
