@@ -50,7 +50,7 @@ def scenes(count: int) -> Iterator[tuple[Image.Image, np.ndarray]]:
 
 
 def masked(place: Path, limit: int) -> Iterator[tuple[Image.Image, np.ndarray]]:
-    """Images and masks: a folder with ``metadata.jsonl``, frames with ``_mask.png`` beside them, or boxes in Parquet."""
+    """Images and masks: a folder with ``metadata.jsonl``, frames beside their ``_mask.png``, or boxes in Parquet."""
     if place.suffix == ".parquet":
         for row in pq.read_table(place).slice(0, limit).to_pylist():
             image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
@@ -103,9 +103,8 @@ def controls(model: MaskedAutoencoder, tests: dict) -> None:
         tokens = model.patchify(normalise(images))
         apart = (tokens - tokens.mean(1, keepdim=True)).norm(dim=-1)
         centre = auc(center_prior(model.grid).expand(len(cover), -1), cover)
-        print(
-            f"{name}: n {len(cover)}, objects cover {cover.mean():.3f}, centre {centre:.3f}, apart {auc(apart, cover):.3f}"
-        )
+        share = f"objects cover {cover.mean():.3f}"
+        print(f"{name}: n {len(cover)}, {share}, centre {centre:.3f}, apart {auc(apart, cover):.3f}")
 
 
 def train(arguments: argparse.Namespace, seed: int, tests: dict) -> None:
