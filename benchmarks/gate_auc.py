@@ -112,7 +112,7 @@ def train(arguments: argparse.Namespace, seed: int, tests: dict) -> None:
     model = MaskedAutoencoder.from_size(arguments.model, arguments.size, PATCH, norm_pix=False)
     if seed == 0:
         controls(model, tests)
-    objective = GateObjective(contrast=arguments.contrast)
+    objective = GateObjective(contrast=arguments.contrast, frame_is_background=arguments.positions)
     gate = Gate(model.pos_embed.shape[-1], positions=arguments.positions)
     training = GateTraining(gate, model.patch_embed, GateSettings(objective=objective, ratio=0.5), model.grid)
     peak = arguments.blr * arguments.batch / 256
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--blr", type=float, default=0.024)
     parser.add_argument("--contrast", type=float, default=GateObjective.contrast)
-    parser.add_argument("--positions", action="store_true")
+    parser.add_argument("--positions", action="store_true", help="the gate sees places, and the frame is background")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     tests = {"scenes": prepare(scenes(300), arguments.size)} if not arguments.masked else {}

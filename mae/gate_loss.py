@@ -33,8 +33,14 @@ class GateObjective:
 
     area: tuple[float, float] = (0.05, 0.4)
     """The least and the greatest share of an image that is important; the greatest must be below half."""
-    cost: float = 1.0
+    cost: float = 1.5
     """What it costs to call a patch important, in units of the image's mean distance from its background."""
+    entropy: float = 1.0
+    """How much indecision is worth: a patch's best logit is (distance − cost) / entropy. At 0 the scores saturate and
+    lose their order."""
+    frame_is_background: bool = False
+    """Whether a patch of the frame is at distance 0 from the background, for being part of it. A prior on places, of
+    use to a gate with positions only; without it a frame patch too is judged by its likeness to the others."""
     contrast: float = 0.1
     """Weight of the contrast beside the background term, whose weight is 1."""
     area_weight: float = 20.0
@@ -47,7 +53,7 @@ class GateObjective:
         low, high = self.area
         if not 0 <= low < high < 0.5:
             raise ValueError(f"the area {low:g} to {high:g} must lie between 0 and 0.5, the least below the greatest")
-        if min(self.cost, self.contrast, self.area_weight, self.teacher) < 0 or self.temperature <= 0:
+        if min(self.cost, self.entropy, self.contrast, self.area_weight, self.teacher) < 0 or self.temperature <= 0:
             raise ValueError("the weights of the gate's terms must be at least 0, its temperature above 0")
 
 
@@ -67,8 +73,9 @@ def gate_loss(logits: Tensor, embeddings: Tensor, grid: Sequence[int], objective
     """
     importance = torch.sigmoid(logits.float())
     z = embeddings.detach().float()
-    distance = background_distance(importance.detach(), z, frame_of(grid, z.device))
-    background = background_loss(importance, distance, objective.cost)
+    frame = frame_of(grid, z.device)
+    distance = background_distance(importance.detach(), z, frame, with_itself=objective.frame_is_background)
+    background = background_loss(logits, distance, objective.cost, objective.entropy)
     centre = z.mean((0, 1))
     important, rest = pool_regions(importance, z)
     contrast = region_contrast(important - centre, rest - centre, objective.temperature)
@@ -90,31 +97,35 @@ def pool_regions(importance: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor
     return _weighted_mean(importance, embeddings), _weighted_mean(1 - importance, embeddings)
 
 
-def background_distance(importance: Tensor, embeddings: Tensor, frame: Tensor) -> Tensor:
+def background_distance(importance: Tensor, embeddings: Tensor, frame: Tensor, *, with_itself: bool = False) -> Tensor:
     """How unlike the background each patch is, float32 [B, N] ≥ 0 with mean 1 in every image.
 
-    d_n = −τ log (Σ_m w_m exp(−‖z_n − z_m‖² / τδ) / Σ_m w_m) over m ≠ n, then less the image's least and divided by its
-    mean; δ is the mean squared distance of the image's patches, τ = 0.03: nearly the distance to the nearest patch of
-    the background, so that this may have many parts. w_m = 1 − p_m on the ``frame`` (bool [N]) and 0 inside; an object
-    that the gate calls important is no background, though it touches the frame.
+    d_n = −τ log (Σ_m w_m exp(−‖z_n − z_m‖² / τδ) / Σ_m w_m) over m ≠ n (over all m ``with_itself``), then less the
+    image's least and divided by its mean; δ is the mean squared distance of the image's patches, τ = 0.03: nearly the
+    distance to the nearest patch of the background, so that this may have many parts. w_m = 1 − p_m on the ``frame``
+    (bool [N]) and 0 inside; an object that the gate calls important is no background, though it touches the frame.
     """
     squared = torch.cdist(embeddings, embeddings).square()  # [B, N, N]
     squared = squared / (squared.mean((1, 2), keepdim=True) + _TINY)
     weights = ((1 - importance) * frame + _TINY).log()[:, None, :].expand_as(squared)
-    itself = torch.eye(squared.shape[1], dtype=torch.bool, device=squared.device)
-    weights = weights.masked_fill(itself, -torch.inf)
-    near = (weights - squared / _SHARPNESS).logsumexp(2) - weights.logsumexp(2)
-    distance = -_SHARPNESS * near
+    if not with_itself:
+        itself = torch.eye(squared.shape[1], dtype=torch.bool, device=squared.device)
+        weights = weights.masked_fill(itself, -torch.inf)
+    distance = _SHARPNESS * (weights.logsumexp(2) - (weights - squared / _SHARPNESS).logsumexp(2))
     distance = distance - distance.amin(1, keepdim=True)
     return distance / (distance.mean(1, keepdim=True) + _TINY)
 
 
-def background_loss(importance: Tensor, distance: Tensor, cost: float) -> Tensor:
-    """Mean of (1 − p_n) d_n + cost · p_n, a scalar; ``distance`` d [B, N] from :func:`background_distance`.
+def background_loss(logits: Tensor, distance: Tensor, cost: float, entropy: float) -> Tensor:
+    """Mean of (1 − p_n) d_n + cost · p_n − entropy · H(p_n), a scalar; d [B, N] is :func:`background_distance`.
 
-    Its least value calls those patches important that are further than ``cost`` from the background.
+    H(p) = −p log p − (1 − p) log(1 − p). Its least value has every logit at (d_n − cost) / entropy: the important are
+    those further than ``cost`` from the background, and the scores keep the order of the distances.
     """
-    return ((1 - importance) * distance + cost * importance).mean()
+    logits = logits.float()
+    p, log_p, log_rest = logits.sigmoid(), F.logsigmoid(logits), F.logsigmoid(-logits)
+    indecision = -p * log_p - (1 - p) * log_rest
+    return ((1 - p) * distance + cost * p - entropy * indecision).mean()
 
 
 def region_contrast(important: Tensor, background: Tensor, temperature: float) -> Tensor:

@@ -72,6 +72,12 @@ def test_distance_equals_a_loop():
     torch.testing.assert_close(background_distance(p, z, frame)[0], expected, atol=2e-3, rtol=0)
 
 
+def test_a_frame_patch_is_background_for_being_there_only_if_that_is_asked_for():
+    z, p, frame = draws(3, 16, 4), torch.full((3, 16), 0.5), frame_of((4, 4))
+    assert background_distance(p, z, frame, with_itself=True)[:, frame].max() < 0.2
+    assert background_distance(p, z, frame)[:, frame].mean() > 0.5
+
+
 def test_frame_is_the_outermost_patches_of_every_frame():
     assert frame_of((3, 4)).view(3, 4).tolist() == [[True] * 4, [True, False, False, True], [True] * 4]
     video = frame_of((2, 3, 4)).view(2, 12)
@@ -148,9 +154,18 @@ def test_equal_patches_and_saturated_gates_give_finite_gradients():
 
 
 def test_background_loss_weighs_distance_against_cost():
-    distance = torch.tensor([[0.5, 1.5]])
-    assert float(background_loss(torch.tensor([[0.0, 1.0]]), distance, 1.0)) == pytest.approx(0.75)
-    assert float(background_loss(torch.tensor([[1.0, 0.0]]), distance, 1.0)) == pytest.approx(1.25)
+    distance, sure = torch.tensor([[0.5, 1.5]]), torch.tensor([[-50.0, 50.0]])
+    assert float(background_loss(sure, distance, 1.0, 1.0)) == pytest.approx(0.75)
+    assert float(background_loss(-sure, distance, 1.0, 1.0)) == pytest.approx(1.25)
+
+
+def test_background_loss_is_least_where_logits_are_distances_less_the_cost():
+    distance = draws(2, 6).abs()
+    best = ((distance - 1.5) / 0.5).requires_grad_()
+    loss = background_loss(best, distance, 1.5, 0.5)
+    loss.backward()
+    assert best.grad.abs().max() < 1e-6
+    assert all(background_loss(best + 0.1 * draws(2, 6, seed=seed), distance, 1.5, 0.5) > loss for seed in range(1, 6))
 
 
 def test_teacher_loss_is_least_at_the_map_and_ignores_empty_maps():
