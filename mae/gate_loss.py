@@ -41,8 +41,9 @@ class GateObjective:
     frame_is_background: bool = False
     """Whether a patch of the frame is at distance 0 from the background, for being part of it. A prior on places, of
     use to a gate with positions only; without it a frame patch too is judged by its likeness to the others."""
-    contrast: float = 0.1
-    """Weight of the contrast beside the background term, whose weight is 1."""
+    contrast: float = 0.02
+    """Weight of the contrast beside the background term, whose weight is 1. From 0.1 on it costs accuracy, see
+    docs/gate.md."""
     area_weight: float = 20.0
     temperature: float = 0.2
     """Of the contrast's cosines."""

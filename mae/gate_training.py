@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mae.gate import SIGNS, Gate, gate_priorities
 from mae.gate_loss import GateLoss, GateObjective, gate_loss, teacher_loss
-from mae.guard import Guard
+from mae.guard import Guard, NonFinite
 from mae.masking import Mask, hidden_count, mask_from_priorities
 
 _CROP_AREA = (0.4, 1.0)
@@ -103,6 +103,16 @@ class GateTraining:
         (share * total).backward()  # type: ignore[no-untyped-call]
         self._total += share * total.detach()
         return logits[:count].detach(), GateLoss(*(term.detach() for term in terms))
+
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> Tensor:
+        """Logits [B, N] of normalised images [B, C, H, W], with nothing learnt from them: for pictures and use."""
+        logits: Tensor = self.gate(self.read(images), self.grid)
+        return logits
+
+    def non_finite(self, step: int) -> NonFinite | None:
+        """The first of the ``step`` steps done whose gate's loss or gradients were not finite; waits for the device."""
+        return self._guard.report(step)
 
     def teacher_weight(self, progress: float) -> float:
         """The weight of the teacher's maps at training ``progress`` 0..1."""

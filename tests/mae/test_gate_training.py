@@ -108,6 +108,17 @@ def test_a_step_that_is_not_finite_changes_nothing():
     gate.look(pictures * torch.nan, seeded())
     gate.apply(1.0)
     assert all(torch.equal(p, old) for p, old in zip(gate.gate.parameters(), before, strict=True))
+    found = gate.non_finite(1)
+    assert found is not None
+    assert found.step == 1
+
+
+def test_scores_are_those_it_learns_with():
+    pictures, _ = images()
+    _, gate = training()
+    seen = gate.scores(pictures)
+    torch.testing.assert_close(seen, gate.look(pictures, seeded())[0])
+    assert not seen.requires_grad
 
 
 def test_a_teacher_pulls_at_the_start_and_not_after_the_warm_start():
