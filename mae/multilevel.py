@@ -234,13 +234,13 @@ class Nested:
     def _gradient(self, step: Step, point: Point, groups: Sequence[str], graph: bool) -> tuple[Tensor, Point]:
         """A level's loss and its direct derivative by the parameters of ``groups``."""
         level = step.level
-        if level.constants and not step.drawn:
-            with torch.no_grad():
-                step.constants = level.constants({name: point[name] for name in (level.name, *level.reads)}, step.batch)
         tally = self.passes[level.name]
         tally.forward, tally.backward = tally.forward + 1, tally.backward + 1
         counter = FlopCounterMode(display=False) if self._counting else None
         with counter or nullcontext():
+            if level.constants and not step.drawn:
+                with torch.no_grad():
+                    step.constants = level.constants({n: point[n] for n in (level.name, *level.reads)}, step.batch)
             read = {name: _leaves(point[name], name in groups, graph) for name in (level.name, *level.reads)}
             loss = level.loss(read, step.batch, step.constants)
             inputs = [(group, key, read[group][key]) for group in groups for key in read[group]]
