@@ -107,12 +107,12 @@ def build_masker(name: str, model: MaskedAutoencoder) -> nn.Module:
 def patch_errors(model: MaskedAutoencoder, images: Tensor, mask: Mask) -> Tensor:
     """Mean squared error, float32 [B, N], of every patch's prediction, whether it is hidden or not."""
     prediction = model.decode(model.encode_visible(images, mask.ids_keep), mask.ids_restore)
-    return (prediction.float() - model._target(images)).square().mean(-1)
+    return (prediction.float() - model._target(model.patchify(images))).square().mean(-1)
 
 
 def patch_tokens(model: MaskedAutoencoder, images: Tensor) -> Tensor:
     """What T reads: patch embeddings with their positions, [B, N, D]."""
-    return model._embed(images)
+    return model.embed(images)
 
 
 class Losses:

@@ -108,7 +108,7 @@ class MultilevelTraining:
     def probabilities(self, images: Tensor) -> Tensor:
         """T's output [B, N] for normalised images."""
         with torch.no_grad():
-            tokens: Tensor = self.masker(self.model._embed(images.to(self.device)))
+            tokens: Tensor = self.masker(self.model.embed(images.to(self.device)))
         return tokens
 
     def learning_rate(self, level: str = "mae") -> float:

@@ -97,6 +97,13 @@ def brute_force(run, step):
     def encode(images):
         return functional_call(Encode(), {f"inner.{k}": v for k, v in mae.items()}, (images,))
 
+    class Predict(Encode):
+        def forward(self, images, mask):
+            return self.inner.predict(images, mask).prediction
+
+    def predict(images, mask):
+        return functional_call(Predict(), {f"inner.{k}": v for k, v in mae.items()}, (images, mask))
+
     def embed(images):
         kernel, bias = mae["patch_embed.proj.weight"], mae["patch_embed.proj.bias"]
         tokens = F.conv2d(images, kernel, bias, stride=8).flatten(2).transpose(1, 2)
@@ -125,7 +132,7 @@ def brute_force(run, step):
             from mae.masking import Mask
 
             mask = Mask(order[:, :count], ranks, hidden)
-            prediction = functional_call(run.model, mae, (images, mask)).prediction
+            prediction = predict(images, mask)
             patches = run.model.patchify(images)
             target = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
             errors = (prediction - target).square().mean(-1)
