@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae.splits import check_disjoint, split_rows
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 3), min_size=1, max_size=60).map(lambda found: np.asarray(found * 2)),
     st.floats(0.05, 0.95),
