@@ -213,7 +213,11 @@ class MaskedAutoencoder(
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens [B, 1+N, D] of images [B, C, H, W] with nothing hidden: the class token, then every patch."""
-        return self._encode(self._embed(self.patchify(images)) + self.pos_embed[:, 1:])
+        return self._encode(self.embed(images))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Patch tokens with their positions, [B, N, D], of images [B, C, H, W]: what the first block gets."""
+        return self._embed(self.patchify(images)) + self.pos_embed[:, 1:]
 
     def features(self, images: Tensor, pool: str = "mean") -> Tensor:
         """One vector per image, [B, D]: the ``mean`` of the patch tokens or the class token (``cls``)."""

@@ -1,0 +1,72 @@
+"""A planted task: the label depends on one region of the image, and the learned mask has to find it.
+
+Every image has four blocks of 2×2 patches. Two of them, diagonal to each other, show one of four patterns each, drawn
+independently; the other two are smooth noise. The label is the pattern of the first. Both patterned blocks are as easy
+to fill in, so reconstruction cannot tell them apart, nor can their content: only the label can.
+"""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mae.masker import MlpMasker
+from mae.masking import Masking
+from mae.mlo import MultilevelSettings
+from mae.mlo_training import Labelled, MultilevelTraining
+from mae.training import TrainingSettings, normalise
+from tests.tiny_mae import nano
+
+PATTERNS, BATCH, STEPS = 4, 64, 140
+REGION = torch.zeros(4, 4, dtype=torch.bool)
+REGION[:2, :2] = True
+
+
+def scenes(count, patterns, generator):
+    """``count`` images 32×32 as uint8 and their labels; ``patterns`` are [2, 4, 3, 16, 16]."""
+    shown = torch.randint(0, PATTERNS, (2, count), generator=generator)
+    images = F.interpolate(torch.randn(count, 3, 16, 16, generator=generator), size=32, mode="bilinear")
+    images[:, :, :16, :16] = patterns[0][shown[0]]
+    images[:, :, 16:, 16:] = patterns[1][shown[1]]
+    images = 128 + 50 * (images + 0.3 * torch.randn(images.shape, generator=generator))
+    return images.clamp(0, 255).to(torch.uint8), shown[0]
+
+
+def learn(seed, *, shuffled=False, steps=STEPS, **settings):
+    """Mean score of the patches in the region, in the other patterned block, and in the noise, on unseen scenes."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(2 * PATTERNS, 3, 4, 4, generator=generator)
+    patterns = F.interpolate(coarse, size=16, mode="bilinear").reshape(2, PATTERNS, 3, 16, 16)
+    parts = {name: scenes(count, patterns, generator) for name, count in (("lower", 4096), ("upper", 1024))}
+    unseen, _ = scenes(256, patterns, generator)
+    torch.manual_seed(seed)
+    model = nano(norm_pix=False)
+    training = MultilevelTraining(
+        model,
+        PATTERNS,
+        Masking(mask_ratio=0.75),
+        TrainingSettings(epochs=1, batch_size=BATCH, blr=1e-3 * 256 / BATCH, warmup_epochs=0.05, seed=seed),
+        MultilevelSettings(**{"head_rate": 1e-2, "masker_rate": 1e-3, "exploration": 1.0} | settings),
+        steps,
+        masker=MlpMasker(16, 16, 64),
+    )
+
+    def draw(name):
+        images, labels = parts["upper" if name == "masker" else "lower"]
+        rows = torch.randint(0, len(images), (BATCH,), generator=generator)
+        labels = torch.randint(0, PATTERNS, (BATCH,), generator=generator) if shuffled else labels[rows]
+        return Labelled(images[rows], labels)
+
+    for _ in range(steps):
+        training.update({name: [draw(name) for _ in range(n)] for name, n in training.batches_per_step.items()})
+    scores = training.probabilities(normalise(unseen)).mean(0).reshape(4, 4)
+    other = torch.zeros_like(REGION)
+    other[2:, 2:] = True
+    return tuple(scores[cells].mean().item() for cells in (REGION, other, ~REGION & ~other))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_region_that_the_label_depends_on_is_found(seed):
+    region, other, noise = learn(seed)
+    assert region - (other + 2 * noise) / 3 > 0.1
+    assert region > max(other, noise)
