@@ -1,6 +1,6 @@
 """What an outer step of MLO-MAE costs: passes and FLOPs against theory, and seconds against plain MAE steps.
 
-    python benchmarks/bench_mlo.py [--model tiny] [--image-size 64] [--batch 16] [--unroll 2 1] [--masker attention]
+    python benchmarks/bench_mlo.py [--model tiny] [--image-size 64] [--batch 16] [--unroll 2 1] [--masker gate]
         [--rounds 5] [--device cpu] [--precision fp32]
 
 For both hypergradients, after a warm-up: passes of each level against their theoretical number, FLOPs and seconds of an
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--unroll", type=int, nargs=2, default=(2, 1))
-    parser.add_argument("--masker", default="attention", choices=MASKERS)
+    parser.add_argument("--masker", default="gate", choices=MASKERS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))

@@ -1,8 +1,8 @@
 """Network T of MLO-MAE (arXiv 2402.18128): patch embeddings in, the probability that each patch should be hidden out.
 
 The M patches of highest probability are hidden. That choice has no derivative; the loss of level 1 lets one through in
-either of two ways, see :func:`loss_weights`. Two networks: the paper's MLP, which fits one grid, and attention over the
-patches, which any network from (embeddings, grid) to logits can stand in for.
+one of three ways, see :func:`loss_weights`. Two networks: the paper's MLP, which fits one grid, and the gate
+(``mae.gate``), or any other network from (embeddings, grid) to logits.
 
 Shapes: B images, N patches of width D.
 """
@@ -10,7 +10,6 @@ Shapes: B images, N patches of width D.
 from __future__ import annotations
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mae.masking import Mask, mask_from_priorities, top_ranks, weighted_scores
@@ -33,22 +32,8 @@ class MlpMasker(nn.Module):
         return torch.sigmoid(self.layers(tokens.flatten(1)))
 
 
-class AttentionMasker(nn.Module):
-    """Blocks of attention over the patches, one logit each; any number of patches."""
-
-    def __init__(self, width: int, dim: int = 128, depth: int = 2, heads: int = 4) -> None:
-        super().__init__()
-        self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
-        self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True) for _ in range(depth)))
-        self.score = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Probabilities [B, N] of patch embeddings [B, N, D], which hold their positions."""
-        return torch.sigmoid(self.score(self.blocks(self.embed(tokens)))[..., 0])
-
-
 class GridMasker(nn.Module):
-    """Any network from patch embeddings [B, N, D] and their grid to logits [B, N], as T."""
+    """Any network from patch embeddings [B, N, D] and their grid to logits [B, N], such as the gate, as T."""
 
     def __init__(self, network: nn.Module, grid: tuple[int, ...]) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mae.guard import NonFinite
 from mae.masking import Mask, Masking
-from mae.mlo import LEVELS, Head, Inputs, Losses, MultilevelSettings, build_masker
+from mae.mlo import LEVELS, Head, Inputs, Losses, MultilevelSettings, build_masker, patch_tokens
 from mae.multilevel import Level, Nested, Passes, Point
 from mae.rules import Group, adamw
 from mae.training import TrainingSettings, _seed, learning_rate, normalise, resolve_precision
@@ -108,8 +108,8 @@ class MultilevelTraining:
     def probabilities(self, images: Tensor) -> Tensor:
         """T's output [B, N] for normalised images."""
         with torch.no_grad():
-            tokens: Tensor = self.masker(self.model.embed(images.to(self.device)))
-        return tokens
+            probabilities: Tensor = self.masker(patch_tokens(self.model, images.to(self.device)))
+        return probabilities
 
     def learning_rate(self, level: str = "mae") -> float:
         """The rate of a level's next step."""
@@ -149,7 +149,7 @@ class MultilevelTraining:
             len(images), self.model.grid, generator=generator, device=self.device
         )
         with FlopCounterMode(display=False) as counter:
-            loss = self.model(normalise(images.to(self.device)), mask).loss
+            loss = self.model(normalise(images.to(self.device)), mask)
             torch.autograd.grad(loss, [p for p in self.model.parameters() if p.requires_grad])
         return int(counter.get_total_flops())
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mae.masker import PATHS, AttentionMasker, GridMasker, MlpMasker, loss_weights, top_mask
+from mae.gate import Gate
+from mae.masker import PATHS, GridMasker, MlpMasker, loss_weights, top_mask
 from mae.masking import hidden_count
 
 
@@ -21,7 +22,7 @@ def test_the_papers_mlp_has_the_stated_number_of_parameters():
 
 
 @pytest.mark.parametrize(
-    "build", [lambda: MlpMasker(9, 8), lambda: AttentionMasker(8, 16, 1, 2)], ids=["mlp", "attention"]
+    "build", [lambda: MlpMasker(9, 8), lambda: GridMasker(Gate(8, 16, positions=True), (3, 3))], ids=["mlp", "gate"]
 )
 def test_probabilities_are_one_a_patch(build):
     torch.manual_seed(0)
@@ -30,14 +31,6 @@ def test_probabilities_are_one_a_patch(build):
     assert probabilities.shape == (3, 9)
     assert ((probabilities > 0) & (probabilities < 1)).all()
     assert not torch.equal(probabilities[0], probabilities[1])
-
-
-def test_attention_takes_any_grid_and_treats_patches_alike():
-    torch.manual_seed(0)
-    masker, tokens = AttentionMasker(8, 16, 2, 2), torch.randn(2, 6, 8)
-    order = torch.randperm(6)
-    torch.testing.assert_close(masker(tokens)[:, order], masker(tokens[:, order]))
-    assert masker(tokens[:, :4]).shape == (2, 4)
 
 
 def test_any_network_of_embeddings_and_grid_can_be_the_masker():
