@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mae.noise_masks import COLORS, color_priorities, grid_priorities
+
 SALIENT_OF = ("image", "mask", "salient")
 SALIENT_PICKS = ("top", "weighted")
 
@@ -296,9 +298,15 @@ def _center(masking: Masking, draw: Draw) -> Tensor:
     return masking.rank(center_prior(draw.grid, draw.uniform.device).expand_as(draw.uniform), draw)
 
 
+def _color(color: str) -> Callable[[Masking, Draw], Tensor]:
+    return lambda masking, draw: color_priorities(color, draw.grid, draw.noise)
+
+
 STRATEGIES: dict[str, Callable[[Masking, Draw], Tensor]] = {
     "random": lambda masking, draw: draw.uniform,
     "block": lambda masking, draw: block_priorities(draw.grid, draw.uniform, draw.noise(4, _RECTANGLES)),
+    "grid": lambda masking, draw: grid_priorities(draw.grid, draw.hidden, draw.uniform, draw.noise(1, 2)[0]),
+    **{f"color-{color}": _color(color) for color in COLORS},
     "salient": lambda masking, draw: masking.rank(draw.saliency, draw),
     "inverse": lambda masking, draw: masking.rank(draw.saliency.amax(1, keepdim=True) - draw.saliency, draw),
     "shuffled": _shuffled,
