@@ -222,6 +222,10 @@ class MaskedAutoencoder(
         tokens = self.encode(images)
         return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
 
+    def embed(self, images: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Patch embeddings [B, N, D] of images [B, C, H, W], without positions."""
+        return self._embed(self.patchify(images, grid))
+
     def encode_visible(self, images: Tensor, ids_keep: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Tokens [B, 1+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class token."""
         return self._encode_visible(self.patchify(images, grid), ids_keep, grid)
