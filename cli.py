@@ -239,7 +239,8 @@ def pretrain(
     masking: Annotated[
         str | None,
         typer.Option(
-            help="random, block, salient, or a control: inverse, shuffled, center \\[default: salient with --saliency]"
+            help="random, block, salient, gate (learned), or a control: inverse, shuffled, center "
+            "\\[default: salient with --saliency] (docs/masking.md)"
         ),
     ] = None,
     mask_ratio: Annotated[float, typer.Option(help="Share of patches hidden.")] = 0.75,
@@ -259,6 +260,22 @@ def pretrain(
     salient_schedule: Annotated[
         str | None, typer.Option(help="A:B moves the salient ratio from A to B over training.")
     ] = None,
+    saliency_weight: Annotated[
+        float, typer.Option(help="0 to 1: how much a hidden patch's error counts by its saliency, with any masks.")
+    ] = 0.0,
+    gate_ratio: Annotated[
+        float, typer.Option(help="Share of the patches that the gate finds important which is hidden for it.")
+    ] = 0.5,
+    gate_sign: Annotated[str, typer.Option(help="`hide` the chosen important patches, or `keep` them.")] = "hide",
+    gate_teacher: Annotated[
+        str | None, typer.Option(help="Maps that the gate starts from, in the first fifth of the training.")
+    ] = None,
+    gate_positions: Annotated[
+        bool, typer.Option("--gate-positions", help="The gate sees places too: the picture's frame is background.")
+    ] = False,
+    gate_contrast: Annotated[
+        float, typer.Option(help="Weight of the contrast in what the gate learns by (docs/gate.md).")
+    ] = 0.02,
     on_missing: Annotated[
         str, typer.Option(help="An image without a map is an `error`, or masked at `random`.")
     ] = "error",

@@ -65,6 +65,8 @@ def save_state(final: Path, training: Training, more: Mapping[str, str] | None =
         shutil.rmtree(temporary)
     model.save_pretrained(temporary)
     (temporary / "README.md").unlink(missing_ok=True)  # the hub's blank form, which says it is on the Hub
+    if training.learner:
+        training.learner.save(temporary)
     torch.save(state, temporary / _STATE)
     for name, text in (more or {}).items():
         (temporary / name).write_text(text, encoding="utf-8")

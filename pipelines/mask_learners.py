@@ -1,0 +1,32 @@
+"""The mask learner that a pretraining asks for, made for its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from mae.gate import Gate
+from mae.gate_training import GateTraining
+from mae.learner import MaskLearner
+from mae.vit import MaskedAutoencoder
+from pipelines.pretrain_options import PretrainOptions
+
+
+def new_learner(options: PretrainOptions, model: MaskedAutoencoder, device: torch.device) -> MaskLearner | None:
+    """The learner of ``--masking``, untrained, on the device; None where the masks follow from noise and maps alone.
+
+    ValueError for settings that do not fit.
+    """
+    make = _LEARNERS.get(options.masking_name)
+    return make(options, model, device) if make else None
+
+
+def _gate(options: PretrainOptions, model: MaskedAutoencoder, device: torch.device) -> MaskLearner:
+    gate = Gate(model.pos_embed.shape[-1], positions=options.gate_positions)
+    read = model.to(device).patch_embed
+    return GateTraining(gate, read, options.gate(), device, teacher=options.gate_teacher is not None)
+
+
+_LEARNERS: dict[str, Callable[[PretrainOptions, MaskedAutoencoder, torch.device], MaskLearner]] = {"gate": _gate}
+"""By the names in ``pipelines.pretrain_options.LEARNED``."""
