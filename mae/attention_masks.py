@@ -77,10 +77,11 @@ class Teacher(nn.Module):
         x, attention = last.norm1(x), last.attn
         ask, key, _ = zip(attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3), strict=True)
         heads = attention.num_heads
-        query = linear(x[:, :1], *ask).unflatten(2, (heads, -1)).transpose(1, 2).float()  # [B, heads, 1, D / heads]
-        keys = linear(x, *key).unflatten(2, (heads, -1)).transpose(1, 2).float()  # [B, heads, 1+N, D / heads]
+        shape = (len(x), -1, heads, x.shape[2] // heads)
+        query = linear(x[:, :1], *ask).reshape(shape).transpose(1, 2).float()  # [B, heads, 1, D / heads]
+        keys = linear(x, *key).reshape(shape).transpose(1, 2).float()  # [B, heads, 1+N, D / heads]
         with torch.autocast(x.device.type, enabled=False):  # in half precision many patches would be equal
-            scores = (query * query.shape[-1] ** -0.5) @ keys.transpose(2, 3)
+            scores: Tensor = (query * shape[-1] ** -0.5) @ keys.transpose(2, 3)
             return scores.softmax(3).mean(1)[:, 0, 1:]
 
 
@@ -148,7 +149,7 @@ class AttentionMasks:
 
     @torch.no_grad()
     def apply(self, rate: float, stop: Tensor) -> None:
-        """The teacher moves towards the encoder as it is after its step, whatever the ``rate``; not where ``stop`` is 1."""
+        """The teacher moves towards the encoder after its step, whatever the ``rate``; not where ``stop`` is 1."""
         teacher = dict(self.teacher.named_parameters())
         apart = torch._foreach_sub([self._model.get_parameter(name) for name in teacher], list(teacher.values()))
         torch._foreach_mul_(apart, (1 - stop) * (1 - self._momentum))

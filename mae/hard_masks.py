@@ -95,7 +95,7 @@ class HardMasks:
         self._predicted: Tensor | None = None
 
     def masks(self, look: Look) -> Mask:
-        """Masks of a batch; the prediction waits for the errors, of which ``hear`` is to be told before the next one."""
+        """Masks of a batch; the prediction waits for the errors, which ``hear`` is told before the next batch."""
         uniform, ties = look.noise(2, math.prod(look.grid))  # first of all: without a share they are random masking's
         self._predicted = self._predict(look)
         return self._choose(self._predicted.detach(), look, uniform, ties)
@@ -119,7 +119,7 @@ class HardMasks:
         return mask_from_priorities(forced_priorities(top_ranks(predicted, ties), count, uniform), look.mask_ratio)
 
     def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
-        """Learn the order of the errors [B, M'] of this batch's patches ``decoded``; gradients add up until ``apply``."""
+        """Learn the order of the ``errors`` [B, M'] of the patches ``decoded``; gradients add up until ``apply``."""
         if self._predicted is None:
             raise ValueError("errors of a batch that no masks were asked for")
         loss, right = relative_loss(self._predicted.gather(1, decoded), errors.float())

@@ -210,7 +210,7 @@ class Masking:
         option = "--salient-ratio" if self.salient_schedule is None else "--salient-schedule"
         for ratio in self.salient_schedule or (self.salient_ratio,):
             _require(0 <= ratio <= 1, f"{option} {ratio:g} must lie between 0 and 1")
-            if self.strategy in (*_MAPPED, "center") and self.salient_of == "image":
+            if self.strategy in RANKED and self.salient_of == "image":
                 above = f"{option} {ratio:g} is above --mask-ratio {self.mask_ratio:g}"
                 _require(ratio <= self.mask_ratio, f"{above}; lower it, or count it in the mask: --salient-of mask")
 
@@ -316,6 +316,9 @@ STRATEGIES: dict[str, Callable[[Masking, Draw], Tensor]] = {
 salient patches, another image's map, and no map but a centred prior."""
 
 _MAPPED = ("salient", "inverse", "shuffled")
+
+RANKED = (*_MAPPED, "center")
+"""The strategies that the salient ratio and its companions govern."""
 
 
 def _inverse(order: Tensor) -> Tensor:

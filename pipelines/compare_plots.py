@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from mae.checkpoints import list_checkpoints, load_model, load_training
+from mae.masking import Mask
+from mae.training import Training, normalise
 from pipelines.compare_runs import Unit
 from pipelines.comparison import Mean
 from pipelines.errors import UserError
 from pipelines.joined_maps import join_maps
+from pipelines.mask_learners import new_learner
 from pipelines.plots import contact_sheet, grey_out, overlay
-from pipelines.pretrain_options import PretrainOptions
+from pipelines.pretrain_options import LEARNED, PretrainOptions
 from pipelines.random_access import open_images
 from pipelines.runs import RunFolder
 from pipelines.samples import Source
@@ -134,13 +139,26 @@ def _masks(
     maps = None
     if options.saliency is not None:
         maps = join_maps(options.saliency, source, on_missing="random").on_views(batch, (rows, columns))
-    generator = torch.Generator().manual_seed(_SHEET_SEED)
     try:
-        mask = options.masks()(len(batch.images), (rows, columns), generator=generator, saliency=maps, progress=0.5)
+        mask = _drawn(options, batch, (rows, columns), maps)
     except ValueError as error:
         raise UserError(f"the masks of {options.out} can't be drawn: {error}") from error
     hidden = mask.hidden.cpu().reshape(-1, rows, columns).numpy()
     return hidden, None if maps is None else maps.reshape(-1, rows, columns).numpy()
+
+
+def _drawn(options: PretrainOptions, batch: ViewBatch, grid: tuple[int, int], maps: Tensor | None) -> Mask:
+    """The masks of an arm half-way through training, those of a learner as it was at the end. ValueError."""
+    masking, model = options.masks(), load_model(options.out) if options.masking_name in LEARNED else None
+    if model is None:
+        generator = torch.Generator().manual_seed(_SHEET_SEED)
+        return masking(len(batch.images), grid, generator=generator, saliency=maps, progress=0.5)
+    steps = RunFolder(options.out).config()["steps_per_epoch"]
+    learner = new_learner(options, model, torch.device("cpu"))
+    training = Training(model, masking, options.training(), steps, learner=learner)
+    load_training(list_checkpoints(options.out)[-1], training)
+    training.step = training.total_steps // 2
+    return training.pick_masks(normalise(batch.images), maps, 0)
 
 
 def _save(figure: Any, path: Path) -> None:

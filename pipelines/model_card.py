@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mae.masking import RANKED
 from pipelines.errors import UserError
 from pipelines.runs import CONFIG, RunFolder
 from saliency.card import last_part
@@ -19,7 +20,6 @@ _SHOWN = (
     *("model", "masking", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass", "epochs"),
     *("batch_size", "accumulate", "blr", "weight_decay", "precision", "seed"),
 )
-_UNMAPPED = ("random", "block")
 _LIBRARIES = {"mae": "pytorch", "timm": "timm", "transformers": "transformers"}
 
 
@@ -49,7 +49,7 @@ def run_facts(folder: Path) -> list[str]:
         return []
     options, metrics = config["options"], run.metrics()
     options = options | config["masking"] | {"masking": config["masking"]["strategy"], "precision": config["precision"]}
-    mapped = options["masking"] not in _UNMAPPED
+    mapped = options["masking"] in RANKED
     shown = [name for name in _SHOWN if options.get(name) is not None and (mapped or not name.startswith("salient"))]
     training = {name: _value(options[name]) for name in shown}
     training = {"source": f"{last_part(str(options['source']))} ({config['images']} images)"} | training

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import timm.models.vision_transformer as timm_vit
@@ -42,7 +43,7 @@ def timm_attention(model, images):
     x = torch.cat([(model.cls_token + model.pos_embed[:, :1]).expand(len(x), -1, -1), x], 1)
     seen = []
     for ours in model.blocks:
-        block = timm_vit.Block(24, 3, qkv_bias=True, norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6))
+        block = timm_vit.Block(24, 3, qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6))
         block.load_state_dict(ours.state_dict())
         block.attn.fused_attn = False
         block.attn.attn_drop.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
@@ -158,7 +159,10 @@ def new_training(shown=0.1, **settings):
 
 
 def batches(seed, count=1):
-    return [Batch(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=seeded(seed + i))) for i in range(count)]
+    return [
+        Batch(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=seeded(seed + i)))
+        for i in range(count)
+    ]
 
 
 def test_a_resumed_run_has_the_same_bits():
@@ -199,8 +203,12 @@ def test_a_split_model_is_refused():
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"shown": 1.0}, "--attention-shown"), ({"shown": -0.1}, "--attention-shown")]
-    + [({"momentum": 1.1}, "--attention-momentum is"), ({"momentum_end": -1}, "--attention-momentum-end is")],
+    [
+        ({"shown": 1.0}, "--attention-shown"),
+        ({"shown": -0.1}, "--attention-shown"),
+        ({"momentum": 1.1}, "--attention-momentum is"),
+        ({"momentum_end": -1}, "--attention-momentum-end is"),
+    ],
 )
 def test_impossible_settings_are_refused(settings, named):
     with pytest.raises(ValueError, match=named):

@@ -89,7 +89,9 @@ def order(run, images, noisy):
     with torch.no_grad():
         predicted = run.learner.network(run.learner.embed(normalise(images), (4, 4)))
     shares = [
-        (p[n][:, None] > p[~n][None, :]).float().mean() for p, n in zip(predicted, noisy, strict=True) if 0 < n.sum() < 16
+        (p[n][:, None] > p[~n][None, :]).float().mean()
+        for p, n in zip(predicted, noisy, strict=True)
+        if 0 < n.sum() < 16
     ]
     return torch.stack(shares).mean().item()
 
