@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from mae.decoded import choose_decoded
 from mae.masking import Masking
 from mae.training import Batch, Training, TrainingSettings, normalise
 from tests.tiny_mae import nano
