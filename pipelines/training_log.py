@@ -27,7 +27,8 @@ from pipelines.runs import METRICS, REJECTED, RunFolder
 from pipelines.samples import Source
 from pipelines.views import ViewBatch
 
-_UNMAPPED = ("random", "block")
+UNMAPPED = ("random", "block")
+"""Masks that have no salient ratio."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class TrainingLog:
             "epoch": training.step / training.steps_per_epoch,
             "learning_rate": learning_rate,
         }
-        if training.masking.strategy not in _UNMAPPED:
+        if training.masking.strategy not in UNMAPPED:
             line["salient_ratio"] = salient_ratio
         if training.resolutions is not None:
             line["image_size"] = list(training.image_size(training.step - 1))
