@@ -137,7 +137,9 @@ def merge(
 @app.command()
 def inspect(
     what: Annotated[str, typer.Argument(help="A maps folder, a run folder or a source.")],
-    source: Annotated[str | None, typer.Option(help="Where the images of a maps folder are now.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where a maps folder's images are now; other images for a gate.")
+    ] = None,
     gallery: Annotated[
         Path | None, typer.Option(help="PNG to draw samples into; more pages, the best and the worst lie beside it.")
     ] = None,
@@ -148,6 +150,9 @@ def inspect(
         list[str] | None,
         typer.Option(help="pointing, energy, iou or auc: exit with 1 unless the maps beat the centre prior in it."),
     ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Of a run: what its gate finds important, on --source or its own images.")
+    ] = False,
     device: Device = None,
 ) -> None:
     """Describe maps, a run or a source; judge maps beside a centre prior, a shuffled caption and a uniform map."""
@@ -162,6 +167,7 @@ def inspect(
         device=_device(device),
         json_file=json,
         require=tuple(require or ()),
+        gate=gate,
         quiet=False,
     )
     print_facts(found.facts)

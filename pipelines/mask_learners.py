@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from mae.attention_masks import AttentionMasks
+from mae.checkpoints import load_model, load_state
 from mae.gate import Gate
 from mae.gate_training import GateTraining
 from mae.hard_masks import HardMasks
@@ -22,6 +23,16 @@ def new_learner(options: PretrainOptions, model: MaskedAutoencoder, device: torc
     """
     make = _LEARNERS.get(options.masking_name)
     return make(options, model, device) if make else None
+
+
+def trained_learner(options: PretrainOptions) -> MaskLearner | None:
+    """The learner of a run as its newest checkpoint has it, on the CPU; None where the run has none. ValueError."""
+    if options.masking_name not in _LEARNERS:
+        return None
+    learner = new_learner(options, load_model(options.out), torch.device("cpu"))
+    if learner is not None:
+        learner.load_state(load_state(options.out)["learner"])
+    return learner
 
 
 def _gate(options: PretrainOptions, model: MaskedAutoencoder, device: torch.device) -> MaskLearner:
