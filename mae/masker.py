@@ -33,7 +33,10 @@ class MlpMasker(nn.Module):
 
 
 class GridMasker(nn.Module):
-    """Any network from patch embeddings [B, N, D] and their grid to logits [B, N], such as the gate, as T."""
+    """Any network from patch embeddings [B, N, D] and their grid to logits [B, N], such as the gate, as T.
+
+    An image's logits are taken relative to their mean.
+    """
 
     def __init__(self, network: nn.Module, grid: tuple[int, ...]) -> None:
         super().__init__()
@@ -41,7 +44,10 @@ class GridMasker(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Probabilities [B, N]."""
-        return torch.sigmoid(self.network(tokens, self.grid))
+        logits: Tensor = self.network(tokens, self.grid)
+        # Which patch is above which is all that a mask asks; left free, what all patches share was seen to carry the
+        # probabilities of all of them to 0, where nothing is learned any more.
+        return torch.sigmoid(logits - logits.mean(1, keepdim=True))
 
 
 def top_mask(probabilities: Tensor, mask_ratio: float, noise: Tensor, exploration: float = 0.0) -> Mask:

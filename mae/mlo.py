@@ -111,10 +111,16 @@ def build_masker(name: str, model: MaskedAutoencoder) -> nn.Module:
     return GridMasker(Gate(width, positions=True), model.grid)
 
 
-def patch_tokens(model: MaskedAutoencoder, images: Tensor) -> Tensor:
-    """What T reads: patch embeddings without their positions, float32 [B, N, D]."""
-    tokens: Tensor = model.patch_embed(images)
-    return tokens.float()
+def patch_errors(model: MaskedAutoencoder, images: Tensor, mask: Mask) -> Tensor:
+    """The mean squared error of every patch of images [B, C, H, W], hidden or not, float32 [B, N]."""
+    prediction = model.decode(model.encode_visible(images, mask.ids_keep), mask.ids_restore)
+    return (prediction.float() - model._target(model.patchify(images))).square().mean(-1)
+
+
+def hidden_errors(model: MaskedAutoencoder, images: Tensor, mask: Mask) -> Tensor:
+    """The same of the hidden patches alone, [B, M], in the order of ``mask.ids_hidden``, at the cost of their mean."""
+    errors: Tensor = model(images, mask, each=True)
+    return errors
 
 
 class Losses:
@@ -141,7 +147,7 @@ class Losses:
         """T's masks for a batch, with what it read; called without gradients."""
         assert inputs.noise is not None
         with self._passes(inputs.images):
-            tokens = self._ask(point, patch_tokens, inputs.images)
+            tokens = self._ask(point, MaskedAutoencoder.embed, inputs.images).float()
         probabilities = self._probabilities(point, tokens)
         return Given(tokens, top_mask(probabilities, self.mask_ratio, inputs.noise, self.settings.exploration))
 
@@ -149,7 +155,7 @@ class Losses:
         """Level 1."""
         whole = self.settings.path == "straight-through"  # its derivative asks for the visible patches' errors as well
         with self._passes(inputs.images):
-            question = MaskedAutoencoder.errors if whole else MaskedAutoencoder.hidden_errors
+            question = patch_errors if whole else hidden_errors
             errors = self._ask(point, question, inputs.images, given.mask)
         weights = loss_weights(self._probabilities(point, given.tokens), given.mask, self.settings.path)
         if not whole:

@@ -17,10 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mae.guard import NonFinite
 from mae.masking import Mask, Masking
-from mae.mlo import LEVELS, Head, Inputs, Losses, MultilevelSettings, build_masker, patch_tokens
+from mae.mlo import LEVELS, Head, Inputs, Losses, MultilevelSettings, build_masker
 from mae.multilevel import Level, Nested, Passes, Point
+from mae.optimisation import learning_rate
 from mae.rules import Group, adamw
-from mae.training import TrainingSettings, _seed, learning_rate, normalise, resolve_precision
+from mae.training import TrainingSettings, _seed, normalise, resolve_precision
 from mae.vit import MaskedAutoencoder
 
 
@@ -108,7 +109,7 @@ class MultilevelTraining:
     def probabilities(self, images: Tensor) -> Tensor:
         """T's output [B, N] for normalised images."""
         with torch.no_grad():
-            probabilities: Tensor = self.masker(patch_tokens(self.model, images.to(self.device)))
+            probabilities: Tensor = self.masker(self.model.embed(images.to(self.device)))
         return probabilities
 
     def learning_rate(self, level: str = "mae") -> float:
@@ -187,7 +188,7 @@ class MultilevelTraining:
     def _levels(self) -> list[Level]:
         losses, multilevel = self._losses, self.multilevel
         rule = adamw(weight_decay=self.settings.weight_decay)
-        plain = adamw()  # the paper's head and masker do not decay
+        plain = adamw(betas=(0.9, 0.999))  # the paper's head and masker do not decay
 
         def rate(level: str) -> Callable[[int], float]:
             return lambda number: self._rate(level, number)

@@ -213,11 +213,7 @@ class MaskedAutoencoder(
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens [B, 1+N, D] of images [B, C, H, W] with nothing hidden: the class token, then every patch."""
-        return self._encode(self.embed(images))
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Patch tokens with their positions, [B, N, D], of images [B, C, H, W]: what the first block gets."""
-        return self._embed(self.patchify(images)) + self.pos_embed[:, 1:]
+        return self._encode(self._embed(self.patchify(images)) + self.pos_embed[:, 1:])
 
     def features(self, images: Tensor, pool: str = "mean") -> Tensor:
         """One vector per image, [B, D]: the ``mean`` of the patch tokens or the class token (``cls``)."""
@@ -274,19 +270,6 @@ class MaskedAutoencoder(
         error = (prediction.float() - self._target(self.patchify(images, grid))).square().mean(-1)  # [B, N]
         hidden = mask.hidden.float()
         return Output((error * hidden).sum() / hidden.sum(), prediction)
-
-    def errors(self, images: Tensor, mask: Mask) -> Tensor:
-        """The mean squared error of every patch of images [B, C, H, W], hidden or not, float32 [B, N]."""
-        prediction = self.decode(self.encode_visible(images, mask.ids_keep), mask.ids_restore)
-        return (prediction.float() - self._target(self.patchify(images))).square().mean(-1)
-
-    def hidden_errors(self, images: Tensor, mask: Mask) -> Tensor:
-        """The same of the hidden patches alone, float32 [B, M], in the order of ``mask.ids_hidden``; no more is done
-        for it than for the loss, which is their mean.
-        """
-        patches, hidden = self.patchify(images), mask.ids_hidden
-        prediction = self._fill_in(self._encode_visible(patches, mask.ids_keep, None), mask.ids_keep, hidden)
-        return (prediction.float() - self._target(_take(patches, hidden))).square().mean(-1)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, mask: Mask) -> Tensor:

@@ -1,24 +1,36 @@
 """A planted task: the label depends on one region of the image, and the learned mask has to find it.
 
-Every image has four blocks of 2×2 patches. Two of them, diagonal to each other, show one of four patterns each, drawn
+Every image has four blocks of 2×2 patches. Two of them, diagonal to each other, show one of twelve patterns each, drawn
 independently; the other two are smooth noise. The label is the pattern of the first. Both patterned blocks are as easy
-to fill in, so reconstruction cannot tell them apart, nor can their content: only the label can.
+to fill in, so reconstruction cannot tell them apart: only the label can. T is the smallest there is, a number for each
+place, so that what is tested is the hypergradient, not what a network can be made to learn in 300 steps of 64 images.
 """
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from mae.masker import MlpMasker
 from mae.masking import Masking
 from mae.mlo import MultilevelSettings
 from mae.mlo_training import Labelled, MultilevelTraining
 from mae.training import TrainingSettings, normalise
 from tests.tiny_mae import nano
 
-PATTERNS, BATCH, STEPS = 4, 64, 140
+PATTERNS, BATCH, STEPS = 12, 64, 300
 REGION = torch.zeros(4, 4, dtype=torch.bool)
 REGION[:2, :2] = True
+
+
+class Places(nn.Module):
+    """A probability for each of 16 places, whatever is there."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(16))
+
+    def forward(self, tokens):
+        return torch.sigmoid(self.logits).expand(len(tokens), -1)
 
 
 def scenes(count, patterns, generator):
@@ -31,7 +43,7 @@ def scenes(count, patterns, generator):
     return images.clamp(0, 255).to(torch.uint8), shown[0]
 
 
-def learn(seed, *, shuffled=False, steps=STEPS, **settings):
+def learn(seed, *, steps=STEPS, **settings):
     """Mean score of the patches in the region, in the other patterned block, and in the noise, on unseen scenes."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(2 * PATTERNS, 3, 4, 4, generator=generator)
@@ -45,16 +57,15 @@ def learn(seed, *, shuffled=False, steps=STEPS, **settings):
         PATTERNS,
         Masking(mask_ratio=0.75),
         TrainingSettings(epochs=1, batch_size=BATCH, blr=1e-3 * 256 / BATCH, warmup_epochs=0.05, seed=seed),
-        MultilevelSettings(**{"head_rate": 1e-2, "masker_rate": 1e-3, "exploration": 1.0} | settings),
+        MultilevelSettings(**{"head_rate": 1e-2, "masker_rate": 5e-2, "exploration": 1.0} | settings),
         steps,
-        masker=MlpMasker(16, 16, 64),
+        masker=Places(),
     )
 
     def draw(name):
         images, labels = parts["upper" if name == "masker" else "lower"]
         rows = torch.randint(0, len(images), (BATCH,), generator=generator)
-        labels = torch.randint(0, PATTERNS, (BATCH,), generator=generator) if shuffled else labels[rows]
-        return Labelled(images[rows], labels)
+        return Labelled(images[rows], labels[rows])
 
     for _ in range(steps):
         training.update({name: [draw(name) for _ in range(n)] for name, n in training.batches_per_step.items()})
@@ -68,5 +79,5 @@ def learn(seed, *, shuffled=False, steps=STEPS, **settings):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_region_that_the_label_depends_on_is_found(seed):
     region, other, noise = learn(seed)
-    assert region - (other + 2 * noise) / 3 > 0.1
-    assert region > max(other, noise)
+    assert region - (other + noise) / 2 > 0.1
+    assert region - max(other, noise) > 0.05
