@@ -246,7 +246,7 @@ def pretrain(
         str | None,
         typer.Option(
             help="random, block, grid, color-green (-red, -blue, -purple), salient, a learned one: gate, "
-            "attention-high, attention-hint, hard, or a control: inverse, shuffled, center "
+            "attention-high, attention-hint, hard, mlo (needs labels), or a control: inverse, shuffled, center "
             "\\[default: salient with --saliency] (docs/masking.md)"
         ),
     ] = None,
@@ -296,6 +296,28 @@ def pretrain(
         float,
         typer.Option(help="Of hard: the share of the mask chosen by predicted error at the end, from 0 at the start."),
     ] = 0.5,
+    mlo_masker: Annotated[
+        str, typer.Option(help="Of mlo: the network that masks is the `gate`, or the paper's `mlp` (docs/mlo.md).")
+    ] = "gate",
+    mlo_path: Annotated[
+        str,
+        typer.Option(help="How a mask is differentiated: loss times score `weighted`, `relative` or straight-through."),
+    ] = "weighted",
+    mlo_hypergradient: Annotated[
+        str, typer.Option(help="By `finite` differences, or `exact`: in one process alone.")
+    ] = "finite",
+    mlo_unroll: Annotated[
+        str, typer.Option(help="Steps of the autoencoder to one of the head, and of the head to one of the masker.")
+    ] = "2,1",
+    mlo_split: Annotated[
+        float, typer.Option(help="Share of every class held out of SOURCE to judge the masks by.")
+    ] = 0.2,
+    mlo_head_rate: Annotated[float, typer.Option(help="Peak learning rate of the head.")] = 1e-3,
+    mlo_masker_rate: Annotated[float, typer.Option(help="Peak learning rate of the masker.")] = 1e-3,
+    mlo_exploration: Annotated[
+        float, typer.Option(help="0: the highest scores are hidden; above: drawn, with odds ∝ score^(1/exploration).")
+    ] = 0.0,
+    mlo_pool: Annotated[str, typer.Option(help="The head's features: the class token `cls` or the `mean`.")] = "cls",
     on_missing: Annotated[
         str, typer.Option(help="An image without a map is an `error`, or masked at `random`.")
     ] = "error",
@@ -364,6 +386,7 @@ def pretrain(
     device: Device = None,
 ) -> None:
     """Pretrain a masked autoencoder, hiding a chosen share of salient patches."""
+    from pipelines.multilevel_cost import told_cost
     from pipelines.pretrain import pretrain as train
     from pipelines.pretrain_options import PretrainOptions
     from pipelines.processes import agreed, one_world
@@ -380,6 +403,8 @@ def pretrain(
             metrics = run.metrics()
             loss = "".join(f", loss {line['loss']:.4f}" for line in metrics[-1:])
             typer.echo(f"{out}: step {run.config()['steps']}{loss}; pictures in {out / 'plots'}")
+            if cost := told_cost(out):
+                typer.echo(cost)
             if hint := throughput(metrics).hint():
                 typer.echo(hint)
 

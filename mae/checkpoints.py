@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model as load_weights
 
-from mae.training import Training
+from mae.trained import Trained
 from mae.vit import MaskedAutoencoder
 
 _TEMPORARY = ".tmp-"
@@ -31,7 +31,7 @@ BEST = "best"
 """The folder of the best checkpoint, beside the newest ones."""
 
 
-def save_checkpoint(run: Path, training: Training, *, keep: int = 2, loss: float | None = None) -> Path:
+def save_checkpoint(run: Path, training: Trained, *, keep: int = 2, loss: float | None = None) -> Path:
     """Write the state after ``training.step`` steps and drop all but the newest ``keep`` checkpoints.
 
     With a ``loss`` lower than that of ``checkpoints/best`` this one becomes the best, which is kept beside the newest.
@@ -51,7 +51,7 @@ def save_checkpoint(run: Path, training: Training, *, keep: int = 2, loss: float
     return final
 
 
-def save_state(final: Path, training: Training, more: Mapping[str, str] | None = None) -> None:
+def save_state(final: Path, training: Trained, more: Mapping[str, str] | None = None) -> None:
     """Write one checkpoint to the folder ``final``, complete or not at all; ``more`` are texts to put beside it.
 
     All processes of a training call this, and the main one writes.
@@ -88,7 +88,7 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"), key=lambda path: (path.stem, path.suffix != _REPLACED))
 
 
-def load_training(checkpoint: Path, training: Training) -> None:
+def load_training(checkpoint: Path, training: Trained) -> None:
     """Put a checkpoint's weights and state into ``training``; ValueError if they do not fit or are damaged."""
     model = load_model(checkpoint)
     try:

@@ -9,12 +9,15 @@ predicted. What a kernel does twice to save memory is not counted.
 from __future__ import annotations
 
 import functools
+import math
 import re
 import time
-from typing import NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mae.blocks import Block
 from mae.decoded import decoded_count
@@ -87,6 +90,21 @@ def training_flops(
     forward += decoded * decoder_width * pixels
     embedding = visible * pixels * width  # has no gradient towards the pixels
     return 2 * (3 * forward + 2 * embedding)
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts what is computed inside it, as torch does: matrix products and attention. ``get_total_flops`` tells.
+
+    Torch's own counter knows nothing of oneDNN's products (``mae.linear``), which this one counts as well.
+    """
+    known = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    mapping = {torch.ops.mkldnn._linear_pointwise: _product_flops} if known else None
+    return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
+def _product_flops(a: Sequence[int], b: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of a [R, K] · b [N, K]ᵀ, by their shapes."""
+    return 2 * math.prod(a) * b[0]
 
 
 def peak_flops(device: torch.device | str, precision: str) -> Peak | None:

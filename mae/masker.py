@@ -65,8 +65,8 @@ def loss_weights(probabilities: Tensor, mask: Mask, path: str) -> Tensor:
     """What each patch's error [B, N] is multiplied by before the sum is divided by the number of hidden patches.
 
     ``weighted`` (the paper): h · p, h the mask, 1 = hidden. The loss is not plain MAE's, and its derivative by p is
-    the error of a hidden patch; a visible one has none. ``relative``: the same, divided by the mean of p over all
-    hidden patches of the batch, so that raising or lowering all p alike changes nothing. ``straight-through``:
+    the error of a hidden patch; a visible one has none. ``relative``: the same, divided by the mean of p over the
+    image's hidden patches, so that raising or lowering all p alike changes nothing. ``straight-through``:
     h + p − stop(p). The loss is plain MAE's, and its derivative by p is the error of every patch, visible ones
     included, as if p itself were the mask.
     """
@@ -75,5 +75,5 @@ def loss_weights(probabilities: Tensor, mask: Mask, path: str) -> Tensor:
         return hidden * probabilities
     if path == "relative":
         weights = hidden * probabilities
-        return weights * (hidden.sum() / weights.sum())
+        return weights * (hidden.sum(1, keepdim=True) / weights.sum(1, keepdim=True))
     return hidden + probabilities - probabilities.detach()

@@ -60,14 +60,16 @@ class MultilevelSettings:
             ("pool", ("cls", "mean")),
         ):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} {getattr(self, name)!r} is not one of: {', '.join(known)}")
+                raise ValueError(f"--mlo-{name} {getattr(self, name)!r} is not one of: {', '.join(known)}")
         if len(self.unroll) != 2 or min(self.unroll) < 1:
-            raise ValueError(f"unroll is {self.unroll}; it takes two numbers from 1 on")
+            raise ValueError(f"--mlo-unroll is {self.unroll}; it takes two numbers from 1 on")
         for name in ("radius", "head_rate", "masker_rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be a positive number")
+                raise ValueError(
+                    f"--mlo-{name.replace('_', '-')} is {getattr(self, name)}; it must be a positive number"
+                )
         if not 0 <= self.exploration < math.inf:
-            raise ValueError(f"exploration is {self.exploration}; it must be a number from 0 on")
+            raise ValueError(f"--mlo-exploration is {self.exploration}; it must be a number from 0 on")
 
 
 class Inputs(NamedTuple):
@@ -76,6 +78,8 @@ class Inputs(NamedTuple):
     images: Tensor
     labels: Tensor | None = None
     noise: Tensor | None = None
+    share: float = 1.0
+    """What a loss is multiplied by: 1, but where processes have unequal parts of a batch."""
 
 
 class Given(NamedTuple):
@@ -160,7 +164,7 @@ class Losses:
         weights = loss_weights(self._probabilities(point, given.tokens), given.mask, self.settings.path)
         if not whole:
             weights = weights.gather(1, given.mask.ids_hidden)
-        return (errors * weights).sum() / given.mask.hidden.sum()
+        return inputs.share * (errors * weights).sum() / given.mask.hidden.sum()
 
     def classification(self, point: Point, inputs: Inputs, given: None) -> Tensor:
         """Levels 2 and 3, which differ in their data and in what is learned."""
@@ -168,7 +172,7 @@ class Losses:
         with self._passes(inputs.images):
             features = self._ask(point, MaskedAutoencoder.features, inputs.images, self.settings.pool)
             logits = functional_call(self.head, point["head"], (features,))
-        return F.cross_entropy(logits.float(), inputs.labels)
+        return inputs.share * F.cross_entropy(logits.float(), inputs.labels)
 
     def _probabilities(self, point: Point, tokens: Tensor) -> Tensor:
         """T's output [B, N], computed in float32: it decides by comparing, and costs little."""

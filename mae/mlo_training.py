@@ -7,20 +7,26 @@ and moments of every level: a resumed run repeats an uninterrupted one to the bi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from mae.distributed import World
+from mae.flops import Peak, flop_counter, peak_flops
 from mae.guard import NonFinite
-from mae.masking import Mask, Masking
+from mae.learner import MaskLearner
+from mae.masking import Mask, Masking, Part
 from mae.mlo import LEVELS, Head, Inputs, Losses, MultilevelSettings, build_masker
 from mae.multilevel import Level, Nested, Passes, Point
 from mae.optimisation import learning_rate
+from mae.resolution_schedule import ResolutionSchedule
 from mae.rules import Group, adamw
+from mae.spread import Whole
 from mae.training import TrainingSettings, _seed, normalise, resolve_precision
 from mae.vit import MaskedAutoencoder
 
@@ -31,14 +37,19 @@ class Labelled:
 
     images: Tensor
     labels: Tensor
+    part: Part | None = None
+    """Where these images stand in a batch that several processes share, or from which some are missing."""
+    readable: int | None = None
+    """How many images all processes have of the batch; here there may be none."""
 
 
 class MultilevelTraining:
     """A model, a head and a masker in training; one ``update`` is one outer step and ``step`` counts those done.
 
     ``steps_per_epoch`` counts outer steps, each of which takes ``batches_per_step`` batches of each level. ``settings``
-    are those of plain pretraining and hold for level 1; ``average`` is the mean of gradients over processes. ValueError
-    for settings that do not fit.
+    are those of plain pretraining and hold for level 1. Of several processes in a ``world`` each has a copy of all
+    levels, and every gradient and difference of gradients is averaged over them. ValueError for settings that do not
+    fit.
     """
 
     def __init__(
@@ -52,7 +63,7 @@ class MultilevelTraining:
         device: torch.device | str = "cpu",
         *,
         masker: nn.Module | None = None,
-        average: Callable[[Group], Group] | None = None,
+        world: World | None = None,
     ) -> None:
         if settings.accumulate != 1:
             raise ValueError("--accumulate is not for multi-level masks: each level's step takes one batch")
@@ -61,14 +72,20 @@ class MultilevelTraining:
         self.model = model.to(self.device).train()
         self.head = Head(model.pos_embed.shape[-1], classes).to(self.device)
         self.masker = (masker or build_masker(multilevel.masker, model)).to(self.device)
+        self.resolutions: ResolutionSchedule | None = None
+        self.learner: MaskLearner | None = None
+        """None: no learner beside the autoencoder, for the levels themselves learn the masks."""
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = steps_per_epoch * settings.epochs
         self.step = 0
         self.precision = resolve_precision(settings.precision, self.device)
         self._losses = Losses(self.model, self.head, self.masker, multilevel, masking.mask_ratio, self.precision)
+        self.world = world or World()
+        average = self._average if self.world.size > 1 else None
         self.solver = Nested(self._levels(), multilevel.hypergradient, multilevel.radius, average)
         self._point = self.solver.start(self._parameters())
         self._share_parameters()
+        self.spread = Whole(self.model)
         self._flops: dict[str, int] = {}
         self._passes = {name: Passes() for name in LEVELS}
         self._bad = torch.zeros(len(LEVELS), dtype=torch.int64, device=self.device)
@@ -84,7 +101,7 @@ class MultilevelTraining:
         """Share of the training done, 0..1."""
         return self.step / self.total_steps
 
-    def update(self, batches: dict[str, Sequence[Labelled]]) -> dict[str, Tensor]:
+    def update(self, batches: Mapping[str, Sequence[Labelled]]) -> dict[str, Tensor]:
         """One outer step on ``batches_per_step`` of each level.
 
         The batches of ``masker`` must come from images that the other two never see. Returns the mean loss of each
@@ -94,11 +111,12 @@ class MultilevelTraining:
         inputs = {name: [self._inputs(name, i, batch) for i, batch in enumerate(batches[name])] for name in LEVELS}
         point, losses = self.solver.step(self._point, inputs, self.step, count_flops=not self._flops)
         if not self._flops:
-            self._flops = {name: passes.flops for name, passes in self.solver.passes.items()}
+            self._flops = {name: p.flops * self.world.size for name, p in self.solver.passes.items()}
         self.step += 1
         self._accept(point)
         self._share_parameters()
-        return losses
+        summed = self.world.sum(torch.stack([losses[name] for name in LEVELS]))
+        return dict(zip(LEVELS, summed / self.world.size, strict=True))
 
     def draw_masks(self, images: Tensor) -> Mask:
         """T's masks of normalised images, as level 1 would be given them at this step."""
@@ -143,16 +161,45 @@ class MultilevelTraining:
             )
         return done
 
+    def flops_per_image(self, step: int | None = None) -> int:
+        """FLOPs of all levels for an image of a step, of any level; 0 before the first step has counted them."""
+        images = sum(self.batches_per_step.values()) * self.settings.batch_size
+        return round(sum(self._flops.values()) / images)
+
+    @functools.cached_property
+    def peak(self) -> Peak | None:
+        """As :attr:`mae.training.Training.peak`."""
+        return peak_flops(self.device, self.precision)
+
+    def mfu(self, flops_per_second: float) -> float | None:
+        """As :meth:`mae.training.Training.mfu`."""
+        return None if self.peak is None else flops_per_second / (self.peak.flops * self.world.size)
+
+    def image_size(self, step: int | None = None) -> tuple[int, int]:
+        """Height and width of the images; always the model's own."""
+        return self.model.image_size
+
     def plain_flops(self, images: Tensor) -> int:
         """FLOPs of one step of plain pretraining on a batch like ``images`` [B, 3, H, W]: the unit to compare with."""
         generator = torch.Generator().manual_seed(0)
         mask = Masking(mask_ratio=self.masking.mask_ratio)(
             len(images), self.model.grid, generator=generator, device=self.device
         )
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             loss = self.model(normalise(images.to(self.device)), mask)
             torch.autograd.grad(loss, [p for p in self.model.parameters() if p.requires_grad])
         return int(counter.get_total_flops())
+
+    def non_finite_weight(self) -> str | None:
+        """The name of the first weight of a level that is infinite or NaN, None if there is none; waits for the device.
+
+        No step makes one, see :meth:`update`.
+        """
+        for level in LEVELS:
+            for name, value in self._point[level].items():
+                if not bool(value.isfinite().all()):
+                    return f"{level}.{name}"
+        return None
 
     def non_finite(self) -> NonFinite | None:
         """The first step that was not finite and its level, None if there is none; waits for the device."""
@@ -221,15 +268,28 @@ class MultilevelTraining:
         )
 
     def _inputs(self, level: str, number: int, batch: Labelled) -> Inputs:
+        count = len(batch.images)
+        share = 1.0 if batch.readable is None else count * self.world.size / batch.readable
+        if not count:  # an image that counts nothing: the other processes wait for this one's gradients
+            rows = torch.zeros(1, dtype=torch.int64)
+            blank = torch.zeros(1, 3, *self.model.image_size, dtype=torch.uint8)
+            batch = Labelled(blank, rows, Part(rows, batch.part.size if batch.part else 1))
         images = normalise(batch.images.to(self.device, non_blocking=True))
         if level == "mae":
-            return Inputs(images, noise=self._noise(len(images), number))
-        return Inputs(images, batch.labels.to(self.device, non_blocking=True))
+            return Inputs(images, noise=self._noise(len(images), number, batch.part), share=share)
+        return Inputs(images, batch.labels.to(self.device, non_blocking=True), share=share)
 
-    def _noise(self, count: int, number: int) -> Tensor:
+    def _noise(self, count: int, number: int, part: Part | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
-        rows, columns = self.model.grid
-        return torch.rand(count, rows * columns, generator=generator).to(self.device, non_blocking=True)
+        drawn = torch.rand(part.size if part else count, math.prod(self.model.grid), generator=generator)
+        return (drawn[part.rows] if part else drawn).to(self.device, non_blocking=True)
+
+    def _average(self, gradients: Group) -> Group:
+        flat = self.world.sum(torch.cat([gradient.flatten() for gradient in gradients.values()])) / self.world.size
+        pieces = torch.split(flat, [gradient.numel() for gradient in gradients.values()])
+        return {
+            name: piece.view_as(gradient) for (name, gradient), piece in zip(gradients.items(), pieces, strict=True)
+        }
 
     def _accept(self, point: Point) -> None:
         """Take the new point, unless it or an earlier one is not finite; decided on the device."""

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from mae.flops import flop_counter
 from mae.rules import Group, Rule
 
 Point = dict[str, Group]
@@ -236,7 +236,7 @@ class Nested:
         level = step.level
         tally = self.passes[level.name]
         tally.forward, tally.backward = tally.forward + 1, tally.backward + 1
-        counter = FlopCounterMode(display=False) if self._counting else None
+        counter = flop_counter() if self._counting else None
         with counter or nullcontext():
             if level.constants and not step.drawn:
                 with torch.no_grad():
@@ -310,7 +310,7 @@ class Nested:
                 return {}
             outputs, vectors = zip(*pairs, strict=True)
             self.passes[name].second += 1
-            counter = FlopCounterMode(display=False) if self._counting else None
+            counter = flop_counter() if self._counting else None
             with counter or nullcontext():
                 found = torch.autograd.grad(
                     outputs, [x for *_, x in inputs], vectors, create_graph=graph, allow_unused=True

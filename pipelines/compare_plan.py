@@ -201,7 +201,7 @@ def _has_effect(option: str, strategy: str, *, mapped: bool) -> bool:
         return mapped
     ranked = strategy in RANKED or not option.startswith("salient_")
     family = option.partition("_")[0]
-    return ranked and (family not in ("gate", "attention", "hard") or strategy.startswith(family))
+    return ranked and (family not in ("gate", "attention", "hard", "mlo") or strategy.startswith(family))
 
 
 def _names(text: str) -> list[str]:

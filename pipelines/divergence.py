@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae.checkpoints import save_state
-from mae.training import Training
+from mae.trained import Trained
 from pipelines.errors import UserError
 from pipelines.runs import RunFolder
 from pipelines.samples import Source
@@ -24,7 +24,7 @@ NON_FINITE = "nonfinite"
 
 def stop(
     run: RunFolder,
-    training: Training,
+    training: Trained,
     source: Source,
     line: dict[str, Any],
     batches: list[NDArray[np.int64]],
@@ -60,7 +60,7 @@ def stop(
     )
 
 
-def stop_at_weights(run: RunFolder, training: Training, weight: str) -> UserError:
+def stop_at_weights(run: RunFolder, training: Trained, weight: str) -> UserError:
     """As :func:`stop`, for weights that a finite gradient threw out of range in the last step."""
     place = run.folder / NON_FINITE
     facts = {"step": training.step, "weight_not_finite": weight, "seed": training.settings.seed}

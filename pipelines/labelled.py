@@ -63,11 +63,14 @@ def open_data(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]]:
     return train, test, names
 
 
-def open_labelled(source: Source) -> tuple[Labelled, list[str]]:
-    """The pairs of a source that have a label, and the names of their classes (a number, where it has no names)."""
+def open_labelled(source: Source, what: str = "evaluate") -> tuple[Labelled, list[str]]:
+    """The pairs of a source that have a label, and the names of their classes (a number, where it has no names).
+
+    UserError if it has no labels, saying that ``what`` needs them.
+    """
     if source.labels is None:
         raise UserError(
-            f"{source.name} has no labels: evaluate needs a class per image (a class-per-folder tree, a label column)"
+            f"{source.name} has no labels: {what} needs a class per image (a class-per-folder tree, a label column)"
         )
     rows = np.flatnonzero(source.labels >= 0)
     found, labels = np.unique(source.labels[rows], return_inverse=True)

@@ -55,4 +55,4 @@ _LEARNERS: dict[str, Callable[[PretrainOptions, MaskedAutoencoder, torch.device]
     "attention-hint": _attention,
     "hard": _hard,
 }
-"""By the names in ``pipelines.pretrain_options.LEARNED``."""
+"""By the names in ``pipelines.pretrain_options.LEARNED``, but for ``mlo``, which is another training altogether."""

@@ -74,7 +74,11 @@ def grey_out(image: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.
 
 
 def loss_curve(
-    path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str = "Loss"
+    path: Path,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    title: str = "Loss",
+    unit: str = "loss on hidden patches",
 ) -> None:
     """Loss against step for each named (steps, losses); faint the raw values, clear their running mean."""
     plt = _pyplot()
@@ -86,7 +90,7 @@ def loss_curve(
         (line,) = axis.plot(steps, values, alpha=0.25, linewidth=0.8)
         axis.plot(list(steps)[window - 1 :], smooth, color=line.get_color(), label=name)
     axis.set_xlabel("step")
-    axis.set_ylabel("loss on hidden patches")
+    axis.set_ylabel(unit)
     axis.set_title(title)
     axis.legend()
     axis.grid(alpha=0.3)

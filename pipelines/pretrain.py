@@ -24,7 +24,8 @@ from pipelines.errors import UserError
 from pipelines.global_batches import GlobalBatch, gather_batches, gather_unreadable, to_batch
 from pipelines.plots import contact_sheet, loss_curve
 from pipelines.pretrain_job import PretrainJob, open_pretraining
-from pipelines.pretrain_options import PretrainOptions
+from pipelines.pretrain_multilevel import pretrain_multilevel
+from pipelines.pretrain_options import MULTILEVEL, PretrainOptions
 from pipelines.processes import agreed, one_world
 from pipelines.reconstructions import reconstruction_sheet
 from pipelines.runs import REJECTED, RunFolder
@@ -46,6 +47,8 @@ def pretrain(options: PretrainOptions, *, quiet: bool = False, world: World | No
             return pretrain(options, quiet=quiet, world=world)
     try:
         with deterministic(options.deterministic), ExitStack() as stack:
+            if options.masking_name == MULTILEVEL:
+                return pretrain_multilevel(options, world, quiet=quiet)
             job = open_pretraining(options, world)
             with agreed(world):
                 names = options.track if world.is_main else ()

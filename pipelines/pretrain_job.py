@@ -12,13 +12,16 @@ import torch
 
 from mae.checkpoints import load_training
 from mae.distributed import World
+from mae.flops import training_flops
+from mae.mlo_training import MultilevelTraining
+from mae.trained import Trained
 from mae.training import Training
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 from pipelines.joined_maps import JoinedMaps, join_maps
 from pipelines.mask_learners import new_learner
 from pipelines.pairs import hash_pairs
-from pipelines.pretrain_options import FREE_ON_RESUME, PretrainOptions, option_defaults
+from pipelines.pretrain_options import FREE_ON_RESUME, MULTILEVEL, PretrainOptions, option_defaults
 from pipelines.processes import agreed, check_processes, in_turn, newest_of_all
 from pipelines.random_access import open_images
 from pipelines.runs import RunFolder
@@ -47,7 +50,7 @@ def open_pretraining(options: PretrainOptions, world: World) -> PretrainJob:
         check_processes(options, world)
         masking, settings = options.masks(), options.training()
         torch.manual_seed(options.seed)
-        model = _new_model(options)
+        model = new_model(options)
         resolutions = options.resolutions(model.image_size, model.patch_size)
     source, maps = in_turn(world, lambda: _open_data(options, options.needs_maps))
     with agreed(world), user_errors():
@@ -62,7 +65,7 @@ def open_pretraining(options: PretrainOptions, world: World) -> PretrainJob:
     run = RunFolder(options.out, write=world.is_main)
     with agreed(world):
         newest = newest_of_all(options.out, world)
-    config = _config(options, source, maps, training, world)
+    config = run_config(options, source, maps, training, world)
     resume = options.resume or world.restarts > 0  # torchrun repeats the command as it was
     with agreed(world):
         run.begin(config, resume=resume, free=FREE_ON_RESUME, defaults=option_defaults())
@@ -70,12 +73,13 @@ def open_pretraining(options: PretrainOptions, world: World) -> PretrainJob:
         training.distribute(world, parts=options.shard_model)
     with agreed(world):
         if newest:
-            _load_newest(newest, training)
+            load_newest(newest, training)
     run.rewind(training.step)
     return PretrainJob(options, source, maps, training, run, config)
 
 
-def _new_model(options: PretrainOptions) -> MaskedAutoencoder:
+def new_model(options: PretrainOptions) -> MaskedAutoencoder:
+    """The model that is asked for, untrained. ValueError for sizes that do not fit."""
     return MaskedAutoencoder.from_size(
         options.model,
         options.image_size[0] if len(options.image_size) == 1 else options.image_size,
@@ -104,23 +108,32 @@ def _join(options: PretrainOptions, source: Source) -> JoinedMaps:
     return join_maps(options.maps, source, on_missing=options.on_missing)
 
 
-def _load_newest(checkpoint: Path, training: Training) -> None:
+def load_newest(checkpoint: Path, training: Trained) -> None:
+    """Put a checkpoint into the training; UserError if it is damaged or does not fit."""
     try:
         load_training(checkpoint, training)
     except ValueError as error:
         raise UserError(f"{error}; once that folder is deleted, --resume goes on from the one before it") from error
 
 
-def _masking(training: Training) -> dict[str, Any]:
+def _masking(training: Training | MultilevelTraining) -> dict[str, Any]:
+    if isinstance(training, MultilevelTraining):
+        strategy = {"strategy": MULTILEVEL, "mask_ratio": training.masking.mask_ratio}
+        return strategy | asdict(training.multilevel) | {"unroll": list(training.multilevel.unroll)}
     learner = training.learner
     if learner is None:
         return asdict(training.masking)
     return {"strategy": learner.name, "mask_ratio": training.masking.mask_ratio, **asdict(learner.settings)}
 
 
-def _config(
-    options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training, world: World
+def run_config(
+    options: PretrainOptions,
+    source: Source,
+    maps: JoinedMaps | None,
+    training: Training | MultilevelTraining,
+    world: World,
 ) -> dict[str, Any]:
+    """What ``config.json`` is to hold of a run."""
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
     resolved["saliency"] = None if options.saliency is None else str(Path(options.saliency))  # maps/ is maps
     resolved["gate_teacher"] = None if options.gate_teacher is None else str(Path(options.gate_teacher))
@@ -138,7 +151,7 @@ def _config(
         "steps": training.total_steps,
         "peak_learning_rate": training.settings.peak_learning_rate,
         "precision": training.precision,
-        "flops_per_image": training.flops_per_image(),
+        "flops_per_image": training_flops(training.model, training.masking.mask_ratio, training.settings.decode_ratio),
         "peak_flops": training.peak._asdict() if training.peak else None,
         "versions": {"saliency-mae": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},

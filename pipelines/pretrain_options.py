@@ -11,6 +11,7 @@ from mae.gate_loss import GateObjective
 from mae.gate_training import GateSettings
 from mae.hard_masks import HardSettings
 from mae.masking import STRATEGIES, Masking
+from mae.mlo import MultilevelSettings
 from mae.resolution_schedule import ResolutionSchedule
 from mae.training import TrainingSettings
 from pipelines.columns import Captions
@@ -18,7 +19,9 @@ from pipelines.device_views import AUGMENT_ON
 from pipelines.joined_maps import ON_MISSING
 from pipelines.trackers import TRACKERS
 
-LEARNED = ("gate", "attention-high", "attention-hint", "hard")
+MULTILEVEL = "mlo"
+
+LEARNED = ("gate", "attention-high", "attention-hint", "hard", MULTILEVEL)
 """The names of masks that are learned or follow from the model, beside those of ``mae.masking.STRATEGIES``."""
 
 FREE_ON_RESUME = frozenset(
@@ -53,6 +56,15 @@ class PretrainOptions:
     attention_momentum: float = AttentionSettings.momentum
     attention_momentum_end: float = AttentionSettings.momentum_end
     hard_final: float = HardSettings.final
+    mlo_masker: str = MultilevelSettings.masker
+    mlo_path: str = MultilevelSettings.path
+    mlo_hypergradient: str = MultilevelSettings.hypergradient
+    mlo_unroll: str = "2,1"
+    mlo_split: float = 0.2
+    mlo_head_rate: float = MultilevelSettings.head_rate
+    mlo_masker_rate: float = MultilevelSettings.masker_rate
+    mlo_exploration: float = MultilevelSettings.exploration
+    mlo_pool: str = MultilevelSettings.pool
     on_missing: str = "error"
     model: str = "base"
     image_size: tuple[int, ...] = (224,)
@@ -105,7 +117,8 @@ class PretrainOptions:
             raise ValueError("--gate-teacher gives maps to a gate that learns: it goes with --masking gate")
         if self.gate_teacher is not None and self.saliency_weight > 0 and self.gate_teacher != self.saliency:
             raise ValueError("--gate-teacher and --saliency must be the same maps where --saliency-weight is above 0")
-        self.gate(), self.attention(), self.hard()
+        self.gate(), self.attention(), self.hard(), self.multilevel()
+        self._check_multilevel()
         if self.keep < 1 or self.workers < 0:
             raise ValueError("--keep must be at least 1 and --workers at least 0")
 
@@ -158,6 +171,38 @@ class PretrainOptions:
     def hard(self) -> HardSettings:
         """The settings of masks of hard patches. ValueError."""
         return HardSettings(final=self.hard_final)
+
+    def multilevel(self) -> MultilevelSettings:
+        """The settings of the three levels of ``mlo``. ValueError."""
+        try:
+            lower, upper = (int(part) for part in self.mlo_unroll.split(","))
+        except ValueError as error:
+            raise ValueError(f"--mlo-unroll {self.mlo_unroll!r} is not two numbers, such as 2,1") from error
+        if not 0 < self.mlo_split < 1:
+            raise ValueError(f"--mlo-split is {self.mlo_split:g}; it must lie between 0 and 1")
+        return MultilevelSettings(
+            masker=self.mlo_masker,
+            path=self.mlo_path,
+            hypergradient=self.mlo_hypergradient,
+            unroll=(lower, upper),
+            head_rate=self.mlo_head_rate,
+            masker_rate=self.mlo_masker_rate,
+            exploration=self.mlo_exploration,
+            pool=self.mlo_pool,
+        )
+
+    def _check_multilevel(self) -> None:
+        given = {
+            "--accumulate": self.accumulate != 1,
+            "--decode-ratio": self.decode_ratio != 1,
+            "--resolution-schedule": self.resolution_schedule is not None,
+            "--saliency-weight": self.saliency_weight > 0,
+            "--compile": self.compile,
+            "--shard-model": self.shard_model,
+        }
+        if self.masking_name == MULTILEVEL and any(given.values()):
+            name = next(name for name, is_given in given.items() if is_given)
+            raise ValueError(f"{name} is not for --masking {MULTILEVEL}: leave it out")
 
     def resolutions(self, image_size: tuple[int, int], patch_size: int) -> ResolutionSchedule | None:
         """The image sizes over the training of a model of these sizes, None where there is one for all of it."""

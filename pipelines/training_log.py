@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mae.masking import RANKED
-from mae.training import Training
+from mae.trained import Trained
 from pipelines.divergence import stop, stop_at_weights
 from pipelines.errors import UserError
 from pipelines.runs import METRICS, REJECTED, RunFolder
@@ -44,7 +44,7 @@ class TrainingLog:
     def __init__(
         self,
         run: RunFolder,
-        training: Training,
+        training: Trained,
         source: Source,
         *,
         max_rejected: float,
@@ -74,9 +74,18 @@ class TrainingLog:
             yield group
 
     def add(
-        self, loss: Tensor, *, learning_rate: float, salient_ratio: float, batches: list[NDArray[np.int64]]
+        self,
+        loss: Tensor,
+        *,
+        learning_rate: float,
+        salient_ratio: float,
+        batches: list[NDArray[np.int64]],
+        figures: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Note the step that was just done, with the rate, the ratio and the images, by index, of all its batches."""
+        """Note the step that was just done, with the rate, the ratio and the images, by index, of all its batches.
+
+        ``figures`` are further scalars to write down, beside those of the mask learner.
+        """
         training = self._training
         line: dict[str, Any] = {
             "step": training.step,
@@ -87,8 +96,8 @@ class TrainingLog:
             line["salient_ratio"] = salient_ratio
         if training.resolutions is not None:
             line["image_size"] = list(training.image_size(training.step - 1))
-        figures = training.learner.figures() if training.learner else {}
-        self._waiting.append(_Waiting(line, loss, batches, figures))
+        learned = training.learner.figures() if training.learner else {}
+        self._waiting.append(_Waiting(line, loss, batches, learned | dict(figures or {})))
         if self._startup is None:
             now = time.perf_counter()
             self._startup, self._started, self._waited = now - self._started, now, 0.0

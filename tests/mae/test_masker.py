@@ -79,17 +79,17 @@ def test_the_value_and_the_derivative_of_each_path(path):
     loss = (errors * loss_weights(probabilities, mask, path)).sum() / hidden.sum()
     (found,) = torch.autograd.grad(loss, probabilities)
     p, count = probabilities.detach(), hidden.sum()
-    plain, total = (errors * hidden).sum() / count, (p * hidden).sum()
+    plain, total = (errors * hidden).sum() / count, (p * hidden).sum(1, keepdim=True)
     value, derivative = {
         "weighted": ((errors * p * hidden).sum() / count, errors * hidden / count),
         "relative": (
-            (errors * p * hidden).sum() / total,
-            hidden * (errors / total - (errors * p * hidden).sum() / total**2),
+            ((errors * p * hidden).sum(1, keepdim=True) / total).mean(),
+            hidden * (errors / total - (errors * p * hidden).sum(1, keepdim=True) / total**2) / len(p),
         ),
         "straight-through": (plain, errors / count),
     }[path]
     torch.testing.assert_close(loss.detach(), value)
     torch.testing.assert_close(found, derivative)
     if path == "relative":
-        torch.testing.assert_close((found * p).sum(), torch.zeros(()), atol=1e-7, rtol=0)  # the common factor is free
+        torch.testing.assert_close((found * p).sum(1), torch.zeros(3), atol=1e-7, rtol=0)  # the common factor is free
     assert (found[~mask.hidden] == 0).all() == (path != "straight-through")

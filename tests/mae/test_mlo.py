@@ -5,8 +5,8 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from mae.flops import flop_counter, training_flops
 from mae.gate import Gate
 from mae.masker import GridMasker, MlpMasker
 from mae.masking import Masking
@@ -310,12 +310,13 @@ def test_a_pass_of_level_1_is_that_of_plain_training_and_the_maskers(path):
     inputs = run._inputs("mae", 0, labelled(0))
     given = run._losses.choose(run._point, inputs)
     point = {"mae": _leaves(run._point["mae"]), "masker": run._point["masker"]}
-    with FlopCounterMode(display=False) as level:
+    with flop_counter() as level:
         torch.autograd.grad(run._losses.reconstruction(point, inputs, given), list(point["mae"].values()))
-    with FlopCounterMode(display=False) as masker, torch.no_grad():
+    with flop_counter() as masker, torch.no_grad():
         run.masker(given.tokens)
     own = level.get_total_flops() - masker.get_total_flops()
     plain = run.plain_flops(labelled(0).images)
+    assert plain == pytest.approx(BATCH * training_flops(run.model, 0.5), rel=0.02)  # a formula, from the dimensions
     assert own == plain if path != "straight-through" else own > 1.2 * plain
 
 
