@@ -304,7 +304,7 @@ def pretrain(
         typer.Option(help="How a mask is differentiated: loss times score `weighted`, `relative` or straight-through."),
     ] = "weighted",
     mlo_hypergradient: Annotated[
-        str, typer.Option(help="By `finite` differences, or `exact`: in one process alone.")
+        str, typer.Option(help="By `finite` differences, or `exact`: by derivatives of derivatives.")
     ] = "finite",
     mlo_unroll: Annotated[
         str, typer.Option(help="Steps of the autoencoder to one of the head, and of the head to one of the masker.")
