@@ -23,16 +23,28 @@ _SHOWN = (
 _LIBRARIES = {"mae": "pytorch", "timm": "timm", "transformers": "transformers"}
 
 
-def model_card(folder: Path, model: Mapping[str, Any], kind: str, load: str) -> str:
+_GATE = """A gate was trained with it: a small network that scores patches as important or background, from this model's
+patch embeddings (before positions), [B, N, D] → logits [B, N]. With saliency-mae:
+
+```python
+from mae.gate import load_gate
+
+gate = load_gate("gate.safetensors")
+```
+"""
+
+
+def model_card(folder: Path, model: Mapping[str, Any], kind: str, load: str, *, gate: bool = False) -> str:
     """The card, in Markdown with the Hub's header, of the model of ``folder``.
 
     ``model`` holds the arguments of MaskedAutoencoder, ``kind`` is a format of ``export``, ``load`` the line of Python
-    that opens it.
+    that opens it; ``gate`` says whether ``gate.safetensors`` lies beside it.
     """
     header = ["---", f"library_name: {_LIBRARIES[kind]}", "tags: [masked-autoencoder, vision-transformer]"]
     header += ["pipeline_tag: image-feature-extraction", "---", ""]
     title = ["# Masked autoencoder", "", "A ViT pretrained as a masked autoencoder (He et al. 2021, arXiv 2111.06377)."]
     lines = [*header, *title, "", "```python", load, "```", ""]
+    lines += [_GATE] if gate else []
     lines += _table("Model", {name: _value(value) for name, value in model.items()})
     lines += run_facts(folder)
     return "\n".join(lines).rstrip() + "\n"

@@ -13,6 +13,7 @@ from pipelines.compare_plots import mask_sheet
 from pipelines.compare_runs import Unit
 from pipelines.errors import UserError
 from pipelines.evaluate_options import EvaluateOptions
+from pipelines.export import export
 from pipelines.inspect_maps import inspect
 from pipelines.sources import open_source
 from tests.pipelines.pretraining import SOURCE, losses, nano_options, nano_runs, run, stopping
@@ -109,3 +110,22 @@ def test_a_comparison_draws_the_masks_that_were_learned(base, tmp_path):
     unit = Unit("gate", 0, base, EvaluateOptions(str(base.out), SOURCE), tmp_path / "record.json")
     mask_sheet(tmp_path / "masks.png", [unit])
     assert Image.open(tmp_path / "masks.png").size[1] > 300
+
+
+@pytest.mark.parametrize("kind", ["mae", "timm", "transformers"])
+def test_the_gate_is_exported_with_its_model(base, tmp_path, kind):
+    done = run(replace(base, epochs=1))
+    export(done.folder, kind, tmp_path / kind)
+    taken = load_gate(tmp_path / kind / "gate.safetensors").state_dict()
+    assert all(torch.equal(taken[name], weight) for name, weight in gate_of(done).items())
+    card = (tmp_path / kind / "README.md").read_text()
+    assert "load_gate" in card
+    assert "| gate |" in card  # the masking
+
+
+def test_a_damaged_gate_is_not_exported(base, tmp_path):
+    done = run(replace(base, epochs=1))
+    (list_checkpoints(done.folder)[-1] / "gate.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="is no gate that can be read"):
+        export(done.folder, "timm", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
