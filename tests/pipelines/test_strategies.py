@@ -81,7 +81,7 @@ def test_a_run_says_which_masks_it_has_and_no_salient_ratio(base, masking):
 
 
 def test_learners_go_with_small_images_first_and_a_part_decoded(base):
-    for masking in FIGURES:
+    for masking in LEARNED:
         options = replace(base, out=base.out / masking, masking=masking, decode_ratio=0.5, image_size=(48,))
         done = run(replace(options, resolution_schedule="0:32,0.5:48"))
         assert len(done.metrics()) == 18
