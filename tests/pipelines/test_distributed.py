@@ -190,7 +190,8 @@ def test_two_processes_do_the_run_of_one(runs, name, steps):
         ours, theirs = (load_state(runs.options(name, alone).out)["learner"] for alone in (False, True))
         part = "predictor" if "predictor" in theirs else "teacher"
         for key, weight in theirs[part].items():
-            if "qkv.bias" not in key:
+            # nor have these of a predictor, whose objective knows differences between patches alone
+            if "qkv.bias" not in key and key not in ("norm.bias", "score.bias"):
                 torch.testing.assert_close(ours[part][key], weight, atol=1e-4, rtol=1e-3, msg=key)
     assert sorted(p.name for p in runs.options(name).out.iterdir()) == sorted(
         p.name for p in runs.options(name, True).out.iterdir()
