@@ -58,7 +58,7 @@ class GateTraining:
     """A gate in training beside an autoencoder: a :class:`mae.learner.MaskLearner`.
 
     ``read`` makes patch embeddings [B, N, D] of normalised images [B, C, H, W], without positions
-    (``MaskedAutoencoder.patch_embed``); it is called without gradients. ``teacher``: the looks bring the maps of a warm
+    (``MaskedAutoencoder.embed``); it is called without gradients. ``teacher``: the looks bring the maps of a warm
     start.
     """
 
