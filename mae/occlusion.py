@@ -100,8 +100,8 @@ class Objects:
 
     ``others`` uint8 [B, 3, H, W] are the images it comes from, ``anchors`` [B, 2] a point well inside of it there and
     ``reach`` [B, directions] how far it reaches from that point (:func:`outline`); ``places`` [B, 2] is where that
-    point comes to lie. Points are row and column in fractions of an image. Holes and bays that can't be seen from the point
-    are pasted with it.
+    point comes to lie. Points are row and column in fractions of an image. Holes and bays that can't be seen from the
+    point are pasted with it.
     """
 
     others: Tensor
@@ -137,8 +137,8 @@ class Objects:
         offsets, reach = self._offsets(size), self.reach.double()
         turn = _turn(offsets) - 0.5
         low, part = turn.floor().long(), turn - turn.floor()
-        reached = torch.lerp(*(reach.gather(1, (low + more) % _DIRECTIONS) for more in (0, 1)), part)
-        needed: Tensor = offsets.norm(dim=2) / reached
+        before, after = (reach.gather(1, (low + more) % _DIRECTIONS) for more in (0, 1))
+        needed: Tensor = offsets.norm(dim=2) / torch.lerp(before, after, part)
         return needed
 
 

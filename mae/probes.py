@@ -67,13 +67,18 @@ def fit_logistic(train: Tensor, labels: Tensor, *, classes: int | None = None, s
     all of them.
     """
     classes = classes or int(labels.max()) + 1
-    mean, deviation = train.float().mean(0), train.float().std(0, unbiased=False)
-    scale = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
-    train = (train.float() - mean) / scale
+    train, mean, scale = standardised(train)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(train.device)
     held, fitted = order[: len(train) // 5], order[len(train) // 5 :]
     penalty, start = _choose_penalty(train[fitted], labels[fitted], train[held], labels[held], classes)
-    return Logistic(mean, scale, _fit(train, labels, penalty, start), penalty)
+    return Logistic(mean, scale, fit_weights(train, labels, penalty, start), penalty)
+
+
+def standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features float32 [n, D] less their mean, over their deviation where there is one; and both of these, [D]."""
+    mean, deviation = features.float().mean(0), features.float().std(0, unbiased=False)
+    scale = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
+    return (features.float() - mean) / scale, mean, scale
 
 
 def logistic_predict(
@@ -101,15 +106,18 @@ def _choose_penalty(
     best = (-1, _FALLBACK, weights)
     for penalty in PENALTIES if len(held) else ():
         # each fit starts where the last one ended, which takes fewer iterations than from zero
-        weights = _fit(train, labels, penalty, weights)
+        weights = fit_weights(train, labels, penalty, weights)
         right = int((_logits(weights, held).argmax(1) == held_labels).sum())
         if right > best[0]:
             best = (right, penalty, weights)
     return best[1:]
 
 
-def _fit(features: Tensor, labels: Tensor, penalty: float, start: Tensor) -> Tensor:
-    """Weights [D + 1, classes] that minimise mean cross-entropy + penalty / 2 · ‖W‖² (the bias is free)."""
+def fit_weights(features: Tensor, labels: Tensor, penalty: float, start: Tensor) -> Tensor:
+    """Weights [D + 1, classes] that minimise mean cross-entropy + penalty / 2 · ‖W‖² (the bias is free).
+
+    ``labels`` are classes int64 [n], or float32 [n, classes] the share of each; ``start`` has the weights' shape.
+    """
     weights = start.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 

@@ -1,10 +1,10 @@
 """What a masked autoencoder makes of hidden pixels, from the visible ones alone.
 
 A patch with any hidden pixel is hidden from the model; of its prediction only the hidden pixels are taken, so that
-every visible pixel stays as it is, to the bit. A model whose targets are normalised per patch (``norm_pix``) predicts a patch
-without brightness and contrast: they are taken from visible pixels nearby, never from what is hidden. A prediction's
-mean and deviation are those of the visible pixels of its own and the other patches, weighted by a Gaussian of the
-distance between patches (its deviation is one patch) and by how much of a patch is visible.
+every visible pixel stays as it is, to the bit. A model whose targets are normalised per patch (``norm_pix``) predicts a
+patch without brightness and contrast: they are taken from visible pixels nearby, never from what is hidden. A
+prediction's mean and deviation are those of the visible pixels of its own and the other patches, weighted by a Gaussian
+of the distance between patches (its deviation is one patch) and by how much of a patch is visible.
 
 Shapes: B images of H×W pixels, N patches of p×p.
 """
