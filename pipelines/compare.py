@@ -19,6 +19,7 @@ from pipelines.compare_plan import ComparePlan
 from pipelines.compare_report import Comparison, summarise, write_report
 from pipelines.compare_runs import FINISHED, NEW, Outcome, Unit, attempt, state_of, units_of
 from pipelines.errors import UserError, user_errors
+from pipelines.evaluate_options import LABELLED, MASKED
 from pipelines.joined_maps import join_maps
 from pipelines.pairs import hash_pairs
 from pipelines.random_access import open_images
@@ -127,14 +128,16 @@ def _check_arm(unit: Unit, source: Source) -> None:
 
 
 def _check_labels(unit: Unit) -> None:
-    """UserError if what the runs are to be judged on can't be opened or has no labels."""
+    """UserError if what the runs are to be judged on can't be opened, or has not the labels or masks that it takes."""
     options = unit.evaluate
     opened = [open_images(options)]
     if options.test is not None:
         opened.append(open_images(replace(options, split=None), spec=options.test, limit=options.test_limit))
     for source in opened:
-        if source.labels is None:
+        if source.labels is None and set(options.protocols) & set(LABELLED):
             raise UserError(f"evaluate: {source.name} has no labels; give a source that has: evaluate: source: …")
+    if not opened[-1].has_masks and set(options.protocols) & set(MASKED):
+        raise UserError(f"evaluate: {opened[-1].name} has no true masks; give a source that has: evaluate: source: …")
 
 
 def _line(outcome: Outcome, done: int, total: int, each: float) -> str:

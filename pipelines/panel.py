@@ -70,7 +70,7 @@ class Panel:
         elif self.segment is not None:
             facts["train_images"], facts["test_images"] = len(self.segment.train), len(self.segment.test)
         elif self.propagate is not None:
-            facts["test_images"] = len(self.propagate.source)
+            facts |= {"test": self.propagate.source.name, "test_images": len(self.propagate.source)}
         return facts | ({"occluders": self.occlusion.facts()} if self.occlusion is not None else {})
 
     def _judge(self, encoder: Encoder, protocol: str, seed: int) -> Outcome | Measured:

@@ -10,6 +10,8 @@ from pipelines.encoders import Encoder
 
 COLOUR, PLACE = "colour", "place"
 
+_STEPS = 64
+
 
 def colour_encoder(like: Encoder) -> Encoder:
     """The mean and deviation of every patch's colours, on the grid of another encoder.
@@ -27,15 +29,15 @@ def colour_encoder(like: Encoder) -> Encoder:
 
 
 def place_encoder(like: Encoder) -> Encoder:
-    """Where a patch is, and nothing of the picture: a one for its row and a one for its column.
+    """Where a patch is, and nothing of the picture: its row and column on 64 steps each, between two of which it lies.
 
     A probe of it learns how often each place is of each class; propagated by it, a mask stays where it was.
     """
 
     def patches(images: Tensor) -> Tensor:
         rows, columns = grid_of(like, (images.shape[2], images.shape[3]))
-        down = torch.eye(rows)[:, :, None].expand(-1, -1, columns)
-        across = torch.eye(columns)[:, None, :].expand(-1, rows, -1)
+        down = _steps(rows)[:, :, None].expand(-1, -1, columns)
+        across = _steps(columns)[:, None, :].expand(-1, rows, -1)
         return torch.cat([down, across]).expand(len(images), -1, -1, -1)
 
     return _plain(PLACE, like, patches)
@@ -47,6 +49,12 @@ def grid_of(like: Encoder, size: tuple[int, int]) -> tuple[int, int]:
         return size[0] // like.stride, size[1] // like.stride
     assert like.patches is not None
     return tuple(like.patches(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape[2:])  # type: ignore[return-value]
+
+
+def _steps(count: int) -> Tensor:
+    """How near each of ``count`` places of a side is to each step, [steps, count]; alike for every grid."""
+    places = (torch.arange(count) + 0.5) / count * _STEPS - 0.5
+    return (1 - (places - torch.arange(_STEPS)[:, None]).abs()).clamp(min=0)
 
 
 def _plain(name: str, like: Encoder, patches: object) -> Encoder:
