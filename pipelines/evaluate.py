@@ -112,7 +112,7 @@ def _unreadable(found: list[tuple[str, Found]]) -> dict[str, str]:
 
 
 def _rows(panel: Panel, found: list[tuple[str, Found]], seeds: tuple[int, ...]) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, by_protocol in found:
         row: dict[str, Any] = {"encoder": name}
         for protocol, outcomes in by_protocol.items():
@@ -120,11 +120,11 @@ def _rows(panel: Panel, found: list[tuple[str, Found]], seeds: tuple[int, ...]) 
                 row |= _classified(protocol, [each for each in outcomes if isinstance(each, Outcome)], seeds)
                 continue
             measured = [each for each in outcomes if isinstance(each, Measured)]
-            first = [each for each in found[0][1][protocol] if isinstance(each, Measured)]
+            first = [each for each in found[0][1][protocol] if isinstance(each, Measured)] if rows else None
             row |= panel.measured_row(protocol, measured, first)
             if len(seeds) > 1:
                 row[f"{protocol}_seed_interval"] = seeds_interval(
-                    [panel.measured_row(protocol, [each], [each])[protocol] for each in measured]
+                    [panel.measured_row(protocol, [each])[protocol] for each in measured]
                 )
             row[f"{protocol}_runs"] = [{"seed": seed, **each.facts} for seed, each in zip(seeds, measured, strict=True)]
         rows.append(row)

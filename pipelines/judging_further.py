@@ -5,7 +5,6 @@ They share the encoders, seeds and parts of an evaluation, and everything that a
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,21 +12,22 @@ from typing import Any
 import numpy as np
 
 from pipelines.encoders import Encoder
-from pipelines.errors import UserError
+from pipelines.errors import UserError, user_errors
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.evaluation_cells import Cells
 from pipelines.frozen import Features
+from pipelines.hub import find_maps
 from pipelines.images import BadImage
 from pipelines.independent_maps import check_independent
 from pipelines.joined_maps import JoinedMaps, join_maps
-from pipelines.labelled import Labelled, open_masked, open_test
+from pipelines.labelled import Labelled, open_masked, open_test, unlabelled
 from pipelines.measured import Measured
 from pipelines.occluders import Occluders
 from pipelines.occlusion import occlusion
-from pipelines.pairs import hash_pairs
 from pipelines.propagate import propagate_row, propagation
 from pipelines.samples import Source
 from pipelines.segment import segment_classes, segment_row, segmentation
+from saliency.table import SaliencyTable
 
 USUAL_GRID = 14
 """Cells a side of the occluders' grid where the judged encoder has no patches of its own."""
@@ -81,8 +81,12 @@ class OcclusionJudge:
         place = self.options.occluder_maps
         if place is None:
             return None, []
-        maps = join_maps(place, self.test.source, on_missing="error")
-        return maps, check_independent(place, maps.table.metadata, (self.options.run, *self.options.beside))
+        folder = find_maps(place)
+        with user_errors():
+            metadata = SaliencyTable(folder).metadata
+        # First of all: maps of other images would be refused too, and for a lesser reason.
+        unrecorded = check_independent(place, metadata, (self.options.run, *self.options.beside))
+        return join_maps(folder, self.test.source, on_missing="error"), unrecorded
 
     def _kinds(self, occluders: Occluders) -> tuple[str, ...]:
         for kind in self.options.occluder:
@@ -149,12 +153,7 @@ class PropagateJudge:
         self.source = open_test(options)
         if not self.source.has_masks:
             raise UserError(f"{self.source.name} has no masks: propagate needs frames NAME.jpg with NAME_mask.png")
-        self._identity = functools.cache(
-            lambda: (
-                f"{_unlabelled(self.source).identity()} {hash_pairs(self.source, captions=False)} "
-                f"{mask_identity(self.source)}"
-            )
-        )
+        self._identity = f"{unlabelled(self.source).identity()} {mask_identity(self.source)}"
 
     def __call__(self, encoder: Encoder, seed: int) -> Measured:
         """How well one encoder carries masks; nothing is drawn, so that a seed makes no difference. UserError."""
@@ -162,7 +161,7 @@ class PropagateJudge:
         decided = {
             "protocol": "propagate",
             "encoder": encoder.identity(),
-            "test": self._identity(),
+            "test": self._identity,
             "settings": {
                 "dense_size": options.dense_size,
                 "context_frames": options.context_frames,
@@ -190,7 +189,3 @@ def mask_identity(source: Source) -> str:
         except (BadImage, OSError):
             digest.update(b"unreadable")
     return digest.hexdigest()
-
-
-def _unlabelled(source: Source) -> Labelled:
-    return Labelled(source, np.zeros(len(source), np.int64))

@@ -68,7 +68,7 @@ def open_masked(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]
         train, test = _parts(options, train, lambda other: _renumbered(*open_labelled(other), names))
     else:
         names = []
-        train, test = _parts(options, _unlabelled(source), _unlabelled)
+        train, test = _parts(options, unlabelled(source), unlabelled)
     for part in (train, test):
         if not part.source.has_masks:
             raise UserError(
@@ -99,7 +99,8 @@ def _parts(
     return train, test
 
 
-def _unlabelled(source: Source) -> Labelled:
+def unlabelled(source: Source) -> Labelled:
+    """All pairs of a source, of one class."""
     return Labelled(source, np.zeros(len(source), np.int64))
 
 

@@ -132,9 +132,9 @@ def _recovery(
 
 
 def occlusion_row(
-    found: Sequence[Measured], first: Sequence[Measured], shares: Sequence[float], seed: int
+    found: Sequence[Measured], first: Sequence[Measured] | None, shares: Sequence[float], seed: int
 ) -> dict[str, Any]:
-    """The row of an encoder, from what each seed gave; ``first`` is the first row's, to which the area is compared.
+    """The row of an encoder, from what each seed gave; ``first`` is the first row's, if that is another.
 
     ``occlusion`` is the mean over occluders of their areas, ``occlusion_interval`` half of its bootstrap interval over
     images; ``occlusion_curves`` has for each occluder accuracies by share, area, and both their intervals.
@@ -160,8 +160,8 @@ def occlusion_row(
         "occlusion_shares": list(shares),
         "occlusion_curves": curves,
     }
-    others = _areas(first, kinds, shares)
-    if first is not found and others.shape == areas.shape:
+    others = None if first is None else _areas(first, kinds, shares)
+    if others is not None and others.shape == areas.shape:
         low, high = bootstrap_intervals(areas - others, seed=seed)
         row["occlusion_minus_first"] = {
             kind: {"area": float(value), "ends": [float(low[number]), float(high[number])]}

@@ -50,8 +50,10 @@ class Panel:
                 found[protocol].append(self._judge(encoder, protocol, seed))
         return found
 
-    def measured_row(self, protocol: str, found: Sequence[Measured], first: Sequence[Measured]) -> dict[str, Any]:
-        """What an encoder's row has of occlusion, segment or propagate; ``first`` is the first encoder's."""
+    def measured_row(
+        self, protocol: str, found: Sequence[Measured], first: Sequence[Measured] | None = None
+    ) -> dict[str, Any]:
+        """What an encoder's row has of occlusion, segment or propagate; ``first`` is what another is compared with."""
         if protocol == "segment":
             assert self.segment is not None
             return self.segment.row(found)
