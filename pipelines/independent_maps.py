@@ -28,15 +28,24 @@ def check_independent(place: str, metadata: Mapping[str, Any], encoders: Sequenc
         if config is None:
             unknown.append(name)
             continue
-        trained_with, made = config["options"].get("saliency"), config.get("maps") or {}
-        if trained_with and _same_place(str(trained_with), place):
-            raise UserError(f"--occluder-maps {place}: {name} was trained with these maps; occlude by independent ones")
-        if made and _how_made(made) == _how_made(metadata):
-            raise UserError(
-                f"--occluder-maps {place}: made as the maps {trained_with} that {name} was trained with were (the same "
-                f"{made.get('clip')} and {made.get('method')}); occlude by those of another method or model"
-            )
+        refuse_same(place, metadata, name, config["options"].get("saliency"), config.get("maps") or {})
     return unknown
+
+
+def refuse_same(
+    place: str, metadata: Mapping[str, Any], name: str, trained_with: str | None, made: Mapping[str, Any]
+) -> None:
+    """UserError if ``name`` is trained with the maps at ``place``: ``trained_with`` is where its own are.
+
+    ``metadata`` and ``made`` are the tables' (empty: not known).
+    """
+    if trained_with and _same_place(str(trained_with), place):
+        raise UserError(f"--occluder-maps {place}: {name} was trained with these maps; occlude by independent ones")
+    if made and _how_made(made) == _how_made(metadata):
+        raise UserError(
+            f"--occluder-maps {place}: made as the maps {trained_with} that {name} was trained with were (the same "
+            f"{made.get('clip')} and {made.get('method')}); occlude by those of another method or model"
+        )
 
 
 def training_record(name: str) -> dict[str, Any] | None:
