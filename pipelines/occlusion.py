@@ -68,9 +68,13 @@ def occlusion(
             continue
         labels = torch.from_numpy(test.labels[batch.indices])
         filling = occluders.filling(batch)
+        whole = _right(encoder, predict, batch.images, labels)
         for kind in kinds:
             occluder = occluders.draw(kind, batch)
-            right = [_right(encoder, predict, occluded(batch, occluder, share, filling), labels) for share in shares]
+            right = [
+                _right(encoder, predict, occluded(batch, occluder, share, filling), labels) if share else whole
+                for share in shares
+            ]
             figures.setdefault(kind, []).extend(torch.stack(right, dim=1).tolist())
             for name, values in _recovery(encoder, batch, occluder, shares, options.recover_images).items():
                 figures.setdefault(f"recovery/{kind}/{name}", []).extend(values)
