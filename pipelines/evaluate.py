@@ -21,6 +21,7 @@ from mae.intervals import seeds_interval, share_interval
 from pipelines.encoders import Encoder, open_encoder
 from pipelines.evaluate_options import CLASSIFYING, MASKED, PROTOCOLS, QUICK, EvaluateOptions
 from pipelines.evaluation_cells import Cells
+from pipelines.masked_views import view_size
 from pipelines.measured import Measured
 from pipelines.occlusion_plots import draw_occlusion
 from pipelines.outcome import Outcome, most_confused, per_class
@@ -41,7 +42,8 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
     ``rows`` has a row an encoder. For each protocol it holds the accuracy 0..1 under the protocol's name (the mean over
     seeds), ``…_interval`` (half of the test set's 95 % interval), ``…_seed_interval`` (that of the mean over seeds,
     where there are several), ``…_per_class``, ``…_confusion`` (counts, summed over seeds) and ``…_runs``, what each
-    seed gave and how.
+    seed gave and how. Under the names of occlusion, segment and propagate stand the area under the curve, the mIoU and
+    J&F, 0..1, with bootstrap intervals and their parts (docs/protocols.md).
     """
     seeds = options.all_seeds()
     out = options.out or (Path(options.run) / "evaluation.json" if Path(options.run).is_dir() else None)
@@ -86,8 +88,11 @@ def _cells_folder(out: Path | None) -> Path | None:
 def _encoders(options: EvaluateOptions, seeds: tuple[int, ...]) -> Iterator[tuple[str, Iterator[tuple[int, Encoder]]]]:
     """Every row's name, with its encoder for each seed: always the same one, but for the untrained."""
     opened = partial(open_encoder, pool=options.pool, device=options.device)
-    # All are opened before the first is judged: a name that is wrong is better known now.
-    for encoder in [opened(name, seed=seeds[0]) for name in (options.run, *options.beside)]:
+    # All are opened before the first is judged: what is wrong with a name is better known now.
+    named = [opened(name, seed=seeds[0]) for name in (options.run, *options.beside)]
+    for encoder in named if set(options.protocols) & set(MASKED) else ():
+        view_size(encoder, options.dense_size)
+    for encoder in named:
         yield encoder.name, zip(seeds, itertools.repeat(encoder), strict=False)
     if options.untrained:
         yield "untrained", ((seed, opened(options.run, untrained=True, seed=seed)) for seed in seeds)

@@ -20,12 +20,11 @@ from pipelines.hub import find_maps
 from pipelines.images import BadImage
 from pipelines.independent_maps import check_independent
 from pipelines.joined_maps import JoinedMaps, join_maps
-from pipelines.labelled import Labelled, open_masked, open_test, unlabelled
+from pipelines.labelled import Labelled, balanced_share, open_masked, open_test, unlabelled
 from pipelines.measured import Measured
 from pipelines.occluders import Occluders
 from pipelines.occlusion import occlusion
 from pipelines.propagate import propagate_row, propagation
-from pipelines.samples import Source
 from pipelines.segment import segment_classes, segment_row, segmentation
 from saliency.table import SaliencyTable
 
@@ -120,22 +119,27 @@ class SegmentJudge:
         self.options, self.cells, self.quiet = options, cells, quiet
         self.train, self.test, names = open_masked(options)
         self.names = segment_classes(names, labelled=bool(names))
-        self._identity = [f"{part.identity()} {mask_identity(part.source)}" for part in (self.train, self.test)]
+        self._test_identity = _identity(self.test)
+        self._parts: dict[int, tuple[Labelled, str]] = {}
+
+    def part(self, seed: int) -> Labelled:
+        """The training images that are used with a seed: all, or the share --label-fraction of them."""
+        return self._part(seed)[0]
 
     def __call__(self, encoder: Encoder, seed: int) -> Measured:
         """What one encoder's patches tell of the masks. UserError."""
         decided = {
             "protocol": "segment",
             "encoder": encoder.identity(),
-            "train": self._identity[0],
-            "test": self._identity[1],
+            "train": self._part(seed)[1],
+            "test": self._test_identity,
             "classes": self.names,
             "settings": {"seed": seed, "dense_size": self.options.dense_size},
         }
         found = self.cells.find(decided, Measured)
         if found is None:
             found = segmentation(
-                encoder, self.train, self.test, len(self.names), self.options, seed=seed, quiet=self.quiet
+                encoder, self.part(seed), self.test, len(self.names), self.options, seed=seed, quiet=self.quiet
             )
             self.cells.keep(decided, found)
         return found
@@ -143,6 +147,14 @@ class SegmentJudge:
     def row(self, found: Sequence[Measured]) -> dict[str, Any]:
         """The row of an encoder from what each seed gave."""
         return segment_row(found, self.names, self.options.seed)
+
+    def _part(self, seed: int) -> tuple[Labelled, str]:
+        key = -1 if self.options.label_fraction == 1 else seed
+        if key not in self._parts:
+            chosen = balanced_share(self.train.labels, self.options.label_fraction, seed)
+            part = self.train if key < 0 else self.train.select(chosen)
+            self._parts[key] = part, _identity(part)
+        return self._parts[key]
 
 
 class PropagateJudge:
@@ -153,7 +165,7 @@ class PropagateJudge:
         self.source = open_test(options)
         if not self.source.has_masks:
             raise UserError(f"{self.source.name} has no masks: propagate needs frames NAME.jpg with NAME_mask.png")
-        self._identity = f"{unlabelled(self.source).identity()} {mask_identity(self.source)}"
+        self._test_identity = _identity(unlabelled(self.source))
 
     def __call__(self, encoder: Encoder, seed: int) -> Measured:
         """How well one encoder carries masks; nothing is drawn, so that a seed makes no difference. UserError."""
@@ -161,7 +173,7 @@ class PropagateJudge:
         decided = {
             "protocol": "propagate",
             "encoder": encoder.identity(),
-            "test": self._identity,
+            "test": self._test_identity,
             "settings": {
                 "dense_size": options.dense_size,
                 "context_frames": options.context_frames,
@@ -179,12 +191,12 @@ class PropagateJudge:
         return propagate_row(found, self.options.seed)
 
 
-def mask_identity(source: Source) -> str:
-    """sha256 of up to 32 evenly spaced masks."""
-    digest = hashlib.sha256()
-    for i in np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).astype(int)):
+def _identity(part: Labelled) -> str:
+    """sha256 of what identifies a part, and of up to 32 evenly spaced masks of it."""
+    digest = hashlib.sha256(part.identity().encode())
+    for i in np.unique(np.linspace(0, len(part) - 1, _LOOKED_AT).astype(int)):
         try:
-            mask = source.read_mask(int(i))
+            mask = part.source.read_mask(int(i))
             digest.update(b"none" if mask is None else np.packbits(mask).tobytes())
         except (BadImage, OSError):
             digest.update(b"unreadable")

@@ -70,7 +70,7 @@ class Panel:
             facts["train_images"], facts["test_images"] = len(self.classes.part(seed)), len(labels)
             facts["chance"] = float(np.bincount(labels).max() / len(labels))
         elif self.segment is not None:
-            facts["train_images"], facts["test_images"] = len(self.segment.train), len(self.segment.test)
+            facts["train_images"], facts["test_images"] = len(self.segment.part(seed)), len(self.segment.test)
         elif self.propagate is not None:
             facts |= {"test": self.propagate.source.name, "test_images": len(self.propagate.source)}
         return facts | ({"occluders": self.occlusion.facts()} if self.occlusion is not None else {})

@@ -139,6 +139,24 @@ def test_what_is_finished_is_not_computed_again(tmp_path, monkeypatch):
     assert result["test"] == given.source
 
 
+def test_fewer_masks_to_learn_from(tmp_path):
+    run = save_run(tmp_path / "run")
+    given = replace(options("shapes:40,size=32,objects=1", protocols=("segment",)), run=run, untrained=False)
+    whole, share = (evaluate(replace(given, label_fraction=f), quiet=True) for f in (1.0, 0.25))
+    assert share["train_images"] == 8
+    assert whole["train_images"] == 32
+    assert "baselines" not in whole
+    assert whole["rows"][0]["segment_runs"][0]["patches"] == 32 * 16
+    assert share["rows"][0]["segment_runs"][0]["patches"] == 8 * 16
+
+
+def test_an_encoder_that_can_not_be_asked_is_told_before_any_is_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging_further, "propagation", lambda *_, **__: pytest.fail("nothing may run"))
+    given = options(video(tmp_path / "video"), protocols=("propagate",), dense_size=40, beside=("timm:test_vit@none",))
+    with pytest.raises(UserError, match="--dense-size 40: timm:test_vit@none sees images of 160×160 pixels alone"):
+        evaluate(replace(given, run=save_run(tmp_path / "run")), quiet=True)
+
+
 def test_features_by_place_are_those_of_the_tokens(tmp_path):
     from mae.checkpoints import load_model
     from mae.training import normalise
