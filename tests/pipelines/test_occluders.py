@@ -65,6 +65,13 @@ def test_occlusion_follows_from_seed_and_key_alone(kind):
         assert torch.equal(found, whole[i : i + 1])
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "object"])  # what is pasted is of the same part
+def test_an_image_is_occluded_alike_wherever_it_stands(kind):
+    part = scenes()
+    turned = Labelled(part.source.select(range(8)[::-1]), part.labels[::-1])
+    assert torch.equal(hide(part, kind).flip(0), hide(turned, kind))
+
+
 def test_images_are_occluded_each_in_its_own_way():
     regions = Occluders(scenes(), (8, 8)).draw("random", batch_of(scenes())).region(0.5, (32, 32))
     assert len({region.numpy().tobytes() for region in regions}) == 8
