@@ -16,7 +16,7 @@ def run_with(folder, saliency, maps=MADE):
     return str(folder)
 
 
-@pytest.mark.parametrize("where", ["", "/checkpoints/best"])
+@pytest.mark.parametrize("where", ["", "/checkpoints/best", "@keep=0.5"])
 def test_the_maps_of_the_training_are_refused(tmp_path, where):
     run = run_with(tmp_path / "run", str(tmp_path / "maps"))
     with pytest.raises(UserError, match="was trained with these maps"):
