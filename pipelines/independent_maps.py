@@ -50,7 +50,7 @@ def refuse_same(
 
 def training_record(name: str) -> dict[str, Any] | None:
     """The ``config.json`` of the run that a folder is, or is a checkpoint of; None for other encoders."""
-    path = Path(name.removeprefix("mae:").partition("@")[0])  # what follows says how a run is looked at
+    path = Path(name.removeprefix("mae:").partition("@keep=")[0])  # which says how a run is looked at
     for folder in (path, path.parent, path.parent.parent):
         try:
             config = json.loads((folder / "config.json").read_text())
