@@ -429,8 +429,9 @@ def evaluate(
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="knn, logistic (quick), linear (MAE's linear probe), finetune (MAE's fine-tuning); several if given "
-            "several times \\[default: knn and logistic] (docs/protocols.md)"
+            help="knn, logistic (quick), linear (MAE's linear probe), finetune (MAE's fine-tuning), occlusion, segment "
+            "and propagate (true masks); several if given several times \\[default: knn and logistic] "
+            "(docs/protocols.md)"
         ),
     ] = None,
     beside: Annotated[
@@ -478,6 +479,37 @@ def evaluate(
     drop_path: Annotated[
         float | None, typer.Option(help="Of finetune; 0.1, for large 0.2 and for huge 0.3, if not given.")
     ] = None,
+    occluder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of occlusion: random, block, object, salient, non-salient; several if given several times "
+            "\\[default: all, the last two where there are masks or --occluder-maps]"
+        ),
+    ] = None,
+    occlusion_shares: Annotated[
+        str, typer.Option(help="Shares of the picture that are hidden, rising.")
+    ] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
+    occluder_maps: Annotated[
+        str | None,
+        typer.Option(help="Maps that say what is salient, not those the model was trained with; else true masks do."),
+    ] = None,
+    occluder_grid: Annotated[
+        int | None, typer.Option(help="Cells a side that are hidden; the model's patches, or 14, if not given.")
+    ] = None,
+    occluder_fill: Annotated[str, typer.Option(help="Hidden pixels become `grey` or `noise`.")] = "grey",
+    occlusion_probe: Annotated[str, typer.Option(help="What learns from whole images: logistic or knn.")] = "logistic",
+    recover_images: Annotated[
+        int, typer.Option(help="Of occlusion: so many images are also filled in by the decoder, and compared.")
+    ] = 256,
+    dense_size: Annotated[
+        int | None,
+        typer.Option(help="Shorter side of pictures in segment and propagate; the model's own size if not given."),
+    ] = None,
+    segment_classes: Annotated[
+        bool, typer.Option(help="Segment by class where the source has labels, not object from background.")
+    ] = True,
+    context_frames: Annotated[int, typer.Option(help="Of propagate: frames before, beside the first.")] = 7,
+    radius: Annotated[int, typer.Option(help="Of propagate: rows and columns that a patch looks away.")] = 12,
     out: Annotated[
         Path | None, typer.Option(help="JSON to write; evaluation.json in the run folder if not given.")
     ] = None,
@@ -496,12 +528,12 @@ def evaluate(
     split: Split = None,
     device: Device = None,
 ) -> None:
-    """Judge an encoder by k-NN, linear probes or fine-tuning, beside itself untrained; goes on where it stopped."""
+    """Judge an encoder by probes, fine-tuning, occlusion, masks, beside itself untrained; goes on where it stopped."""
     from pipelines.evaluate import QUICK, EvaluateOptions, remarks
     from pipelines.evaluate import evaluate as judge
 
     given = locals() | {"protocols": tuple(protocol or QUICK), "beside": tuple(beside or ())}
-    given |= {"linear_blr": tuple(linear_blr or ())}
+    given |= {"linear_blr": tuple(linear_blr or ()), "occluder": tuple(occluder or ())}
     result = judge(_options(EvaluateOptions, given, workers=_half_the_cores() if workers is None else workers))
     print_evaluation(result)
     for line in remarks(result):

@@ -375,7 +375,7 @@ def _take(tokens: Tensor, ids: Tensor) -> Tensor:
 
 def _rows(table: Tensor, ids: Tensor) -> Tensor:
     """The rows [..., D] at ``ids`` [...] of a table [n, D]; a gather would look up every number by its own index."""
-    return table.index_select(0, ids.flatten()).view(*ids.shape, -1)
+    return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[-1])
 
 
 def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:

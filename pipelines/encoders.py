@@ -40,6 +40,12 @@ class Encoder:
     mean: tuple[float, ...] = IMAGE_MEAN
     std: tuple[float, ...] = IMAGE_STD
     """Of the colours in 0..1, by which its images are normalised."""
+    patches: Callable[[Tensor], Tensor] | None = None
+    """Features float32 [B, D, h, w] by place, of uint8 images [B, 3, H, W]; None where an encoder has no places."""
+    stride: int | None = None
+    """``patches`` takes images whose sides are multiples of it; None for images of ``size`` alone."""
+    autoencoder: MaskedAutoencoder | None = None
+    """The model with its decoder, where it has one."""
 
 
 def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, seed: int = 0) -> Encoder:
@@ -58,11 +64,11 @@ def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, 
     path = Path(name.removeprefix("mae:"))
     if name.startswith("mae:") or path.is_dir() or foreign_kind(path):
         with user_errors():
-            model = _open_mae(path)
+            model, whole = _open_mae(path)
         if untrained:
             torch.manual_seed(seed)
             model = MaskedAutoencoder(**model._hub_mixin_config)  # type: ignore[arg-type]
-        encoder = _from_mae(shown, model, pool, device)
+        encoder = _from_mae(shown, model, pool, device, whole=whole)
         return _keeping(encoder, model, path, keep, pool, device) if keep and not untrained else encoder
     if keep:
         raise UserError(f"@keep is for masked autoencoders, and {name} is none")
@@ -70,19 +76,29 @@ def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, 
     return _from_timm(shown, timm_name, "none" if untrained else weights, device, seed)
 
 
-def _open_mae(path: Path) -> MaskedAutoencoder:
-    """A run's model or another's; an encoder's weights are enough, as features need no decoder."""
+def _open_mae(path: Path) -> tuple[MaskedAutoencoder, bool]:
+    """A run's model or another's, and whether its decoder is its own; features need none."""
     if not path.exists():
         raise ValueError(f"{path} does not exist; mae: is followed by a checkpoint or a folder")
-    return build(load_foreign(path), fresh_decoder=True) if path.is_file() or foreign_kind(path) else load_model(path)
+    if not path.is_file() and not foreign_kind(path):
+        return load_model(path), True
+    weights = load_foreign(path)
+    return build(weights, fresh_decoder=True), weights.has_decoder
 
 
-def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str) -> Encoder:
+def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, whole: bool) -> Encoder:
     model = model.to(device).eval()
 
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:
         return model.features(normalise(images.to(device)), pool).float()
+
+    @torch.inference_mode()
+    def patches(images: Tensor) -> Tensor:
+        grid = (images.shape[2] // model.patch_size, images.shape[3] // model.patch_size)
+        every = torch.arange(grid[0] * grid[1], device=device).expand(len(images), -1)
+        tokens = model.encode_visible(normalise(images.to(device)), every, grid)[:, 1:]
+        return tokens.transpose(1, 2).reshape(len(images), -1, *grid).float()
 
     config: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
     weights = encoder_weights(model.state_dict())
@@ -93,6 +109,9 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str) -> En
         features,
         lambda drop_path: vision_transformer(weights, config, drop_path),
         functools.cache(lambda: _hash(kept, weights)),
+        patches=patches,
+        stride=model.patch_size,
+        autoencoder=model if whole else None,
     )
 
 
@@ -119,7 +138,15 @@ def _keeping(encoder: Encoder, model: MaskedAutoencoder, path: Path, keep: str, 
         weights = {} if gate is None or by not in ("", "gate") else gate.state_dict()
         return _hash({"encoder": encoder.identity(), "keep": number, "by": by or "gate"}, weights)
 
-    return replace(encoder, features=features, network=network, identity=functools.cache(identity))
+    return replace(
+        encoder,
+        features=features,
+        network=network,
+        identity=functools.cache(identity),
+        patches=None,
+        stride=None,
+        autoencoder=None,
+    )
 
 
 def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> Encoder:
@@ -151,6 +178,12 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     def features(images: Tensor) -> Tensor:
         return torch.as_tensor(model((images.to(device).float() / 255 - mean) / std)).float()
 
+    @torch.inference_mode()
+    def patches(images: Tensor) -> Tensor:
+        seen = (images.to(device).float() / 255 - mean) / std
+        last = model.forward_intermediates(seen, indices=1, norm=True, intermediates_only=True)  # type: ignore[operator]
+        return torch.as_tensor(last[-1]).float()
+
     def network(drop_path: float) -> nn.Module:
         options = {"pretrained": False, "num_classes": 0, **pooled}
         try:
@@ -163,7 +196,8 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     facts = {"timm": name, "size": config["input_size"], "mean": config["mean"], "std": config["std"]}
     size, colours = tuple(config["input_size"][1:]), (tuple(config["mean"]), tuple(config["std"]))
     identity = functools.cache(lambda: _hash(facts, model.state_dict()))
-    return Encoder(shown, size, features, network, identity, *colours)
+    dense = patches if hasattr(model, "forward_intermediates") else None
+    return Encoder(shown, size, features, network, identity, *colours, patches=dense)
 
 
 def _hash(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
