@@ -137,7 +137,9 @@ def merge(
 @app.command()
 def inspect(
     what: Annotated[str, typer.Argument(help="A maps folder, a run folder or a source.")],
-    source: Annotated[str | None, typer.Option(help="Where the images of a maps folder are now.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where a maps folder's images are now; other images for a gate.")
+    ] = None,
     gallery: Annotated[
         Path | None, typer.Option(help="PNG to draw samples into; more pages, the best and the worst lie beside it.")
     ] = None,
@@ -148,6 +150,9 @@ def inspect(
         list[str] | None,
         typer.Option(help="pointing, energy, iou or auc: exit with 1 unless the maps beat the centre prior in it."),
     ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Of a run: what its gate finds important, on --source or its own images.")
+    ] = False,
     device: Device = None,
 ) -> None:
     """Describe maps, a run or a source; judge maps beside a centre prior, a shuffled caption and a uniform map."""
@@ -162,6 +167,7 @@ def inspect(
         device=_device(device),
         json_file=json,
         require=tuple(require or ()),
+        gate=gate,
         quiet=False,
     )
     print_facts(found.facts)
@@ -239,7 +245,9 @@ def pretrain(
     masking: Annotated[
         str | None,
         typer.Option(
-            help="random, block, salient, or a control: inverse, shuffled, center \\[default: salient with --saliency]"
+            help="random, block, grid, color-green (-red, -blue, -purple), salient, a learned one: gate, "
+            "attention-high, attention-hint, hard, or a control: inverse, shuffled, center "
+            "\\[default: salient with --saliency] (docs/masking.md)"
         ),
     ] = None,
     mask_ratio: Annotated[float, typer.Option(help="Share of patches hidden.")] = 0.75,
@@ -259,6 +267,35 @@ def pretrain(
     salient_schedule: Annotated[
         str | None, typer.Option(help="A:B moves the salient ratio from A to B over training.")
     ] = None,
+    saliency_weight: Annotated[
+        float, typer.Option(help="0 to 1: how much a hidden patch's error counts by its saliency, with any masks.")
+    ] = 0.0,
+    gate_ratio: Annotated[
+        float, typer.Option(help="Share of the patches that the gate finds important which is hidden for it.")
+    ] = 0.5,
+    gate_sign: Annotated[str, typer.Option(help="`hide` the chosen important patches, or `keep` them.")] = "hide",
+    gate_teacher: Annotated[
+        str | None, typer.Option(help="Maps that the gate starts from, in the first fifth of the training.")
+    ] = None,
+    gate_positions: Annotated[
+        bool, typer.Option("--gate-positions", help="The gate sees places too: the picture's frame is background.")
+    ] = False,
+    gate_contrast: Annotated[
+        float, typer.Option(help="Weight of the contrast in what the gate learns by (docs/gate.md).")
+    ] = 0.02,
+    attention_shown: Annotated[
+        float, typer.Option(help="Of attention-hint: the share of most attended patches of which some stay visible.")
+    ] = 0.1,
+    attention_momentum: Annotated[
+        float, typer.Option(help="How much of the attention masks' teacher a step leaves at the start of training.")
+    ] = 0.996,
+    attention_momentum_end: Annotated[
+        float, typer.Option(help="As much at its end; half a cosine between. Equal to the other one: constant.")
+    ] = 1.0,
+    hard_final: Annotated[
+        float,
+        typer.Option(help="Of hard: the share of the mask chosen by predicted error at the end, from 0 at the start."),
+    ] = 0.5,
     on_missing: Annotated[
         str, typer.Option(help="An image without a map is an `error`, or masked at `random`.")
     ] = "error",

@@ -65,6 +65,8 @@ def save_state(final: Path, training: Training, more: Mapping[str, str] | None =
         shutil.rmtree(temporary)
     model.save_pretrained(temporary)
     (temporary / "README.md").unlink(missing_ok=True)  # the hub's blank form, which says it is on the Hub
+    if training.learner:
+        training.learner.save(temporary)
     torch.save(state, temporary / _STATE)
     for name, text in (more or {}).items():
         (temporary / name).write_text(text, encoding="utf-8")
@@ -90,12 +92,20 @@ def load_training(checkpoint: Path, training: Training) -> None:
     """Put a checkpoint's weights and state into ``training``; ValueError if they do not fit or are damaged."""
     model = load_model(checkpoint)
     try:
-        _verify(checkpoint, _STATE)
-        state: dict[str, Any] = torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
+        state = load_state(checkpoint)
         training.spread.load_weights(model.state_dict())
         training.load_state(state)
     except Exception as error:  # pickle, zip and torch each raise their own
         raise ValueError(f"{checkpoint} can't be resumed: {_one_line(error)}") from error
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """What a run's newest checkpoint, or one checkpoint, holds beside the model; whatever torch raises if damaged."""
+    checkpoints = list_checkpoints(folder)
+    place = checkpoints[-1] if checkpoints else folder
+    _verify(place, _STATE)
+    state: dict[str, Any] = torch.load(place / _STATE, map_location="cpu", weights_only=True)
+    return state
 
 
 def load_model(folder: Path) -> MaskedAutoencoder:

@@ -10,11 +10,15 @@ Shapes: B images, N patches, D the width of the embeddings read. A logit above 0
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -22,6 +26,9 @@ from mae.masking import top_ranks, weighted_scores
 
 SIGNS = {"hide": 1, "keep": -1}
 """What is done to the important patches that are chosen."""
+
+GATE_FILE = "gate.safetensors"
+"""The name of a trained gate's file beside its autoencoder's weights."""
 
 _HEAD = 16
 _TINY = 1e-6
@@ -84,6 +91,24 @@ class Gate(nn.Module):
                 nn.init.zeros_(module.bias)
         # Logits near 0: every patch half important, where the sigmoid learns fastest.
         nn.init.normal_(self.score.weight, std=0.02)
+
+
+def save_gate(gate: Gate, file: Path) -> None:
+    """Write the gate's weights, with its dimensions in the file's metadata; :func:`load_gate` reads them."""
+    config = {"features": gate.features, "width": gate.width, "depth": len(gate.blocks), "positions": gate.positions}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in gate.state_dict().items()}
+    save_file(weights, file, metadata={"gate": json.dumps(config)})
+
+
+def load_gate(file: Path) -> Gate:
+    """The gate that :func:`save_gate` wrote, in evaluation mode; ValueError if the file is damaged or no gate's."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            gate = Gate(**json.loads((content.metadata() or {})["gate"]))
+            gate.load_state_dict({name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
+    except Exception as error:  # safetensors, json and torch each raise their own
+        raise ValueError(f"{file} is no gate that can be read ({type(error).__name__}: {str(error)[:200]})") from error
+    return gate.eval()
 
 
 def stand_out(tokens: Tensor) -> Tensor:

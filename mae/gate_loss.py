@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.gate_exchange import Exchange
+
 _TINY = 1e-6
 _SHARPNESS = 0.03
 
@@ -67,19 +69,30 @@ class GateLoss(NamedTuple):
     area: Tensor
 
 
-def gate_loss(logits: Tensor, embeddings: Tensor, grid: Sequence[int], objective: GateObjective) -> GateLoss:
+def gate_loss(
+    logits: Tensor,
+    embeddings: Tensor,
+    grid: Sequence[int],
+    objective: GateObjective,
+    exchange: Exchange | None = None,
+) -> GateLoss:
     """The label-free terms for two views, logits [2B, N], embeddings [2B, N, D]; gradients reach the logits alone.
 
-    ``grid`` is (rows, columns) or (T, rows, columns) of the N patches.
+    ``grid`` is (rows, columns) or (T, rows, columns) of the N patches. With an ``exchange`` the contrast is that of the
+    whole batch, of which these images are a part; the other terms are means over the images here.
     """
     importance = torch.sigmoid(logits.float())
     z = embeddings.detach().float()
     frame = frame_of(grid, z.device)
     distance = background_distance(importance.detach(), z, frame, with_itself=objective.frame_is_background)
     background = background_loss(logits, distance, objective.cost, objective.entropy)
-    centre = z.mean((0, 1))
     important, rest = pool_regions(importance, z)
-    contrast = region_contrast(important - centre, rest - centre, objective.temperature)
+    if exchange is None:
+        centre, counted = z.mean((0, 1)), None
+    else:
+        centre, counted = exchange.mean(z), exchange.counted(z)
+        important, rest = exchange.gather(important), exchange.gather(rest)
+    contrast = region_contrast(important - centre, rest - centre, objective.temperature, counted)
     area = area_penalty(importance, objective.area)
     total = background + objective.contrast * contrast + objective.area_weight * area
     return GateLoss(total, background, contrast, area)
@@ -129,11 +142,12 @@ def background_loss(logits: Tensor, distance: Tensor, cost: float, entropy: floa
     return ((1 - p) * distance + cost * p - entropy * indecision).mean()
 
 
-def region_contrast(important: Tensor, background: Tensor, temperature: float) -> Tensor:
+def region_contrast(important: Tensor, background: Tensor, temperature: float, counted: Tensor | None = None) -> Tensor:
     """InfoNCE (arXiv 1807.03748) of the important regions of two views, a scalar; f and b are [2B, D], centred.
 
     −log of exp(f·f′/τ) over itself + Σ_j exp(f·f′_j/τ) of the other images + Σ_j exp(f·b_j/τ) of the backgrounds of all
     images in both views, its own among them; products of unit vectors; the mean over images and both directions.
+    ``counted`` [B], 1 or 0, leaves images out.
     """
     f, b = F.normalize(important, dim=-1), F.normalize(background, dim=-1)
     count = len(f) // 2
@@ -141,7 +155,11 @@ def region_contrast(important: Tensor, background: Tensor, temperature: float) -
     between = f[:count] @ f[count:].T / temperature  # [B, B]
     similar = torch.cat([between, between.T])  # [2B, B]
     positive = torch.cat([between.diagonal(), between.diagonal()])
-    return (torch.cat([similar, to_backgrounds], dim=1).logsumexp(1) - positive).mean()
+    products = torch.cat([similar, to_backgrounds], dim=1)  # [2B, 3B]
+    if counted is None:
+        return (products.logsumexp(1) - positive).mean()
+    products = products.masked_fill(counted.repeat(3) == 0, -torch.inf)
+    return ((products.logsumexp(1) - positive) * counted.repeat(2)).sum() / (2 * counted.sum())
 
 
 def area_penalty(importance: Tensor, area: tuple[float, float]) -> Tensor:

@@ -8,18 +8,23 @@ generators that the caller seeds by step, so a resumed run repeats an uninterrup
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.gate import SIGNS, Gate, gate_priorities
-from mae.gate_loss import GateLoss, GateObjective, gate_loss, teacher_loss
-from mae.guard import Guard, NonFinite
+from mae.distributed import World
+from mae.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate
+from mae.gate_exchange import Exchange
+from mae.gate_loss import GateObjective, gate_loss, teacher_loss
+from mae.learner import Look, sum_gradients
 from mae.masking import Mask, hidden_count, mask_from_priorities
+from mae.optimisation import guarded_step, parameter_groups
 
 _CROP_AREA = (0.4, 1.0)
 """Bounds of the second view's share of the first one's area: large enough that most objects stay in sight."""
@@ -50,124 +55,137 @@ class GateSettings:
 
 
 class GateTraining:
-    """A gate in training beside an autoencoder: ``look`` at each batch of a step, then ``apply``.
+    """A gate in training beside an autoencoder: a :class:`mae.learner.MaskLearner`.
 
     ``read`` makes patch embeddings [B, N, D] of normalised images [B, C, H, W], without positions
-    (``MaskedAutoencoder.patch_embed``); it is called without gradients.
+    (``MaskedAutoencoder.patch_embed``); it is called without gradients. ``teacher``: the looks bring the maps of a warm
+    start.
     """
+
+    name = "gate"
+    needs_errors = False
+    reads_model = True
 
     def __init__(
         self,
         gate: Gate,
         read: Callable[[Tensor], Tensor],
         settings: GateSettings,
-        grid: tuple[int, ...],
         device: torch.device | str = "cpu",
+        *,
+        teacher: bool = False,
     ) -> None:
         self.device = torch.device(device)
-        self.gate = gate.to(self.device).train()
-        self.read, self.settings, self.grid = read, settings, grid
-        decayed = [p for p in gate.parameters() if p.ndim >= 2]
-        others = [p for p in gate.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self._skips_itself = self.device.type in ("cuda", "cpu")
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=self._skips_itself)
-        self._guard = Guard(self.device)
-        self._total = torch.zeros((), device=self.device)
+        self.network = gate.to(self.device).train()
+        self.read, self.settings, self.needs_saliency = read, settings, teacher
+        self.world = World()
+        groups, fused = parameter_groups(gate, settings.weight_decay), self.device.type in ("cuda", "cpu")
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+        self.loss = torch.zeros((), device=self.device)
+        self._terms = torch.zeros(3, device=self.device)
+        self._figures = self._terms
 
-    def look(
-        self,
-        images: Tensor,
-        generator: torch.Generator,
-        *,
-        share: float = 1.0,
-        progress: float = 0.0,
-        saliency: Tensor | None = None,
-    ) -> tuple[Tensor, GateLoss]:
-        """Logits [B, N] of normalised images [B, C, H, W], and the terms of the loss; neither carries a graph.
-
-        Gradients of ``share`` of the loss (the batch's share of the step's images) are added up until ``apply``.
-        ``generator`` is the CPU's; ``progress`` 0..1 ends the warm start; ``saliency`` [B, N] is the teacher's map on
-        these views.
-        """
-        count = len(images)
+    def masks(self, look: Look) -> Mask:
+        """Masks of a batch, from whose two views the gate learns first: gradients add up until ``apply``."""
+        uniform, gumbel = look.noise(2, math.prod(look.grid))  # first of all: at ratio 0 the masks are random masking's
+        view = second_view(look.images, look.noise(4, 1)[..., 0])
         with torch.no_grad():
-            tokens = torch.cat([self.read(images), self.read(second_view(images, generator))]).float()
+            tokens = torch.cat([self.read(look.images), self.read(view)]).float()
         with torch.autocast(self.device.type, enabled=False):  # so small that half precision gains nothing
-            logits = self.gate(tokens, self.grid)
-            terms = gate_loss(logits, tokens, self.grid, self.settings.objective)
-            total = terms.total
-            weight = self.teacher_weight(progress)
-            if saliency is not None and weight > 0:
-                total = total + weight * teacher_loss(logits[:count], saliency.to(self.device, non_blocking=True))
-        (share * total).backward()  # type: ignore[no-untyped-call]
-        self._total += share * total.detach()
-        return logits[:count].detach(), GateLoss(*(term.detach() for term in terms))
+            logits = self.network(tokens, look.grid)
+            self._learn(logits, tokens, look)
+        return self._choose(logits[: len(look.images)].detach(), look, uniform, gumbel)
+
+    def _learn(self, logits: Tensor, tokens: Tensor, look: Look) -> None:
+        """Add up the gradients of a batch's two views, of which every process has a part."""
+        objective = self.settings.objective
+        terms = gate_loss(logits, tokens, look.grid, objective, Exchange(look, self.world))
+        # The contrast is already the whole batch's; the other terms are means over the images here.
+        total = look.share * (terms.background + objective.area_weight * terms.area)
+        total = total + look.batch_share * objective.contrast * terms.contrast
+        weight = self.teacher_weight(look.progress)
+        if look.saliency is not None and weight > 0:
+            maps = look.saliency.to(self.device, non_blocking=True)
+            total = total + look.share * weight * teacher_loss(logits[: len(look.images)], maps)
+        total.backward()  # type: ignore[no-untyped-call]
+        self.loss += total.detach()
+        contrast = terms.contrast.detach() * look.batch_share / self.world.size
+        important = (logits > 0).float().mean()
+        self._terms += torch.stack([look.share * terms.background.detach(), contrast, look.share * important])
 
     @torch.no_grad()
-    def scores(self, images: Tensor) -> Tensor:
+    def scores(self, images: Tensor, grid: Sequence[int]) -> Tensor:
         """Logits [B, N] of normalised images [B, C, H, W], with nothing learnt from them: for pictures and use."""
-        logits: Tensor = self.gate(self.read(images), self.grid)
+        logits: Tensor = self.network(self.read(images), grid)
         return logits
 
-    def non_finite(self, step: int) -> NonFinite | None:
-        """The first of the ``step`` steps done whose gate's loss or gradients were not finite; waits for the device."""
-        return self._guard.report(step)
+    def draw(self, look: Look) -> Mask:
+        """Masks of a batch, with nothing learnt from it."""
+        uniform, gumbel = look.noise(2, math.prod(look.grid))
+        return self._choose(self.scores(look.images, look.grid), look, uniform, gumbel)
+
+    def _choose(self, logits: Tensor, look: Look, uniform: Tensor, gumbel: Tensor) -> Mask:
+        hidden, settings = hidden_count(logits.shape[1], look.mask_ratio), self.settings
+        priorities = gate_priorities(
+            logits, settings.ratio, hidden, uniform, gumbel, sign=settings.sign, area=settings.objective.area
+        )
+        return mask_from_priorities(priorities, look.mask_ratio)
+
+    def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
+        """The gate does not learn from errors."""
 
     def teacher_weight(self, progress: float) -> float:
         """The weight of the teacher's maps at training ``progress`` 0..1."""
         warm = self.settings.warm_start
         return self.settings.objective.teacher * (max(0.0, 1 - progress / warm) if warm else 0.0)
 
-    def apply(self, rate: float) -> None:
-        """One optimiser step at ``rate`` (0..1) times the peak; none from the first loss on that was not finite."""
+    def gather(self) -> None:
+        """Gradients and loss of all processes become one sum."""
+        sum_gradients(self.network.parameters(), self.world)
+        self.loss, self._terms = self.world.sum(self.loss), self.world.sum(self._terms)
+
+    def apply(self, rate: float, stop: Tensor) -> None:
+        """One optimiser step at ``rate`` (0..1) times the peak; none where ``stop`` is 1."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.settings.learning_rate
-        self._guard.look(self.gate, self._total)
-        if self._skips_itself:
-            self.optimizer.found_inf = self._guard.found  # type: ignore[attr-defined] # as GradScaler tells it
-            self.optimizer.step()
-        elif not self._guard.found:
-            self.optimizer.step()
+        guarded_step(self.optimizer, stop)
         self.optimizer.zero_grad(set_to_none=True)
-        self._total = torch.zeros((), device=self.device)
+        self.loss = torch.zeros((), device=self.device)
+        self._figures, self._terms = self._terms, torch.zeros(3, device=self.device)
 
-    def masks(self, logits: Tensor, mask_ratio: float, generator: torch.Generator) -> Mask:
-        """Masks of the images that ``logits`` [B, N] belong to; ``generator`` is the CPU's."""
-        uniform, gumbel = torch.rand(2, *logits.shape, generator=generator).to(logits.device)
-        hidden, settings = hidden_count(logits.shape[1], mask_ratio), self.settings
-        priorities = gate_priorities(
-            logits, settings.ratio, hidden, uniform, gumbel, sign=settings.sign, area=settings.objective.area
-        )
-        return mask_from_priorities(priorities, mask_ratio)
+    def figures(self) -> dict[str, Tensor]:
+        """The background and contrast terms of the last step, and the share of patches with a logit above 0."""
+        return dict(zip(("gate_background", "gate_contrast", "gate_area"), self._figures, strict=True))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold: the gate's weights and its optimiser's state."""
-        return {"gate": self.gate.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"gate": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Undoes :meth:`state`."""
-        self.gate.load_state_dict(state["gate"])
+        self.network.load_state_dict(state["gate"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._guard = Guard(self.device)
+
+    def save(self, folder: Path) -> None:
+        """``gate.safetensors``, which ``mae.gate.load_gate`` reads."""
+        save_gate(self.network, folder / GATE_FILE)
 
 
-def second_view(images: Tensor, generator: torch.Generator) -> Tensor:
+def second_view(images: Tensor, noise: Tensor) -> Tensor:
     """A random crop of each image, 40 to 100 % of its area, half of them mirrored, resized to the same shape.
 
-    images: float [B, C, H, W], or video [B, C, T, H, W], whose frames share the crop. Bilinear, on their device; the
-    numbers come from ``generator``, the CPU's.
+    images: float [B, C, H, W], or video [B, C, T, H, W], whose frames share the crop. Bilinear, on their device; crop
+    and flip follow from ``noise`` in [0, 1), [4, B].
     """
-    count = len(images)
-    area, x, y, flip = torch.rand(4, count, generator=generator)
+    area, x, y, flip = noise
     low, high = _CROP_AREA
     side = (low + (high - low) * area).sqrt()
-    theta = torch.zeros(count, 2, 3)
+    theta = noise.new_zeros(len(images), 2, 3)
     theta[:, 0, 0] = torch.where(flip < 0.5, -side, side)
     theta[:, 1, 1] = side
     theta[:, 0, 2] = (2 * x - 1) * (1 - side)
     theta[:, 1, 2] = (2 * y - 1) * (1 - side)
-    theta = theta.to(images.device, images.dtype)
+    theta = theta.to(images.dtype)
     flat = images.flatten(1, -3)
     places = F.affine_grid(theta, list(flat.shape), align_corners=False)
     return F.grid_sample(flat, places, padding_mode="border", align_corners=False).view_as(images)

@@ -6,8 +6,9 @@ optimiser skips all its steps, so the weights and moments stay those from before
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +34,23 @@ class Guard:
         self._culprit = torch.zeros((), dtype=torch.int64, device=device)
         self._names: list[str] = []
 
-    def look(self, model: nn.Module, loss: Tensor, agree: Callable[[Tensor], Tensor] = lambda flags: flags) -> None:
+    def look(
+        self,
+        model: nn.Module,
+        loss: Tensor,
+        agree: Callable[[Tensor], Tensor] = lambda flags: flags,
+        beside: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         """Look at the loss [] and the gradients of a step before it is applied.
 
-        ``agree`` makes flags of this process's gradients those of all processes, where they differ.
+        ``agree`` makes flags of this process's gradients those of all processes, where they differ. ``beside`` are
+        networks that learn at the same steps, by name.
         """
-        named = [(name, local(p.grad)) for name, p in model.named_parameters() if p.grad is not None]
+        parameters = chain(
+            model.named_parameters(),
+            *(other.named_parameters(prefix=name) for name, other in (beside or {}).items()),
+        )
+        named = [(name, local(p.grad)) for name, p in parameters if p.grad is not None]
         self._names = [name for name, _ in named]
         norms = torch._foreach_norm([gradient for _, gradient in named])
         bad = agree(~torch.stack([*norms, loss]).isfinite()).bool()  # the loss last: named only if no gradient is

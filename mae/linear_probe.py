@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mae.training import learning_rate
+from mae.optimisation import learning_rate
 
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Base rates tried, the paper's first: its 0.1 is for 7000 steps of 16384 images. LARS moves weights by shares of their

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mae.noise_masks import COLORS, color_priorities, grid_priorities
+
 SALIENT_OF = ("image", "mask", "salient")
 SALIENT_PICKS = ("top", "weighted")
 
@@ -208,7 +210,7 @@ class Masking:
         option = "--salient-ratio" if self.salient_schedule is None else "--salient-schedule"
         for ratio in self.salient_schedule or (self.salient_ratio,):
             _require(0 <= ratio <= 1, f"{option} {ratio:g} must lie between 0 and 1")
-            if self.strategy in (*_MAPPED, "center") and self.salient_of == "image":
+            if self.strategy in RANKED and self.salient_of == "image":
                 above = f"{option} {ratio:g} is above --mask-ratio {self.mask_ratio:g}"
                 _require(ratio <= self.mask_ratio, f"{above}; lower it, or count it in the mask: --salient-of mask")
 
@@ -296,9 +298,15 @@ def _center(masking: Masking, draw: Draw) -> Tensor:
     return masking.rank(center_prior(draw.grid, draw.uniform.device).expand_as(draw.uniform), draw)
 
 
+def _color(color: str) -> Callable[[Masking, Draw], Tensor]:
+    return lambda masking, draw: color_priorities(color, draw.grid, draw.noise)
+
+
 STRATEGIES: dict[str, Callable[[Masking, Draw], Tensor]] = {
     "random": lambda masking, draw: draw.uniform,
     "block": lambda masking, draw: block_priorities(draw.grid, draw.uniform, draw.noise(4, _RECTANGLES)),
+    "grid": lambda masking, draw: grid_priorities(draw.grid, draw.hidden, draw.uniform, draw.noise(1, 2)[0]),
+    **{f"color-{color}": _color(color) for color in COLORS},
     "salient": lambda masking, draw: masking.rank(draw.saliency, draw),
     "inverse": lambda masking, draw: masking.rank(draw.saliency.amax(1, keepdim=True) - draw.saliency, draw),
     "shuffled": _shuffled,
@@ -308,6 +316,9 @@ STRATEGIES: dict[str, Callable[[Masking, Draw], Tensor]] = {
 salient patches, another image's map, and no map but a centred prior."""
 
 _MAPPED = ("salient", "inverse", "shuffled")
+
+RANKED = (*_MAPPED, "center")
+"""The strategies that the salient ratio and its companions govern."""
 
 
 def _inverse(order: Tensor) -> Tensor:

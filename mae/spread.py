@@ -26,7 +26,8 @@ class Whole:
     def __init__(self, model: MaskedAutoencoder) -> None:
         self.model = model
         self.loss: nn.Module = _Loss(model)
-        """Images, their mask, what is decoded of it, their grid → the mean loss of these images, scalar."""
+        """Images, their mask, what is decoded of it, their grid → the mean loss of these images, scalar; with ``each``
+        the error of every decoded patch."""
 
     def averaging(self, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of a batch: gradients are averaged over the processes at the ``last`` one."""
@@ -153,8 +154,10 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, mask: Mask, decoded: Tensor | None, grid: tuple[int, int]) -> Tensor:
-        loss: Tensor = self.model(images, mask, decoded, grid)
+    def forward(
+        self, images: Tensor, mask: Mask, decoded: Tensor | None, grid: tuple[int, int], each: bool = False
+    ) -> Tensor:
+        loss: Tensor = self.model(images, mask, decoded, grid, each=each)
         return loss
 
 

@@ -22,7 +22,9 @@ from mae.decoded import choose_decoded
 from mae.distributed import World
 from mae.flops import Peak, peak_flops, training_flops
 from mae.guard import Guard, NonFinite
+from mae.learner import Look, MaskLearner, look_noise
 from mae.masking import Mask, Masking, Part
+from mae.optimisation import guarded_step, learning_rate, parameter_groups
 from mae.resolution_schedule import ResolutionSchedule
 from mae.spread import Whole, local, spread
 from mae.vit import MaskedAutoencoder
@@ -52,6 +54,9 @@ class TrainingSettings:
     """``auto`` is bf16 on a GPU that has it, else fp32."""
     decode_ratio: float = 1.0
     """Share of the hidden patches that is decoded, 0 < ratio ≤ 1; see :mod:`mae.decoded`."""
+    saliency_weight: float = 0.0
+    """λ in 0..1: a decoded patch's error counts (1 − λ) + λ · saliency / the mean saliency of its image's decoded
+    patches, 1 where the map has nothing at these. 0 is the plain mean."""
     compile: bool = False
     """Compile the model's forward and backward pass, for batches of ``batch_size`` images."""
 
@@ -71,6 +76,8 @@ class TrainingSettings:
             )
         if not 0 < self.decode_ratio <= 1:
             raise ValueError(f"--decode-ratio is {self.decode_ratio:g}; it must be above 0 and at most 1")
+        if not 0 <= self.saliency_weight <= 1:
+            raise ValueError(f"--saliency-weight is {self.saliency_weight:g}; it must be between 0 and 1")
         if self.precision not in PRECISIONS:
             raise ValueError(f"--precision {self.precision!r} is not one of: {', '.join(PRECISIONS)}")
 
@@ -105,15 +112,17 @@ class Training:
         steps_per_epoch: int,
         device: torch.device | str = "cpu",
         resolutions: ResolutionSchedule | None = None,
+        learner: MaskLearner | None = None,
     ) -> None:
+        """``learner`` says whom to hide in the place of ``masking``, whose mask ratio holds for both."""
         self.device = torch.device(device)
         self.resolutions = resolutions
+        self.learner = learner
         self.model = model.to(self.device).train()
         self.masking, self.settings = masking, settings
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = steps_per_epoch * settings.epochs
         self.step = 0
-        self._skips_itself = self.device.type in ("cuda", "cpu")
         self.optimizer = self._new_optimizer()
         self.precision = resolve_precision(settings.precision, self.device)
         self._guard = Guard(self.device)
@@ -126,6 +135,12 @@ class Training:
 
         ``parts``: every process has a part of weights and moments, not all; ValueError where that can't be.
         """
+        if self.learner:
+            if parts and self.learner.reads_model:
+                raise ValueError(
+                    f"--shard-model splits the model, and --masking {self.learner.name} reads it whole: leave one out"
+                )
+            self.learner.world = world
         self.world, self.spread = world, spread(self.model, world, parts=parts)
         if parts:
             self.optimizer = self._new_optimizer()  # the parameters are others now
@@ -174,37 +189,104 @@ class Training:
         Returns the mean loss of the images of all processes, float32, without waiting for it. A step whose loss or
         gradients are not finite changes no weight, nor does any after it; :meth:`non_finite` tells.
         """
-        count = sum(len(batch.images) if batch.readable is None else batch.readable for batch in batches)
+        count = sum(_readable(batch) for batch in batches)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches):
-            share = len(batch.images) * self.world.size / count  # the average over processes divides by their number
-            batch = batch if len(batch.images) else self._blank()
-            images = normalise(batch.images.to(self.device, non_blocking=True))
-            mask = self.draw_masks(len(images), batch.saliency, number, batch.part)
-            decoded = self.draw_decoded(mask, number, batch.part)
-            # A batch of another size, for an image could not be read, is not worth a compilation of its own.
-            whole = len(images) * self.world.size == self.settings.batch_size
-            autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
             with self.spread.averaging(last=number == len(batches) - 1):
-                with autocast, eager(self.settings.compile and not whole):
-                    loss = self.spread.loss(images, mask, decoded, self.grid) * share
-                loss.backward()
-            total += loss.detach()
+                total += self._pass(batch, number, count)
         total = self.world.sum(total) / self.world.size
-        self._guard.look(self.model, total, self.spread.agree)
-        self._apply_gradients()
+        self._apply_gradients(total)
         self.step += 1
         return total
 
-    def _apply_gradients(self) -> None:
-        if self._skips_itself:
-            self.optimizer.found_inf = self._guard.found  # type: ignore[attr-defined] # as GradScaler tells it
-            self.optimizer.step()
-        elif not self._guard.found:  # AdamW that is not fused asks nobody: here the host has to wait
-            self.optimizer.step()
+    def _pass(self, batch: Batch, number: int, count: int) -> Tensor:
+        """Forward and backward pass of batch ``number`` of a step of ``count`` images; its part of the loss."""
+        share = len(batch.images) / count
+        here = batch if len(batch.images) else self._blank(batch.part)
+        images = normalise(here.images.to(self.device, non_blocking=True))
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        look = None
+        if self.learner:
+            look = self._look(images, here, number, share, _readable(batch) / count)
+            with autocast:
+                mask = self.learner.masks(look)
+        else:
+            mask = self.draw_masks(len(images), here.saliency, number, here.part)
+        decoded = self.draw_decoded(mask, number, here.part)
+        # A batch of another size, for an image could not be read, is not worth a compilation of its own.
+        whole = len(images) * self.world.size == self.settings.batch_size
+        with autocast, eager(self.settings.compile and not whole):
+            errors = self.spread.loss(images, mask, decoded, self.grid, each=self.needs_errors)
+        chosen = mask.ids_hidden if self.needs_errors and decoded is None else decoded
+        loss = self._weigh(errors, here.saliency, chosen) * (share * self.world.size)  # processes are averaged
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.learner and look and self.learner.needs_errors and chosen is not None:
+            self.learner.hear(look, chosen, errors.detach())
+        return loss.detach()
+
+    @property
+    def needs_errors(self) -> bool:
+        """Whether a step asks for every patch's error, not for their mean alone."""
+        return self.settings.saliency_weight > 0 or (self.learner is not None and self.learner.needs_errors)
+
+    @property
+    def needs_saliency(self) -> bool:
+        """Whether a step asks for the saliency of its images."""
+        if self.settings.saliency_weight > 0:
+            return True
+        return self.learner.needs_saliency if self.learner else self.masking.needs_saliency
+
+    def _weigh(self, errors: Tensor, saliency: Tensor | None, decoded: Tensor | None) -> Tensor:
+        """The mean of errors [B, M'] of the patches ``decoded``, weighted where the settings say so; or a mean's own.
+
+        The weights of an image have mean 1, and are all 1 where its map is flat or has nothing at the decoded patches.
+        """
+        if not self.needs_errors:
+            return errors
+        if self.settings.saliency_weight == 0:
+            return errors.mean()
+        assert saliency is not None and decoded is not None  # noqa: PT018
+        strength = self.settings.saliency_weight
+        there = saliency.to(self.device, torch.float32, non_blocking=True).gather(1, decoded)  # [B, M']
+        mean = there.mean(1, keepdim=True)
+        relative = torch.where(mean > 0, there / mean.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
+        return (errors * (1 - strength + strength * relative)).mean()
+
+    def _look(self, images: Tensor, batch: Batch, number: int, share: float, batch_share: float | None = None) -> Look:
+        """A batch as the mask learner is shown it; its noise is that of ``draw_masks`` to begin with."""
+        generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
+        return Look(
+            images,
+            self.grid,
+            self.masking.mask_ratio,
+            look_noise(generator, len(images), self.device, batch.part),
+            batch.saliency,
+            share,
+            share if batch_share is None else batch_share,
+            self.progress,
+            batch.part,
+        )
+
+    def _apply_gradients(self, loss: Tensor) -> None:
+        learner = self.learner
+        beside: dict[str, nn.Module] = {}
+        if learner:
+            learner.gather()
+            loss = loss + learner.loss
+            beside = {learner.name: learner.network} if learner.network is not None else {}
+        self._guard.look(self.model, loss, self.spread.agree, beside)
+        guarded_step(self.optimizer, self._guard.found)
+        if learner:
+            learner.apply(self.learning_rate() / self.settings.peak_learning_rate, self._guard.found)
+
+    def pick_masks(self, images: Tensor, saliency: Tensor | None, number: int) -> Mask:
+        """Masks of normalised images [B, 3, H, W] as a coming step would have them, with nothing learnt: to look at."""
+        if self.learner is None:
+            return self.draw_masks(len(images), saliency, number)
+        return self.learner.draw(self._look(images, Batch(images, saliency), number, 0.0))
 
     def draw_masks(self, count: int, saliency: Tensor | None, number: int, part: Part | None = None) -> Mask:
         """The masks of batch ``number`` of the coming step, or of a part of it."""
@@ -248,26 +330,34 @@ class Training:
 
         To be called by all processes; the main one's is whole.
         """
-        return {"step": self.step, "optimizer": self.spread.whole_state(self.optimizer.state_dict())}
+        state = {"step": self.step, "optimizer": self.spread.whole_state(self.optimizer.state_dict())}
+        return state | ({"learner": self.learner.state()} if self.learner else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Undoes :meth:`state`."""
         self.step = int(state["step"])
         self._guard = Guard(self.device)
         self.optimizer.load_state_dict(self.spread.parts_of(state["optimizer"], self.optimizer))
+        if self.learner:
+            self.learner.load_state(state["learner"])
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         groups = parameter_groups(self.model, self.settings.weight_decay)
         rate = self.settings.peak_learning_rate
-        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=self._skips_itself)
+        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=self.device.type in ("cuda", "cpu"))
 
-    def _blank(self) -> Batch:
+    def _blank(self, part: Part | None) -> Batch:
         """An image that counts nothing, for a process that could read none: the others wait for its gradients."""
         height, width = self.image_size()
-        saliency = torch.zeros(1, math.prod(self.grid)) if self.masking.needs_saliency else None
+        saliency = torch.zeros(1, math.prod(self.grid)) if self.needs_saliency else None
         rows = torch.zeros(1, dtype=torch.int64)
         before = None if saliency is None else saliency[0]
-        return Batch(torch.zeros(1, 3, height, width, dtype=torch.uint8), saliency, Part(rows, 1, before))
+        size = part.size if part else 1
+        return Batch(torch.zeros(1, 3, height, width, dtype=torch.uint8), saliency, Part(rows, size, before))
+
+
+def _readable(batch: Batch) -> int:
+    return len(batch.images) if batch.readable is None else batch.readable
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -282,21 +372,6 @@ def denormalise(images: Tensor) -> Tensor:
     return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
-    """Linear from 0 over ``warmup`` steps, then half a cosine from ``peak`` to 0 at ``total``."""
-    if step < warmup:
-        return peak * step / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and kernels decay; biases, norms and tokens (fewer than two real dimensions) do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if _dimensions(p) >= 2]
-    others = [p for p in trained if _dimensions(p) < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
 def resolve_precision(precision: str, device: torch.device) -> str:
     """``auto`` made definite for a device; ValueError for bf16 where there is none."""
     has_bf16 = device.type == "cpu" or (
@@ -307,11 +382,6 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bf16" if device.type == "cuda" and has_bf16 else "fp32"
     return precision
-
-
-def _dimensions(parameter: Tensor) -> int:
-    """How many dimensions have more than one place; a split tensor can't be squeezed to see."""
-    return sum(side > 1 for side in parameter.shape)
 
 
 @functools.cache

@@ -222,6 +222,10 @@ class MaskedAutoencoder(
         tokens = self.encode(images)
         return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
 
+    def embed(self, images: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Patch embeddings [B, N, D] of images [B, C, H, W], without positions."""
+        return self._embed(self.patchify(images, grid))
+
     def encode_visible(self, images: Tensor, ids_keep: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Tokens [B, 1+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class token."""
         return self._encode_visible(self.patchify(images, grid), ids_keep, grid)
@@ -238,17 +242,27 @@ class MaskedAutoencoder(
         return prediction
 
     def forward(
-        self, images: Tensor, mask: Mask, decoded: Tensor | None = None, grid: tuple[int, int] | None = None
+        self,
+        images: Tensor,
+        mask: Mask,
+        decoded: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+        *,
+        each: bool = False,
     ) -> Tensor:
         """The mean squared error on the hidden patches of images [B, C, H, W], float32 [].
 
         With ``decoded``, int64 [B, M'], only those of the hidden patches enter the decoder, and the mean is over them.
-        Images of another size than the model's own need their ``grid``, rows and columns of patches.
+        Images of another size than the model's own need their ``grid``, rows and columns of patches. ``each`` gives
+        every one of these patches' error, [B, M'], in the order of ``decoded`` or of the mask's ``ids_hidden``.
         """
         hidden = mask.ids_hidden if decoded is None else decoded
         patches = self.patchify(images, grid)
         prediction = self._fill_in(self._encode_visible(patches, mask.ids_keep, grid), mask.ids_keep, hidden, grid)
-        return F.mse_loss(prediction.float(), self._target(_take(patches, hidden)))
+        target = self._target(_take(patches, hidden))
+        if each:
+            return F.mse_loss(prediction.float(), target, reduction="none").mean(-1)
+        return F.mse_loss(prediction.float(), target)
 
     def predict(self, images: Tensor, mask: Mask, grid: tuple[int, int] | None = None) -> Output:
         """The loss on the hidden patches of images [B, C, H, W], and the prediction of all patches."""

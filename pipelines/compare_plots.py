@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mae.learner import Look, look_noise
+from mae.training import normalise
 from pipelines.compare_runs import Unit
 from pipelines.comparison import Mean
 from pipelines.errors import UserError
 from pipelines.joined_maps import join_maps
+from pipelines.mask_learners import trained_learner
 from pipelines.plots import contact_sheet, grey_out, overlay
 from pipelines.pretrain_options import PretrainOptions
 from pipelines.random_access import open_images
@@ -93,7 +96,8 @@ def loss_curves(units: Sequence[Unit]) -> dict[str, tuple[NDArray[np.float64], N
 def mask_sheet(path: Path, units: Sequence[Unit]) -> None:
     """A contact sheet: the same images with the masks of every arm (of its first unit), half-way through training.
 
-    All arms draw theirs from the same noise. Nothing is drawn where fewer than two images can be read.
+    All arms draw theirs from the same noise; one that learned them, as it does at the end.
+    Nothing is drawn where fewer than two images can be read.
     """
     first = {unit.arm: unit for unit in reversed(units)}
     seen: dict[str, list[Any]] = {}
@@ -112,7 +116,9 @@ def mask_sheet(path: Path, units: Sequence[Unit]) -> None:
             grey_out(image, cells) for image, cells in zip(images, hidden, strict=True)
         ]
     contact_sheet(
-        path, seen | drawn, title="What each arm hides of the same images (one draw, half-way through training)"
+        path,
+        seen | drawn,
+        title="What each arm hides of the same images (one draw, half-way; if learned, at the end)",
     )
 
 
@@ -136,7 +142,12 @@ def _masks(
         maps = join_maps(options.saliency, source, on_missing="random").on_views(batch, (rows, columns))
     generator = torch.Generator().manual_seed(_SHEET_SEED)
     try:
-        mask = options.masks()(len(batch.images), (rows, columns), generator=generator, saliency=maps, progress=0.5)
+        if learner := trained_learner(options):
+            noise = look_noise(generator, len(batch.images), torch.device("cpu"))
+            images, grid = normalise(batch.images), (rows, columns)
+            mask = learner.draw(Look(images, grid, options.mask_ratio, noise, maps, progress=1.0))
+        else:
+            mask = options.masks()(len(batch.images), (rows, columns), generator=generator, saliency=maps, progress=0.5)
     except ValueError as error:
         raise UserError(f"the masks of {options.out} can't be drawn: {error}") from error
     hidden = mask.hidden.cpu().reshape(-1, rows, columns).numpy()

@@ -156,8 +156,9 @@ def _fingerprint(unit: Unit) -> dict[str, Any]:
 def _plain(options: PretrainOptions | EvaluateOptions) -> dict[str, Any]:
     """Options as a run's config holds them."""
     plain = asdict(options)
-    if plain.get("saliency") is not None:
-        plain["saliency"] = str(Path(plain["saliency"]))  # maps/ is maps
+    for name in ("saliency", "gate_teacher"):
+        if plain.get(name) is not None:
+            plain[name] = str(Path(plain[name]))  # maps/ is maps
     content: dict[str, Any] = json.loads(_json(plain))
     return content
 

@@ -133,7 +133,7 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
     assert isinstance(source, Source)
     training = Training(load_model(out / "salient"), options.masks(), options.training(), 1, device)
     maps = join_maps(out / "maps", source, on_missing="error")
-    sheet = reconstruction_sheet(source, maps, training.model, training.draw_masks, _SHEET_ROWS)
+    sheet = reconstruction_sheet(source, maps, training.model, training.pick_masks, _SHEET_ROWS)
     contact_sheet(
         out / "contact-sheet.png",
         sheet,

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.errors import UserError, user_errors
 from pipelines.galleries import PAGE, check_picture, draw_maps, draw_source
+from pipelines.inspect_gate import inspect_gate
 from pipelines.inspect_run import describe_run
 from pipelines.inspect_source import describe_source
 from pipelines.judge import joined_pairs, judge_maps, source_of_maps
@@ -61,13 +62,15 @@ def inspect(
     device: str = "cpu",
     json_file: Path | None = None,
     require: Sequence[str] = (),
+    gate: bool = False,
     quiet: bool = True,
 ) -> Inspection:
     """Describe what ``what`` is: a maps folder, a run folder or a source.
 
     ``source`` says where the maps' images are now, if not where they were; ``gallery`` is a PNG to draw
     ``gallery_size`` pairs into; at most ``limit`` maps are judged, evenly spaced; ``json_file`` takes everything as
-    numbers. With ``require``, names of figures that need masks, it is an error if the maps can't be judged by them;
+    numbers; ``gate`` looks at what a run's gate scores, on ``source`` or on the images that it was trained with. With
+    ``require``, names of figures that need masks, it is an error if the maps can't be judged by them;
     whether they pass, ``Inspection.unmet`` says. Raises UserError.
     """
     _check(gallery, json_file, require)
@@ -77,7 +80,13 @@ def inspect(
     elif require:
         raise UserError(f"--require judges maps, and {what} is no maps folder")
     elif folder.is_dir() and (folder / CONFIG).exists() and (folder / "checkpoints").exists():
-        found = Inspection("run", *describe_run(RunFolder(folder)))
+        run = RunFolder(folder)
+        if gate:
+            found = _inspect_gate(run, source, gallery, gallery_size, limit, device)
+        else:
+            found = Inspection("run", *describe_run(run))
+    elif gate:
+        raise UserError(f"--gate looks at a run, and {what} is none")
     else:
         found = _inspect_source(what, gallery, gallery_size)
     if json_file:
@@ -149,6 +158,22 @@ def _describe_maps(table: SaliencyTable, manifest: Manifest | None) -> tuple[dic
         facts["empty maps"] = f"{empty} ({empty / len(table):.1%})"
         numbers |= {"clip_score": {"mean": float(scores.mean()), "deviation": float(scores.std())}, "empty": empty}
     return facts, numbers
+
+
+def _inspect_gate(
+    run: RunFolder, source_name: str | None, gallery: Path | None, gallery_size: int, limit: int, device: str
+) -> Inspection:
+    """A run and what its gate scores."""
+    facts, numbers = describe_run(run)
+    origin = run.config()["options"]
+    names = () if source_name else ("split", "image_column", "caption_column", "captions", "limit")
+    source = open_source(source_name or origin["source"], **{name: origin[name] for name in names})
+    if isinstance(source, StreamSource):
+        raise UserError(f"{source.name} is a stream; give --source with images that can be read in any order")
+    seen, counted, judgement = inspect_gate(
+        run, source, gallery=gallery, gallery_size=gallery_size, limit=limit, device=device
+    )
+    return Inspection("run", facts | seen, numbers | counted, judgement)
 
 
 def _inspect_source(what: str, gallery: Path | None, gallery_size: int) -> Inspection:

@@ -138,6 +138,8 @@ class Judgement:
         first = _compare(self.differences[CENTRE], "beat the centre prior", "the centre prior")
         if self.no_shuffle:
             return f"{first} Whether they follow the caption is unknown: {self.no_shuffle}."
+        if SHUFFLED not in self.differences:
+            return first  # no captions played a part
         return f"{first} {_compare(self.differences[SHUFFLED], 'follow the caption', 'a shuffled caption', 'They')}"
 
 

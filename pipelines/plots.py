@@ -94,6 +94,23 @@ def loss_curve(
     _save(figure, path)
 
 
+def lines(
+    path: Path, x: Sequence[float], series: Mapping[str, Sequence[float]], *, title: str, unit: str, axis: str = "step"
+) -> None:
+    """Each series of values of one ``unit`` against x, with its points."""
+    plt = _pyplot()
+    figure, plot = plt.subplots(figsize=(6, 3.6))
+    for name, values in series.items():
+        plot.plot(x, values, marker="o", markersize=4, label=name)
+    plot.set_xlabel(axis)
+    plot.set_ylabel(unit)
+    plot.set_title(title)
+    plot.legend()
+    plot.grid(alpha=0.3)
+    figure.tight_layout()
+    _save(figure, path)
+
+
 def bars(
     path: Path, table: Mapping[str, Mapping[str, float]], *, title: str, unit: str, chance: float | None = None
 ) -> None:

@@ -145,6 +145,6 @@ def _draw_pictures(job: PretrainJob, model: MaskedAutoencoder) -> None:
     if metrics:
         losses = {"loss": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
         loss_curve(job.run.folder / "plots" / "loss.png", losses)
-    sheet = reconstruction_sheet(job.source, job.maps, model, job.training.draw_masks, _PICTURED)
+    sheet = reconstruction_sheet(job.source, job.maps, model, job.training.pick_masks, _PICTURED)
     if sheet:
         contact_sheet(job.run.folder / "plots" / "reconstructions.png", sheet)

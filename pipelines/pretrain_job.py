@@ -16,6 +16,7 @@ from mae.training import Training
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 from pipelines.joined_maps import JoinedMaps, join_maps
+from pipelines.mask_learners import new_learner
 from pipelines.pairs import hash_pairs
 from pipelines.pretrain_options import FREE_ON_RESUME, PretrainOptions, option_defaults
 from pipelines.processes import agreed, check_processes, in_turn, newest_of_all
@@ -48,11 +49,12 @@ def open_pretraining(options: PretrainOptions, world: World) -> PretrainJob:
         torch.manual_seed(options.seed)
         model = _new_model(options)
         resolutions = options.resolutions(model.image_size, model.patch_size)
-    source, maps = in_turn(world, lambda: _open_data(options, masking.needs_saliency))
+    source, maps = in_turn(world, lambda: _open_data(options, options.needs_maps))
     with agreed(world), user_errors():
         steps_per_epoch = len(source) // (settings.batch_size * settings.accumulate)
         device = world.device(options.device)
-        training = Training(model, masking, settings, steps_per_epoch, device, resolutions)
+        learner = new_learner(options, model, device)
+        training = Training(model, masking, settings, steps_per_epoch, device, resolutions, learner)
         # masks that can't be drawn are the settings' fault, and better known now than at the first step
         for grid in training.grids:
             flat = torch.ones(options.batch_size, math.prod(grid))
@@ -64,7 +66,8 @@ def open_pretraining(options: PretrainOptions, world: World) -> PretrainJob:
     resume = options.resume or world.restarts > 0  # torchrun repeats the command as it was
     with agreed(world):
         run.begin(config, resume=resume, free=FREE_ON_RESUME, defaults=option_defaults())
-    training.distribute(world, parts=options.shard_model)
+    with agreed(world), user_errors():
+        training.distribute(world, parts=options.shard_model)
     with agreed(world):
         if newest:
             _load_newest(newest, training)
@@ -95,9 +98,10 @@ def _open_data(options: PretrainOptions, with_maps: bool) -> tuple[Source, Joine
 
 
 def _join(options: PretrainOptions, source: Source) -> JoinedMaps:
-    if options.saliency is None:
-        raise UserError(f"--masking {options.masking} needs maps: --saliency MAPS, made with build-saliency")
-    return join_maps(options.saliency, source, on_missing=options.on_missing)
+    if options.maps is None:
+        what = "--saliency-weight" if options.saliency_weight else f"--masking {options.masking_name}"
+        raise UserError(f"{what} needs maps: --saliency MAPS, made with build-saliency")
+    return join_maps(options.maps, source, on_missing=options.on_missing)
 
 
 def _load_newest(checkpoint: Path, training: Training) -> None:
@@ -107,11 +111,19 @@ def _load_newest(checkpoint: Path, training: Training) -> None:
         raise UserError(f"{error}; once that folder is deleted, --resume goes on from the one before it") from error
 
 
+def _masking(training: Training) -> dict[str, Any]:
+    learner = training.learner
+    if learner is None:
+        return asdict(training.masking)
+    return {"strategy": learner.name, "mask_ratio": training.masking.mask_ratio, **asdict(learner.settings)}
+
+
 def _config(
     options: PretrainOptions, source: Source, maps: JoinedMaps | None, training: Training, world: World
 ) -> dict[str, Any]:
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
     resolved["saliency"] = None if options.saliency is None else str(Path(options.saliency))  # maps/ is maps
+    resolved["gate_teacher"] = None if options.gate_teacher is None else str(Path(options.gate_teacher))
     resolved["salient_schedule"] = list(options.salient_schedule) if options.salient_schedule else None
     resolved["image_size"] = list(options.image_size)
     return {
@@ -119,7 +131,7 @@ def _config(
         "images": len(source),
         "keys_sha256": hash_pairs(source, captions=False),
         "maps": {**maps.table.metadata, "images_without_map": maps.missing} if maps else None,
-        "masking": asdict(training.masking),
+        "masking": _masking(training),
         "grid": list(training.model.grid),
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "steps_per_epoch": training.steps_per_epoch,

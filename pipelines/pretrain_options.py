@@ -6,13 +6,20 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mae.masking import Masking
+from mae.attention_masks import AttentionSettings
+from mae.gate_loss import GateObjective
+from mae.gate_training import GateSettings
+from mae.hard_masks import HardSettings
+from mae.masking import STRATEGIES, Masking
 from mae.resolution_schedule import ResolutionSchedule
 from mae.training import TrainingSettings
 from pipelines.columns import Captions
 from pipelines.device_views import AUGMENT_ON
 from pipelines.joined_maps import ON_MISSING
 from pipelines.trackers import TRACKERS
+
+LEARNED = ("gate", "attention-high", "attention-hint", "hard")
+"""The names of masks that are learned or follow from the model, beside those of ``mae.masking.STRATEGIES``."""
 
 FREE_ON_RESUME = frozenset(
     {"out", "workers", "device", "augment_on", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}
@@ -36,6 +43,16 @@ class PretrainOptions:
     salient_mass: float = 0.5
     temperature: float = 1.0
     salient_schedule: tuple[float, float] | None = None
+    saliency_weight: float = 0.0
+    gate_ratio: float = 0.5
+    gate_sign: str = "hide"
+    gate_teacher: str | Path | None = None
+    gate_positions: bool = False
+    gate_contrast: float = GateObjective.contrast
+    attention_shown: float = 0.1
+    attention_momentum: float = AttentionSettings.momentum
+    attention_momentum_end: float = AttentionSettings.momentum_end
+    hard_final: float = HardSettings.final
     on_missing: str = "error"
     model: str = "base"
     image_size: tuple[int, ...] = (224,)
@@ -84,13 +101,21 @@ class PretrainOptions:
         for name in self.track:
             if name not in TRACKERS:
                 raise ValueError(f"--track {name!r} is not one of: {', '.join(TRACKERS)}")
+        if self.gate_teacher is not None and self.masking_name != "gate":
+            raise ValueError("--gate-teacher gives maps to a gate that learns: it goes with --masking gate")
+        if self.gate_teacher is not None and self.saliency_weight > 0 and self.gate_teacher != self.saliency:
+            raise ValueError("--gate-teacher and --saliency must be the same maps where --saliency-weight is above 0")
+        self.gate(), self.attention(), self.hard()
         if self.keep < 1 or self.workers < 0:
             raise ValueError("--keep must be at least 1 and --workers at least 0")
 
     def masks(self) -> Masking:
-        """The masking settings; ``salient`` is the default where maps are given, else ``random``."""
+        """The masking settings; a learner takes the mask ratio from them and has its own beside. ValueError."""
+        name = self.masking_name
+        if name not in (*STRATEGIES, *LEARNED):
+            raise ValueError(f"--masking {name!r} is not one of: {', '.join((*STRATEGIES, *LEARNED))}")
         return Masking(
-            strategy=self.masking or ("random" if self.saliency is None else "salient"),
+            strategy="random" if name in LEARNED else name,
             mask_ratio=self.mask_ratio,
             salient_ratio=self.salient_ratio,
             salient_of=self.salient_of,
@@ -99,6 +124,40 @@ class PretrainOptions:
             temperature=self.temperature,
             salient_schedule=self.salient_schedule,
         )
+
+    @property
+    def masking_name(self) -> str:
+        """What decides who is hidden; ``salient`` is the default where maps are given, else ``random``."""
+        return self.masking or ("random" if self.saliency is None else "salient")
+
+    @property
+    def maps(self) -> str | Path | None:
+        """Where the maps of the training are, None where none are given or needed."""
+        if self.masking_name == "gate" and self.gate_teacher is not None:
+            return self.gate_teacher
+        return self.saliency if self.needs_maps else None
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether a step needs the maps of its images."""
+        return self.masks().needs_saliency or self.saliency_weight > 0 or self.gate_teacher is not None
+
+    def gate(self) -> GateSettings:
+        """The settings of a gate; its frame is background where it sees places. ValueError."""
+        objective = GateObjective(contrast=self.gate_contrast, frame_is_background=self.gate_positions)
+        return GateSettings(ratio=self.gate_ratio, sign=self.gate_sign, objective=objective)
+
+    def attention(self) -> AttentionSettings:
+        """The settings of masks by attention. ValueError."""
+        hints = self.masking_name == "attention-hint"
+        if hints and self.attention_shown == 0:
+            raise ValueError("--attention-shown 0 shows no hints: that is --masking attention-high")
+        shown = self.attention_shown if hints else 0.0
+        return AttentionSettings(shown, self.attention_momentum, self.attention_momentum_end)
+
+    def hard(self) -> HardSettings:
+        """The settings of masks of hard patches. ValueError."""
+        return HardSettings(final=self.hard_final)
 
     def resolutions(self, image_size: tuple[int, int], patch_size: int) -> ResolutionSchedule | None:
         """The image sizes over the training of a model of these sizes, None where there is one for all of it."""
@@ -120,6 +179,7 @@ class PretrainOptions:
             seed=self.seed,
             precision=self.precision,
             decode_ratio=self.decode_ratio,
+            saliency_weight=self.saliency_weight,
             compile=self.compile,
         )
 

@@ -15,12 +15,12 @@ from pipelines.plots import grey_out, overlay
 from pipelines.samples import Source
 from pipelines.views import InOrder, Views, load_views
 
-DrawMasks = Callable[[int, Tensor | None, int], Mask]
-"""How many, their saliency [B, N] or None, the number of the batch → masks; ``Training.draw_masks``."""
+PickMasks = Callable[[Tensor, Tensor | None, int], Mask]
+"""Normalised images, their saliency [B, N] or None, the number of the batch → masks; ``Training.pick_masks``."""
 
 
 def reconstruction_sheet(
-    source: Source, maps: JoinedMaps | None, model: MaskedAutoencoder, draw_masks: DrawMasks, count: int
+    source: Source, maps: JoinedMaps | None, model: MaskedAutoencoder, pick_masks: PickMasks, count: int
 ) -> dict[str, list[Any]]:
     """Columns of a contact sheet: image, caption, map, mask and reconstruction of a source's first images.
 
@@ -31,9 +31,10 @@ def reconstruction_sheet(
     if len(batch.images) < 2:
         return {}
     saliency = maps.on_views(batch, model.grid) if maps else None
-    mask = draw_masks(len(batch.images), saliency, 0)
+    normalised = normalise(batch.images.to(model.cls_token.device))
+    mask = pick_masks(normalised, saliency, 0)
     training = model.training
-    completed = model.eval().reconstruct(normalise(batch.images.to(model.cls_token.device)), mask)
+    completed = model.eval().reconstruct(normalised, mask)
     model.train(training)
     images = [image.permute(1, 2, 0).numpy() for image in batch.images]
     hidden = mask.hidden.cpu().reshape(-1, *model.grid).numpy()

@@ -20,14 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mae.masking import RANKED
 from mae.training import Training
 from pipelines.divergence import stop, stop_at_weights
 from pipelines.errors import UserError
 from pipelines.runs import METRICS, REJECTED, RunFolder
 from pipelines.samples import Source
 from pipelines.views import ViewBatch
-
-_UNMAPPED = ("random", "block")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class _Waiting:
     loss: Tensor
     batches: list[NDArray[np.int64]]
     """The indices of the images of each batch."""
+    figures: dict[str, Tensor]
 
 
 class TrainingLog:
@@ -83,11 +83,12 @@ class TrainingLog:
             "epoch": training.step / training.steps_per_epoch,
             "learning_rate": learning_rate,
         }
-        if training.masking.strategy not in _UNMAPPED:
+        if training.masking.strategy in RANKED:
             line["salient_ratio"] = salient_ratio
         if training.resolutions is not None:
             line["image_size"] = list(training.image_size(training.step - 1))
-        self._waiting.append(_Waiting(line, loss, batches))
+        figures = training.learner.figures() if training.learner else {}
+        self._waiting.append(_Waiting(line, loss, batches, figures))
         if self._startup is None:
             now = time.perf_counter()
             self._startup, self._started, self._waited = now - self._started, now, 0.0
@@ -103,11 +104,12 @@ class TrainingLog:
         Raises UserError, after writing, if a step was not finite: that one is the last written, and its state is saved.
         """
         losses = torch.stack([waiting.loss for waiting in self._waiting]).tolist()
+        figures = [_numbers(waiting.figures) for waiting in self._waiting]
         found = self._training.non_finite()
         now = time.perf_counter()
         lines = [
-            {"step": waiting.line["step"], "loss": loss} | waiting.line
-            for waiting, loss in zip(self._waiting, losses, strict=True)
+            {"step": waiting.line["step"], "loss": loss} | waiting.line | more
+            for waiting, loss, more in zip(self._waiting, losses, figures, strict=True)
             if found is None or waiting.line["step"] <= found.step
         ]
         if self._seen:
@@ -154,3 +156,7 @@ class TrainingLog:
                 f"{self._max_rejected:g}; the last one is {last['key']} ({last['reason']}), all are in "
                 f"{self._run.folder / REJECTED}"
             )
+
+
+def _numbers(figures: Mapping[str, Tensor]) -> dict[str, float]:
+    return dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True)) if figures else {}

@@ -5,11 +5,14 @@ from copy import deepcopy
 import pytest
 import torch
 
-from mae.gate import Gate
+from mae.gate import Gate, load_gate
 from mae.gate_loss import GateObjective
 from mae.gate_training import GateSettings, GateTraining, second_view
-from mae.masking import hidden_count
+from mae.learner import Look, look_noise
+from mae.masking import Masking, hidden_count
 from tests.tiny_mae import nano
+
+GO, STOP = torch.zeros(()), torch.ones(())
 
 
 def seeded(seed=0):
@@ -30,12 +33,16 @@ def training(**settings):
     torch.manual_seed(0)
     model = nano()
     gate = Gate(16, width=16, depth=1)
-    return model, GateTraining(gate, model.patch_embed, GateSettings(**settings), model.grid)
+    return model, GateTraining(gate, model.patch_embed, GateSettings(**settings))
+
+
+def look(pictures, seed=0, **more):
+    return Look(pictures, (4, 4), 0.5, look_noise(seeded(seed), len(pictures), torch.device("cpu")), **more)
 
 
 def test_second_views_are_crops_and_half_are_mirrored():
     ramp = torch.linspace(-1, 1, 64).expand(200, 1, 64, 64).clone()
-    seen = second_view(ramp, seeded())
+    seen = second_view(ramp, torch.rand(4, 200, generator=seeded()))
     across = seen[:, 0, 32, -1] - seen[:, 0, 32, 0]
     assert 70 < (across < 0).sum() < 130
     assert seen.abs().max() <= 1
@@ -48,10 +55,11 @@ def test_second_views_are_crops_and_half_are_mirrored():
 
 def test_frames_of_a_video_share_their_crop():
     frame = torch.rand(2, 3, 1, 16, 16, generator=seeded())
-    seen = second_view(frame.expand(-1, -1, 4, -1, -1), seeded(2))
+    noise = torch.rand(4, 2, generator=seeded(2))
+    seen = second_view(frame.expand(-1, -1, 4, -1, -1), noise)
     assert seen.shape == (2, 3, 4, 16, 16)
     torch.testing.assert_close(seen, seen[:, :, :1].expand_as(seen))
-    torch.testing.assert_close(seen[:, :, 0], second_view(frame[:, :, 0], seeded(2)))
+    torch.testing.assert_close(seen[:, :, 0], second_view(frame[:, :, 0], noise))
 
 
 def test_it_learns_which_patch_stands_out_and_leaves_the_model_alone():
@@ -59,66 +67,93 @@ def test_it_learns_which_patch_stands_out_and_leaves_the_model_alone():
     model, gate = training(objective=GateObjective(area=(0.05, 0.2)), learning_rate=0.01)
     before = {name: p.clone() for name, p in model.named_parameters()}
     for step in range(60):
-        logits, _ = gate.look(pictures, seeded(step))
-        gate.apply(1.0)
-    assert torch.equal(logits.argmax(1), truth)
+        gate.masks(look(pictures, step))
+        gate.apply(1.0, GO)
+    assert torch.equal(gate.scores(pictures, model.grid).argmax(1), truth)
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
 
 
-def test_masks_hide_the_right_number_and_the_share_of_the_important():
+def test_masks_hide_the_right_number_and_the_share_of_the_important(monkeypatch):
     _, gate = training(ratio=1.0)
     logits = torch.full((50, 16), -1.0)
     logits[:, 3:6] = 1.0
-    mask = gate.masks(logits, 0.5, seeded())
+    monkeypatch.setattr(gate, "scores", lambda images, grid: logits)
+    mask = gate.draw(look(torch.zeros(50, 3, 32, 32)))
     assert (mask.hidden.sum(1) == hidden_count(16, 0.5)).all()
     assert mask.hidden[:, 3:6].all()
+
+
+def test_ratio_0_is_random_masking_to_the_bit():
+    pictures, _ = images()
+    _, gate = training(ratio=0.0)
+    expected = Masking(mask_ratio=0.5)(6, (4, 4), generator=seeded(3))
+    assert torch.equal(gate.masks(look(pictures, 3)).ids_restore, expected.ids_restore)
+    assert torch.equal(gate.draw(look(pictures, 3)).ids_restore, expected.ids_restore)
+
+
+def test_a_saved_gate_scores_as_before(tmp_path):
+    pictures, _ = images()
+    model, gate = training()
+    gate.save(tmp_path)
+    again = load_gate(tmp_path / "gate.safetensors")
+    tokens = model.patch_embed(pictures)
+    assert torch.equal(again(tokens), gate.network(tokens))
+    (tmp_path / "gate.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no gate that can be read"):
+        load_gate(tmp_path / "gate.safetensors")
 
 
 def test_a_restored_gate_goes_on_to_the_bit():
     pictures, _ = images()
     _, first = training()
     for step in range(3):
-        first.look(pictures, seeded(step))
-        first.apply(0.5)
+        first.masks(look(pictures, step))
+        first.apply(0.5, GO)
     _, second = training()
     second.load_state(deepcopy(first.state()))
     for gate in (first, second):
-        gate.look(pictures, seeded(9))
-        gate.apply(0.5)
-    for one, other in zip(first.gate.parameters(), second.gate.parameters(), strict=True):
+        gate.masks(look(pictures, 9))
+        gate.apply(0.5, GO)
+    for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_two_looks_of_a_step_add_up():
     pictures, _ = images()
     _, gate = training(objective=GateObjective(contrast=0.0))  # the contrast is the one term that couples a batch
-    gate.look(pictures, seeded(), share=1.0)
-    whole = [p.grad.clone() for p in gate.gate.parameters()]
+    gate.masks(look(pictures, share=1.0))
+    whole = [p.grad.clone() for p in gate.network.parameters()]
     gate.optimizer.zero_grad()
-    gate.look(pictures, seeded(), share=0.25)
-    gate.look(pictures, seeded(), share=0.75)
-    for one, other in zip(whole, [p.grad for p in gate.gate.parameters()], strict=True):
+    gate.masks(look(pictures, share=0.25))
+    gate.masks(look(pictures, share=0.75))
+    for one, other in zip(whole, [p.grad for p in gate.network.parameters()], strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
-def test_a_step_that_is_not_finite_changes_nothing():
+def test_a_stopped_step_changes_nothing():
     pictures, _ = images()
     _, gate = training()
-    before = [p.clone() for p in gate.gate.parameters()]
-    gate.look(pictures * torch.nan, seeded())
-    gate.apply(1.0)
-    assert all(torch.equal(p, old) for p, old in zip(gate.gate.parameters(), before, strict=True))
-    found = gate.non_finite(1)
-    assert found is not None
-    assert found.step == 1
+    before = [p.clone() for p in gate.network.parameters()]
+    gate.masks(look(pictures))
+    gate.apply(1.0, STOP)
+    assert all(torch.equal(p, old) for p, old in zip(gate.network.parameters(), before, strict=True))
+    gate.masks(look(pictures))
+    gate.apply(1.0, GO)
+    assert not all(torch.equal(p, old) for p, old in zip(gate.network.parameters(), before, strict=True))
 
 
-def test_scores_are_those_it_learns_with():
+def test_figures_are_the_last_steps():
     pictures, _ = images()
     _, gate = training()
-    seen = gate.scores(pictures)
-    torch.testing.assert_close(seen, gate.look(pictures, seeded())[0])
-    assert not seen.requires_grad
+    gate.masks(look(pictures))
+    gate.apply(1.0, GO)
+    first = gate.figures()
+    assert set(first) == {"gate_background", "gate_contrast", "gate_area"}
+    assert 0 <= first["gate_area"] <= 1
+    gate.masks(look(pictures * 0))
+    assert gate.figures()["gate_contrast"] == first["gate_contrast"]
+    gate.apply(1.0, GO)
+    assert gate.figures()["gate_contrast"] != first["gate_contrast"]
 
 
 def test_a_teacher_pulls_at_the_start_and_not_after_the_warm_start():
@@ -131,10 +166,11 @@ def test_a_teacher_pulls_at_the_start_and_not_after_the_warm_start():
     logits = {}
     for progress in (0.0, 0.6):
         _, gate = training(objective=GateObjective(teacher=20.0), warm_start=0.5, learning_rate=0.01)
-        gate.gate.positions = True
+        gate.network.positions = True
         for step in range(60):
-            logits[progress], _ = gate.look(pictures, seeded(step), progress=progress, saliency=saliency)
-            gate.apply(1.0)
+            gate.masks(look(pictures, step, progress=progress, saliency=saliency))
+            gate.apply(1.0, GO)
+        logits[progress] = gate.scores(pictures, (4, 4))
     assert (logits[0.0].argmax(1) == 0).all()
     assert (logits[0.6].argmax(1) != 0).all()
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mae.checkpoints import list_checkpoints, load_model
+from mae.gate import load_gate
 from mae.training import Training
 from pipelines.errors import UserError
 from pipelines.runs import RunFolder
@@ -70,6 +71,15 @@ class Runs:
             "torn": (torn, None),
             "torn-shuffled": (torn | {"masking": "shuffled"}, None),
             "rejected": (torn | {"max_rejected": 0.1}, None),
+            "gate": ({"masking": "gate", "gate_contrast": 0.5, "gate_ratio": 1.0} | ACCUMULATE, None),
+            "gate-torn": (torn | {"masking": "gate", "gate_contrast": 0.5, "gate_teacher": torn["saliency"]}, None),
+            "gate-in-parts": ({"masking": "gate", "shard_model": True}, None),
+            "attention": ({"masking": "attention-hint", "attention_momentum": 0.5} | ACCUMULATE, None),
+            "hard": ({"masking": "hard"} | ACCUMULATE, None),
+            "hard-torn": (torn | {"masking": "hard", "hard_final": 1.0}, None),
+            "hard-in-parts": ({"masking": "hard", "shard_model": True}, None),
+            "coloured": ({"masking": "color-green", "epochs": 2}, None),
+            "weighted": ({"saliency": saliency, "masking": "random", "saliency_weight": 0.7}, None),
             "parts": ({"shard_model": True} | ACCUMULATE, None),
             "parts-torn": ({"shard_model": True} | torn, None),
             "begun-by-two": (ACCUMULATE, ["stopped", 9]),
@@ -148,6 +158,13 @@ parts = pytest.mark.skipif(not SPLITS_ON_CPU, reason="this torch can't split a m
         ("shuffled-pairs", 12),
         ("torn", 18),
         ("torn-shuffled", 18),
+        ("gate", 21),
+        ("gate-torn", 18),
+        ("attention", 21),
+        ("hard", 21),
+        ("hard-torn", 18),
+        ("coloured", 12),
+        ("weighted", 18),
         pytest.param("parts", 21, marks=parts),
         pytest.param("parts-torn", 18, marks=parts),
     ],
@@ -161,6 +178,14 @@ def test_two_processes_do_the_run_of_one(runs, name, steps):
     for key, weight in theirs.items():
         if "qkv.bias" not in key:  # a key's bias has no gradient but rounding, which AdamW makes as large as any
             torch.testing.assert_close(ours[key], weight, atol=1e-4, rtol=1e-3, msg=key)
+    if "gate" in name:
+        ours, theirs = (
+            load_gate(list_checkpoints(runs.options(name, alone).out)[-1] / "gate.safetensors").state_dict()
+            for alone in (False, True)
+        )
+        for key, weight in theirs.items():
+            if "qkv.bias" not in key:
+                torch.testing.assert_close(ours[key], weight, atol=1e-4, rtol=1e-3, msg=key)
     assert sorted(p.name for p in runs.options(name).out.iterdir()) == sorted(
         p.name for p in runs.options(name, True).out.iterdir()
     )
@@ -234,6 +259,8 @@ def test_a_gradient_that_is_infinite_in_one_part_stops_all_at_that_step(runs):
         ("nowhere", "nowhere does not exist"),
         ("too-few", "has 24 images, fewer than one step takes (26)"),
         ("full", "is not empty and holds no run"),
+        pytest.param("hard-in-parts", "--masking hard reads it whole: leave one out", marks=parts),
+        pytest.param("gate-in-parts", "--masking gate reads it whole: leave one out", marks=parts),
         pytest.param(
             "parts",
             "--shard-model: torch",
