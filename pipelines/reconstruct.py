@@ -57,14 +57,12 @@ class Reconstruction:
 
     def means(self) -> dict[str, float]:
         """The mean of every figure over the pictures that have it."""
-        names = dict.fromkeys(
-            name for line in self.pictures for name, value in line.items() if isinstance(value, float)
-        )
-        return {
-            name: float(np.nanmean([line[name] for line in self.pictures if name in line]))
-            for name in names
-            if any(name in line and line[name] == line[name] for line in self.pictures)
-        }
+        columns: dict[str, list[float]] = {}
+        for line in self.pictures:
+            for name, value in line.items():
+                if isinstance(value, float):
+                    columns.setdefault(name, []).append(value)
+        return {name: float(np.mean(values)) for name, values in columns.items()}
 
 
 def reconstruct(options: ReconstructOptions, *, quiet: bool = True) -> Reconstruction:
