@@ -1,12 +1,14 @@
 """Pictures of any size completed: what is hidden of them is filled in by a model of another size, without a seam.
 
 The picture is brought to the model's size by averaging visible pixels alone, so that nothing of what is hidden is ever
-seen; :func:`mae.recover.recover` fills in; the result is enlarged again, and its colours are bent towards those at the
-edge of the hidden region: the difference there is spread smoothly over the region (a membrane, as in Pérez et al. 2003,
-"Poisson image editing", here by pull and push over a pyramid). Pixels outside the region are kept to the bit.
+seen; :func:`mae.recover.recover` fills in; the result is enlarged again, and its colours are bent towards those just
+outside of the hidden region: the difference there is spread smoothly over the region (a membrane, as in Pérez et al.,
+"Poisson image editing", 2003, here by pull and push over a pyramid). Pixels outside the region are kept to the bit.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +28,13 @@ def complete(model: MaskedAutoencoder, images: Tensor, hidden: Tensor, *, blend:
     if images.ndim != 4 or hidden.shape != (len(images), *images.shape[2:]):
         raise ValueError(f"hidden pixels of shape {list(hidden.shape)} do not fit images of {list(images.shape)}")
     small, covered = shrink_visible(images, hidden, model.image_size)
-    filled = recover(model, small, covered).float()
+    known = covered[:, None].float()
+    # Only what the model filled in is enlarged: its edge must not be mixed with what lies around it.
+    filled = spread_inwards(recover(model, small, covered).float() * known, known)
     large = _enlarge(filled, (images.shape[2], images.shape[3]))
     if blend:
-        visible = (~hidden)[:, None].float()
-        large = large + spread_inwards((images.float() - large) * visible, visible)
+        edge = _edge(hidden, model.image_size)
+        large = large + spread_inwards((images.float() - large) * edge, edge)
     completed = large.round().clamp(0, 255).to(torch.uint8)
     return torch.where(hidden[:, None], completed, images)
 
@@ -81,6 +85,14 @@ def seam(images: Tensor, hidden: Tensor) -> Tensor:
         steps += (pixels.diff(dim=axis).abs().mean(1) * crossing).sum((1, 2))
         edges += crossing.sum((1, 2))
     return steps / edges
+
+
+def _edge(hidden: Tensor, size: tuple[int, int]) -> Tensor:
+    """The visible pixels just outside the region, 1 or 0, [B, 1, H, W]: as far as a pixel of the model's is wide."""
+    there = hidden[:, None].float()
+    reach = [max(1, math.ceil(large / small)) for large, small in zip(hidden.shape[1:], size, strict=True)]
+    kernel, padding = [2 * r + 1 for r in reach], reach
+    return F.max_pool2d(there, kernel, stride=1, padding=padding) - there
 
 
 def _even(values: Tensor) -> Tensor:
