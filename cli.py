@@ -541,6 +541,46 @@ def evaluate(
 
 
 @app.command()
+def reconstruct(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a saved model.")],
+    input: Annotated[str, typer.Argument(help="A picture, or a folder of pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the completed pictures and report.json.")],
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Picture that is white where the input is occluded, or a folder of them by name."),
+    ] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="x0,y0,x1,y1 in fractions of the picture; several if given several times.")
+    ] = None,
+    color_key: Annotated[
+        str | None, typer.Option(help="What has this colour is occluded: RRGGBB, or RRGGBB:TOLERANCE (0 to 255).")
+    ] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="What the run's gate finds important is occluded.")] = False,
+    truth: Annotated[
+        Path | None, typer.Option(help="The unoccluded picture or folder, for PSNR and SSIM; may be the input itself.")
+    ] = None,
+    blend: Annotated[bool, typer.Option(help="Bend the colours towards those at the region's edge.")] = True,
+    limit: Limit = None,
+    device: Device = None,
+) -> None:
+    """Fill in what is occluded in pictures; all other pixels stay as they are."""
+    from pipelines.errors import user_errors
+    from pipelines.occlusions import OcclusionOptions, parse_box
+    from pipelines.reconstruct import ReconstructOptions
+    from pipelines.reconstruct import reconstruct as fill_in
+
+    with user_errors():
+        occlusion = OcclusionOptions(mask, tuple(parse_box(each) for each in box or ()), color_key, gate)
+        options = ReconstructOptions(run, input, out, occlusion, truth, blend, limit, _device(device))
+    found = fill_in(options, quiet=False)
+    facts = {"completed": f"{len(found.pictures)} pictures in {out}"}
+    if found.rejected:
+        name, reason = found.rejected[0]
+        facts["rejected"] = f"{len(found.rejected)}, first: {name}: {reason}; all are in {out / 'rejected.jsonl'}"
+    print_facts(facts | {name: f"{value:.4g}" for name, value in found.means().items()})
+
+
+@app.command()
 def compare(
     what: Annotated[str, typer.Argument(help="A plan (FILE.yaml, docs/comparing.md), or the source of the images.")],
     out: Out,
