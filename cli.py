@@ -454,8 +454,9 @@ def evaluate(
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="knn, logistic (quick), linear (MAE's linear probe), finetune (MAE's fine-tuning); several if given "
-            "several times \\[default: knn and logistic] (docs/protocols.md)"
+            help="knn, logistic (quick), linear (MAE's linear probe), finetune (MAE's fine-tuning), occlusion, segment "
+            "and propagate (true masks); several if given several times \\[default: knn and logistic] "
+            "(docs/protocols.md)"
         ),
     ] = None,
     beside: Annotated[
@@ -503,6 +504,37 @@ def evaluate(
     drop_path: Annotated[
         float | None, typer.Option(help="Of finetune; 0.1, for large 0.2 and for huge 0.3, if not given.")
     ] = None,
+    occluder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of occlusion: random, block, object, salient, non-salient; several if given several times "
+            "\\[default: all, the last two where there are masks or --occluder-maps]"
+        ),
+    ] = None,
+    occlusion_shares: Annotated[
+        str, typer.Option(help="Shares of the picture that are hidden, rising.")
+    ] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
+    occluder_maps: Annotated[
+        str | None,
+        typer.Option(help="Maps that say what is salient, not those the model was trained with; else true masks do."),
+    ] = None,
+    occluder_grid: Annotated[
+        int | None, typer.Option(help="Cells a side that are hidden; the model's patches, or 14, if not given.")
+    ] = None,
+    occluder_fill: Annotated[str, typer.Option(help="Hidden pixels become `grey` or `noise`.")] = "grey",
+    occlusion_probe: Annotated[str, typer.Option(help="What learns from whole images: logistic or knn.")] = "logistic",
+    recover_images: Annotated[
+        int, typer.Option(help="Of occlusion: so many images are also filled in by the decoder, and compared.")
+    ] = 256,
+    dense_size: Annotated[
+        int | None,
+        typer.Option(help="Shorter side of pictures in segment and propagate; the model's own size if not given."),
+    ] = None,
+    segment_classes: Annotated[
+        bool, typer.Option(help="Segment by class where the source has labels, not object from background.")
+    ] = True,
+    context_frames: Annotated[int, typer.Option(help="Of propagate: frames before, beside the first.")] = 7,
+    radius: Annotated[int, typer.Option(help="Of propagate: rows and columns that a patch looks away.")] = 12,
     out: Annotated[
         Path | None, typer.Option(help="JSON to write; evaluation.json in the run folder if not given.")
     ] = None,
@@ -521,16 +553,56 @@ def evaluate(
     split: Split = None,
     device: Device = None,
 ) -> None:
-    """Judge an encoder by k-NN, linear probes or fine-tuning, beside itself untrained; goes on where it stopped."""
+    """Judge an encoder by probes, fine-tuning, occlusion, masks, beside itself untrained; goes on where it stopped."""
     from pipelines.evaluate import QUICK, EvaluateOptions, remarks
     from pipelines.evaluate import evaluate as judge
 
     given = locals() | {"protocols": tuple(protocol or QUICK), "beside": tuple(beside or ())}
-    given |= {"linear_blr": tuple(linear_blr or ())}
+    given |= {"linear_blr": tuple(linear_blr or ()), "occluder": tuple(occluder or ())}
     result = judge(_options(EvaluateOptions, given, workers=_half_the_cores() if workers is None else workers))
     print_evaluation(result)
     for line in remarks(result):
         typer.echo(line)
+
+
+@app.command()
+def reconstruct(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a saved model.")],
+    input: Annotated[str, typer.Argument(help="A picture, or a folder of pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the completed pictures and report.json.")],
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Picture that is white where the input is occluded, or a folder of them by name."),
+    ] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="x0,y0,x1,y1 in fractions of the picture; several if given several times.")
+    ] = None,
+    color_key: Annotated[
+        str | None, typer.Option(help="What has this colour is occluded: RRGGBB, or RRGGBB:TOLERANCE (0 to 255).")
+    ] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="What the run's gate finds important is occluded.")] = False,
+    truth: Annotated[
+        Path | None, typer.Option(help="The unoccluded picture or folder, for PSNR and SSIM; may be the input itself.")
+    ] = None,
+    blend: Annotated[bool, typer.Option(help="Bend the colours towards those at the region's edge.")] = True,
+    limit: Limit = None,
+    device: Device = None,
+) -> None:
+    """Fill in what is occluded in pictures; all other pixels stay as they are."""
+    from pipelines.errors import user_errors
+    from pipelines.occlusions import OcclusionOptions, parse_box
+    from pipelines.reconstruct import ReconstructOptions
+    from pipelines.reconstruct import reconstruct as fill_in
+
+    with user_errors():
+        occlusion = OcclusionOptions(mask, tuple(parse_box(each) for each in box or ()), color_key, gate)
+        options = ReconstructOptions(run, input, out, occlusion, truth, blend, limit, _device(device))
+    found = fill_in(options, quiet=False)
+    facts = {"completed": f"{len(found.pictures)} pictures in {out}"}
+    if found.rejected:
+        name, reason = found.rejected[0]
+        facts["rejected"] = f"{len(found.rejected)}, first: {name}: {reason}; all are in {out / 'rejected.jsonl'}"
+    print_facts(facts | {name: f"{value:.4g}" for name, value in found.means().items()})
 
 
 @app.command()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ from mae.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate
 from mae.gate_exchange import Exchange
 from mae.gate_loss import GateObjective, gate_loss, teacher_loss
 from mae.learner import Look, sum_gradients
-from mae.masking import Mask, hidden_count, mask_from_priorities
+from mae.masking import Mask, Part, hidden_count, mask_from_priorities
 from mae.optimisation import guarded_step, parameter_groups
+
+_LEAST = 8
+"""Images of a batch that the gate learns from, if it has as many."""
 
 _CROP_AREA = (0.4, 1.0)
 """Bounds of the second view's share of the first one's area: large enough that most objects stay in sight."""
@@ -39,6 +42,9 @@ class GateSettings:
     sign: str = "hide"
     """A key of SIGNS: hide the chosen important patches, or keep them visible."""
     objective: GateObjective = field(default_factory=GateObjective)
+    share: float = 0.25
+    """Of each batch, the images that the gate learns from, spread evenly, at least eight: learning from all of them
+    would take a quarter of a step of a ViT-Ti."""
     learning_rate: float = 2e-3
     """The peak; it follows the autoencoder's warm-up and cosine."""
     weight_decay: float = 0.05
@@ -50,6 +56,8 @@ class GateSettings:
             raise ValueError(f"--gate-ratio {self.ratio:g} must lie between 0 and 1")
         if self.sign not in SIGNS:
             raise ValueError(f"--gate-sign {self.sign!r} is not one of: {', '.join(SIGNS)}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"the share of images that the gate learns from is {self.share:g}; it must be in 0..1")
         if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.warm_start <= 1:
             raise ValueError("the gate's learning rate must be above 0, its decay at least 0, its warm start in 0..1")
 
@@ -58,7 +66,7 @@ class GateTraining:
     """A gate in training beside an autoencoder: a :class:`mae.learner.MaskLearner`.
 
     ``read`` makes patch embeddings [B, N, D] of normalised images [B, C, H, W], without positions
-    (``MaskedAutoencoder.patch_embed``); it is called without gradients. ``teacher``: the looks bring the maps of a warm
+    (``MaskedAutoencoder.embed``); it is called without gradients. ``teacher``: the looks bring the maps of a warm
     start.
     """
 
@@ -86,15 +94,42 @@ class GateTraining:
         self._figures = self._terms
 
     def masks(self, look: Look) -> Mask:
-        """Masks of a batch, from whose two views the gate learns first: gradients add up until ``apply``."""
+        """Masks of a batch; from two views of some of its images the gate learns, gradients add up until ``apply``."""
         uniform, gumbel = look.noise(2, math.prod(look.grid))  # first of all: at ratio 0 the masks are random masking's
-        view = second_view(look.images, look.noise(4, 1)[..., 0])
+        crops = look.noise(4, 1)[..., 0]
+        part, rows = self._lesson(look)
+        rows = rows.to(look.images.device, non_blocking=True)
         with torch.no_grad():
-            tokens = torch.cat([self.read(look.images), self.read(view)]).float()
+            tokens = self.read(look.images)
+            again = self.read(second_view(part.images, crops[:, rows]))
         with torch.autocast(self.device.type, enabled=False):  # so small that half precision gains nothing
-            logits = self.network(tokens, look.grid)
-            self._learn(logits, tokens, look)
-        return self._choose(logits[: len(look.images)].detach(), look, uniform, gumbel)
+            both = torch.cat([tokens[rows], again]).float()
+            self._learn(self.network(both, look.grid), both, part)
+            with torch.no_grad():
+                logits = self.network(tokens.float(), look.grid)
+        return self._choose(logits, look, uniform, gumbel)
+
+    def _lesson(self, look: Look) -> tuple[Look, Tensor]:
+        """The images of a batch to learn from, and which they are of those here, int64 on the CPU.
+
+        Which of the whole batch they are does not depend on how it is shared out. Where none is here one stands in that
+        counts nothing: the other processes wait for its gradients.
+        """
+        size = look.part.size if look.part else len(look.images)
+        places = look.part.rows if look.part else torch.arange(size)
+        wanted = max(math.ceil(self.settings.share * size), min(size, _LEAST))
+        chosen = ((places + 1) * wanted // size > places * wanted // size).nonzero()[:, 0]
+        counted = len(chosen) if look.share > 0 else 0
+        rows = chosen if counted else torch.zeros(1, dtype=torch.int64)
+        on_device = rows.to(look.images.device, non_blocking=True)
+        part = replace(
+            look,
+            images=look.images[on_device],
+            saliency=None if look.saliency is None else look.saliency[rows.to(look.saliency.device)],
+            share=counted / wanted * look.batch_share,
+            part=Part(places[rows], size),
+        )
+        return part, rows
 
     def _learn(self, logits: Tensor, tokens: Tensor, look: Look) -> None:
         """Add up the gradients of a batch's two views, of which every process has a part."""

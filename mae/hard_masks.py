@@ -30,9 +30,6 @@ from mae.learner import Look, sum_gradients
 from mae.masking import Mask, forced_priorities, hidden_count, mask_from_priorities, top_ranks
 from mae.optimisation import guarded_step, parameter_groups
 
-Embed = Callable[[Tensor, tuple[int, int]], Tensor]
-"""Normalised images [B, 3, H, W] and their grid → patch embeddings [B, N, D]."""
-
 
 @dataclass(frozen=True)
 class HardSettings:
@@ -73,7 +70,8 @@ def relative_loss(predicted: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
 class HardMasks:
     """Masks by predicted errors: a :class:`mae.learner.MaskLearner`.
 
-    ``embed`` gives the embeddings that ``predictor`` reads; it is called without gradients.
+    ``embed`` makes of normalised images [B, 3, H, W] the patch embeddings [B, N, D] that ``predictor`` reads, without
+    positions (``MaskedAutoencoder.embed``); it is called without gradients.
     """
 
     name = "hard"
@@ -82,7 +80,11 @@ class HardMasks:
     reads_model = True
 
     def __init__(
-        self, predictor: Gate, embed: Embed, settings: HardSettings, device: torch.device | str = "cpu"
+        self,
+        predictor: Gate,
+        embed: Callable[[Tensor], Tensor],
+        settings: HardSettings,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
         self.network = predictor.to(self.device).train()
@@ -107,9 +109,8 @@ class HardMasks:
         return self._choose(self._predict(look), look, uniform, ties)
 
     def _predict(self, look: Look) -> Tensor:
-        rows, columns = look.grid
         with torch.no_grad():
-            tokens = self.embed(look.images, (rows, columns)).float()
+            tokens = self.embed(look.images).float()
         with torch.autocast(self.device.type, enabled=False):  # so small that half precision gains nothing
             predicted: Tensor = self.network(tokens, look.grid)
         return predicted

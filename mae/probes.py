@@ -7,6 +7,8 @@ of the training set that is held out for it. The test set is only ever predicted
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,22 +40,53 @@ def knn_predict(
     return torch.cat(predictions) if predictions else labels.new_empty(0)
 
 
-def logistic_predict(
-    train: Tensor, labels: Tensor, test: Tensor, *, classes: int | None = None, seed: int = 0
-) -> tuple[Tensor, float]:
-    """Predicted classes int64 [m] of test features [m, D], and the L2 penalty that was chosen.
+@dataclass(frozen=True)
+class Logistic:
+    """A fitted logistic regression on standardised features; ``penalty`` is the one that was chosen."""
 
-    The penalty is the best of PENALTIES on a fifth of the training features, drawn by ``seed``; the classifier is then
-    fitted to all of them.
+    mean: Tensor
+    """float32 [D], as ``scale``: what features are standardised by."""
+    scale: Tensor
+    weights: Tensor
+    """float32 [D + 1, classes]; the last row is the bias."""
+    penalty: float
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Scores float32 [m, classes] of features [m, D]."""
+        return _logits(self.weights, (features.float() - self.mean) / self.scale)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Classes int64 [m] of features [m, D]."""
+        return self.logits(features).argmax(1)
+
+
+def fit_logistic(train: Tensor, labels: Tensor, *, classes: int | None = None, seed: int = 0) -> Logistic:
+    """The regression of labels int64 [n] on features [n, D].
+
+    The penalty is the best of PENALTIES on a fifth of the features, drawn by ``seed``; the classifier is then fitted to
+    all of them.
     """
     classes = classes or int(labels.max()) + 1
-    mean, deviation = train.float().mean(0), train.float().std(0, unbiased=False)
-    scale = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
-    train, test = (train.float() - mean) / scale, (test.float() - mean) / scale
+    train, mean, scale = standardised(train)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(train.device)
     held, fitted = order[: len(train) // 5], order[len(train) // 5 :]
     penalty, start = _choose_penalty(train[fitted], labels[fitted], train[held], labels[held], classes)
-    return _logits(_fit(train, labels, penalty, start), test).argmax(1), penalty
+    return Logistic(mean, scale, fit_weights(train, labels, penalty, start), penalty)
+
+
+def standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features float32 [n, D] less their mean, over their deviation where there is one; and both of these, [D]."""
+    mean, deviation = features.float().mean(0), features.float().std(0, unbiased=False)
+    scale = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
+    return (features.float() - mean) / scale, mean, scale
+
+
+def logistic_predict(
+    train: Tensor, labels: Tensor, test: Tensor, *, classes: int | None = None, seed: int = 0
+) -> tuple[Tensor, float]:
+    """Predicted classes int64 [m] of test features [m, D] by :func:`fit_logistic`, and the penalty it chose."""
+    fitted = fit_logistic(train, labels, classes=classes, seed=seed)
+    return fitted.predict(test), fitted.penalty
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -73,15 +106,18 @@ def _choose_penalty(
     best = (-1, _FALLBACK, weights)
     for penalty in PENALTIES if len(held) else ():
         # each fit starts where the last one ended, which takes fewer iterations than from zero
-        weights = _fit(train, labels, penalty, weights)
+        weights = fit_weights(train, labels, penalty, weights)
         right = int((_logits(weights, held).argmax(1) == held_labels).sum())
         if right > best[0]:
             best = (right, penalty, weights)
     return best[1:]
 
 
-def _fit(features: Tensor, labels: Tensor, penalty: float, start: Tensor) -> Tensor:
-    """Weights [D + 1, classes] that minimise mean cross-entropy + penalty / 2 · ‖W‖² (the bias is free)."""
+def fit_weights(features: Tensor, labels: Tensor, penalty: float, start: Tensor) -> Tensor:
+    """Weights [D + 1, classes] that minimise mean cross-entropy + penalty / 2 · ‖W‖² (the bias is free).
+
+    ``labels`` are classes int64 [n], or float32 [n, classes] the share of each; ``start`` has the weights' shape.
+    """
     weights = start.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 

@@ -222,9 +222,10 @@ class MaskedAutoencoder(
         tokens = self.encode(images)
         return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
 
-    def embed(self, images: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Patch embeddings [B, N, D] of images [B, C, H, W], without positions."""
-        return self._embed(self.patchify(images, grid))
+    def embed(self, images: Tensor) -> Tensor:
+        """Patch embeddings [B, N, D] of images [B, C, H, W] of any size in patches, without positions."""
+        rows, columns = (side // self.patch_size for side in images.shape[-2:])
+        return self._embed(self.patchify(images, (rows, columns)))
 
     def encode_visible(self, images: Tensor, ids_keep: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Tokens [B, 1+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class token."""
@@ -374,7 +375,7 @@ def _take(tokens: Tensor, ids: Tensor) -> Tensor:
 
 def _rows(table: Tensor, ids: Tensor) -> Tensor:
     """The rows [..., D] at ``ids`` [...] of a table [n, D]; a gather would look up every number by its own index."""
-    return table.index_select(0, ids.flatten()).view(*ids.shape, -1)
+    return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[-1])
 
 
 def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:

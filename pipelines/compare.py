@@ -19,12 +19,16 @@ from pipelines.compare_plan import ComparePlan
 from pipelines.compare_report import Comparison, summarise, write_report
 from pipelines.compare_runs import FINISHED, NEW, Outcome, Unit, attempt, state_of, units_of
 from pipelines.errors import UserError, user_errors
+from pipelines.evaluate_options import LABELLED, MASKED
+from pipelines.hub import find_maps
+from pipelines.independent_maps import refuse_same
 from pipelines.joined_maps import join_maps
 from pipelines.pairs import hash_pairs
 from pipelines.random_access import open_images
 from pipelines.runs import RunFolder
 from pipelines.samples import Source
 from saliency.files import write_text_atomically
+from saliency.table import SaliencyTable
 
 
 def compare(
@@ -82,6 +86,7 @@ def check(units: Sequence[Unit]) -> list[str]:
         options = unit.pretrain
         _check_arm(unit, sources[options.source, options.limit, options.split])
     _check_labels(units[0])
+    _check_occluder(units)
     return states
 
 
@@ -127,14 +132,29 @@ def _check_arm(unit: Unit, source: Source) -> None:
 
 
 def _check_labels(unit: Unit) -> None:
-    """UserError if what the runs are to be judged on can't be opened or has no labels."""
+    """UserError if what the runs are to be judged on can't be opened, or has not the labels or masks that it takes."""
     options = unit.evaluate
     opened = [open_images(options)]
     if options.test is not None:
         opened.append(open_images(replace(options, split=None), spec=options.test, limit=options.test_limit))
     for source in opened:
-        if source.labels is None:
+        if source.labels is None and set(options.protocols) & set(LABELLED):
             raise UserError(f"evaluate: {source.name} has no labels; give a source that has: evaluate: source: …")
+    if not opened[-1].has_masks and set(options.protocols) & set(MASKED):
+        raise UserError(f"evaluate: {opened[-1].name} has no true masks; give a source that has: evaluate: source: …")
+
+
+def _check_occluder(units: Sequence[Unit]) -> None:
+    """UserError if an arm is to be trained with the maps that are to occlude what it is judged on."""
+    place = units[0].evaluate.occluder_maps
+    if place is None or "occlusion" not in units[0].evaluate.protocols:
+        return
+    with user_errors():
+        metadata = SaliencyTable(find_maps(place)).metadata
+        for unit in {str(unit.pretrain.saliency): unit for unit in units if unit.pretrain.saliency}.values():
+            maps = unit.pretrain.saliency
+            assert maps is not None
+            refuse_same(place, metadata, f"arm {unit.arm}", str(maps), SaliencyTable(find_maps(maps)).metadata)
 
 
 def _line(outcome: Outcome, done: int, total: int, each: float) -> str:

@@ -38,6 +38,14 @@ _PLOTS = {
 }
 
 
+_NO_ACCURACY = {
+    "occlusion": "*occlusion* is the area under the curve of accuracy over the share hidden, mean of occluders.",
+    "segment": "*segment* is the mean over classes of the intersection over union.",
+    "propagate": "*propagate* is the mean of DAVIS's region and boundary scores, J&F.",
+}
+"""What a figure is that is called an accuracy and is none."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What is known of a comparison: per protocol, {arm: {seed: accuracy}} and what follows from it."""
@@ -211,6 +219,7 @@ def _explanation(comparison: Comparison) -> list[str]:
         f"{plan.baseline}, for each protocol on its own. *better* and *worse* mean an adjusted p below 0.05; *no "
         "difference shown* means that these runs do not tell, not that there is none. The intervals are not adjusted. "
         f"*{UNTRAINED}* is the encoder that the runs of a seed start from; it takes no part in the tests.",
+        *(f"\n{text}" for protocol, text in _NO_ACCURACY.items() if protocol in comparison.values),
     ]
 
 
@@ -232,7 +241,8 @@ def _limits(comparison: Comparison) -> list[str]:
         ),
         f"- Size: {config['parameters']:,} parameters, {config['images']} images, {config['steps']} steps. "
         "What holds at this size and length need not hold at another.",
-        f"- One test set: {tested} images, {result['classes']} classes, largest class {chance:.1%}. The "
+        f"- One test set: {tested} images, {result['classes']} classes"
+        f"{'' if chance is None else f', largest class {chance:.1%}'}. The "
         "intervals are about other seeds on these same test images, not about other images; accuracy on so many "
         f"images is itself uncertain by up to ± {images:.1f} percentage points.",
         "- Arms differ by the options below and nothing else; an arm might gain from a learning rate of its own.",

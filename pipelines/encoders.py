@@ -6,17 +6,19 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mae.checkpoints import load_model
+from mae.checkpoints import gate_file, load_model
 from mae.classifier import vision_transformer
 from mae.foreign import build, foreign_kind, load_foreign
+from mae.gate import load_gate
 from mae.interchange import encoder_weights
+from mae.keep import KeptEncoder
 from mae.training import IMAGE_MEAN, IMAGE_STD, normalise
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
@@ -38,44 +40,65 @@ class Encoder:
     mean: tuple[float, ...] = IMAGE_MEAN
     std: tuple[float, ...] = IMAGE_STD
     """Of the colours in 0..1, by which its images are normalised."""
+    patches: Callable[[Tensor], Tensor] | None = None
+    """Features float32 [B, D, h, w] by place, of uint8 images [B, 3, H, W]; None where an encoder has no places."""
+    stride: int | None = None
+    """``patches`` takes images whose sides are multiples of it; None for images of ``size`` alone."""
+    autoencoder: MaskedAutoencoder | None = None
+    """The model with its decoder, where it has one."""
 
 
 def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, seed: int = 0) -> Encoder:
     """The encoder that ``name`` stands for, or with ``untrained`` one of its architecture and random weights.
 
     ``name`` is a run folder, a saved model's folder, a folder of a ViTMAE or of a timm ``vit_*``, a checkpoint of the
-    reference (``FILE.pth`` or ``mae:FILE``), or a timm model: ``vit_tiny_patch16_224`` or
+    reference (``FILE.pth`` or ``mae:FILE``), any of these with ``@keep=0.5`` for the features of half of the patches
+    (by the run's gate, or ``@keep=0.5,random`` or ``,center``), or a timm model: ``vit_tiny_patch16_224`` or
     ``timm:vit_tiny_patch16_224``, with ``@FILE`` for weights from a file and ``@none`` for none. Random weights follow
     from ``seed``. Raises UserError.
     """
     if pool not in POOLS:
         raise UserError(f"--pool {pool!r} is not one of: {', '.join(POOLS)}")
     shown = "untrained" if untrained else name
+    name, _, keep = name.partition("@keep=")
     path = Path(name.removeprefix("mae:"))
     if name.startswith("mae:") or path.is_dir() or foreign_kind(path):
         with user_errors():
-            model = _open_mae(path)
+            model, whole = _open_mae(path)
         if untrained:
             torch.manual_seed(seed)
             model = MaskedAutoencoder(**model._hub_mixin_config)  # type: ignore[arg-type]
-        return _from_mae(shown, model, pool, device)
+        encoder = _from_mae(shown, model, pool, device, whole=whole)
+        return _keeping(encoder, model, path, keep, pool, device) if keep and not untrained else encoder
+    if keep:
+        raise UserError(f"@keep is for masked autoencoders, and {name} is none")
     timm_name, _, weights = name.removeprefix("timm:").partition("@")
     return _from_timm(shown, timm_name, "none" if untrained else weights, device, seed)
 
 
-def _open_mae(path: Path) -> MaskedAutoencoder:
-    """A run's model or another's; an encoder's weights are enough, as features need no decoder."""
+def _open_mae(path: Path) -> tuple[MaskedAutoencoder, bool]:
+    """A run's model or another's, and whether its decoder is its own; features need none."""
     if not path.exists():
         raise ValueError(f"{path} does not exist; mae: is followed by a checkpoint or a folder")
-    return build(load_foreign(path), fresh_decoder=True) if path.is_file() or foreign_kind(path) else load_model(path)
+    if not path.is_file() and not foreign_kind(path):
+        return load_model(path), True
+    weights = load_foreign(path)
+    return build(weights, fresh_decoder=True), weights.has_decoder
 
 
-def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str) -> Encoder:
+def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, whole: bool) -> Encoder:
     model = model.to(device).eval()
 
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:
         return model.features(normalise(images.to(device)), pool).float()
+
+    @torch.inference_mode()
+    def patches(images: Tensor) -> Tensor:
+        grid = (images.shape[2] // model.patch_size, images.shape[3] // model.patch_size)
+        every = torch.arange(grid[0] * grid[1], device=device).expand(len(images), -1)
+        tokens = model.encode_visible(normalise(images.to(device)), every, grid)[:, 1:]
+        return tokens.transpose(1, 2).reshape(len(images), -1, *grid).float()
 
     config: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
     weights = encoder_weights(model.state_dict())
@@ -86,6 +109,43 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str) -> En
         features,
         lambda drop_path: vision_transformer(weights, config, drop_path),
         functools.cache(lambda: _hash(kept, weights)),
+        patches=patches,
+        stride=model.patch_size,
+        autoencoder=model if whole else None,
+    )
+
+
+def _keeping(encoder: Encoder, model: MaskedAutoencoder, path: Path, keep: str, pool: str, device: str) -> Encoder:
+    """The encoder on a share of the patches, ``SHARE`` or ``SHARE,CHOOSER``. UserError."""
+    share, _, by = keep.partition(",")
+    with user_errors():
+        try:
+            number = float(share)
+        except ValueError:
+            raise ValueError(f"@keep={keep}: give a share above 0 and at most 1, as in @keep=0.5,random") from None
+        file = gate_file(path) if path.is_dir() else None
+        gate = None if file is None else load_gate(file).to(device)
+        kept = KeptEncoder(model, number, by or "gate", gate)
+
+    @torch.inference_mode()
+    def features(images: Tensor) -> Tensor:
+        return kept.features(normalise(images.to(device)), pool).float()
+
+    def network(drop_path: float) -> nn.Module:
+        raise UserError("finetune trains an encoder on all patches: leave @keep out")
+
+    def identity() -> str:
+        weights = {} if gate is None or by not in ("", "gate") else gate.state_dict()
+        return _hash({"encoder": encoder.identity(), "keep": number, "by": by or "gate"}, weights)
+
+    return replace(
+        encoder,
+        features=features,
+        network=network,
+        identity=functools.cache(identity),
+        patches=None,
+        stride=None,
+        autoencoder=None,
     )
 
 
@@ -118,6 +178,12 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     def features(images: Tensor) -> Tensor:
         return torch.as_tensor(model((images.to(device).float() / 255 - mean) / std)).float()
 
+    @torch.inference_mode()
+    def patches(images: Tensor) -> Tensor:
+        seen = (images.to(device).float() / 255 - mean) / std
+        last = model.forward_intermediates(seen, indices=1, norm=True, intermediates_only=True)  # type: ignore[operator]
+        return torch.as_tensor(last[-1]).float()
+
     def network(drop_path: float) -> nn.Module:
         options = {"pretrained": False, "num_classes": 0, **pooled}
         try:
@@ -130,7 +196,8 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     facts = {"timm": name, "size": config["input_size"], "mean": config["mean"], "std": config["std"]}
     size, colours = tuple(config["input_size"][1:]), (tuple(config["mean"]), tuple(config["std"]))
     identity = functools.cache(lambda: _hash(facts, model.state_dict()))
-    return Encoder(shown, size, features, network, identity, *colours)
+    dense = patches if hasattr(model, "forward_intermediates") else None
+    return Encoder(shown, size, features, network, identity, *colours, patches=dense)
 
 
 def _hash(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

@@ -19,13 +19,19 @@ import numpy as np
 
 from mae.intervals import seeds_interval, share_interval
 from pipelines.encoders import Encoder, open_encoder
-from pipelines.evaluate_options import PROTOCOLS, QUICK, EvaluateOptions
+from pipelines.evaluate_options import CLASSIFYING, MASKED, PROTOCOLS, QUICK, EvaluateOptions
 from pipelines.evaluation_cells import Cells
-from pipelines.judging import Judge
-from pipelines.labelled import open_data
+from pipelines.masked_views import view_size
+from pipelines.measured import Measured
+from pipelines.occlusion_plots import draw_occlusion
 from pipelines.outcome import Outcome, most_confused, per_class
+from pipelines.panel import Panel
+from pipelines.plain_encoders import colour_encoder, place_encoder
 from pipelines.plots import confusion_matrices
 from saliency.files import write_text_atomically
+
+Found = dict[str, list[Outcome | Measured]]
+"""By protocol what each seed gave of one encoder."""
 
 __all__ = ["PROTOCOLS", "QUICK", "EvaluateOptions", "evaluate", "remarks", "to_json"]
 
@@ -36,42 +42,35 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
     ``rows`` has a row an encoder. For each protocol it holds the accuracy 0..1 under the protocol's name (the mean over
     seeds), ``…_interval`` (half of the test set's 95 % interval), ``…_seed_interval`` (that of the mean over seeds,
     where there are several), ``…_per_class``, ``…_confusion`` (counts, summed over seeds) and ``…_runs``, what each
-    seed gave and how.
+    seed gave and how. Under the names of occlusion, segment and propagate stand the area under the curve, the mIoU and
+    J&F, 0..1, with bootstrap intervals and their parts (docs/protocols.md).
     """
-    train, test, names = open_data(options)
     seeds = options.all_seeds()
     out = options.out or (Path(options.run) / "evaluation.json" if Path(options.run).is_dir() else None)
-    cells = Cells(_cells_folder(out), fresh=options.fresh)
-    judge = Judge(train, test, names, options, cells, quiet)
-    rows, unreadable = [], dict[str, str]()
-    for name, encoders in _encoders(options, seeds):
-        outcomes: dict[str, list[Outcome]] = {protocol: [] for protocol in options.protocols}
-        for seed, encoder in encoders:
-            for protocol in options.protocols:
-                outcome = judge(encoder, protocol, seed)
-                outcomes[protocol].append(outcome)
-                unreadable |= outcome.unreadable
-        rows.append(_row(name, outcomes, seeds))
+    panel = Panel(options, Cells(_cells_folder(out), fresh=options.fresh), quiet)
+    found = [(name, panel.judge(encoders, options.protocols)) for name, encoders in _encoders(options, seeds)]
+    rows = _rows(panel, found, seeds)
     result = {
         "source": options.source,
         "test": options.test or f"{options.test_fraction:.0%} of {options.source} held out (seed {options.seed})",
-        "train_images": len(judge.part(seeds[0])),
-        "test_images": len(test.source),
-        "classes": len(names),
-        "chance": float(np.bincount(test.labels).max() / len(test.labels)),
+        **panel.facts(seeds[0]),
         "pool": options.pool,
         "protocols": list(options.protocols),
         "label_fraction": options.label_fraction,
         "seeds": list(seeds),
-        "class_names": names,
-        "unreadable": unreadable,
+        "class_names": panel.names,
+        "unreadable": _unreadable(found),
         "rows": rows,
+        **_baselines(panel, options, seeds),
     }
     if out:
         write_text_atomically(out, to_json(result))
     if options.confusion:
-        confusions = {protocol: rows[0][f"{protocol}_confusion"] for protocol in options.protocols}
-        confusion_matrices(options.confusion, confusions, names, title=rows[0]["encoder"])
+        drawn = [protocol for protocol in options.protocols if protocol in CLASSIFYING]
+        confusions = {protocol: rows[0][f"{protocol}_confusion"] for protocol in drawn}
+        confusion_matrices(options.confusion, confusions, panel.names, title=rows[0]["encoder"])
+    if "occlusion" in options.protocols and out:
+        draw_occlusion(out.parent / "plots", panel, result, options)
     return result
 
 
@@ -89,28 +88,69 @@ def _cells_folder(out: Path | None) -> Path | None:
 def _encoders(options: EvaluateOptions, seeds: tuple[int, ...]) -> Iterator[tuple[str, Iterator[tuple[int, Encoder]]]]:
     """Every row's name, with its encoder for each seed: always the same one, but for the untrained."""
     opened = partial(open_encoder, pool=options.pool, device=options.device)
-    # All are opened before the first is judged: a name that is wrong is better known now.
-    for encoder in [opened(name, seed=seeds[0]) for name in (options.run, *options.beside)]:
+    # All are opened before the first is judged: what is wrong with a name is better known now.
+    named = [opened(name, seed=seeds[0]) for name in (options.run, *options.beside)]
+    for encoder in named if set(options.protocols) & set(MASKED) else ():
+        view_size(encoder, options.dense_size)
+    for encoder in named:
         yield encoder.name, zip(seeds, itertools.repeat(encoder), strict=False)
     if options.untrained:
         yield "untrained", ((seed, opened(options.run, untrained=True, seed=seed)) for seed in seeds)
 
 
-def _row(name: str, outcomes: dict[str, list[Outcome]], seeds: tuple[int, ...]) -> dict[str, Any]:
-    row: dict[str, Any] = {"encoder": name}
-    for protocol, found in outcomes.items():
-        shares = [outcome.accuracy for outcome in found]
-        confusion = np.sum([outcome.confusion for outcome in found], axis=0)
-        row[protocol] = float(np.mean(shares))
-        row[f"{protocol}_interval"] = share_interval(row[protocol], int(np.sum(found[0].confusion)))
-        if len(shares) > 1:
-            row[f"{protocol}_seed_interval"] = seeds_interval(shares)
-        row[f"{protocol}_per_class"] = per_class(confusion)
-        row[f"{protocol}_confusion"] = confusion.tolist()
-        row[f"{protocol}_runs"] = [
-            {"seed": seed, "accuracy": share, **outcome.facts}
-            for seed, share, outcome in zip(seeds, shares, found, strict=True)
-        ]
+def _baselines(panel: Panel, options: EvaluateOptions, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """Rows of what knows nothing but colour or place, where a protocol has them: ``baselines`` of the result."""
+    protocols = tuple(protocol for protocol in options.protocols if protocol in MASKED)
+    if not protocols or not options.untrained:
+        return {}
+    judged = open_encoder(options.run, pool=options.pool, device=options.device, seed=seeds[0])
+    found = [
+        (plain.name, panel.judge(((seed, plain) for seed in seeds), protocols))
+        for plain in (colour_encoder(judged), place_encoder(judged))
+    ]
+    return {"baselines": _rows(panel, found, seeds)}
+
+
+def _unreadable(found: list[tuple[str, Found]]) -> dict[str, str]:
+    outcomes = itertools.chain.from_iterable(by_protocol.values() for _, by_protocol in found)
+    return dict(itertools.chain.from_iterable(each.unreadable.items() for each in itertools.chain(*outcomes)))
+
+
+def _rows(panel: Panel, found: list[tuple[str, Found]], seeds: tuple[int, ...]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, by_protocol in found:
+        row: dict[str, Any] = {"encoder": name}
+        for protocol, outcomes in by_protocol.items():
+            if protocol in CLASSIFYING:
+                row |= _classified(protocol, [each for each in outcomes if isinstance(each, Outcome)], seeds)
+                continue
+            measured = [each for each in outcomes if isinstance(each, Measured)]
+            first = [each for each in found[0][1][protocol] if isinstance(each, Measured)] if rows else None
+            row |= panel.measured_row(protocol, measured, first)
+            if len(seeds) > 1:
+                row[f"{protocol}_seed_interval"] = seeds_interval(
+                    [panel.measured_row(protocol, [each])[protocol] for each in measured]
+                )
+            row[f"{protocol}_runs"] = [{"seed": seed, **each.facts} for seed, each in zip(seeds, measured, strict=True)]
+        rows.append(row)
+    return rows
+
+
+def _classified(protocol: str, found: list[Outcome], seeds: tuple[int, ...]) -> dict[str, Any]:
+    """What a row has of a protocol that ends in right and wrong."""
+    row: dict[str, Any] = {}
+    shares = [outcome.accuracy for outcome in found]
+    confusion = np.sum([outcome.confusion for outcome in found], axis=0)
+    row[protocol] = float(np.mean(shares))
+    row[f"{protocol}_interval"] = share_interval(row[protocol], int(np.sum(found[0].confusion)))
+    if len(shares) > 1:
+        row[f"{protocol}_seed_interval"] = seeds_interval(shares)
+    row[f"{protocol}_per_class"] = per_class(confusion)
+    row[f"{protocol}_confusion"] = confusion.tolist()
+    row[f"{protocol}_runs"] = [
+        {"seed": seed, "accuracy": share, **outcome.facts}
+        for seed, share, outcome in zip(seeds, shares, found, strict=True)
+    ]
     return row
 
 
@@ -123,6 +163,9 @@ def remarks(result: dict[str, Any]) -> list[str]:
         images = runs[0]["held_out_images"]
         where = f"{images} held-out training images" if images else "the training images, of which none can be spared"
         lines.append(f"linear: base rate {rates}, chosen on {where}")
-    protocol = result["protocols"][-1]
+    classifying = [protocol for protocol in result["protocols"] if protocol in CLASSIFYING]
+    if not classifying:
+        return lines
+    protocol = classifying[-1]
     pairs = most_confused(np.asarray(row[f"{protocol}_confusion"]), result["class_names"])
     return [*lines, f"most confused ({protocol}): {', '.join(pairs)}"] if pairs else lines

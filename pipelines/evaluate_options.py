@@ -7,10 +7,17 @@ from pathlib import Path
 
 from pipelines.columns import Captions
 
-PROTOCOLS = ("knn", "logistic", "linear", "finetune")
+CLASSIFYING = ("knn", "logistic", "linear", "finetune")
 """On frozen features: k-NN, logistic regression, MAE's linear probe; and MAE's end-to-end fine-tuning."""
+LABELLED = (*CLASSIFYING, "occlusion")
+"""Those that need a class for every image; occlusion tells how a probe's accuracy falls as images are hidden."""
+MASKED = ("segment", "propagate")
+"""Those that need true masks: a linear probe of patches, and a mask carried through a video."""
+PROTOCOLS = (*LABELLED, *MASKED)
 QUICK = ("knn", "logistic")
 """What is run if nothing is asked for: they see every image once."""
+OCCLUDERS = ("random", "salient", "non-salient", "block", "object")
+FILLS = ("grey", "noise")
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,18 @@ class EvaluateOptions:
     finetune_batch_size: int | None = None
     layer_decay: float | None = None
     drop_path: float | None = None
+    occluder: tuple[str, ...] = ()
+    """None given: all that the test images allow."""
+    occlusion_shares: str = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    occluder_maps: str | None = None
+    occluder_grid: int | None = None
+    occluder_fill: str = "grey"
+    occlusion_probe: str = "logistic"
+    recover_images: int = 256
+    dense_size: int | None = None
+    segment_classes: bool = True
+    context_frames: int = 7
+    radius: int = 12
     out: Path | None = None
     confusion: Path | None = None
     fresh: bool = False
@@ -63,6 +82,7 @@ class EvaluateOptions:
         if self.neighbours < 1 or self.batch_size < 1 or self.temperature <= 0:
             raise ValueError("--neighbours and --batch-size must be at least 1, --temperature above 0")
         self._check_recipes()
+        self._check_occlusion()
         self.all_seeds()
 
     def all_seeds(self) -> tuple[int, ...]:
@@ -75,6 +95,41 @@ class EvaluateOptions:
         if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
             raise ValueError(f"--seeds {self.seeds!r}: at least one is needed, each from 0 on and once")
         return seeds
+
+    def shares(self) -> tuple[float, ...]:
+        """The shares of a picture that are hidden, rising; ValueError for a text that names none."""
+        try:
+            shares = tuple(float(part) for part in self.occlusion_shares.split(","))
+        except ValueError as error:
+            raise ValueError(
+                f"--occlusion-shares {self.occlusion_shares!r} is not shares such as 0,0.25,0.5"
+            ) from error
+        if any(not 0 <= share < 1 for share in shares) or list(shares) != sorted(set(shares)):
+            raise ValueError(f"--occlusion-shares {self.occlusion_shares!r}: they rise from 0 on and stay below 1")
+        return shares
+
+    def _check_occlusion(self) -> None:
+        self.shares()
+        for name, given, known in (
+            ("--occluder", self.occluder, OCCLUDERS),
+            ("--occluder-fill", (self.occluder_fill,), FILLS),
+            ("--occlusion-probe", (self.occlusion_probe,), QUICK),
+        ):
+            for value in given:
+                if value not in known:
+                    raise ValueError(f"{name} {value!r} is not one of: {', '.join(known)}")
+        numbers = {
+            "--occluder-grid": (self.occluder_grid, 2),
+            "--recover-images": (self.recover_images, 0),
+            "--dense-size": (self.dense_size, 8),
+            "--context-frames": (self.context_frames, 0),
+            "--radius": (self.radius, 1),
+        }
+        for name, (number, least) in numbers.items():
+            if number is not None and number < least:
+                raise ValueError(f"{name} is {number}; it must be at least {least}")
+        if self.confusion and not set(self.protocols) & set(CLASSIFYING):
+            raise ValueError(f"--confusion draws what these protocols take for what: {', '.join(CLASSIFYING)}")
 
     def _check_recipes(self) -> None:
         numbers = {

@@ -12,10 +12,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pipelines.measured import Measured
 from pipelines.outcome import Outcome
 from saliency.files import remove_leftovers, write_text_atomically
+
+T = TypeVar("T", Outcome, Measured)
 
 FORMAT = 1
 """Raised when a protocol changes, so that results of before are not taken for results of now."""
@@ -29,8 +32,8 @@ class Cells:
         if folder is not None and folder.is_dir():
             remove_leftovers(folder)
 
-    def find(self, decided_by: Mapping[str, Any]) -> Outcome | None:
-        """The outcome of a cell, None if it is not finished; a file that can't be read is no outcome."""
+    def find(self, decided_by: Mapping[str, Any], kind: type[T]) -> T | None:
+        """The outcome of a cell, of a ``kind`` that its protocol gives; None if it is not finished or can't be read."""
         path = self._path(decided_by)
         if path is None:
             return None
@@ -39,7 +42,7 @@ class Cells:
             return None
         try:
             content = json.loads(path.read_text())
-            return Outcome(**content["outcome"]) if content["decided_by"] == _plain(decided_by) else None
+            return kind(**content["outcome"]) if content["decided_by"] == _plain(decided_by) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -48,7 +51,7 @@ class Cells:
         path = self._path(decided_by)
         return None if path is None else path.with_suffix(".pt")
 
-    def keep(self, decided_by: Mapping[str, Any], outcome: Outcome) -> None:
+    def keep(self, decided_by: Mapping[str, Any], outcome: Outcome | Measured) -> None:
         """Write a finished cell and drop its training state."""
         path = self._path(decided_by)
         if path is not None:

@@ -38,7 +38,7 @@ class Judge:
     def __call__(self, encoder: Encoder, protocol: str, seed: int) -> Outcome:
         """The outcome of one cell. Raises UserError."""
         decided_by = self._decided_by(encoder, protocol, seed)
-        outcome = self.cells.find(decided_by)
+        outcome = self.cells.find(decided_by, Outcome)
         if outcome is None:
             outcome = self._judge(encoder, protocol, seed, decided_by)
             self.cells.keep(decided_by, outcome)
@@ -53,6 +53,22 @@ class Judge:
             self._parts[seed] = self.train.select(chosen)
         return self._parts[seed]
 
+    def known(self, encoder: Encoder, seed: int) -> Features:
+        """The features of the training images that are used with a seed. Raises UserError."""
+        return self._features_of(encoder, self._name(seed), self.part(seed))
+
+    def parts_of(self, encoder: Encoder, seed: int) -> dict[str, Any]:
+        """Of all that an outcome follows from, what is no setting of a protocol."""
+        name = self._name(seed)
+        if name not in self._identities:
+            self._identities[name] = self.part(seed).identity()
+        return {
+            "encoder": encoder.identity(),
+            "train": self._identities[name],
+            "test": self._identities["test"],
+            "classes": self.names,
+        }
+
     def _judge(self, encoder: Encoder, protocol: str, seed: int, decided_by: dict[str, Any]) -> Outcome:
         classes, checkpoint = len(self.names), self.cells.checkpoint(decided_by)
         train, options = self.part(seed), self.options
@@ -65,7 +81,7 @@ class Judge:
             return linear_probe(
                 encoder, train, test, classes, options, seed=seed, checkpoint=checkpoint, quiet=self.quiet
             )
-        known = self._features_of(encoder, self._name(seed), train)
+        known = self.known(encoder, seed)
         facts: dict[str, Any] = {}
         if protocol == "knn":
             facts = {"neighbours": options.neighbours, "temperature": options.temperature}
@@ -95,9 +111,7 @@ class Judge:
 
     def _decided_by(self, encoder: Encoder, protocol: str, seed: int) -> dict[str, Any]:
         """All that the outcome follows from, as plain values."""
-        options, name = self.options, self._name(seed)
-        if name not in self._identities:
-            self._identities[name] = self.part(seed).identity()
+        options = self.options
         settings = {
             "knn": {"pool": options.pool, "neighbours": options.neighbours, "temperature": options.temperature},
             "logistic": {"pool": options.pool, "seed": seed},
@@ -119,14 +133,7 @@ class Judge:
                 "at_a_time": options.batch_size,
             },
         }
-        return {
-            "protocol": protocol,
-            "encoder": encoder.identity(),
-            "train": self._identities[name],
-            "test": self._identities["test"],
-            "classes": self.names,
-            "settings": settings[protocol],
-        }
+        return {"protocol": protocol, **self.parts_of(encoder, seed), "settings": settings[protocol]}
 
     def _name(self, seed: int) -> str:
         return "train" if self.options.label_fraction == 1 else f"train, seed {seed}"

@@ -6,6 +6,7 @@ What is held out, and which share of the labels is used, follows from seeds alon
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,14 +51,7 @@ class Labelled:
 def open_data(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]]:
     """The training part, the test part, and the names of the classes that both are numbered by. Raises UserError."""
     train, names = open_labelled(open_images(options))
-    if options.test is None:
-        held = hold_out(train.labels, options.test_fraction, options.seed)
-        test, train = train.select(held), train.select(~held)
-    else:
-        other = open_images(replace(options, split=None), spec=options.test, limit=options.test_limit)
-        test = _renumbered(*open_labelled(other), names)
-    if min(len(train), len(test)) == 0:
-        raise UserError(f"{options.source}: {len(train)} training and {len(test)} test images; both are needed")
+    train, test = _parts(options, train, lambda other: _renumbered(*open_labelled(other), names))
     if len(names) == 1:
         raise UserError(f"{options.source}: all images are of one class, {names[0]}: there is nothing to tell apart")
     return train, test, names
@@ -118,3 +112,50 @@ def _renumbered(test: Labelled, test_names: list[str], names: list[str]) -> Labe
             f"--test {test.source.name} has classes without a training image, first: {', '.join(unknown[:5])}"
         )
     return replace(test, labels=np.asarray([names.index(name) for name in test_names], np.int64)[test.labels])
+
+
+def open_masked(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]]:
+    """As :func:`open_data` for sources with true masks; without labels, or if they are not wanted, of one class.
+
+    The names are empty then, and all labels 0. Raises UserError.
+    """
+    source = open_images(options)
+    if source.labels is not None and options.segment_classes:
+        train, names = open_labelled(source)
+        train, test = _parts(options, train, lambda other: _renumbered(*open_labelled(other), names))
+    else:
+        names = []
+        train, test = _parts(options, unlabelled(source), unlabelled)
+    for part in (train, test):
+        if not part.source.has_masks:
+            raise UserError(
+                f"{part.source.name} has no masks: segment needs a column mask_file_name, or NAME_mask.png beside "
+                "NAME.jpg"
+            )
+    return train, test, names
+
+
+def open_test(options: EvaluateOptions) -> Source:
+    """What a protocol without training is judged on: ``--test`` if it is given, else the source. Raises UserError."""
+    if options.test is None:
+        return open_images(options)
+    return open_images(replace(options, split=None), spec=options.test, limit=options.test_limit)
+
+
+def _parts(
+    options: EvaluateOptions, train: Labelled, opened: Callable[[Source], Labelled]
+) -> tuple[Labelled, Labelled]:
+    """The training part and the test part, which is held out or ``--test``. UserError if one is empty."""
+    if options.test is None:
+        held = hold_out(train.labels, options.test_fraction, options.seed)
+        train, test = train.select(~held), train.select(held)
+    else:
+        test = opened(open_test(options))
+    if min(len(train), len(test)) == 0:
+        raise UserError(f"{options.source}: {len(train)} training and {len(test)} test images; both are needed")
+    return train, test
+
+
+def unlabelled(source: Source) -> Labelled:
+    """All pairs of a source, of one class."""
+    return Labelled(source, np.zeros(len(source), np.int64))

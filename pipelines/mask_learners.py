@@ -37,8 +37,7 @@ def trained_learner(options: PretrainOptions) -> MaskLearner | None:
 
 def _gate(options: PretrainOptions, model: MaskedAutoencoder, device: torch.device) -> MaskLearner:
     gate = Gate(model.pos_embed.shape[-1], positions=options.gate_positions)
-    read = model.to(device).patch_embed
-    return GateTraining(gate, read, options.gate(), device, teacher=options.gate_teacher is not None)
+    return GateTraining(gate, model.to(device).embed, options.gate(), device, teacher=options.gate_teacher is not None)
 
 
 def _attention(options: PretrainOptions, model: MaskedAutoencoder, device: torch.device) -> MaskLearner:

@@ -117,8 +117,6 @@ class PretrainOptions:
             raise ValueError("--gate-teacher gives maps to a gate that learns: it goes with --masking gate")
         if self.gate_teacher is not None and self.saliency_weight > 0 and self.gate_teacher != self.saliency:
             raise ValueError("--gate-teacher and --saliency must be the same maps where --saliency-weight is above 0")
-        self.gate(), self.attention(), self.hard(), self.multilevel()
-        self._check_multilevel()
         if self.keep < 1 or self.workers < 0:
             raise ValueError("--keep must be at least 1 and --workers at least 0")
 
@@ -127,6 +125,8 @@ class PretrainOptions:
         name = self.masking_name
         if name not in (*STRATEGIES, *LEARNED):
             raise ValueError(f"--masking {name!r} is not one of: {', '.join((*STRATEGIES, *LEARNED))}")
+        self.gate(), self.attention(), self.hard(), self.multilevel()  # theirs are checked with the others
+        self._check_multilevel()
         return Masking(
             strategy="random" if name in LEARNED else name,
             mask_ratio=self.mask_ratio,

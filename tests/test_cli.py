@@ -76,6 +76,7 @@ def test_defaults_of_the_command_line_are_the_pipelines():
         "salient_schedule",
         "shard",
         "linear_blr",
+        "occluder",
         "track",
     }
     for name, kind in (("build-saliency", BuildOptions), ("pretrain", PretrainOptions), ("evaluate", EvaluateOptions)):

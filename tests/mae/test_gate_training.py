@@ -9,7 +9,7 @@ from mae.gate import Gate, load_gate
 from mae.gate_loss import GateObjective
 from mae.gate_training import GateSettings, GateTraining, second_view
 from mae.learner import Look, look_noise
-from mae.masking import Masking, hidden_count
+from mae.masking import Masking, Part, hidden_count
 from tests.tiny_mae import nano
 
 GO, STOP = torch.zeros(()), torch.ones(())
@@ -124,10 +124,38 @@ def test_two_looks_of_a_step_add_up():
     gate.masks(look(pictures, share=1.0))
     whole = [p.grad.clone() for p in gate.network.parameters()]
     gate.optimizer.zero_grad()
-    gate.masks(look(pictures, share=0.25))
-    gate.masks(look(pictures, share=0.75))
+    gate.masks(look(pictures, share=0.25, batch_share=0.25))
+    gate.masks(look(pictures, share=0.75, batch_share=0.75))
     for one, other in zip(whole, [p.grad for p in gate.network.parameters()], strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(6, 6), (8, 8), (20, 8), (64, 16), (66, 17)])
+def test_it_learns_from_a_quarter_of_the_batch_however_that_is_shared_out(size, wanted):
+    _, gate = training()
+    pictures = torch.arange(size).float().view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    whole, rows = gate._lesson(look(pictures))
+    assert len(rows) == wanted
+    assert whole.share == 1
+    gaps = rows.diff()
+    assert gaps.max() - gaps.min() <= 1
+    shared = []
+    for places in (torch.arange(0, size, 2), torch.arange(1, size, 2)[:-1]):  # one image can't be read
+        part = look(pictures[places], part=Part(places, size), share=0.5)
+        lesson, rows = gate._lesson(part)
+        assert lesson.part.rows.tolist() == places[rows].tolist() == lesson.images[:, 0, 0, 0].tolist()
+        if lesson.share > 0:
+            shared += lesson.images[:, 0, 0, 0].tolist()
+            assert lesson.share == pytest.approx(len(rows) / wanted)
+    assert set(shared) | {size - 1} == set(whole.images[:, 0, 0, 0].tolist()) | {size - 1}
+
+
+def test_a_process_without_a_lesson_counts_nothing():
+    _, gate = training()
+    pictures, _ = images(2)
+    lesson, rows = gate._lesson(look(pictures, part=Part(torch.tensor([0, 1]), 64), share=0.1))
+    assert (lesson.share, rows.tolist()) == (0, [0])
+    assert gate._lesson(look(pictures, part=Part(torch.tensor([3, 7]), 64), share=0.0))[0].share == 0
 
 
 def test_a_stopped_step_changes_nothing():

@@ -87,7 +87,7 @@ def order(run, images, noisy):
     from mae.training import normalise
 
     with torch.no_grad():
-        predicted = run.learner.network(run.learner.embed(normalise(images), (4, 4)))
+        predicted = run.learner.network(run.learner.embed(normalise(images)))
     shares = [
         (p[n][:, None] > p[~n][None, :]).float().mean()
         for p, n in zip(predicted, noisy, strict=True)
@@ -142,7 +142,7 @@ def test_the_share_grows_from_nothing_to_half_of_the_mask():
 def test_the_hardest_are_hidden_and_the_rest_is_random():
     images = torch.randn(300, 3, 32, 32, generator=seeded())
     masks = new_masks(nano(), final=1.0)
-    predicted = masks.network(masks.embed(images, (4, 4)))
+    predicted = masks.network(masks.embed(images))
     hidden = masks.draw(look(images, progress=0.5)).hidden
     assert hidden.sum(1).tolist() == [8] * 300
     in_order = hidden.gather(1, predicted.argsort(dim=1, descending=True))

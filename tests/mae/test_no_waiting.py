@@ -4,6 +4,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mae.attention_masks import AttentionMasks, AttentionSettings
+from mae.gate import Gate
+from mae.gate_training import GateSettings, GateTraining
+from mae.hard_masks import HardMasks, HardSettings
 from mae.masking import STRATEGIES, Masking
 from mae.training import Batch, Training, TrainingSettings
 from tests.tiny_mae import nano
@@ -56,6 +60,25 @@ def test_a_step_never_waits(masking, decode_ratio):
     run.update(batches)
     with NoWaiting():
         run.update(batches)
+    assert run.step == 2
+
+
+def learners(model):
+    yield AttentionMasks(model, AttentionSettings(shown=0.1))
+    yield HardMasks(Gate(16, width=16, depth=1), model.embed, HardSettings())
+    yield GateTraining(Gate(16, width=16, depth=1), model.patch_embed, GateSettings())
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_step_with_a_learner_never_waits(number):
+    model = nano()
+    settings = TrainingSettings(epochs=1, batch_size=4, accumulate=2, saliency_weight=0.5)
+    run = Training(model, Masking(), settings, 10, learner=list(learners(model))[number])
+    batches = [Batch(torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8), torch.rand(n, 16)) for n in (4, 3)]
+    run.update(batches)
+    with NoWaiting():
+        run.update(batches)
+        run.learner.figures()
     assert run.step == 2
 
 

@@ -86,7 +86,7 @@ def standardised(train, *others):
 def test_the_linear_fit_is_scikit_learns_at_the_same_penalty(spread, penalty):
     features, labels = clusters(200, spread=spread)
     (train,) = standardised(features)
-    ours = probes._fit(train, labels, penalty, torch.zeros(7, 4)).double().numpy()
+    ours = probes.fit_weights(train, labels, penalty, torch.zeros(7, 4)).double().numpy()
     # scikit-learn minimises ½‖W‖² + C · the sum of the losses
     theirs = LogisticRegression(C=1 / (penalty * len(train)), tol=1e-8, max_iter=10_000).fit(train, labels)
     scale = np.abs(theirs.coef_).max()

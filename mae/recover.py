@@ -1,0 +1,111 @@
+"""What a masked autoencoder makes of hidden pixels, from the visible ones alone.
+
+A patch with any hidden pixel is hidden from the model; of its prediction only the hidden pixels are taken, so that
+every visible pixel stays as it is, to the bit. A model whose targets are normalised per patch (``norm_pix``) predicts a
+patch without brightness and contrast: they are taken from visible pixels nearby, never from what is hidden. A
+prediction's mean and deviation are those of the visible pixels of its own and the other patches, weighted by a Gaussian
+of the distance between patches (its deviation is one patch) and by how much of a patch is visible.
+
+Shapes: B images of H×W pixels, N patches of p×p.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mae.masking import Mask
+from mae.training import denormalise, normalise
+from mae.vit import MaskedAutoencoder
+
+_FLOOR = 1e-6  # of a variance, as in the model's targets
+
+
+@torch.no_grad()
+def recover(model: MaskedAutoencoder, images: Tensor, hidden: Tensor) -> Tensor:
+    """Images uint8 [B, 3, H, W] whose pixels under ``hidden`` bool [B, H, W] are the model's; all others untouched.
+
+    The images have the model's size. What lies under ``hidden`` is never looked at. ValueError for shapes that do not
+    fit.
+    """
+    if hidden.shape != (len(images), *images.shape[2:]):
+        raise ValueError(f"hidden pixels of shape {list(hidden.shape)} do not fit images of {list(images.shape)}")
+    pixels = normalise(images).masked_fill(hidden[:, None], 0.0)
+    covered = _cells(hidden, model.patch_size)  # bool [B, N, p·p]
+    counts = covered.any(2).sum(1)
+    found = images.clone()
+    for count in torch.unique(counts).tolist():  # a batch of the model hides as many patches in every image
+        rows = torch.nonzero(counts == count)[:, 0]
+        if count:
+            found[rows] = _fill(model, pixels[rows], covered[rows])
+    return torch.where(hidden[:, None], found, images)
+
+
+@torch.no_grad()
+def interpolate(images: Tensor, hidden: Tensor, patch_size: int) -> Tensor:
+    """What no model is needed for, to compare with: hidden pixels have the mean colour of visible ones nearby.
+
+    Images uint8 [B, 3, H, W] and ``hidden`` bool [B, H, W] as in :func:`recover`, and the same Gaussian weights.
+    """
+    covered = _cells(hidden, patch_size)
+    cells = _cells(images.float() / 255, patch_size)  # [B, N, p·p, 3]
+    visible = (~covered)[..., None].float()
+    share = visible.mean((2, 3))
+    colours = (cells * visible).sum(2) / visible.sum(2).clamp(min=1)  # [B, N, 3]
+    grid = (images.shape[2] // patch_size, images.shape[3] // patch_size)
+    near = torch.einsum("bjk,bkc->bjc", _nearby(share, grid), colours)
+    near = torch.where((share.sum(1) > 0)[:, None, None], near, 0.5)
+    low = near.transpose(1, 2).reshape(len(images), 3, *grid)
+    filled = F.interpolate(low, size=images.shape[2:], mode="bilinear", align_corners=False)
+    return torch.where(hidden[:, None], (filled * 255).round().clamp(0, 255).to(torch.uint8), images)
+
+
+def _fill(model: MaskedAutoencoder, pixels: Tensor, covered: Tensor) -> Tensor:
+    """The model's picture uint8 [b, 3, H, W] of normalised images of which equally many patches are hidden."""
+    mask = _mask_of(covered.any(2))
+    prediction = model.decode(model.encode_visible(pixels, mask.ids_keep), mask.ids_restore).float()
+    if model.norm_pix:
+        mean, deviation = _statistics(model.patchify(pixels).float(), covered, model.grid)
+        prediction = prediction * deviation + mean
+    return denormalise(model.unpatchify(prediction))
+
+
+def _mask_of(hidden: Tensor) -> Mask:
+    """The mask that hides these patches, bool [b, N], the same number in every row."""
+    order = torch.argsort(hidden.int(), dim=1, stable=True)
+    return Mask(order[:, : hidden.shape[1] - int(hidden[0].sum())], torch.argsort(order, dim=1), hidden)
+
+
+def _statistics(patches: Tensor, covered: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [b, N, 1] for the prediction of every patch, from visible pixels of patches [b, N, p·p·C]."""
+    visible = (~covered).float().repeat_interleave(patches.shape[2] // covered.shape[2], dim=2)
+    count = visible.sum(2)
+    means = (patches * visible).sum(2) / count.clamp(min=1)  # [b, N]
+    squares = ((patches - means[:, :, None]).square() * visible).sum(2)
+    deviations = (squares / (count - 1).clamp(min=1) + _FLOOR).sqrt()
+    near = _nearby(visible.mean(2), grid)
+    mean, deviation = (torch.einsum("bjk,bk->bj", near, values)[:, :, None] for values in (means, deviations))
+    seen = (count.sum(1) > 0)[:, None, None]  # with nothing to see, the mean and deviation of all photos
+    return torch.where(seen, mean, 0.0), torch.where(seen, deviation, 1.0)
+
+
+def _nearby(share: Tensor, grid: tuple[int, int]) -> Tensor:
+    """How much patch k counts for patch j, [b, N, N]; ``share`` [b, N] is how much of each patch can be seen."""
+    rows, columns = torch.meshgrid(*(torch.arange(side, device=share.device) for side in grid), indexing="ij")
+    places = torch.stack([rows.flatten(), columns.flatten()], dim=1).float()
+    nearness = -0.5 * torch.cdist(places, places).square()
+    # In logarithms, so that the only visible patch counts fully however far it is.
+    weights = nearness + share.clamp(min=1e-12).log()[:, None, :]
+    return weights.masked_fill((share == 0)[:, None, :] & (share.sum(1) > 0)[:, None, None], -torch.inf).softmax(2)
+
+
+def _cells(values: Tensor, patch_size: int) -> Tensor:
+    """Pixels [B, H, W] by patch as [B, N, p·p], or [B, C, H, W] as [B, N, p·p, C]."""
+    height, width = values.shape[-2:]
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"images of {height}×{width} pixels have no whole patches of {patch_size}")
+    rows, columns, p = height // patch_size, width // patch_size, patch_size
+    cells = values.reshape(len(values), -1, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1)
+    flat = cells.reshape(len(values), rows * columns, p * p, -1)
+    return flat[..., 0] if values.ndim == 3 else flat

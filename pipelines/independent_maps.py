@@ -1,0 +1,69 @@
+"""Maps that occlude the images a model is judged on must not be the ones it was trained with.
+
+A run's ``config.json`` records the maps it was masked by: where they lay, and how they were made (CLIP and the hash of
+its weights, method, layer, grid, preprocessing). Maps at the same place, or made in the same way, are refused, also
+where they are of other images: a model that learned what one method calls salient would be judged by that method.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import UserError
+
+_NOT_HOW_MADE = ("images_without_map", "package_version", "precision")
+
+
+def check_independent(place: str, metadata: Mapping[str, Any], encoders: Sequence[str]) -> list[str]:
+    """UserError if a run among ``encoders`` was trained with these maps; returns those whose training is not on record.
+
+    ``place`` is the maps' folder or Hub id, ``metadata`` their table's.
+    """
+    unknown = []
+    for name in encoders:
+        config = training_record(name)
+        if config is None:
+            unknown.append(name)
+            continue
+        refuse_same(place, metadata, name, config["options"].get("saliency"), config.get("maps") or {})
+    return unknown
+
+
+def refuse_same(
+    place: str, metadata: Mapping[str, Any], name: str, trained_with: str | None, made: Mapping[str, Any]
+) -> None:
+    """UserError if ``name`` is trained with the maps at ``place``: ``trained_with`` is where its own are.
+
+    ``metadata`` and ``made`` are the tables' (empty: not known).
+    """
+    if trained_with and _same_place(str(trained_with), place):
+        raise UserError(f"--occluder-maps {place}: {name} was trained with these maps; occlude by independent ones")
+    if made and _how_made(made) == _how_made(metadata):
+        raise UserError(
+            f"--occluder-maps {place}: made as the maps {trained_with} that {name} was trained with were (the same "
+            f"{made.get('clip')} and {made.get('method')}); occlude by those of another method or model"
+        )
+
+
+def training_record(name: str) -> dict[str, Any] | None:
+    """The ``config.json`` of the run that a folder is, or is a checkpoint of; None for other encoders."""
+    path = Path(name.removeprefix("mae:").partition("@keep=")[0])  # which says how a run is looked at
+    for folder in (path, path.parent, path.parent.parent):
+        try:
+            config = json.loads((folder / "config.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict) and isinstance(config.get("options"), dict):
+            return config
+    return None
+
+
+def _same_place(one: str, other: str) -> bool:
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def _how_made(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if name not in _NOT_HOW_MADE}
