@@ -26,10 +26,13 @@ from mae.gate import Gate
 from mae.masker import PATHS, GridMasker, MlpMasker, loss_weights, top_mask
 from mae.masking import Mask
 from mae.multilevel import METHODS, Point
+from mae.rules import adamw, momentum
 from mae.vit import MaskedAutoencoder
 
 LEVELS = ("mae", "head", "masker")
 MASKERS = ("gate", "mlp")
+RULES = {"adamw": adamw(betas=(0.9, 0.999)), "momentum": momentum()}
+"""Of head and T, which do not decay. The longer memory of AdamW's second moment holds gradients of changing size."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class MultilevelSettings:
     head_rate: float = 1e-3
     masker_rate: float = 1e-3
     """Peak learning rates; level 1's follows from ``blr``. All three have the same warm-up, then half a cosine."""
+    masker_rule: str = "adamw"
+    """How T steps: a key of RULES. AdamW's steps have one length whatever the gradients', which grow a thousandfold
+    once the head knows something; ``momentum`` (0.9) follows their size, so its rate has to be found for each task."""
     exploration: float = 0.0
     """0: the patches of highest probability are hidden, as in the paper; above it: see ``mae.masker.top_mask``."""
     pool: str = "cls"
@@ -57,6 +63,7 @@ class MultilevelSettings:
             ("masker", MASKERS),
             ("path", PATHS),
             ("hypergradient", METHODS),
+            ("masker_rule", tuple(RULES)),
             ("pool", ("cls", "mean")),
         ):
             if getattr(self, name) not in known:

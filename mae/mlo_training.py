@@ -21,7 +21,7 @@ from mae.flops import Peak, flop_counter, peak_flops
 from mae.guard import NonFinite
 from mae.learner import MaskLearner
 from mae.masking import Mask, Masking, Part
-from mae.mlo import LEVELS, Head, Inputs, Losses, MultilevelSettings, build_masker
+from mae.mlo import LEVELS, RULES, Head, Inputs, Losses, MultilevelSettings, build_masker
 from mae.multilevel import Level, Nested, Passes, Point
 from mae.optimisation import learning_rate
 from mae.resolution_schedule import ResolutionSchedule
@@ -235,7 +235,6 @@ class MultilevelTraining:
     def _levels(self) -> list[Level]:
         losses, multilevel = self._losses, self.multilevel
         rule = adamw(weight_decay=self.settings.weight_decay)
-        plain = adamw(betas=(0.9, 0.999))  # the paper's head and masker do not decay
 
         def rate(level: str) -> Callable[[int], float]:
             return lambda number: self._rate(level, number)
@@ -250,8 +249,12 @@ class MultilevelTraining:
                 unroll=multilevel.unroll[0],
                 constants=losses.choose,
             ),
-            Level("head", losses.classification, plain, rate("head"), reads=("mae",), unroll=multilevel.unroll[1]),
-            Level("masker", losses.classification, plain, rate("masker"), reads=("mae", "head")),
+            Level(
+                "head", losses.classification, RULES["adamw"], rate("head"), reads=("mae",), unroll=multilevel.unroll[1]
+            ),
+            Level(
+                "masker", losses.classification, RULES[multilevel.masker_rule], rate("masker"), reads=("mae", "head")
+            ),
         ]
 
     def _rate(self, level: str, number: int) -> float:
