@@ -32,6 +32,7 @@ EXAMPLES = 60
 COMBINATIONS = [
     ("random", "image", "top"),
     ("block", "image", "top"),
+    ("tube", "image", "top"),
     *itertools.product(RANKED, SALIENT_OF, SALIENT_PICKS),
 ]
 
