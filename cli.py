@@ -245,7 +245,8 @@ def pretrain(
     masking: Annotated[
         str | None,
         typer.Option(
-            help="random, block, salient, gate (learned), or a control: inverse, shuffled, center "
+            help="random, block, grid, color-green (-red, -blue, -purple), salient, a learned one: gate, "
+            "attention-high, attention-hint, hard, or a control: inverse, shuffled, center "
             "\\[default: salient with --saliency] (docs/masking.md)"
         ),
     ] = None,
@@ -282,6 +283,19 @@ def pretrain(
     gate_contrast: Annotated[
         float, typer.Option(help="Weight of the contrast in what the gate learns by (docs/gate.md).")
     ] = 0.02,
+    attention_shown: Annotated[
+        float, typer.Option(help="Of attention-hint: the share of most attended patches of which some stay visible.")
+    ] = 0.1,
+    attention_momentum: Annotated[
+        float, typer.Option(help="How much of the attention masks' teacher a step leaves at the start of training.")
+    ] = 0.996,
+    attention_momentum_end: Annotated[
+        float, typer.Option(help="As much at its end; half a cosine between. Equal to the other one: constant.")
+    ] = 1.0,
+    hard_final: Annotated[
+        float,
+        typer.Option(help="Of hard: the share of the mask chosen by predicted error at the end, from 0 at the start."),
+    ] = 0.5,
     on_missing: Annotated[
         str, typer.Option(help="An image without a map is an `error`, or masked at `random`.")
     ] = "error",

@@ -56,7 +56,7 @@ class TrainingSettings:
     """Share of the hidden patches that is decoded, 0 < ratio ≤ 1; see :mod:`mae.decoded`."""
     saliency_weight: float = 0.0
     """λ in 0..1: a decoded patch's error counts (1 − λ) + λ · saliency / the mean saliency of its image's decoded
-    patches. 0 is the plain mean, and a map without saliency there weighs nothing."""
+    patches, 1 where the map has nothing at these. 0 is the plain mean."""
     compile: bool = False
     """Compile the model's forward and backward pass, for batches of ``batch_size`` images."""
 
@@ -242,7 +242,7 @@ class Training:
     def _weigh(self, errors: Tensor, saliency: Tensor | None, decoded: Tensor | None) -> Tensor:
         """The mean of errors [B, M'] of the patches ``decoded``, weighted where the settings say so; or a mean's own.
 
-        The weights of an image have mean 1, but all are 1 − λ where its map has nothing at the decoded patches.
+        The weights of an image have mean 1, and are all 1 where its map is flat or has nothing at the decoded patches.
         """
         if not self.needs_errors:
             return errors
@@ -251,8 +251,9 @@ class Training:
         assert saliency is not None and decoded is not None  # noqa: PT018
         strength = self.settings.saliency_weight
         there = saliency.to(self.device, torch.float32, non_blocking=True).gather(1, decoded)  # [B, M']
-        mean = there.mean(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        return (errors * (1 - strength + strength * there / mean)).mean()
+        mean = there.mean(1, keepdim=True)
+        relative = torch.where(mean > 0, there / mean.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
+        return (errors * (1 - strength + strength * relative)).mean()
 
     def _look(self, images: Tensor, batch: Batch, number: int, share: float, batch_share: float | None = None) -> Look:
         """A batch as the mask learner is shown it; its noise is that of ``draw_masks`` to begin with."""

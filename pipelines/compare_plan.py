@@ -14,14 +14,18 @@ from typing import Any
 
 import yaml
 
+from mae.masking import RANKED
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate import EvaluateOptions
 from pipelines.option_values import option_values, words_to_options
-from pipelines.pretrain_options import PretrainOptions
+from pipelines.pretrain_options import LEARNED, PretrainOptions
 
 BUILT_IN_ARMS: dict[str, dict[str, Any]] = {
     "random": {"masking": "random"},
     "block": {"masking": "block"},
+    "grid": {"masking": "grid"},
+    "color-green": {"masking": "color-green"},
+    **{name: {"masking": name} for name in LEARNED},
     "all-salient": {"masking": "salient", "salient_of": "mask", "salient_ratio": 1.0},
     "image": {"masking": "salient", "salient_of": "image"},
     "mask": {"masking": "salient", "salient_of": "mask"},
@@ -99,13 +103,15 @@ class ComparePlan:
             options.training()
         except ValueError as error:
             raise ValueError(f"arms: {arm}: {error}") from error
-        unused = [name for name in self.arms[arm] if name.startswith("salient_") or name == "saliency"]
-        if unused and masking.strategy in ("random", "block"):
+        strategy, mapped = options.masking_name, masking.needs_saliency or options.saliency_weight > 0
+        unused = [name for name in self.arms[arm] if not _has_effect(name, strategy, mapped=mapped)]
+        if unused:
             hint = "give saliency: MAPS" if options.masking is None else "drop it, or choose another masking"
-            raise ValueError(f"arms: {arm}: {unused[0]} has no effect on {masking.strategy} masks; {hint}")
-        if masking.needs_saliency and options.saliency is None:
-            raise ValueError(f"arms: {arm}: {masking.strategy} masks need maps; give saliency: MAPS (--saliency)")
-        return replace(options, masking=masking.strategy, saliency=options.saliency if masking.needs_saliency else None)
+            raise ValueError(f"arms: {arm}: {unused[0]} has no effect on {strategy} masks; {hint}")
+        if mapped and options.saliency is None:
+            what = f"{strategy} masks need" if masking.needs_saliency else "saliency_weight needs"
+            raise ValueError(f"arms: {arm}: {what} maps; give saliency: MAPS (--saliency)")
+        return replace(options, masking=strategy, saliency=options.saliency if mapped else None)
 
     def evaluate_options(self, seed: int, run: Path) -> EvaluateOptions:
         """How a run is judged. ValueError for a bad value."""
@@ -187,6 +193,15 @@ def parse_seeds(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value):
         raise ValueError(f"seeds: takes how many, or a list such as [0, 1, 2], not {value!r}")
     return tuple(value)
+
+
+def _has_effect(option: str, strategy: str, *, mapped: bool) -> bool:
+    """Whether an arm's option can change what its ``strategy`` hides, or is of something else."""
+    if option == "saliency":
+        return mapped
+    ranked = strategy in RANKED or not option.startswith("salient_")
+    family = option.partition("_")[0]
+    return ranked and (family not in ("gate", "attention", "hard") or strategy.startswith(family))
 
 
 def _names(text: str) -> list[str]:

@@ -144,7 +144,8 @@ def _masks(
     try:
         if learner := trained_learner(options):
             noise = look_noise(generator, len(batch.images), torch.device("cpu"))
-            mask = learner.draw(Look(normalise(batch.images), (rows, columns), options.mask_ratio, noise, maps))
+            images, grid = normalise(batch.images), (rows, columns)
+            mask = learner.draw(Look(images, grid, options.mask_ratio, noise, maps, progress=1.0))
         else:
             mask = options.masks()(len(batch.images), (rows, columns), generator=generator, saliency=maps, progress=0.5)
     except ValueError as error:

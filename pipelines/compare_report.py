@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
-from mae.masking import Masking
+from mae.masking import RANKED
 from pipelines.compare_plan import UNTRAINED, ComparePlan
 from pipelines.compare_plots import forest, loss_curves, losses, mask_sheet
 from pipelines.compare_runs import Outcome
 from pipelines.comparison import LEVEL, Difference, Mean, mean_interval, paired_differences
 from pipelines.errors import UserError
+from pipelines.pretrain_options import PretrainOptions
 from pipelines.runs import RunFolder
 from saliency import __version__
 from saliency.files import write_text_atomically
@@ -257,9 +258,9 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
     for arm, options in plan.arms.items():
         seconds = [(o.record or {}).get("pretrain_seconds") for o in comparison.finished if o.unit.arm == arm]
         known = [value for value in seconds if value is not None]
-        masking = plan.pretrain_options(arm, plan.seeds[0], Path()).masks()
+        asked = plan.pretrain_options(arm, plan.seeds[0], Path())
         rows.append(
-            [arm, _masks_in_words(masking), _written(options), f"{sum(known) / len(known):.0f}" if known else "–"]
+            [arm, _masks_in_words(asked), _written(options), f"{sum(known) / len(known):.0f}" if known else "–"]
         )
     lines = [
         f"- images: `{plan.source}`" + (f"; maps: `{plan.saliency}`" if plan.saliency else ""),
@@ -278,12 +279,14 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
     return [*lines, "", *_markdown(rows)]
 
 
-def _masks_in_words(masking: Masking) -> str:
-    if masking.strategy in ("random", "block"):
-        return f"{masking.strategy}, {masking.mask_ratio:g} hidden"
+def _masks_in_words(options: PretrainOptions) -> str:
+    masking, name = options.masks(), options.masking_name
+    weighed = f", errors {options.saliency_weight:g} by saliency" if options.saliency_weight else ""
+    if name not in RANKED:
+        return f"{name}, {masking.mask_ratio:g} hidden{weighed}"
     ratio = ":".join(f"{value:g}" for value in masking.salient_schedule or (masking.salient_ratio,))
     by = f"{masking.strategy}, {ratio} of {masking.salient_of}"
-    return f"{by}, {masking.salient_pick}, {masking.mask_ratio:g} hidden"
+    return f"{by}, {masking.salient_pick}, {masking.mask_ratio:g} hidden{weighed}"
 
 
 def _written(options: Mapping[str, Any]) -> str:

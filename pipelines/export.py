@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from mae.checkpoints import load_model
+from mae.checkpoints import gate_file, load_model
 from mae.foreign import Weights, build, foreign_kind, load_foreign
+from mae.gate import GATE_FILE
 from mae.interchange import State, to_timm, to_transformers, transformers_config
 from mae.training import IMAGE_MEAN, IMAGE_STD
 from mae.video_exchange import to_videomae, videomae_config
@@ -38,8 +39,9 @@ _PLACE = "<folder>"
 def export(model: Path, kind: str, out: Path) -> str:
     """Write the model (a run, a saved model, or what :func:`mae.foreign.load_foreign` reads) into the folder ``out``.
 
-    ``kind`` is ``mae``, ``timm`` or ``transformers``. Returns the line of Python that loads the result. Raises
-    UserError for what is no model, does not fit the other format, or a folder that is not empty.
+    ``kind`` is ``mae``, ``timm`` or ``transformers``. A gate that was trained with the model goes along. Returns the
+    line of Python that loads the result. Raises UserError for what is no model, does not fit the other format, or a
+    folder that is not empty.
     """
     if kind not in _WRITERS:
         raise UserError(f"--to {kind!r} is not one of: {', '.join(_WRITERS)}")
@@ -50,9 +52,13 @@ def export(model: Path, kind: str, out: Path) -> str:
         if "frames" in weights.config and kind != "transformers":
             raise ValueError(f"--to {kind} is for models of images; a video model goes --to transformers")
         files, line = _WRITERS[kind](weights)
+        gate = gate_file(model)
+    if gate is not None:
+        files[GATE_FILE] = lambda file: file.write(gate.read_bytes())
     for name, write in files.items():
         write_atomically(out / name, write)
-    write_text_atomically(out / "README.md", model_card(model, weights.config, kind, line.replace(_PLACE, out.name)))
+    card = model_card(model, weights.config, kind, line.replace(_PLACE, out.name), gate=gate is not None)
+    write_text_atomically(out / "README.md", card)
     return line.replace(_PLACE, str(out))
 
 
@@ -128,7 +134,7 @@ def timm_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The ``config.json`` of a timm folder: the nearest ``vit_*``, and what of it is another in this model."""
     sides = config["image_size"]
     height, width = (sides, sides) if isinstance(sides, int) else sides
-    size = next((name for name, size in SIZES.items() if size.width == config["width"]), "base")
+    size = next((name for name in _TIMM_NAMES if SIZES[name].width == config["width"]), "base")
     named = SIZES[size]
     own = {
         "patch_size": (config["patch_size"], named.patch_size),

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from mae.masking import RANKED
 from pipelines.runs import RunFolder
 from pipelines.throughput import throughput
-from pipelines.training_log import UNMAPPED
 
 
 def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
@@ -26,7 +26,7 @@ def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
     numbers = {"model": options["model"], "parameters": config["parameters"], "grid": list(config["grid"])}
     numbers |= {"source": options["source"], "images": config["images"], "masking": masking}
     numbers |= {"step": step, "steps": config["steps"]}
-    if "salient_ratio" in masking and masking["strategy"] not in UNMAPPED:
+    if "salient_ratio" in masking and masking["strategy"] in RANKED:
         facts["salient ratio"] = f"{masking['salient_ratio']:g} of {masking['salient_of']}"
     if metrics:
         recent = [line["loss"] for line in metrics[-50:]]

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import torch
 
+from mae.attention_masks import AttentionMasks
 from mae.checkpoints import load_model, load_state
 from mae.gate import Gate
 from mae.gate_training import GateTraining
+from mae.hard_masks import HardMasks
 from mae.learner import MaskLearner
 from mae.vit import MaskedAutoencoder
 from pipelines.pretrain_options import PretrainOptions
@@ -39,5 +41,18 @@ def _gate(options: PretrainOptions, model: MaskedAutoencoder, device: torch.devi
     return GateTraining(gate, read, options.gate(), device, teacher=options.gate_teacher is not None)
 
 
-_LEARNERS: dict[str, Callable[[PretrainOptions, MaskedAutoencoder, torch.device], MaskLearner]] = {"gate": _gate}
+def _attention(options: PretrainOptions, model: MaskedAutoencoder, device: torch.device) -> MaskLearner:
+    return AttentionMasks(model.to(device), options.attention())
+
+
+def _hard(options: PretrainOptions, model: MaskedAutoencoder, device: torch.device) -> MaskLearner:
+    return HardMasks(Gate(model.pos_embed.shape[-1]), model.to(device).embed, options.hard(), device)
+
+
+_LEARNERS: dict[str, Callable[[PretrainOptions, MaskedAutoencoder, torch.device], MaskLearner]] = {
+    "gate": _gate,
+    "attention-high": _attention,
+    "attention-hint": _attention,
+    "hard": _hard,
+}
 """By the names in ``pipelines.pretrain_options.LEARNED``."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mae.masking import RANKED
 from pipelines.errors import UserError
 from pipelines.runs import CONFIG, RunFolder
 from saliency.card import last_part
@@ -19,20 +20,31 @@ _SHOWN = (
     *("model", "masking", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass", "epochs"),
     *("batch_size", "accumulate", "blr", "weight_decay", "precision", "seed"),
 )
-_UNMAPPED = ("random", "block")
 _LIBRARIES = {"mae": "pytorch", "timm": "timm", "transformers": "transformers"}
 
 
-def model_card(folder: Path, model: Mapping[str, Any], kind: str, load: str) -> str:
+_GATE = """A gate was trained with it: a small network that scores patches as important or background, from this model's
+patch embeddings (before positions), [B, N, D] → logits [B, N]. With saliency-mae:
+
+```python
+from mae.gate import load_gate
+
+gate = load_gate("gate.safetensors")
+```
+"""
+
+
+def model_card(folder: Path, model: Mapping[str, Any], kind: str, load: str, *, gate: bool = False) -> str:
     """The card, in Markdown with the Hub's header, of the model of ``folder``.
 
     ``model`` holds the arguments of MaskedAutoencoder, ``kind`` is a format of ``export``, ``load`` the line of Python
-    that opens it.
+    that opens it; ``gate`` says whether ``gate.safetensors`` lies beside it.
     """
     header = ["---", f"library_name: {_LIBRARIES[kind]}", "tags: [masked-autoencoder, vision-transformer]"]
     header += ["pipeline_tag: image-feature-extraction", "---", ""]
     title = ["# Masked autoencoder", "", "A ViT pretrained as a masked autoencoder (He et al. 2021, arXiv 2111.06377)."]
     lines = [*header, *title, "", "```python", load, "```", ""]
+    lines += [_GATE] if gate else []
     lines += _table("Model", {name: _value(value) for name, value in model.items()})
     lines += run_facts(folder)
     return "\n".join(lines).rstrip() + "\n"
@@ -49,7 +61,7 @@ def run_facts(folder: Path) -> list[str]:
         return []
     options, metrics = config["options"], run.metrics()
     options = options | config["masking"] | {"masking": config["masking"]["strategy"], "precision": config["precision"]}
-    mapped = options["masking"] not in _UNMAPPED
+    mapped = options["masking"] in RANKED
     shown = [name for name in _SHOWN if options.get(name) is not None and (mapped or not name.startswith("salient"))]
     training = {name: _value(options[name]) for name in shown}
     training = {"source": f"{last_part(str(options['source']))} ({config['images']} images)"} | training

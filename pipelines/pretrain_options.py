@@ -6,8 +6,10 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mae.attention_masks import AttentionSettings
 from mae.gate_loss import GateObjective
 from mae.gate_training import GateSettings
+from mae.hard_masks import HardSettings
 from mae.masking import STRATEGIES, Masking
 from mae.resolution_schedule import ResolutionSchedule
 from mae.training import TrainingSettings
@@ -16,7 +18,7 @@ from pipelines.device_views import AUGMENT_ON
 from pipelines.joined_maps import ON_MISSING
 from pipelines.trackers import TRACKERS
 
-LEARNED = ("gate",)
+LEARNED = ("gate", "attention-high", "attention-hint", "hard")
 """The names of masks that are learned or follow from the model, beside those of ``mae.masking.STRATEGIES``."""
 
 FREE_ON_RESUME = frozenset(
@@ -47,6 +49,10 @@ class PretrainOptions:
     gate_teacher: str | Path | None = None
     gate_positions: bool = False
     gate_contrast: float = GateObjective.contrast
+    attention_shown: float = 0.1
+    attention_momentum: float = AttentionSettings.momentum
+    attention_momentum_end: float = AttentionSettings.momentum_end
+    hard_final: float = HardSettings.final
     on_missing: str = "error"
     model: str = "base"
     image_size: tuple[int, ...] = (224,)
@@ -99,6 +105,7 @@ class PretrainOptions:
             raise ValueError("--gate-teacher gives maps to a gate that learns: it goes with --masking gate")
         if self.gate_teacher is not None and self.saliency_weight > 0 and self.gate_teacher != self.saliency:
             raise ValueError("--gate-teacher and --saliency must be the same maps where --saliency-weight is above 0")
+        self.gate(), self.attention(), self.hard()
         if self.keep < 1 or self.workers < 0:
             raise ValueError("--keep must be at least 1 and --workers at least 0")
 
@@ -139,6 +146,18 @@ class PretrainOptions:
         """The settings of a gate; its frame is background where it sees places. ValueError."""
         objective = GateObjective(contrast=self.gate_contrast, frame_is_background=self.gate_positions)
         return GateSettings(ratio=self.gate_ratio, sign=self.gate_sign, objective=objective)
+
+    def attention(self) -> AttentionSettings:
+        """The settings of masks by attention. ValueError."""
+        hints = self.masking_name == "attention-hint"
+        if hints and self.attention_shown == 0:
+            raise ValueError("--attention-shown 0 shows no hints: that is --masking attention-high")
+        shown = self.attention_shown if hints else 0.0
+        return AttentionSettings(shown, self.attention_momentum, self.attention_momentum_end)
+
+    def hard(self) -> HardSettings:
+        """The settings of masks of hard patches. ValueError."""
+        return HardSettings(final=self.hard_final)
 
     def resolutions(self, image_size: tuple[int, int], patch_size: int) -> ResolutionSchedule | None:
         """The image sizes over the training of a model of these sizes, None where there is one for all of it."""

@@ -20,15 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mae.masking import RANKED
 from mae.training import Training
 from pipelines.divergence import stop, stop_at_weights
 from pipelines.errors import UserError
 from pipelines.runs import METRICS, REJECTED, RunFolder
 from pipelines.samples import Source
 from pipelines.views import ViewBatch
-
-UNMAPPED = ("random", "block")
-"""Masks that have no salient ratio."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class TrainingLog:
             "epoch": training.step / training.steps_per_epoch,
             "learning_rate": learning_rate,
         }
-        if training.masking.strategy not in UNMAPPED:
+        if training.masking.strategy in RANKED:
             line["salient_ratio"] = salient_ratio
         if training.resolutions is not None:
             line["image_size"] = list(training.image_size(training.step - 1))

@@ -26,6 +26,7 @@ from mae.masking import (
     salient_set,
     top_ranks,
 )
+from mae.noise_masks import COLORS
 
 RANKED = ("salient", "inverse", "shuffled", "center")
 EXAMPLES = 60
@@ -33,6 +34,8 @@ COMBINATIONS = [
     ("random", "image", "top"),
     ("block", "image", "top"),
     ("tube", "image", "top"),
+    ("grid", "image", "top"),
+    *((f"color-{color}", "image", "top") for color in COLORS),
     *itertools.product(RANKED, SALIENT_OF, SALIENT_PICKS),
 ]
 
@@ -464,7 +467,7 @@ def test_a_call_never_waits_for_the_device(strategy: str, salient_of: str, pick:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strategy": "salience"}, r"--masking 'salience' is not one of: random, block, salient, inverse"),
+        ({"strategy": "salience"}, r"--masking 'salience' is not one of: random, block, grid, color-red"),
         ({"salient_of": "patch"}, r"--salient-of 'patch' is not one of: image, mask, salient"),
         ({"salient_pick": "best"}, r"--salient-pick 'best' is not one of: top, weighted"),
         ({"mask_ratio": 0.0}, r"--mask-ratio 0 "),

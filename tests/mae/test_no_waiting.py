@@ -44,10 +44,11 @@ SALIENT = [
     for of in ("image", "mask", "salient")
     for pick in ("top", "weighted")
 ]
+BLIND = ("random", "block", "grid", "color-red", "color-green", "color-blue", "color-purple")
 
 
 @pytest.mark.parametrize("decode_ratio", [1.0, 0.5])
-@pytest.mark.parametrize("masking", [{"strategy": "random"}, {"strategy": "block"}, *SALIENT], ids=str)
+@pytest.mark.parametrize("masking", [*({"strategy": name} for name in BLIND), *SALIENT], ids=str)
 def test_a_step_never_waits(masking, decode_ratio):
     settings = TrainingSettings(epochs=1, batch_size=4, accumulate=2, decode_ratio=decode_ratio)
     run = Training(nano(), Masking(**masking), settings, 10)
@@ -59,7 +60,7 @@ def test_a_step_never_waits(masking, decode_ratio):
 
 
 def test_every_strategy_is_looked_at():
-    assert {"random", "block", *(masking["strategy"] for masking in SALIENT)} == set(STRATEGIES)
+    assert {*BLIND, *(masking["strategy"] for masking in SALIENT)} == set(STRATEGIES)
 
 
 @pytest.mark.parametrize(
