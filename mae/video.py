@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from mae.linear import Linear
+from mae.pixels import IMAGE_MEAN, IMAGE_STD
 from mae.vit import SIZES, MaskedAutoencoder, decoder_heads, sincos_positions
 
 POSITIONS = ("space-time", "table")
@@ -280,6 +280,6 @@ def _slot_positions(slots: int, counted: int, width: int) -> Tensor:
 @functools.cache
 def _colours(channels: int, pixels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and deviation that colours were normalised by, for every number of a tubelet, [pixels · channels]."""
-    values = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
+    values = (IMAGE_MEAN, IMAGE_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
     mean, deviation = (torch.tensor(value, device=device).repeat(pixels) for value in values)
     return mean, deviation

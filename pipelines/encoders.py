@@ -19,7 +19,7 @@ from mae.foreign import build, foreign_kind, load_foreign
 from mae.gate import load_gate
 from mae.interchange import encoder_weights
 from mae.keep import KeptEncoder
-from mae.training import IMAGE_MEAN, IMAGE_STD, normalise
+from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 

@@ -18,7 +18,7 @@ from mae.checkpoints import gate_file, load_model
 from mae.foreign import Weights, build, foreign_kind, load_foreign
 from mae.gate import GATE_FILE
 from mae.interchange import State, to_timm, to_transformers, transformers_config
-from mae.training import IMAGE_MEAN, IMAGE_STD
+from mae.pixels import IMAGE_MEAN, IMAGE_STD
 from mae.video_exchange import to_videomae, videomae_config
 from mae.vit import SIZES
 from pipelines.errors import UserError, user_errors
