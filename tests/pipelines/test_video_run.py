@@ -53,6 +53,20 @@ def test_a_stopped_run_goes_on_to_the_bit(base, tmp_path, more):
     assert_same_weights(stopped.out, base.out)
 
 
+def test_a_running_cell_is_another_choice_of_the_same_number(base, tmp_path):
+    random = run(replace(base, decode_ratio=0.5, epochs=1))
+    cells = run(replace(base, **CELLS, out=tmp_path / "cells", epochs=1))
+    assert losses(random) != losses(cells)
+    assert random.config()["flops_per_image"] == cells.config()["flops_per_image"]
+    assert random.config()["masking"] == cells.config()["masking"]
+
+
+def test_errors_are_weighted_by_the_clips_map_in_every_slot(base, tmp_path):
+    maps = write_maps(tmp_path / "maps", open_clips(base.source))
+    weighted = replace(base, masking="tube", saliency=maps, saliency_weight=1.0, epochs=1)
+    assert losses(run(weighted)) != losses(run(replace(base, out=tmp_path / "plain", epochs=1)))
+
+
 @pytest.mark.slow
 def test_two_processes_do_the_run_of_one(base, tmp_path):
     options = [{**CLIPS, **CELLS}, {**CLIPS, "masking": "gate"}]
