@@ -48,7 +48,8 @@ from mae import linear
 from mae.flops import peak_flops, training_flops
 from mae.masking import Masking
 from mae.optimisation import parameter_groups
-from mae.training import Batch, Training, TrainingSettings, normalise, resolve_precision
+from mae.pixels import normalise
+from mae.training import Batch, Training, TrainingSettings, resolve_precision
 from mae.vit import SIZES, MaskedAutoencoder
 
 SIDE, MASK_RATIO = 224, 0.75

@@ -22,6 +22,7 @@ from safetensors.torch import load_model as load_weights
 
 from mae.gate import GATE_FILE, load_gate
 from mae.trained import Trained
+from mae.video import new_model
 from mae.vit import MaskedAutoencoder
 
 _TEMPORARY = ".tmp-"
@@ -130,7 +131,7 @@ def load_model(folder: Path) -> MaskedAutoencoder:
         raise ValueError(f"{folder} holds no checkpoint (checkpoints/step-*/model.safetensors)")
     try:
         _verify(place, _CONFIG, _WEIGHTS)
-        model = MaskedAutoencoder(**json.loads((place / _CONFIG).read_text()))
+        model = new_model(json.loads((place / _CONFIG).read_text()))
         load_weights(model, place / _WEIGHTS)
     except Exception as error:  # safetensors, json and torch each raise their own
         raise ValueError(f"{place} can't be loaded: {_one_line(error)}") from error

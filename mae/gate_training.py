@@ -23,7 +23,7 @@ from mae.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate
 from mae.gate_exchange import Exchange
 from mae.gate_loss import GateObjective, gate_loss, teacher_loss
 from mae.learner import Look, sum_gradients
-from mae.masking import Mask, Part, hidden_count, mask_from_priorities
+from mae.masking import Mask, Part, as_tubes, hidden_count, mask_from_priorities
 from mae.optimisation import guarded_step, parameter_groups
 
 _LEAST = 8
@@ -95,7 +95,8 @@ class GateTraining:
 
     def masks(self, look: Look) -> Mask:
         """Masks of a batch; from two views of some of its images the gate learns, gradients add up until ``apply``."""
-        uniform, gumbel = look.noise(2, math.prod(look.grid))  # first of all: at ratio 0 the masks are random masking's
+        # Drawn first of all: at ratio 0 the masks are random masking's.
+        uniform, gumbel = look.noise(2, math.prod(look.mask_grid))
         crops = look.noise(4, 1)[..., 0]
         part, rows = self._lesson(look)
         rows = rows.to(look.images.device, non_blocking=True)
@@ -156,15 +157,19 @@ class GateTraining:
 
     def draw(self, look: Look) -> Mask:
         """Masks of a batch, with nothing learnt from it."""
-        uniform, gumbel = look.noise(2, math.prod(look.grid))
+        uniform, gumbel = look.noise(2, math.prod(look.mask_grid))
         return self._choose(self.scores(look.images, look.grid), look, uniform, gumbel)
 
     def _choose(self, logits: Tensor, look: Look, uniform: Tensor, gumbel: Tensor) -> Mask:
+        tubes = look.mask_grid != look.grid
+        if tubes:  # a place is as important as it is on the mean of the slots
+            logits = logits.view(len(logits), look.grid[0], -1).mean(1)
         hidden, settings = hidden_count(logits.shape[1], look.mask_ratio), self.settings
         priorities = gate_priorities(
             logits, settings.ratio, hidden, uniform, gumbel, sign=settings.sign, area=settings.objective.area
         )
-        return mask_from_priorities(priorities, look.mask_ratio)
+        mask = mask_from_priorities(priorities, look.mask_ratio)
+        return as_tubes(mask, look.grid[0]) if tubes else mask
 
     def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
         """The gate does not learn from errors."""

@@ -24,10 +24,11 @@ from mae.masking import Mask, Masking, Part
 from mae.mlo import LEVELS, RULES, Head, Inputs, Losses, MultilevelSettings, build_masker
 from mae.multilevel import Level, Nested, Passes, Point
 from mae.optimisation import learning_rate
+from mae.pixels import normalise
 from mae.resolution_schedule import ResolutionSchedule
 from mae.rules import Group, adamw
 from mae.spread import Whole
-from mae.training import TrainingSettings, _seed, normalise, resolve_precision
+from mae.training import TrainingSettings, _seed, resolve_precision
 from mae.vit import MaskedAutoencoder
 
 

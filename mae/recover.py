@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mae.masking import Mask
-from mae.training import denormalise, normalise
+from mae.pixels import denormalise, normalise
 from mae.vit import MaskedAutoencoder
 
 _FLOOR = 1e-6  # of a variance, as in the model's targets
@@ -66,7 +66,7 @@ def _fill(model: MaskedAutoencoder, pixels: Tensor, covered: Tensor) -> Tensor:
     mask = _mask_of(covered.any(2))
     prediction = model.decode(model.encode_visible(pixels, mask.ids_keep), mask.ids_restore).float()
     if model.norm_pix:
-        mean, deviation = _statistics(model.patchify(pixels).float(), covered, model.grid)
+        mean, deviation = _statistics(model.patchify(pixels).float(), covered, (model.grid[-2], model.grid[-1]))
         prediction = prediction * deviation + mean
     return denormalise(model.unpatchify(prediction))
 

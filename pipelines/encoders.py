@@ -19,7 +19,8 @@ from mae.foreign import build, foreign_kind, load_foreign
 from mae.gate import load_gate
 from mae.interchange import encoder_weights
 from mae.keep import KeptEncoder
-from mae.training import IMAGE_MEAN, IMAGE_STD, normalise
+from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise
+from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 
@@ -65,6 +66,8 @@ def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, 
     if name.startswith("mae:") or path.is_dir() or foreign_kind(path):
         with user_errors():
             model, whole = _open_mae(path)
+        if isinstance(model, VideoMaskedAutoencoder):
+            raise UserError(f"{name} is a model of video, and what it would be judged by are images")
         if untrained:
             torch.manual_seed(seed)
             model = MaskedAutoencoder(**model._hub_mixin_config)  # type: ignore[arg-type]

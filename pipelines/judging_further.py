@@ -61,7 +61,8 @@ class OcclusionJudge:
         """Those of a seed; their grid is the option's, or that of the first encoder that was asked for."""
         if self._grid is None:
             side, model = self.options.occluder_grid or USUAL_GRID, encoder.autoencoder
-            self._grid = model.grid if model is not None and self.options.occluder_grid is None else (side, side)
+            own = model is not None and self.options.occluder_grid is None
+            self._grid = (model.grid[-2], model.grid[-1]) if own and model is not None else (side, side)
         return Occluders(self.test, self._grid, maps=self.maps, fill=self.options.occluder_fill, seed=seed)
 
     def facts(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from mae.gate import Gate, important_counts
 from mae.gate_loss import GateObjective
 from mae.masking import top_ranks
-from mae.training import normalise
+from mae.pixels import normalise
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError
 from pipelines.images import SUFFIXES, BadImage, decode_mask
@@ -107,7 +107,7 @@ class Occlusions:
         """What the gate counts as important, on the pixels of the picture, squashed as the model sees it."""
         assert self._gate is not None
         model, size = self._model, (pixels.shape[1], pixels.shape[2])
-        device = model.cls_token.device
+        device = model.pos_embed.device
         small = torch.nn.functional.interpolate(
             pixels[None].float(), model.image_size, mode="bicubic", antialias=True, align_corners=False
         )

@@ -22,7 +22,7 @@ from mae.distributed import World
 from mae.masking import Part
 from mae.mlo import LEVELS
 from mae.mlo_training import Labelled, MultilevelTraining
-from mae.training import normalise
+from mae.pixels import normalise
 from pipelines.device_views import CutViews, load_on_device, views_on_device
 from pipelines.errors import UserError, user_errors
 from pipelines.global_batches import GlobalBatch, gather_batches, gather_unreadable

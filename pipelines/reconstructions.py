@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mae.masking import Mask
-from mae.training import denormalise, normalise
+from mae.pixels import denormalise, normalise
 from mae.vit import MaskedAutoencoder
 from pipelines.joined_maps import JoinedMaps
 from pipelines.plots import grey_out, overlay
@@ -31,7 +31,7 @@ def reconstruction_sheet(
     if len(batch.images) < 2:
         return {}
     saliency = maps.on_views(batch, model.grid) if maps else None
-    normalised = normalise(batch.images.to(model.cls_token.device))
+    normalised = normalise(batch.images.to(model.mask_token.device))
     mask = pick_masks(normalised, saliency, 0)
     training = model.training
     completed = model.eval().reconstruct(normalised, mask)

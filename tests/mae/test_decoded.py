@@ -88,7 +88,7 @@ def test_ratio_1_is_the_run_without_it_and_other_ratios_have_its_masks():
 
 
 def _normalised(run, batch):
-    from mae.training import normalise
+    from mae.pixels import normalise
 
     return normalise(batch), run.draw_masks(len(batch), None, 0)
 

@@ -84,7 +84,7 @@ def test_planted_difficulty_is_found():
 
 def order(run, images, noisy):
     """The share of pairs, one patch of noise and one flat, of which the first has the higher predicted error."""
-    from mae.training import normalise
+    from mae.pixels import normalise
 
     with torch.no_grad():
         predicted = run.learner.network(run.learner.embed(normalise(images)))

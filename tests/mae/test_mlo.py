@@ -12,7 +12,8 @@ from mae.masker import GridMasker, MlpMasker
 from mae.masking import Masking
 from mae.mlo import MultilevelSettings, hidden_errors, patch_errors
 from mae.mlo_training import Labelled, MultilevelTraining
-from mae.training import TrainingSettings, normalise
+from mae.pixels import normalise
+from mae.training import TrainingSettings
 from tests.tiny_mae import nano
 
 SIDE, CLASSES, BATCH = 16, 3, 4

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from mae.masking import Masking
 from mae.mlo import MultilevelSettings
 from mae.mlo_training import Labelled, MultilevelTraining
-from mae.training import TrainingSettings, normalise
+from mae.pixels import normalise
+from mae.training import TrainingSettings
 from tests.tiny_mae import nano
 
 PATTERNS, BATCH, STEPS = 12, 64, 160

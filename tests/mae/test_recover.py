@@ -5,8 +5,8 @@ import torch
 
 from mae import recover as module
 from mae.masking import Mask
+from mae.pixels import denormalise, normalise
 from mae.recover import interpolate, recover
-from mae.training import denormalise, normalise
 from tests.tiny_mae import nano
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mae.masking import Masking
-from mae.training import Batch, Training, TrainingSettings, normalise
+from mae.pixels import normalise
+from mae.training import Batch, Training, TrainingSettings
 from tests.tiny_mae import nano
 
 PICTURES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 import cli
 from mae.checkpoints import load_model, save_checkpoint
 from mae.masking import Masking
+from mae.pixels import normalise
 from mae.probes import PENALTIES
-from mae.training import Training, TrainingSettings, normalise
+from mae.training import Training, TrainingSettings
 from pipelines.encoders import open_encoder
 from pipelines.errors import UserError
 from pipelines.evaluate import EvaluateOptions, evaluate

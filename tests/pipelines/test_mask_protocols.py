@@ -159,7 +159,7 @@ def test_an_encoder_that_can_not_be_asked_is_told_before_any_is_judged(tmp_path,
 
 def test_features_by_place_are_those_of_the_tokens(tmp_path):
     from mae.checkpoints import load_model
-    from mae.training import normalise
+    from mae.pixels import normalise
 
     encoder = open_encoder(save_run(tmp_path / "run"), pool="mean", device="cpu")
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
