@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_model as load_weights
 
 from mae.training import Training
+from mae.video import new_model
 from mae.vit import MaskedAutoencoder
 
 _TEMPORARY = ".tmp-"
@@ -119,7 +120,7 @@ def load_model(folder: Path) -> MaskedAutoencoder:
         raise ValueError(f"{folder} holds no checkpoint (checkpoints/step-*/model.safetensors)")
     try:
         _verify(place, _CONFIG, _WEIGHTS)
-        model = MaskedAutoencoder(**json.loads((place / _CONFIG).read_text()))
+        model = new_model(json.loads((place / _CONFIG).read_text()))
         load_weights(model, place / _WEIGHTS)
     except Exception as error:  # safetensors, json and torch each raise their own
         raise ValueError(f"{place} can't be loaded: {_one_line(error)}") from error

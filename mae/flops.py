@@ -9,6 +9,7 @@ predicted. What a kernel does twice to save memory is not counted.
 from __future__ import annotations
 
 import functools
+import math
 import re
 import time
 from typing import NamedTuple, cast
@@ -63,22 +64,27 @@ class Peak(NamedTuple):
 
 
 def training_flops(
-    model: MaskedAutoencoder, mask_ratio: float, decode_ratio: float = 1.0, grid: tuple[int, int] | None = None
+    model: MaskedAutoencoder,
+    mask_ratio: float,
+    decode_ratio: float = 1.0,
+    grid: tuple[int, ...] | None = None,
+    *,
+    hidden: int | None = None,
 ) -> int:
     """FLOPs of the forward and backward pass of one image, with this share of its patches hidden.
 
-    ``decode_ratio`` is the share of the hidden ones that is decoded, ``grid`` the image's, if it is not the model's.
+    ``decode_ratio`` is the share of the hidden ones that is decoded, ``grid`` the image's, if it is not the model's,
+    ``hidden`` their number, where it does not follow from the ratio.
     """
-    rows, columns = grid or model.grid
-    patches = rows * columns
-    hidden = hidden_count(patches, mask_ratio)
+    patches = math.prod(grid or model.grid)
+    hidden = hidden_count(patches, mask_ratio) if hidden is None else hidden
     visible, decoded = patches - hidden, decoded_count(hidden, decode_ratio)
     pixels, width, decoder_width = (
-        model.patch_size**2 * model.channels,
-        len(model.norm.weight),
+        len(model.decoder_pred.weight),
+        model.pos_embed.shape[2],
         model.mask_token.shape[2],
     )
-    seen, tokens = 1 + visible, 1 + visible + decoded
+    seen, tokens = model.class_tokens + visible, model.class_tokens + visible + decoded
     *others, last = model.decoder_blocks
     forward = sum(_multiply_adds(block, seen, seen) for block in model.blocks)
     forward += seen * width * decoder_width

@@ -1,4 +1,4 @@
-"""Opens masked autoencoders that others saved: the reference's files, ViTMAE folders and timm folders.
+"""Opens masked autoencoders that others saved: the reference's files, ViTMAE, VideoMAE and timm folders.
 
 Nothing is unpickled but weights and plain values. A file that is damaged or of something else is a ValueError of one
 line. Weights without a decoder are an encoder: a model made of them has a decoder that never learned, which only a
@@ -24,6 +24,8 @@ from mae.interchange import (
     is_decoder,
     model_config,
 )
+from mae.video import new_model
+from mae.video_exchange import config_from_videomae, from_videomae, with_positions
 from mae.vit import MaskedAutoencoder
 
 _PICKLES = (".pth", ".pt", ".bin")
@@ -35,7 +37,7 @@ class Weights(NamedTuple):
 
     state: State
     config: dict[str, Any]
-    """The arguments of MaskedAutoencoder."""
+    """The arguments of MaskedAutoencoder, or of VideoMaskedAutoencoder."""
 
     @property
     def has_decoder(self) -> bool:
@@ -78,7 +80,7 @@ def build(weights: Weights, *, fresh_decoder: bool = False) -> MaskedAutoencoder
     if not weights.has_decoder and not fresh_decoder:
         raise ValueError("the weights are an encoder's alone, and a decoder is needed")
     try:
-        model = MaskedAutoencoder(**weights.config)
+        model = new_model(weights.config)
         missing, _ = model.load_state_dict(weights.state, strict=weights.has_decoder)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"the weights do not fit their model: {' '.join(str(error).split())[:300]}") from error
@@ -97,8 +99,12 @@ def _load_mae(path: Path) -> Weights:
 
 def _load_transformers(folder: Path) -> Weights:
     config = json.loads((folder / "config.json").read_text())
+    if config.get("model_type") == "videomae":
+        arguments = config_from_videomae(config)
+        state = from_videomae(_folder_weights(folder, "model.safetensors", "pytorch_model.bin"))
+        return Weights(with_positions(state, arguments), arguments)
     if config.get("model_type") != "vit_mae":
-        raise ValueError(f"config.json is of a {config.get('model_type')!r}, not of a vit_mae")
+        raise ValueError(f"config.json is of a {config.get('model_type')!r}, not of a vit_mae or videomae")
     state = from_transformers(_folder_weights(folder, "model.safetensors", "pytorch_model.bin"))
     return Weights(state, config_from_transformers(config, state))
 

@@ -109,7 +109,7 @@ def to_transformers(state: Mapping[str, Tensor]) -> State:
 def from_transformers(weights: Mapping[str, Tensor]) -> State:
     """Our weights from a ViTMAE's, whichever transformers saved it, with or without its decoder."""
     theirs = {_published(name): weight for name, weight in weights.items()}
-    depths = [_count(theirs, f"{blocks}.") for blocks in _THEIR_BLOCKS.values()]
+    depths = [count_blocks(theirs, f"{blocks}.") for blocks in _THEIR_BLOCKS.values()]
     state: State = {}
     for name in _expected(depths[0], depths[1], decoder=any(name.startswith("decoder.") for name in theirs)):
         sources = _their_names(name)
@@ -126,7 +126,7 @@ def from_transformers(weights: Mapping[str, Tensor]) -> State:
 def checked(state: Mapping[str, Tensor]) -> State:
     """The weights, if they are an encoder's, or an encoder's and a decoder's, by our names; ValueError otherwise."""
     decoder = any(map(is_decoder, state))
-    expected = _expected(_count(state, "blocks."), _count(state, "decoder_blocks."), decoder=decoder)
+    expected = _expected(count_blocks(state, "blocks."), count_blocks(state, "decoder_blocks."), decoder=decoder)
     missing = [name for name in expected if name not in state]
     if "norm.weight" in missing and "fc_norm.weight" in state:
         raise ValueError(
@@ -166,7 +166,7 @@ def model_config(
             raise ValueError(f"{cells} patches are no square: the image's height and width must be known")
         image_size = isqrt(cells) * patch_size
     config: dict[str, Any] = {"image_size": image_size, "patch_size": patch_size, "channels": channels}
-    config |= {"width": width, "depth": _count(state, "blocks."), "norm_pix": norm_pix}
+    config |= {"width": width, "depth": count_blocks(state, "blocks."), "norm_pix": norm_pix}
     config["heads"] = heads or _known_heads("width", "heads", width)
     config["mlp_ratio"] = state["blocks.0.mlp.fc1.weight"].shape[0] / width if config["depth"] else 4.0
     if "decoder_embed.weight" not in state:
@@ -174,7 +174,7 @@ def model_config(
         names = ("decoder_width", "decoder_depth", "decoder_heads")
         return config | {name: getattr(size, name) for name in names}
     decoder_width = state["decoder_embed.weight"].shape[0]
-    config |= {"decoder_width": decoder_width, "decoder_depth": _count(state, "decoder_blocks.")}
+    config |= {"decoder_width": decoder_width, "decoder_depth": count_blocks(state, "decoder_blocks.")}
     return config | {"decoder_heads": decoder_heads or _known_heads("decoder_width", "decoder_heads", decoder_width)}
 
 
@@ -261,7 +261,7 @@ def _without_head(weights: Mapping[str, Tensor]) -> State:
     return {name: weight for name, weight in weights.items() if not name.startswith("head.")}
 
 
-def _count(names: Iterable[str], prefix: str) -> int:
+def count_blocks(names: Iterable[str], prefix: str) -> int:
     """How many blocks there are under ``prefix``, by the largest number among the names."""
     numbers = [name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)]
     return max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)

@@ -4,6 +4,9 @@ With uniform noise as the priority this is the random masking of MAE (He et al. 
 strategies raise some patches above that noise. M = N − int(N·(1 − mask ratio)) whatever the image. Noise comes from the
 CPU, as much of it for every map: a seed gives the same masks on every device, and salient ratio 0 is the random run.
 
+A video's grid is (slots, rows, columns). Its masks are tubes, one image's mask in every time slot (Tong et al. 2022,
+arXiv 2203.12602): what moves little can't be looked up in another frame. ``random`` is of space and time.
+
 Shapes: B images, N patches (row-major on the grid), K = N − M kept patches. A mask is bool, 1 = hidden.
 """
 
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -113,13 +116,17 @@ def set_priorities(ranks: Tensor, members: Tensor, ratio: float, hidden: int, un
     return uniform + ~members + 2 * chosen
 
 
-def center_prior(grid: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
-    """A map [N] that saw no image: a Gaussian around the centre, its deviation a quarter of each side."""
-    rows, columns = ((2 * torch.arange(side, device=device) + 1 - side) / side for side in grid)
-    return torch.exp(-2 * (rows[:, None] ** 2 + columns[None, :] ** 2)).flatten()
+def center_prior(grid: tuple[int, ...], device: torch.device | str | None = None) -> Tensor:
+    """A map [N] that saw no image: a Gaussian around the centre, its deviation a quarter of each side.
+
+    Of a video, the same in every time slot.
+    """
+    *slots, _, _ = grid
+    rows, columns = ((2 * torch.arange(side, device=device) + 1 - side) / side for side in grid[-2:])
+    return torch.exp(-2 * (rows[:, None] ** 2 + columns[None, :] ** 2)).flatten().repeat(math.prod(slots))
 
 
-def block_priorities(grid: tuple[int, int], uniform: Tensor, draws: Tensor) -> Tensor:
+def block_priorities(grid: tuple[int, ...], uniform: Tensor, draws: Tensor) -> Tensor:
     """Priorities [B, N] that hide one random rectangle after the other; the last one in part, by noise ``uniform``.
 
     Area, aspect, row and column of R rectangles follow from noise ``draws`` [4, B, R].
@@ -163,7 +170,7 @@ class Draw:
     for all, a patch that lost its tie would be hidden less often than the other remaining ones.
     """
 
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     hidden: int
     salient_ratio: float
     noise: Callable[[int, int], Tensor]
@@ -199,6 +206,9 @@ class Masking:
     """Of the weighted pick, > 0; towards 0 it becomes ``top``."""
     salient_schedule: tuple[float, float] | None = None
     """The salient ratio at the start and at the end of training, linear between; replaces ``salient_ratio``."""
+    tubes: bool = True
+    """On a video: the mask is the same in every time slot, but for ``random``, whose is of space and time. ``tube`` and
+    ``block`` are tubes in any case."""
 
     def __post_init__(self) -> None:
         _one_of("--masking", self.strategy, STRATEGIES)
@@ -213,6 +223,17 @@ class Masking:
             if self.strategy in RANKED and self.salient_of == "image":
                 above = f"{option} {ratio:g} is above --mask-ratio {self.mask_ratio:g}"
                 _require(ratio <= self.mask_ratio, f"{above}; lower it, or count it in the mask: --salient-of mask")
+
+    @property
+    def in_tubes(self) -> bool:
+        """Whether a video's mask is the same in every time slot."""
+        return self.strategy in ("tube", "block") or (self.tubes and self.strategy != "random")
+
+    def hidden(self, grid: tuple[int, ...]) -> int:
+        """How many patches of a grid are hidden; with tubes, as many in every time slot."""
+        if len(grid) == 3 and self.in_tubes:
+            return grid[0] * hidden_count(math.prod(grid[1:]), self.mask_ratio)
+        return hidden_count(math.prod(grid), self.mask_ratio)
 
     @property
     def needs_saliency(self) -> bool:
@@ -235,7 +256,7 @@ class Masking:
     def __call__(
         self,
         batch: int,
-        grid: tuple[int, int],
+        grid: tuple[int, ...],
         *,
         generator: torch.Generator,
         saliency: Tensor | None = None,
@@ -247,9 +268,16 @@ class Masking:
 
         ``generator`` is the CPU's; ``progress`` 0..1 moves a schedule. ``saliency`` [B, N] holds numbers ≥ 0 of any
         scale; a call does not look at them, because that would stall a GPU: use ``check_saliency`` on new maps. The
-        images may be a ``part`` of a larger batch.
+        images may be a ``part`` of a larger batch. Videos, on a grid of (slots, rows, columns), have a map for every
+        slot, or one [B, rows · columns] for all of the clip.
         """
-        patches = grid[0] * grid[1]
+        if len(grid) == 3:
+            maps, part = on_slots(saliency, part, grid, in_tubes=self.in_tubes)
+            if self.in_tubes:
+                options = {"generator": generator, "progress": progress, "device": device}
+                return as_tubes(self(batch, grid[1:], saliency=maps, part=part, **options), grid[0])  # type: ignore[arg-type]
+            saliency = maps
+        patches = math.prod(grid)
         hidden = hidden_count(patches, self.mask_ratio)
         _require(0 < hidden < patches, f"--mask-ratio {self.mask_ratio:g} would hide {hidden} of {patches} patches")
         if saliency is None:
@@ -257,7 +285,8 @@ class Masking:
             saliency = torch.empty(0)
         elif self.needs_saliency and saliency.shape != (batch, patches):
             shape = list(saliency.shape)
-            raise ValueError(f"saliency of shape {shape} does not fit {batch} images of {grid[0]}×{grid[1]} patches")
+            sides = "×".join(map(str, grid))
+            raise ValueError(f"saliency of shape {shape} does not fit {batch} images of {sides} patches")
         place = saliency.device if device is None else torch.device(device)
         saliency = saliency.to(place, torch.float32, non_blocking=True)
 
@@ -287,6 +316,37 @@ class Masking:
         return forced_priorities(top_ranks(scores, draw.ties), min(count, draw.hidden), draw.uniform)
 
 
+def as_tubes(mask: Mask, slots: int) -> Mask:
+    """The mask of an image, [B, S], in each of a video's time slots, [B, slots · S]."""
+    kept, patches = mask.ids_keep.shape[1], mask.hidden.shape[1]
+    slot = torch.arange(slots, device=mask.hidden.device)[None, :, None]
+    within = mask.ids_restore[:, None, :]  # [B, 1, S]
+    # in the whole sequence all slots' kept patches stand before the first hidden one
+    behind = within - kept + slots * kept + slot * (patches - kept)
+    restore = torch.where(within < kept, within + slot * kept, behind)
+    keep = mask.ids_keep[:, None, :] + slot * patches
+    return Mask(keep.flatten(1), restore.flatten(1), mask.hidden.repeat(1, slots))
+
+
+def on_slots(
+    saliency: Tensor | None, part: Part | None, grid: tuple[int, ...], *, in_tubes: bool
+) -> tuple[Tensor | None, Part | None]:
+    """Maps of a clip's slots or of the clip, [B, N] or [B, S], as a mask needs them: tubes [B, S], all others [B, N].
+
+    The map of a clip is the mean of its slots', and that of a slot the clip's.
+    """
+
+    def fit(maps: Tensor) -> Tensor:
+        whole, still = math.prod(grid), math.prod(grid[1:])
+        if in_tubes:
+            return maps.reshape(*maps.shape[:-1], grid[0], still).mean(-2) if maps.shape[-1] == whole != still else maps
+        return maps if maps.shape[-1] != still else maps.repeat(*[1] * (maps.ndim - 1), grid[0])
+
+    if part is not None and part.before is not None:
+        part = replace(part, before=fit(part.before))
+    return None if saliency is None else fit(saliency), part
+
+
 def _shuffled(masking: Masking, draw: Draw) -> Tensor:
     if draw.before is not None:
         return masking.rank(torch.cat([draw.before[None], draw.saliency[:-1]]), draw)
@@ -311,9 +371,11 @@ STRATEGIES: dict[str, Callable[[Masking, Draw], Tensor]] = {
     "inverse": lambda masking, draw: masking.rank(draw.saliency.amax(1, keepdim=True) - draw.saliency, draw),
     "shuffled": _shuffled,
     "center": _center,
+    "tube": lambda masking, draw: draw.uniform,
 }
-"""Name → function from settings and draw to priorities [B, N]. The last three are controls for experiments: the least
-salient patches, another image's map, and no map but a centred prior."""
+"""Name → function from settings and draw to priorities [B, N]. ``inverse``, ``shuffled`` and ``center`` are
+controls for experiments: the least salient patches, another image's map, and no map but a centred prior. ``tube`` is
+random, and the same in every time slot of a video."""
 
 _MAPPED = ("salient", "inverse", "shuffled")
 

@@ -79,8 +79,8 @@ class Parts(Whole):
 
         super().__init__(model)
         self._world = world
-        check_parts(model.cls_token.device)
-        mesh = init_device_mesh(model.cls_token.device.type, (world.size,))
+        check_parts(model.mask_token.device)
+        mesh = init_device_mesh(model.mask_token.device.type, (world.size,))
         for block in (*model.blocks, *model.decoder_blocks):
             fully_shard(block, mesh=mesh)
         fully_shard(self.loss, mesh=mesh)
@@ -94,7 +94,7 @@ class Parts(Whole):
 
     def whole_model(self) -> MaskedAutoencoder:  # noqa: D102
         with torch.device("meta"):
-            model = MaskedAutoencoder(**self.model._hub_mixin_config)  # type: ignore[arg-type]
+            model = type(self.model)(**self.model._hub_mixin_config)  # type: ignore[arg-type]
         weights = {name: self._whole(tensor) for name, tensor in self.model.state_dict().items()}
         if self._world.is_main:
             model.load_state_dict(weights, assign=True)
@@ -155,7 +155,7 @@ class _Loss(nn.Module):
         self.model = model
 
     def forward(
-        self, images: Tensor, mask: Mask, decoded: Tensor | None, grid: tuple[int, int], each: bool = False
+        self, images: Tensor, mask: Mask, decoded: Tensor | None, grid: tuple[int, ...], each: bool = False
     ) -> Tensor:
         loss: Tensor = self.model(images, mask, decoded, grid, each=each)
         return loss

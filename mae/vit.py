@@ -125,25 +125,26 @@ class MaskedAutoencoder(
         self.patch_size = patch_size
         self.norm_pix = norm_pix
         self.channels = channels
-        self.grid = (height // patch_size, columns // patch_size)
-        """Rows and columns of patches."""
+        self.grid: tuple[int, ...] = (height // patch_size, columns // patch_size)
+        """Rows and columns of patches; a video's has its time slots before them."""
+        self.class_tokens = 1  # that stand before the patches; a video model may have none
         norm = partial(nn.LayerNorm, eps=1e-6)
         block = partial(Block, mlp_ratio=mlp_ratio)
 
         self.patch_embed = PatchEmbed(self.image_size, patch_size, channels, width)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.cls_token: nn.Parameter | None = nn.Parameter(torch.zeros(1, 1, width))
         # Positions are fixed, yet parameters: the published checkpoints hold them.
-        self.pos_embed = nn.Parameter(sincos_positions(self.grid, width), requires_grad=False)
+        self.pos_embed = nn.Parameter(self._fixed_positions(self.grid, width), requires_grad=False)
         self.blocks = nn.ModuleList([block(width, heads) for _ in range(depth)])
         self.norm = norm(width)
 
         self.decoder_embed = Linear(width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
-        self.decoder_pos_embed = nn.Parameter(sincos_positions(self.grid, decoder_width), requires_grad=False)
+        self.decoder_pos_embed = nn.Parameter(self._fixed_positions(self.grid, decoder_width), requires_grad=False)
         self.decoder_blocks = nn.ModuleList([block(decoder_width, decoder_heads) for _ in range(decoder_depth)])
         self.decoder_norm = norm(decoder_width)
         self.decoder_pred = Linear(decoder_width, patch_size**2 * channels)
-        self._other_positions: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
+        self._other_positions: dict[tuple[tuple[int, ...], torch.device], tuple[Tensor, Tensor]] = {}
         self._initialise()
 
     @classmethod
@@ -168,7 +169,7 @@ class MaskedAutoencoder(
         depth = size.decoder_depth if decoder_depth is None else decoder_depth
         if depth < 1:
             raise ValueError(f"--decoder-depth is {depth}; it must be at least 1")
-        heads = _decoder_heads(size, width)
+        heads = decoder_heads(size, width)
         dims = size._replace(decoder_width=width, decoder_depth=depth, decoder_heads=heads)._asdict()
         own_patch_size = dims.pop("patch_size")
         return cls(image_size=image_size, patch_size=patch_size or own_patch_size, norm_pix=norm_pix, **dims)
@@ -183,7 +184,11 @@ class MaskedAutoencoder(
         options.setdefault("strict", True)
         return super().from_pretrained(pretrained_model_name_or_path, **options)
 
-    def positions(self, grid: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The patch grid of images of a size (height, width), in pixels."""
+        return size[0] // self.patch_size, size[1] // self.patch_size
+
+    def positions(self, grid: tuple[int, ...] | None = None) -> tuple[Tensor, Tensor]:
         """The encoder's and the decoder's positions, [1, 1+N, D] and [1, 1+N, decoder width], on a grid of patches.
 
         Its own grid (None) has the stored ones. Another one has those of the places where its patches' centres lie on
@@ -194,11 +199,11 @@ class MaskedAutoencoder(
         key = (grid, self.pos_embed.device)
         if key not in self._other_positions:
             widths = self.pos_embed.shape[-1], self.decoder_pos_embed.shape[-1]
-            encoder, decoder = (sincos_positions(grid, width, self.grid).to(key[1]) for width in widths)
+            encoder, decoder = (self._fixed_positions(grid, width).to(key[1]) for width in widths)
             self._other_positions[key] = encoder, decoder
         return self._other_positions[key]
 
-    def patchify(self, images: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def patchify(self, images: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Images [B, C, H, W] as patches [B, N, p·p·C]: pixels row by row, the channels of a pixel side by side."""
         self._check_images(images, grid)
         (rows, columns), p = grid or self.grid, self.patch_size
@@ -213,32 +218,35 @@ class MaskedAutoencoder(
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens [B, 1+N, D] of images [B, C, H, W] with nothing hidden: the class token, then every patch."""
-        return self._encode(self._embed(self.patchify(images)) + self.pos_embed[:, 1:])
+        return self._encode(self._embed(self.patchify(images)) + self.pos_embed[:, self.class_tokens :])
 
     def features(self, images: Tensor, pool: str = "mean") -> Tensor:
         """One vector per image, [B, D]: the ``mean`` of the patch tokens or the class token (``cls``)."""
         if pool not in ("mean", "cls"):
             raise ValueError(f"pool {pool!r} is not one of: mean, cls")
+        if pool == "cls" and not self.class_tokens:
+            raise ValueError("the model has no class token: its features are the mean of its patches' tokens")
         tokens = self.encode(images)
-        return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
+        return tokens[:, self.class_tokens :].mean(1) if pool == "mean" else tokens[:, 0]
 
-    def embed(self, images: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def embed(self, images: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Patch embeddings [B, N, D] of images [B, C, H, W], without positions."""
         return self._embed(self.patchify(images, grid))
 
-    def encode_visible(self, images: Tensor, ids_keep: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def encode_visible(self, images: Tensor, ids_keep: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Tokens [B, 1+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class token."""
         return self._encode_visible(self.patchify(images, grid), ids_keep, grid)
 
-    def decode(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def decode(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Predictions [B, N, p·p·C] from tokens [B, 1+K, D] and the place of each patch, ``ids_restore`` [B, N]."""
         x = self.decoder_embed(latent)
-        blanks = self.mask_token.expand(len(x), ids_restore.shape[1] + 1 - x.shape[1], -1)  # [B, N-K, decoder width]
-        patches = _take(torch.cat([x[:, 1:], blanks], dim=1), ids_restore)  # [B, N, decoder width], in image order
-        x = torch.cat([x[:, :1], patches], dim=1) + self.positions(grid)[1]
+        first, missing = self.class_tokens, ids_restore.shape[1] + self.class_tokens - x.shape[1]
+        blanks = self.mask_token.expand(len(x), missing, -1)  # [B, N-K, decoder width]
+        patches = _take(torch.cat([x[:, first:], blanks], dim=1), ids_restore)  # [B, N, decoder width], in image order
+        x = torch.cat([x[:, :first], patches], dim=1) + self.positions(grid)[1]
         for block in self.decoder_blocks:
             x = block(x)
-        prediction: Tensor = self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        prediction: Tensor = self.decoder_pred(self.decoder_norm(x))[:, first:]
         return prediction
 
     def forward(
@@ -246,7 +254,7 @@ class MaskedAutoencoder(
         images: Tensor,
         mask: Mask,
         decoded: Tensor | None = None,
-        grid: tuple[int, int] | None = None,
+        grid: tuple[int, ...] | None = None,
         *,
         each: bool = False,
     ) -> Tensor:
@@ -260,11 +268,10 @@ class MaskedAutoencoder(
         patches = self.patchify(images, grid)
         prediction = self._fill_in(self._encode_visible(patches, mask.ids_keep, grid), mask.ids_keep, hidden, grid)
         target = self._target(_take(patches, hidden))
-        if each:
-            return F.mse_loss(prediction.float(), target, reduction="none").mean(-1)
-        return F.mse_loss(prediction.float(), target)
+        error = F.mse_loss(prediction.float(), target, reduction="none" if each else "mean")
+        return error.mean(-1) if each else error
 
-    def predict(self, images: Tensor, mask: Mask, grid: tuple[int, int] | None = None) -> Output:
+    def predict(self, images: Tensor, mask: Mask, grid: tuple[int, ...] | None = None) -> Output:
         """The loss on the hidden patches of images [B, C, H, W], and the prediction of all patches."""
         prediction = self.decode(self.encode_visible(images, mask.ids_keep, grid), mask.ids_restore, grid)
         error = (prediction.float() - self._target(self.patchify(images, grid))).square().mean(-1)  # [B, N]
@@ -279,26 +286,26 @@ class MaskedAutoencoder(
         is given those of the true one: the result knows more than the model did.
         """
         patches = self.patchify(images)
-        prediction = self.decode(self.encode_visible(images, mask.ids_keep), mask.ids_restore).float()
-        if self.norm_pix:
-            mean, deviation = _patch_statistics(patches.float())
-            prediction = prediction * deviation + mean
+        prediction = self.decode(self.encode_visible(images, mask.ids_keep), mask.ids_restore)
+        prediction = self._as_pixels(prediction.float(), patches.float())
         return self.unpatchify(torch.where(mask.hidden[:, :, None], prediction.to(patches.dtype), patches))
 
     def _embed(self, patches: Tensor) -> Tensor:
         """Tokens [..., D] of patches [..., p·p·C], without positions; what the projection of ``patch_embed`` gives."""
         projection = self.patch_embed.proj
-        return linear(patches, projection.weight.permute(0, 2, 3, 1).flatten(1), projection.bias)
+        return linear(patches, projection.weight.movedim(1, -1).flatten(1), projection.bias)
 
-    def _encode_visible(self, patches: Tensor, ids_keep: Tensor, grid: tuple[int, int] | None) -> Tensor:
+    def _encode_visible(self, patches: Tensor, ids_keep: Tensor, grid: tuple[int, ...] | None) -> Tensor:
         """Tokens [B, 1+K, D] of patches [B, N, p·p·C]; the hidden ones are not even embedded."""
-        return self._encode(self._embed(_take(patches, ids_keep)) + _rows(self.positions(grid)[0][0], ids_keep + 1))
+        places = ids_keep + self.class_tokens
+        return self._encode(self._embed(_take(patches, ids_keep)) + _rows(self.positions(grid)[0][0], places))
 
-    def _fill_in(self, latent: Tensor, ids_keep: Tensor, hidden: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def _fill_in(self, latent: Tensor, ids_keep: Tensor, hidden: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Predictions [B, M', p·p·C] of the patches ``hidden`` [B, M'] alone; what ``decode`` has at these places."""
         count = hidden.shape[1]
         # Nothing in the decoder knows an order but the positions: the tokens stay as they stand, visible, then hidden.
-        places = F.pad(torch.cat([ids_keep, hidden], dim=1) + 1, (1, 0))  # [B, 1+K+M'], the class token's is 0
+        first = self.class_tokens
+        places = F.pad(torch.cat([ids_keep, hidden], dim=1) + first, (first, 0))  # [B, 1+K+M'], the class token's is 0
         blanks = self.mask_token.expand(len(latent), count, -1)
         x = torch.cat([self.decoder_embed(latent), blanks], dim=1) + _rows(self.positions(grid)[1][0], places)
         *blocks, last = self.decoder_blocks
@@ -308,8 +315,9 @@ class MaskedAutoencoder(
         return prediction
 
     def _encode(self, patches: Tensor) -> Tensor:
-        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
-        x = torch.cat([cls_token, patches], dim=1)
+        x = patches
+        if self.cls_token is not None:
+            x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1), patches], dim=1)
         for block in self.blocks:
             x = block(x)
         tokens: Tensor = self.norm(x)
@@ -327,7 +335,18 @@ class MaskedAutoencoder(
         normed: Tensor = F.layer_norm(patches, (count,), eps=_VARIANCE_FLOOR * share)
         return normed * math.sqrt(share)
 
-    def _check_images(self, images: Tensor, grid: tuple[int, int] | None = None) -> None:
+    def _as_pixels(self, prediction: Tensor, patches: Tensor) -> Tensor:
+        """A prediction [B, N, p·p·C] in the units of ``patches``, whose brightness and contrast it is given."""
+        if not self.norm_pix:
+            return prediction
+        mean, deviation = _patch_statistics(patches)
+        return prediction * deviation + mean
+
+    def _fixed_positions(self, grid: tuple[int, ...], width: int) -> Tensor:
+        """Positions [1, 1+N, width] on a grid, counted in rows and columns of the model's own."""
+        return sincos_positions(grid, width, self.grid)
+
+    def _check_images(self, images: Tensor, grid: tuple[int, ...] | None = None) -> None:
         rows, columns = grid or self.grid
         wanted = (self.channels, rows * self.patch_size, columns * self.patch_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
@@ -335,23 +354,25 @@ class MaskedAutoencoder(
 
     def _initialise(self) -> None:
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
                 # The patch projection is a linear layer written as a convolution, and starts like one.
                 nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.cls_token, std=0.02)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
 
 
-def _decoder_heads(size: Size, width: int) -> int:
+def decoder_heads(size: Size, width: int) -> int:
+    """How many heads of the size's width a decoder of another width has; ValueError if they do not fit."""
     head = size.decoder_width // size.decoder_heads
     if width < head or width % head:
         raise ValueError(f"--decoder-width {width} must be a multiple of {head}, the width of this size's heads")
     return width // head
 
 
-def sincos_positions(grid: tuple[int, int], width: int, laid_on: tuple[int, int] | None = None) -> Tensor:
+def sincos_positions(grid: tuple[int, ...], width: int, laid_on: tuple[int, ...] | None = None) -> Tensor:
     """Fixed positions [1, 1+N, width]: zeros for the class token, then sines and cosines of column and row.
 
     The column takes the first half of the width: the published checkpoints were trained so. ``laid_on`` is a grid of

@@ -19,6 +19,7 @@ from mae.foreign import Weights, build, foreign_kind, load_foreign
 from mae.gate import GATE_FILE, load_gate
 from mae.interchange import State, to_timm, to_transformers, transformers_config
 from mae.training import IMAGE_MEAN, IMAGE_STD
+from mae.video_exchange import to_videomae, videomae_config
 from mae.vit import SIZES
 from pipelines.errors import UserError, user_errors
 from pipelines.model_card import model_card
@@ -48,6 +49,8 @@ def export(model: Path, kind: str, out: Path) -> str:
         raise UserError(f"--out {out} is not an empty folder; give a new one")
     with user_errors():
         weights = open_weights(model)
+        if "frames" in weights.config and kind != "transformers":
+            raise ValueError(f"--to {kind} is for models of images; a video model goes --to transformers")
         files, line = _WRITERS[kind](weights)
         gate = gate_file(model)
     if gate is not None:
@@ -100,6 +103,8 @@ def _timm(weights: Weights) -> tuple[_Files, str]:
 
 
 def _transformers(weights: Weights) -> tuple[_Files, str]:
+    if "frames" in weights.config:
+        return _videomae(weights)
     config = transformers_config(weights.config, decoder=weights.has_decoder)
     processor = {
         "image_processor_type": "ViTImageProcessor",
@@ -115,6 +120,21 @@ def _transformers(weights: Weights) -> tuple[_Files, str]:
     files: _Files = {"model.safetensors": _weights(to_transformers(weights.state))}
     files |= {"preprocessor_config.json": _json(processor), "config.json": _json(config)}
     return files, f'transformers.{config["architectures"][0]}.from_pretrained("{_PLACE}")'
+
+
+def _videomae(weights: Weights) -> tuple[_Files, str]:
+    config = videomae_config(weights.config)
+    side = config["image_size"]
+    processor = {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+        "image_mean": list(IMAGE_MEAN),
+        "image_std": list(IMAGE_STD),
+    }
+    files: _Files = {"model.safetensors": _weights(to_videomae(weights.state))}
+    files |= {"preprocessor_config.json": _json(processor), "config.json": _json(config)}
+    return files, f'transformers.VideoMAEForPreTraining.from_pretrained("{_PLACE}")'
 
 
 _WRITERS = {"mae": _mae, "timm": _timm, "transformers": _transformers}

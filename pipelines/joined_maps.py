@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,16 +35,18 @@ class JoinedMaps:
         """How many pairs have no map."""
         return int((self.rows < 0).sum())
 
-    def on_views(self, batch: ViewBatch, grid: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+    def on_views(self, batch: ViewBatch, grid: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """The mean raw saliency of every patch of every view of a batch, float32 [B, N]; 0 where there is no map.
 
-        It is looked up here and resampled on ``device``, without waiting for it.
+        It is looked up here and resampled on ``device``, without waiting for it. A clip's map is that of every slot of
+        a ``grid`` of (slots, rows, columns).
         """
+        *slots, height, width = grid
         rows = self.rows[batch.indices]
         maps, covered = torch.from_numpy(self.table.raw_maps(rows)), torch.from_numpy(self.table.boxes(rows))
         place = torch.device(device)
         maps, covered, boxes, flips = (copy_to(tensor, place) for tensor in (maps, covered, batch.boxes, batch.flips))
-        return view_maps(maps, covered, boxes, flips, grid)
+        return view_maps(maps, covered, boxes, flips, (height, width)).repeat(1, math.prod(slots))
 
 
 def join_maps(place: Path | str, source: Source, *, on_missing: str) -> JoinedMaps:

@@ -31,7 +31,7 @@ def reconstruction_sheet(
     if len(batch.images) < 2:
         return {}
     saliency = maps.on_views(batch, model.grid) if maps else None
-    normalised = normalise(batch.images.to(model.cls_token.device))
+    normalised = normalise(batch.images.to(model.mask_token.device))
     mask = pick_masks(normalised, saliency, 0)
     training = model.training
     completed = model.eval().reconstruct(normalised, mask)

@@ -34,6 +34,7 @@ COMBINATIONS = [
     ("random", "image", "top"),
     ("block", "image", "top"),
     ("grid", "image", "top"),
+    ("tube", "image", "top"),
     *((f"color-{color}", "image", "top") for color in COLORS),
     *itertools.product(RANKED, SALIENT_OF, SALIENT_PICKS),
 ]
