@@ -142,9 +142,9 @@ def test_results_come_with_the_stated_latency():
     encoder = StreamEncoder(video(8, 4))
     assert encoder.latency == 4
     done = 0
-    for given, frame in enumerate(footage(30), 1):
+    for pushed, frame in enumerate(footage(30), 1):
         done += sum(encoded.frames for encoded in encoder.push(frame[None]))
-        assert given - done < encoder.latency
+        assert pushed - done < encoder.latency
 
 
 def test_nothing_grows():
