@@ -59,6 +59,8 @@ class Wishes:
     captions: Captions = "first"
     limit: int | None = None
     split: str | None = None
+    clips: bool = False
+    """Whether the samples are videos."""
 
 
 def assign_roles(schema: pa.Schema, where: str, wishes: Wishes, *, prefer_file_name: bool = False) -> Roles:

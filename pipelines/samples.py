@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.images import BadImage, decode_mask, image_size
+
+if TYPE_CHECKING:
+    from pipelines.clips import Video, Videos
 
 
 class NoImage(BadImage):
@@ -68,6 +71,8 @@ class Source:
     label_names: list[str] | None = None
     urls: pa.Array | None = None
     masks: Masks | None = None
+    videos: Videos | None = None
+    """Where the images are the middle frames of videos, these; by ``rows`` as well."""
     rows: NDArray[np.int64] | None = None
     originals: pa.Array | None = None
     """string [n], of a source that ``prepare`` made: the sha256 of the bytes that each image was made of."""
@@ -126,6 +131,12 @@ class Source:
     def read_mask(self, i: int) -> NDArray[np.bool_] | None:
         """The true mask of pair ``i``, bool [H, W], True on the object; None if it has none."""
         return None if self.masks is None else self.masks[self._row(i)]
+
+    def open_video(self, i: int) -> Video:
+        """The video of pair ``i``; raises BadImage or OSError if it can't be read, and TypeError if there are none."""
+        if self.videos is None:
+            raise TypeError(f"{self.name} is a source of images")
+        return self.videos[self._row(i)]
 
     def select(self, chosen: NDArray[np.int64] | Sequence[int]) -> Source:
         """The source that holds the chosen pairs, in that order."""

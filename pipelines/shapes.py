@@ -67,34 +67,51 @@ def draw_scene(index: int, *, split: str = "train", objects: tuple[int, int] = (
 
     ``objects`` bounds the number of objects, inclusive; ``size`` is the side in pixels.
     """
-    plan = _plan_scene(index, split, objects, size)
+    plan = plan_scene(index, split, objects, size)
     image, mask = plan.paint()
     return Scene(image, plan.caption, mask, plan.label, plan.objects)
 
 
 def scene_caption(index: int, *, split: str = "train", objects: tuple[int, int] = (1, 3), size: int = 96) -> str:
     """The caption that ``draw_scene`` gives for the same arguments, without painting the picture."""
-    return _plan_scene(index, split, objects, size).caption
+    return plan_scene(index, split, objects, size).caption
 
 
 def scene_label(index: int, *, split: str = "train", objects: tuple[int, int] = (1, 3)) -> int:
     """The label that ``draw_scene`` gives for the same arguments at any size, without anything else."""
-    return int(_choose_objects(_generator(index, split), objects)[1][0])
+    return int(_choose_objects(generator_of(index, split), objects)[1][0])
+
+
+Place = tuple[float, float, float]
+"""Column and row of an object's centre and its radius, as fractions of the side."""
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """A scene with every random choice made; ``paint`` turns it into (image, mask of the named object)."""
+class Plan:
+    """A scene with every random choice made."""
 
     caption: str
     label: int
     objects: tuple[tuple[str, str], ...]
-    paint: Callable[[], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
+    places: list[Place]
+    background: Callable[[], NDArray[np.float64]]
+    """→ [S, S, 3] in 0..255."""
+    draw: Callable[[NDArray[np.float64], int, Place], tuple[NDArray[np.float64], NDArray[np.bool_]]]
+    """A picture, the number of an object, its place → the picture with the object, and its mask [S, S]."""
+
+    def paint(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """The image, and the mask of the named object."""
+        image, masks = self.background(), []
+        for number, place in enumerate(self.places):
+            image, mask = self.draw(image, number, place)
+            masks.append(mask)
+        return np.clip(image, 0, 255).round().astype(np.uint8), masks[0]
 
 
-def _plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> _Plan:
+def plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> Plan:
+    """The scene number ``index`` of a split, as :func:`draw_scene` draws it."""
     # The order of the draws is part of the data: another order would be other scenes.
-    rng = _generator(index, split)
+    rng = generator_of(index, split)
     shapes, colors = _choose_objects(rng, objects)
     count = len(shapes)
     names = list(COLORS)
@@ -107,20 +124,18 @@ def _plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> 
     caption = TEMPLATES[rng.integers(len(TEMPLATES))].format(**named)
     described = tuple((names[c], SHAPES[s]) for c, s in zip(colors, shapes, strict=True))
 
-    def paint() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        image = background()
-        masks = []
-        for (cx, cy, radius), (tilt, noise, slope), (color, shape) in zip(places, strokes, described, strict=True):
-            alpha = _silhouette(shape, cx * size, cy * size, radius * size, tilt, size)
-            shade = 1 + noise + slope
-            image = image * (1 - alpha[..., None]) + np.asarray(COLORS[color], np.float32) * shade * alpha[..., None]
-            masks.append(alpha > 0.5)
-        return np.clip(image, 0, 255).round().astype(np.uint8), masks[0]
+    def draw(image: NDArray[np.float64], number: int, place: Place) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        (cx, cy, radius), (tilt, noise, slope), (color, shape) = place, strokes[number], described[number]
+        alpha = _silhouette(shape, cx * size, cy * size, radius * size, tilt, size)
+        shade = 1 + noise + slope
+        image = image * (1 - alpha[..., None]) + np.asarray(COLORS[color], np.float32) * shade * alpha[..., None]
+        return image, alpha > 0.5
 
-    return _Plan(caption, int(colors[0]), described, paint)
+    return Plan(caption, int(colors[0]), described, places, background, draw)
 
 
-def _generator(index: int, split: str) -> np.random.Generator:
+def generator_of(index: int, split: str) -> np.random.Generator:
+    """The random numbers of one scene of a split."""
     return np.random.default_rng([zlib.crc32(split.encode()), index])
 
 

@@ -9,6 +9,7 @@ Whatever is wrong with the place is a ``UserError``; whatever is wrong with one 
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from pipelines.columns import Captions, Wishes
 from pipelines.errors import UserError
 from pipelines.folders import open_folder
 from pipelines.images import SUFFIXES
+from pipelines.moving_shapes import open_moving_scenes
 from pipelines.prepared import check_prepared
 from pipelines.samples import NoImage, Sample, Source
 from pipelines.scenes import open_scenes
@@ -26,6 +28,8 @@ from pipelines.streams import StreamSource, open_stream
 from pipelines.table_source import open_tables
 from pipelines.tables import TABLE_SUFFIXES
 from pipelines.tars import open_tars
+from pipelines.video_file import VIDEO_SUFFIXES
+from pipelines.videos import open_videos, video_source
 
 __all__ = ["NoImage", "Sample", "Source", "StreamSource", "expand_braces", "open_source"]
 
@@ -68,6 +72,16 @@ def open_source(
     return source
 
 
+def open_clips(spec: str, *, limit: int | None = None, split: str | None = None) -> Source:
+    """The source of the videos that ``spec`` names, where pictures are their frames. Raises UserError."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}; it must be at least 1")
+    source = open_rows(spec, Wishes(limit=limit, split=split, clips=True))
+    if isinstance(source, StreamSource):
+        raise UserError(f"{spec} is streamed, and videos are read from files: download it, and give the folder")
+    return source
+
+
 def open_rows(spec: str, wishes: Wishes) -> Source | StreamSource:
     """The source that ``spec`` names with all pairs of its first ``limit`` images, and perhaps more. UserError."""
     try:
@@ -79,7 +93,10 @@ def open_rows(spec: str, wishes: Wishes) -> Source | StreamSource:
 def _open(spec: str, wishes: Wishes) -> Source | StreamSource:
     if not spec.strip():
         raise UserError(f"the source is an empty text: give {_KINDS}")
-    if spec.startswith("shapes:"):
+    if spec.startswith("shapes-video:"):
+        _refuse_columns(spec, wishes)
+        return open_moving_scenes(spec, limit=wishes.limit, split=wishes.split)
+    if spec.startswith("shapes:") and not wishes.clips:
         _refuse_columns(spec, wishes)
         return open_scenes(spec, limit=wishes.limit, split=wishes.split)
     if "://" in spec:
@@ -99,6 +116,8 @@ def _open(spec: str, wishes: Wishes) -> Source | StreamSource:
 
 
 def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
+    if wishes.clips:
+        return _open_clips(spec, folder, wishes)
     check_prepared(folder)
     listing = next((folder / name for name in _LISTINGS if (folder / name).is_file()), None)
     if listing is not None:
@@ -123,6 +142,11 @@ def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
         _refuse_split(spec, wishes)
         _refuse_columns(spec, wishes)
         return source
+    videos = open_videos(spec, folder, wishes.limit)
+    if videos is not None:
+        _refuse_split(spec, wishes)
+        _refuse_columns(spec, wishes)
+        return videos
     for suffix in (".tar", ".parquet"):
         found = sorted(folder.rglob(f"*{suffix}"))
         if found:
@@ -133,6 +157,19 @@ def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
     if found:
         return _open_files(spec, _one_split(spec, found, wishes), replace(wishes, split=None))
     raise UserError(f"{spec} holds no images, tars or tables")
+
+
+def _open_clips(spec: str, folder: Path, wishes: Wishes) -> Source:
+    """The videos of a folder, or of its split."""
+    children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if children and all(child.name.lower() in _SPLITS for child in children):
+        return _open_split(spec, children, wishes)
+    _refuse_split(spec, wishes)
+    _refuse_columns(spec, wishes)
+    source = open_videos(spec, folder, wishes.limit)
+    if source is None:
+        raise UserError(f"{spec} holds no videos: neither video files nor folders of numbered pictures")
+    return source
 
 
 def _open_split(spec: str, folders: Sequence[Path], wishes: Wishes) -> Source:
@@ -149,6 +186,12 @@ def _open_files(spec: str, files: Sequence[Path], wishes: Wishes) -> Source:
         tool = "unzip" if compressed.suffix.lower() == ".zip" else "gunzip"
         raise UserError(f"{compressed} is compressed and can't be read at random: unpack it first ({tool})")
     suffixes = {path.suffix.lower() for path in files}
+    if suffixes <= VIDEO_SUFFIXES:
+        _refuse_columns(spec, wishes)
+        folder = files[0].parent if len(files) == 1 else Path(os.path.commonpath([file.parent for file in files]))
+        return video_source(spec, folder, [file.relative_to(folder).as_posix() for file in files][: wishes.limit])
+    if wishes.clips:
+        raise UserError(f"{spec} is not a video ({', '.join(sorted(suffixes))}): give a video file or a folder of them")
     if suffixes == {".tar"}:
         return open_tars(spec, list(files), wishes)
     if suffixes <= {*TABLE_SUFFIXES, ".txt"}:

@@ -99,7 +99,7 @@ class Views(Dataset[Seen | Unreadable]):
     def _view(self, epoch: int, index: int, size: tuple[int, int], width: int, height: int) -> View:
         if not self.augment:
             return View(central_box(width, height, size[1] / size[0]))
-        return random_view(_generator(self.seed, epoch, index), width, height)
+        return random_view(stream_of(self.seed, epoch, index), width, height)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -128,7 +128,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for epoch in range(self.start // self.batches_per_epoch, self.epochs):
-            order = _generator(self.seed, epoch).permutation(self.count)
+            order = stream_of(self.seed, epoch).permutation(self.count)
             first = self.start - epoch * self.batches_per_epoch if epoch * self.batches_per_epoch < self.start else 0
             for number in range(first, self.batches_per_epoch):
                 chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
@@ -178,6 +178,6 @@ def collate(items: list[Seen | Unreadable]) -> ViewBatch:
     return ViewBatch(images, boxes, flips, np.asarray([item.index for item in seen], np.int64), unreadable, places)
 
 
-def _generator(seed: int, *key: int) -> np.random.Generator:
+def stream_of(seed: int, *key: int) -> np.random.Generator:
     """A stream of its own for every seed and key; one list would not do, for [1] and [1, 0] seed the same stream."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))

@@ -203,7 +203,7 @@ def test_select_keeps_every_column(tmp_path):
         ("https://x.y/z.tar", "is a URL: download it first"),
         ("empty", "empty is an empty folder"),
         ("sub", "sub holds no images, tars or tables"),
-        ("clip.mp4", r"clip\.mp4 is not a source of images \(\.mp4\)"),
+        ("song.mp3", r"song\.mp3 is not a source of images \(\.mp3\)"),
         ("pairs.zip", r"compressed.*unzip"),
         ("*.nothing", "matches no file"),
         ("{0..2", "matches no file"),
@@ -212,7 +212,7 @@ def test_select_keeps_every_column(tmp_path):
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, spec, why):
-    plant(tmp_path, "sub/notes.txt", "clip.mp4", "pairs.zip")
+    plant(tmp_path, "sub/notes.txt", "song.mp3", "pairs.zip")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=why) as raised:

@@ -86,7 +86,7 @@ def test_a_random_view_follows_from_seed_epoch_and_index():
 
 def test_the_order_and_the_views_are_drawn_from_different_streams():
     # numpy seeds [1], [1, 0] and [1, 0, 0] alike, which would tie the first image's view to the order
-    first = [module._generator(1, *key).random() for key in ((), (0,), (0, 0), (0, 0, 0), (0, 1), (1, 0))]
+    first = [module.stream_of(1, *key).random() for key in ((), (0,), (0, 0), (0, 0, 0), (0, 1), (1, 0))]
     assert len(set(first)) == len(first)
 
 
