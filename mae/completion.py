@@ -28,12 +28,21 @@ def complete(model: MaskedAutoencoder, images: Tensor, hidden: Tensor, *, blend:
     if images.ndim != 4 or hidden.shape != (len(images), *images.shape[2:]):
         raise ValueError(f"hidden pixels of shape {list(hidden.shape)} do not fit images of {list(images.shape)}")
     small, covered = shrink_visible(images, hidden, model.image_size)
+    return enlarge_into(images, hidden, recover(model, small, covered), covered, blend=blend)
+
+
+def enlarge_into(images: Tensor, hidden: Tensor, small: Tensor, covered: Tensor, *, blend: bool = True) -> Tensor:
+    """Images uint8 [B, 3, H, W] whose pixels under ``hidden`` bool [B, H, W] are those of smaller pictures.
+
+    ``small`` uint8 [B, 3, h, w] is what a model filled in where ``covered`` bool [B, h, w] (:func:`shrink_visible`).
+    """
+    size = (small.shape[2], small.shape[3])
     known = covered[:, None].float()
     # Only what the model filled in is enlarged: its edge must not be mixed with what lies around it.
-    filled = spread_inwards(recover(model, small, covered).float() * known, known)
+    filled = spread_inwards(small.float() * known, known)
     large = _enlarge(filled, (images.shape[2], images.shape[3]))
     if blend:
-        edge = _edge(hidden, model.image_size)
+        edge = _edge(hidden, size)
         large = large + spread_inwards((images.float() - large) * edge, edge)
     completed = large.round().clamp(0, 255).to(torch.uint8)
     return torch.where(hidden[:, None], completed, images)
