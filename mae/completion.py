@@ -100,8 +100,10 @@ def _edge(hidden: Tensor, size: tuple[int, int]) -> Tensor:
     """The visible pixels just outside the region, 1 or 0, [B, 1, H, W]: as far as a pixel of the model's is wide."""
     there = hidden[:, None].float()
     reach = [max(1, math.ceil(large / small)) for large, small in zip(hidden.shape[1:], size, strict=True)]
-    kernel, padding = [2 * r + 1 for r in reach], reach
-    return F.max_pool2d(there, kernel, stride=1, padding=padding) - there
+    reached = there
+    for kernel, padding in (((2 * reach[0] + 1, 1), (reach[0], 0)), ((1, 2 * reach[1] + 1), (0, reach[1]))):
+        reached = F.max_pool2d(reached, kernel, stride=1, padding=padding)  # a side at a time: far cheaper
+    return reached - there
 
 
 def _even(values: Tensor) -> Tensor:
