@@ -281,8 +281,12 @@ def _video(place: str, faults: Faults) -> Iterator[Fraction | Arrival]:
 
 
 def _decoded(av: Any, container: Any, stream: Any, faults: Faults) -> Iterator[Arrival]:
-    timed, packets, last = container.format.name not in _UNTIMED, 0, None
+    timed, packets, last, begun = container.format.name not in _UNTIMED, 0, None, False
     demuxed = container.demux(stream)
+
+    def seconds(stamp: int | None) -> float | None:
+        return float(stamp * stream.time_base) if timed and stamp is not None else None
+
     while True:
         try:
             packet = next(demuxed)
@@ -298,13 +302,13 @@ def _decoded(av: Any, container: Any, stream: Any, faults: Faults) -> Iterator[A
             frames = packet.decode()
         except av.error.FFmpegError:
             faults.corrupt += 1
-            if not timed:
-                yield Arrival(None, None)
-            continue  # with times, the gap will show
+            if not begun or not timed:  # later on, the gap in the times will show
+                yield Arrival(seconds(packet.pts), None)
+            continue
         for frame in frames:
-            time = float(frame.pts * stream.time_base) if timed and frame.pts is not None else None
             faults.corrupt += bool(frame.is_corrupt)
-            yield Arrival(time, None if frame.is_corrupt else upright(frame))
+            begun = True
+            yield Arrival(seconds(frame.pts), None if frame.is_corrupt else upright(frame))
     faults.truncated |= stream.frames > packets
     if timed and last is not None:  # what could not be decoded at the end
-        yield Arrival(float(last * stream.time_base), None)
+        yield Arrival(seconds(last), None)

@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-_TOLERANCE = 0.25
-"""Of a tick: times are rounded by their container, to a millisecond or worse."""
+_TOLERANCE, _ROUNDING = 0.1, 0.001
+"""How much a frame may be late for its tick, in ticks, or in seconds if that is more: containers round times."""
 
 LONGEST_GAP = 60.0
 """Seconds."""
@@ -42,6 +42,7 @@ class Ticks:
 
     def __init__(self, fps: Fraction, counts: Counts) -> None:
         self._fps, self._counts = float(fps), counts
+        self._tolerance = min(max(_TOLERANCE, _ROUNDING * self._fps), 0.4)
         self._held: Image.Image | None = None
         self._shown = True
         self._start: float | None = None
@@ -57,11 +58,11 @@ class Ticks:
             yield from self._show()
             return
         place = self._place(arrival.time)
-        while self._next < place - _TOLERANCE:
+        while self._next < place - self._tolerance:
             yield from self._show()
         if arrival.image is not None:
             self._hold(arrival.image)
-        if self._next <= place + _TOLERANCE:
+        if self._next <= place + self._tolerance:
             yield from self._show()
 
     def _place(self, time: float) -> float:
@@ -69,7 +70,7 @@ class Ticks:
         if self._start is None:
             self._start = self._latest = time
         gone = time - self._latest
-        if gone < -_TOLERANCE / self._fps or gone > LONGEST_GAP:
+        if gone < -self._tolerance / self._fps or gone > LONGEST_GAP:
             self._counts.jumps += 1
             self._start = time - self._next / self._fps
         self._latest = time
