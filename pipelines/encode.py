@@ -138,13 +138,14 @@ def _write(out: Path, rows: Rows, width: int, metadata: dict[str, str], found: E
             columns = {name: [row[name] for row in group] for name in group[0] if name != "feature"}
             flat = np.concatenate([row["feature"] for row in group])
             table = pa.table(columns | {"feature": pa.FixedSizeListArray.from_arrays(pa.array(flat), type=feature)})
+            table = table.replace_schema_metadata(metadata)
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table)
             found.rows += len(group)
         if writer is None:
             name, reason = found.rejected[0]
             raise UserError(f"{name}: {reason}" + (", and so on" if len(found.rejected) > 1 else ""))
-        writer.add_key_value_metadata(metadata | {"faults": json.dumps(found.faults)})
+        writer.add_key_value_metadata({"faults": json.dumps(found.faults)})
         writer.close()
     lines = "".join(json.dumps({"name": name, "reason": reason}) + "\n" for name, reason in found.rejected)
     if lines:

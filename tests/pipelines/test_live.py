@@ -97,12 +97,17 @@ def test_a_torn_file_gives_what_there_is(tmp_path):
 
 
 def test_a_file_that_is_shorter_than_it_says_is_told_of(tmp_path):
-    write_video(tmp_path / "a.mov", pictures(12), codec="png", pixels="rgb24")
-    with av.open(str(tmp_path / "a.mov")) as container:
-        assert container.streams.video[0].frames == 12
-    live = Live(LiveOptions(str(tmp_path / "a.mov")))
-    assert len(list(live)) == 12
-    assert not live.faults.truncated
+    with av.open(str(tmp_path / "a.mov"), "w", options={"movflags": "faststart"}) as file:
+        stream = file.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "rgb24"
+        for picture in pictures(12):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+    assert not frames_of(tmp_path / "a.mov")[1].truncated
+    data = (tmp_path / "a.mov").read_bytes()
+    (tmp_path / "b.mov").write_bytes(data[: len(data) * 3 // 4])
+    found, faults = frames_of(tmp_path / "b.mov")
+    assert faults.truncated
+    assert numbers(found)[:5] == list(range(5))
 
 
 def test_a_folder_of_frames_with_one_missing_and_one_of_another_size(tmp_path):
