@@ -16,12 +16,12 @@ Shapes: t frames of H×W pixels a tubelet, S = H/p · W/p places a slot, K token
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mae.blocks import Block
 from mae.training import normalise
@@ -76,7 +76,7 @@ class StreamEncoder:
         self._inbox = Inbox(model.tubelet)
         length = self._first + slots * self._places
         like = model.pos_embed
-        self._pasts = [_Past(cast(Block, block), length, like) for block in model.blocks]
+        self._remembered = Remembered(model.blocks, length, self._first, like)
         self._latents = like.new_empty(length, like.shape[-1])
         self._ids = torch.empty(slots * self._places, dtype=torch.int64, device=like.device)
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=slots // 2)  # embeddings and places, no positions
@@ -100,19 +100,19 @@ class StreamEncoder:
         """What is remembered: tokens [1, 1+K, D] after the class token's if there is one, int64 [1, K] where they are
         among the model's W·S tubelets, and the slot of the newest.
         """
-        end = self._first + self._used
-        return self._latents[None, :end], self._ids[None, : self._used], self._taken - 1
+        used = self._remembered.used
+        return self._latents[None, : self._first + used], self._ids[None, :used], self._taken - 1
 
     @property
     def memory(self) -> int:
         """Bytes of all that is kept, which is never more than this."""
-        kept = [tensor for past in self._pasts for tensor in (past.keys, past.values)]
-        kept += [self._latents, self._ids, *(tensor for pair in self._recent for tensor in pair)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        kept = [self._latents, self._ids, *(tensor for pair in self._recent for tensor in pair)]
+        return self._remembered.memory + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     def _begin(self) -> None:
-        self._taken = self._used = self._index = 0
+        self._taken = self._index = 0
         self._recent.clear()
+        self._remembered.clear()
 
     @torch.no_grad()
     def _encode(self, frames: Tensor, hidden: Tensor | None, count: int) -> Encoded:
@@ -135,7 +135,7 @@ class StreamEncoder:
 
     def _begin_window(self) -> None:
         """Encode the last tubelets anew, together, as the first slots."""
-        self._used = 0
+        self._remembered.clear()
         if self._recent:
             ids = [slot * self._places + places for slot, (_, places) in enumerate(self._recent)]
             self._pass(torch.cat([tokens for tokens, _ in self._recent]), torch.cat(ids))
@@ -143,19 +143,15 @@ class StreamEncoder:
 
     def _pass(self, tokens: Tensor, ids: Tensor) -> Tensor:
         """Latents [K, D] of embeddings [K, D] at the places ``ids`` of the window, behind those that are there."""
-        model, first, used = self.model, self._first, self._used
+        model, first, used = self.model, self._first, self._remembered.used
         x = tokens + model.pos_embed[0].index_select(0, ids + first)
         if model.cls_token is not None:  # it looks at all there is, every time, and replaces its former self
             x = torch.cat([(model.cls_token + model.pos_embed[:, :1])[0], x])
-        if len(x):
-            for past in self._pasts:
-                x = past.block_on(x, first, used)
-        latents: Tensor = model.norm(x)
+        latents: Tensor = model.norm(self._remembered.add(x))
         end = used + len(ids)
         self._latents[:first] = latents[:first]
         self._latents[first + used : first + end] = latents[first:]
         self._ids[used:end] = ids
-        self._used = end
         return latents[first:]
 
 
@@ -225,25 +221,61 @@ class Inbox:
         return frames, hidden, count
 
 
+class Remembered:
+    """The keys and values that a stack of blocks made of the tokens before, of at most ``length`` with the first ones.
+
+    The ``first`` tokens of every portion, those that stand for the whole, take the first places for good.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module], length: int, first: int, like: Tensor) -> None:
+        self._pasts = [_Past(cast(Block, block), length, like) for block in blocks]
+        self._first = first
+        self.used = 0
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.used = 0
+
+    def add(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """What the blocks make of tokens x [first + K, D], which see themselves and all before, and are remembered.
+
+        [first + K, D], or of the tokens ``wanted``, int64 [n], alone.
+        """
+        *pasts, last = self._pasts
+        used = self.used
+        if not len(x):
+            return x
+        self.used += len(x) - self._first
+        for past in pasts:
+            x = past.block_on(x, self._first, used)
+        return last.block_on(x, self._first, used, wanted)
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return sum(2 * past.keys.numel() * past.keys.element_size() for past in self._pasts)
+
+
 class _Past:
-    """The keys and values that a block made of the tokens before, [heads, length, D / heads] each."""
+    """The keys and values of one block, [heads, length, D / heads] each."""
 
     def __init__(self, block: Block, length: int, like: Tensor) -> None:
         heads = block.attn.num_heads
         self._block = block
         self.keys, self.values = (like.new_empty(heads, length, like.shape[-1] // heads) for _ in range(2))
 
-    def block_on(self, x: Tensor, first: int, used: int) -> Tensor:
-        """The block's output for tokens x [n, D], which see themselves and the ``used`` ones before, and are kept.
-
-        The ``first`` of them take the first places for good; the others follow what is there.
-        """
+    def block_on(self, x: Tensor, first: int, used: int, wanted: Tensor | None = None) -> Tensor:
+        """The block's output for tokens x [n, D], or those ``wanted``, which see the ``used`` ones before too."""
         block, end = self._block, used + len(x)
         heads = block.attn.qkv(block.norm1(x)).view(len(x), 3, len(self.keys), -1)
         query, key, value = heads.permute(1, 2, 0, 3).unbind(0)
         for kept, new in ((self.keys, key), (self.values, value)):
             kept[:, :first] = new[:, :first]
             kept[:, first + used : end] = new[:, first:]
+        if wanted is not None:
+            x, query = x[wanted], query[:, wanted]
+            if not len(wanted):
+                return x
         seen = F.scaled_dot_product_attention(query[None], self.keys[None, :, :end], self.values[None, :, :end])
         x = x + block.attn.proj(seen[0].transpose(0, 1).flatten(1))
         out: Tensor = x + block.mlp(block.norm2(x))

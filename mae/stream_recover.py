@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mae.completion import complete, enlarge_into, shrink_visible
 from mae.recover import nearness, visible_statistics
-from mae.stream import Inbox, StreamEncoder, check_frames, hidden_cells
+from mae.stream import Inbox, Remembered, StreamEncoder, check_frames, hidden_cells
 from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 
@@ -53,6 +53,7 @@ class StreamRecoverer:
     def __init__(self, model: VideoMaskedAutoencoder, *, blend: bool = True) -> None:
         self.model, self.latency, self._blend = model, model.tubelet, blend
         self.encoder = StreamEncoder(model)
+        self._decoder = StreamDecoder(self.encoder)
         self._inbox = Inbox(model.tubelet)
         # share [S], mean and deviation [C, S] of the visible pixels of every tubelet that is remembered
         self._seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=model.grid[0])
@@ -67,6 +68,7 @@ class StreamRecoverer:
         """As :meth:`Recoverer.flush`; the last frame is repeated until there is a whole tubelet."""
         done = [self._complete(*portion) for portion in self._inbox.rest()]
         self.encoder.flush()
+        self._decoder.clear()
         self._seen.clear()
         return done[0] if done else None
 
@@ -78,9 +80,11 @@ class StreamRecoverer:
         small = small.masked_fill(covered[:, None], 0)
         self.encoder.push(small, covered)
         self._remember(small, covered)
-        if not covered.any():
+        places = torch.nonzero(hidden_cells(covered, self.model.patch_size))[:, 0]
+        prediction = self._decoder.predict(places)
+        if not len(places):
             return frames[:count]
-        filled = self._fill(small, covered)
+        filled = self._fill(small, places, prediction)
         large = enlarge_into(frames.to(device), hidden.to(device), filled, covered, blend=self._blend)
         return large[:count].to(frames.device)
 
@@ -92,15 +96,10 @@ class StreamRecoverer:
         )
         self._seen.append((share[0], mean, deviation))
 
-    def _fill(self, small: Tensor, covered: Tensor) -> Tensor:
-        """The newest tubelet uint8 [t, 3, h, w], its hidden places predicted."""
-        model = self.model
-        latents, ids, slot = self.encoder.window()
-        hidden = torch.nonzero(hidden_cells(covered, model.patch_size))[:, 0]
-        places = model.grid[1] * model.grid[2]
-        prediction = model._fill_in(latents, ids, slot * places + hidden[None])[0].float()
+    def _fill(self, small: Tensor, hidden: Tensor, prediction: Tensor) -> Tensor:
+        """The newest tubelet uint8 [t, 3, h, w] with its ``hidden`` places [M] as predicted, [M, t·p·p·3]."""
         predicted = prediction.view(len(hidden), -1, 3)
-        if model.norm_pix:
+        if self.model.norm_pix:
             mean, deviation = self._nearby(hidden)
             predicted = predicted * deviation + mean
         cells = self._cells(small.float() / 255)
@@ -131,6 +130,53 @@ class StreamRecoverer:
         p = self.model.patch_size
         frames = cells.reshape(rows, columns, -1, p, p, cells.shape[2]).permute(2, 5, 0, 3, 1, 4)
         return frames.reshape(-1, cells.shape[2], *self.model.image_size)
+
+
+class StreamDecoder:
+    """Predicts a stream's newest tubelet: the decoder's keys and values are remembered as the encoder's are.
+
+    All tokens of a tubelet, those of hidden places too, stay in the window, so that what is filled in next sees what
+    was filled in before. When the encoder begins a window anew, so does this.
+    """
+
+    def __init__(self, encoder: StreamEncoder) -> None:
+        self._encoder = encoder
+        model, self._places = encoder.model, encoder.model.grid[1] * encoder.model.grid[2]
+        like = model.decoder_pos_embed
+        self._remembered = Remembered(model.decoder_blocks, like.shape[1], model.class_tokens, like)
+        self._slot = -1
+
+    def clear(self) -> None:
+        """Forget all: another stream begins."""
+        self._slot = -1
+        self._remembered.clear()
+
+    @torch.no_grad()
+    def predict(self, hidden: Tensor) -> Tensor:
+        """Predictions [M, t·p·p·C] of the newest tubelet's places ``hidden``, int64 [M]; to be called for every one."""
+        model = self._encoder.model
+        latents, ids, slot = self._encoder.window()
+        latents, ids, first = latents[0], ids[0], model.class_tokens
+        before = int((ids < slot * self._places).sum())
+        if slot <= self._slot:
+            self._remembered.clear()
+            if slot:
+                self._add(latents[: first + before], ids[:before], 0, slot, hidden[:0])
+        self._slot = slot
+        newest = torch.cat([latents[:first], latents[first + before :]])
+        found = self._add(newest, ids[before:], slot, slot + 1, hidden)
+        prediction: Tensor = model.decoder_pred(model.decoder_norm(found))
+        return prediction
+
+    def _add(self, latents: Tensor, ids: Tensor, start: int, end: int, wanted: Tensor) -> Tensor:
+        """The decoder's tokens [M, width] of the places ``wanted`` of the slots from ``start`` to ``end``."""
+        model, places = self._encoder.model, self._places
+        first, positions = model.class_tokens, model.decoder_pos_embed[0]
+        embedded = model.decoder_embed(latents)
+        tokens = model.mask_token[0].repeat((end - start) * places, 1)
+        tokens[ids - start * places] = embedded[first:]
+        tokens += positions[first + start * places : first + end * places]
+        return self._remembered.add(torch.cat([embedded[:first] + positions[:first], tokens]), first + wanted)
 
 
 class FrameRecoverer:

@@ -151,13 +151,13 @@ def test_nothing_grows():
     encoder = StreamEncoder(video(8, 2, class_token=True))
     encoder.push(footage(8))
     full = encoder.memory
-    tensors = {past.keys.data_ptr() for past in encoder._pasts}
+    tensors = {past.keys.data_ptr() for past in encoder._remembered._pasts}
     for portion in range(50):
         encoder.push(footage(7, portion))
         assert encoder.memory == full
         assert len(encoder._inbox._frames) < 2
         assert encoder.window()[0].shape[1] <= 1 + 4 * PLACES
-    assert {past.keys.data_ptr() for past in encoder._pasts} == tensors
+    assert {past.keys.data_ptr() for past in encoder._remembered._pasts} == tensors
 
 
 def test_what_is_hidden_is_never_looked_at():

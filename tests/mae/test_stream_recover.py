@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae.completion import complete
 from mae.masking import Mask
 from mae.recover import nearness
-from mae.stream import hidden_cells
-from mae.stream_recover import FrameRecoverer, StreamRecoverer, stream_recoverer
+from mae.stream import StreamEncoder, hidden_cells
+from mae.stream_recover import FrameRecoverer, StreamDecoder, StreamRecoverer, stream_recoverer
 from mae.training import normalise
 from mae.vit import MaskedAutoencoder
 from tests.mae.test_stream import SIZE, boxes, footage, video
@@ -131,3 +132,32 @@ def test_an_image_model_goes_frame_by_frame():
 def test_frames_that_do_not_fit_their_masks():
     with pytest.raises(ValueError, match="do not fit frames"):
         StreamRecoverer(video()).push(*[large(2)[0], large(3)[1]])
+
+
+@pytest.mark.parametrize("frames", [8, 6, 2])
+@torch.no_grad()
+def test_predictions_are_those_of_the_plain_decoder_under_a_mask(frames):
+    """All tokens of a window at once, hidden ones too; a slot looks at those before, the first ones at each other."""
+    model = video(frames)
+    encoder = StreamEncoder(model)
+    decoder, pictures, hidden = StreamDecoder(encoder), footage(30), boxes(30, share=0.7)
+    slots, half = model.grid[0], model.grid[0] // 2
+    for number in range(15):
+        encoder.push(pictures[2 * number : 2 * number + 2], hidden[2 * number : 2 * number + 2])
+        places = torch.nonzero(hidden_cells(hidden[2 * number : 2 * number + 2], 8))[:, 0]
+        found = decoder.predict(places)
+        latents, ids, slot = encoder.window()
+        x = model.mask_token[0].repeat((slot + 1) * 6, 1)
+        x[ids[0]] = model.decoder_embed(latents[0])
+        x = x + model.decoder_pos_embed[0, : (slot + 1) * 6]
+        group = torch.arange(slot + 1).repeat_interleave(6)
+        if number >= slots:
+            group = group.clamp(min=half - 1)
+        looks = group[:, None] >= group
+        for block in model.decoder_blocks:
+            q, k, v = block.attn.qkv(block.norm1(x)).view(len(x), 3, 2, -1).permute(1, 2, 0, 3)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=looks).transpose(0, 1).flatten(1)
+            x = x + block.attn.proj(y)
+            x = x + block.mlp(block.norm2(x))
+        expected = model.decoder_pred(model.decoder_norm(x))[slot * 6 + places]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
