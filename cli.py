@@ -18,6 +18,7 @@ from pipelines.terminal import fail, guarded, print_comparison, print_evaluation
 
 if TYPE_CHECKING:
     from pipelines.compare_plan import ComparePlan
+    from pipelines.live import LiveOptions
 
 app = typer.Typer(
     help="Saliency maps for image-caption pairs, and masked autoencoders that use them.",
@@ -582,14 +583,29 @@ def evaluate(
         typer.echo(line)
 
 
+StreamInput = Annotated[
+    str,
+    typer.Argument(help="A picture, a folder of pictures, a video file or URL, or - for raw RGB24 frames on stdin."),
+]
+AsVideo = Annotated[bool, typer.Option("--as-video", help="The folder's pictures are the frames of one video.")]
+RawSize = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of raw frames on stdin.")]
+Fps = Annotated[
+    float | None, typer.Option(help="Frames a second to take of a video \\[default: its own; 25 where it has none]")
+]
+StallTimeout = Annotated[float, typer.Option(help="Seconds without a frame after which a stream is taken to be over.")]
+
+
 @app.command()
 def reconstruct(
     run: Annotated[Path, typer.Argument(help="A run folder, or a saved model.")],
-    input: Annotated[str, typer.Argument(help="A picture, or a folder of pictures.")],
-    out: Annotated[Path, typer.Option(help="Folder for the completed pictures and report.json.")],
+    input: StreamInput,
+    out: Annotated[Path, typer.Option(help="Folder for what is completed and report.json.")],
     mask: Annotated[
         Path | None,
-        typer.Option(help="Picture that is white where the input is occluded, or a folder of them by name."),
+        typer.Option(
+            help="Picture that is white where the input is occluded, or a folder of them by name; of a video also a "
+            "video."
+        ),
     ] = None,
     box: Annotated[
         list[str] | None, typer.Option(help="x0,y0,x1,y1 in fractions of the picture; several if given several times.")
@@ -599,27 +615,74 @@ def reconstruct(
     ] = None,
     gate: Annotated[bool, typer.Option("--gate", help="What the run's gate finds important is occluded.")] = False,
     truth: Annotated[
-        Path | None, typer.Option(help="The unoccluded picture or folder, for PSNR and SSIM; may be the input itself.")
+        Path | None,
+        typer.Option(help="The unoccluded picture, folder or video, for PSNR and SSIM; may be the input itself."),
     ] = None,
     blend: Annotated[bool, typer.Option(help="Bend the colours towards those at the region's edge.")] = True,
-    limit: Limit = None,
+    as_video: AsVideo = False,
+    size: RawSize = None,
+    fps: Fps = None,
+    stall_timeout: StallTimeout = 10.0,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Write videos as FFV1 (.mkv), to the bit, instead of H.264 (.mp4).")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first N pictures, or frames.")] = None,
     device: Device = None,
 ) -> None:
-    """Fill in what is occluded in pictures; all other pixels stay as they are."""
+    """Fill in what is occluded in pictures or a video; all other pixels stay as they are."""
     from pipelines.errors import user_errors
+    from pipelines.live import is_stream
     from pipelines.occlusions import OcclusionOptions, parse_box
     from pipelines.reconstruct import ReconstructOptions
     from pipelines.reconstruct import reconstruct as fill_in
+    from pipelines.reconstruct_video import VideoOptions, reconstruct_video
 
     with user_errors():
         occlusion = OcclusionOptions(mask, tuple(parse_box(each) for each in box or ()), color_key, gate)
-        options = ReconstructOptions(run, input, out, occlusion, truth, blend, limit, _device(device))
+    if is_stream(input, as_video=as_video):
+        live = _live(input, size, fps, stall_timeout, limit)
+        video = reconstruct_video(
+            VideoOptions(run, live, out, occlusion, truth, blend, lossless, _device(device)), quiet=False
+        )
+        told = {"completed": f"{video.frames} frames in {video.file}, {video.frames / video.seconds:.3g} a second"}
+        told |= {"latency": f"{video.latency} frames"} | _faults(video.faults, stall_timeout)
+        print_facts(told | {name: f"{value:.4g}" for name, value in video.means.items()})
+        return
+    options = ReconstructOptions(run, input, out, occlusion, truth, blend, limit, _device(device))
     found = fill_in(options, quiet=False)
     facts = {"completed": f"{len(found.pictures)} pictures in {out}"}
     if found.rejected:
         name, reason = found.rejected[0]
         facts["rejected"] = f"{len(found.rejected)}, first: {name}: {reason}; all are in {out / 'rejected.jsonl'}"
     print_facts(facts | {name: f"{value:.4g}" for name, value in found.means().items()})
+
+
+@app.command()
+def encode(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a saved model.")],
+    input: StreamInput,
+    out: Annotated[Path, typer.Option(help="Parquet file for the features: a row a picture, or a tubelet of a video.")],
+    as_video: AsVideo = False,
+    size: RawSize = None,
+    fps: Fps = None,
+    stall_timeout: StallTimeout = 10.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first N pictures, or frames.")] = None,
+    device: Device = None,
+) -> None:
+    """Features of pictures, or of a video as it comes."""
+    from pipelines.encode import EncodeOptions, rejects
+    from pipelines.encode import encode as write
+
+    options = EncodeOptions(run, _live(input, size, fps, stall_timeout, limit), out, as_video, _device(device))
+    found = write(options, quiet=False)
+    facts = {"features": f"{found.rows} rows in {out}"}
+    if found.frames:
+        facts["frames"] = f"{found.frames}, {found.frames / found.seconds:.3g} a second"
+        facts["latency"] = f"{found.latency} frames"
+    if found.rejected:
+        name, reason = found.rejected[0]
+        facts["rejected"] = f"{len(found.rejected)}, first: {name}: {reason}; all are in {rejects(out)}"
+    print_facts(facts | _faults(found.faults, stall_timeout))
 
 
 @app.command()
@@ -751,6 +814,30 @@ def _half_the_cores(processes: int = 1, wanted: int | None = None) -> int:
         return wanted
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
     return max(1, min(16, cores // 2 // processes))
+
+
+def _live(input: str, size: str | None, fps: float | None, stall_timeout: float, limit: int | None) -> LiveOptions:
+    from pipelines.errors import user_errors
+    from pipelines.live import LiveOptions, parse_size
+
+    with user_errors():
+        return LiveOptions(input, None if size is None else parse_size(size), fps, stall_timeout, limit)
+
+
+def _faults(faults: dict[str, int | bool], stall_timeout: float) -> dict[str, str]:
+    """What was wrong with a stream, in words."""
+    words = {
+        "stalled": f"the stream sent nothing for {stall_timeout:g} seconds; what had come is done",
+        "truncated": "the stream ended within a frame, or before the end that it says it has",
+        "corrupt": "{} frames could not be decoded",
+        "repeated": "{} times the last frame stands in for one that is missing",
+        "skipped": "{} frames came faster than they were taken",
+        "resized": "{} frames had another size than the first",
+        "jumps": "{} times the clock of the stream jumped",
+        "mask_ended": "the masks ended at frame {}; from there on the last one holds",
+        "truth_ended": "the true frames ended at frame {}; from there on the last one holds",
+    }
+    return {name.replace("_", " "): words[name].format(value) for name, value in faults.items()}
 
 
 def _sides(text: str) -> tuple[int, ...]:

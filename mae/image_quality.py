@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _WINDOW, _DEVIATION = 11, 1.5
+SSIM_REACH = _WINDOW // 2
+"""Pixels that SSIM looks beyond a region."""
 _K1, _K2 = 0.01, 0.03
 _PERFECT = 1e-10  # mean squared error below which the PSNR is not counted higher: 100 dB
 

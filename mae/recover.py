@@ -54,7 +54,7 @@ def interpolate(images: Tensor, hidden: Tensor, patch_size: int) -> Tensor:
     share = visible.mean((2, 3))
     colours = (cells * visible).sum(2) / visible.sum(2).clamp(min=1)  # [B, N, 3]
     grid = (images.shape[2] // patch_size, images.shape[3] // patch_size)
-    near = torch.einsum("bjk,bkc->bjc", _nearby(share, grid), colours)
+    near = torch.einsum("bjk,bkc->bjc", nearness(share, grid), colours)
     near = torch.where((share.sum(1) > 0)[:, None, None], near, 0.5)
     low = near.transpose(1, 2).reshape(len(images), 3, *grid)
     filled = F.interpolate(low, size=images.shape[2:], mode="bilinear", align_corners=False)
@@ -77,26 +77,36 @@ def _mask_of(hidden: Tensor) -> Mask:
     return Mask(order[:, : hidden.shape[1] - int(hidden[0].sum())], torch.argsort(order, dim=1), hidden)
 
 
-def _statistics(patches: Tensor, covered: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _statistics(patches: Tensor, covered: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and deviation [b, N, 1] for the prediction of every patch, from visible pixels of patches [b, N, p·p·C]."""
-    visible = (~covered).float().repeat_interleave(patches.shape[2] // covered.shape[2], dim=2)
-    count = visible.sum(2)
-    means = (patches * visible).sum(2) / count.clamp(min=1)  # [b, N]
-    squares = ((patches - means[:, :, None]).square() * visible).sum(2)
-    deviations = (squares / (count - 1).clamp(min=1) + _FLOOR).sqrt()
-    near = _nearby(visible.mean(2), grid)
+    visible = (~covered).repeat_interleave(patches.shape[2] // covered.shape[2], dim=2)
+    share, means, deviations = visible_statistics(patches, visible)
+    near = nearness(share, grid)
     mean, deviation = (torch.einsum("bjk,bk->bj", near, values)[:, :, None] for values in (means, deviations))
-    seen = (count.sum(1) > 0)[:, None, None]  # with nothing to see, the mean and deviation of all photos
+    seen = (share.sum(1) > 0)[:, None, None]  # with nothing to see, the mean and deviation of all photos
     return torch.where(seen, mean, 0.0), torch.where(seen, deviation, 1.0)
 
 
-def _nearby(share: Tensor, grid: tuple[int, int]) -> Tensor:
-    """How much patch k counts for patch j, [b, N, N]; ``share`` [b, N] is how much of each patch can be seen."""
-    rows, columns = torch.meshgrid(*(torch.arange(side, device=share.device) for side in grid), indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()], dim=1).float()
-    nearness = -0.5 * torch.cdist(places, places).square()
+def visible_statistics(values: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of values float [..., n] those that are ``visible`` bool [..., n]: their share, mean and deviation, [...]."""
+    weights = visible.float()
+    count = weights.sum(-1)
+    means = (values * weights).sum(-1) / count.clamp(min=1)
+    squares = ((values - means[..., None]).square() * weights).sum(-1)
+    return weights.mean(-1), means, (squares / (count - 1).clamp(min=1) + _FLOOR).sqrt()
+
+
+def nearness(share: Tensor, grid: tuple[int, ...], newest: int | None = None) -> Tensor:
+    """How much patch k counts for patch j, [b, N, N], or for the last ``newest`` patches alone, [b, newest, N].
+
+    The grid has rows and columns, or a video's slots, rows and columns; ``share`` [b, N] is how much of each patch can
+    be seen.
+    """
+    sides = torch.meshgrid(*(torch.arange(side, device=share.device) for side in grid), indexing="ij")
+    places = torch.stack([side.flatten() for side in sides], dim=1).float()
+    apart = torch.cdist(places if newest is None else places[-newest:], places)
     # In logarithms, so that the only visible patch counts fully however far it is.
-    weights = nearness + share.clamp(min=1e-12).log()[:, None, :]
+    weights = -0.5 * apart.square() + share.clamp(min=1e-12).log()[:, None, :]
     return weights.masked_fill((share == 0)[:, None, :] & (share.sum(1) > 0)[:, None, None], -torch.inf).softmax(2)
 
 

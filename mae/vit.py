@@ -228,10 +228,10 @@ class MaskedAutoencoder(
         tokens = self.encode(images)
         return tokens[:, self.class_tokens :].mean(1) if pool == "mean" else tokens[:, 0]
 
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Patch embeddings [B, N, D] of images [B, C, H, W] of any size in patches, without positions."""
         height, width = images.shape[-2:]
-        return self._embed(self.patchify(images, self.grid_of((height, width))))
+        return self._embed(self.patchify(images, grid or self.grid_of((height, width))))
 
     def encode_visible(self, images: Tensor, ids_keep: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Tokens [B, 1+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class token."""

@@ -20,6 +20,7 @@ from mae.gate import Gate, important_counts
 from mae.gate_loss import GateObjective
 from mae.masking import top_ranks
 from mae.pixels import normalise
+from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError
 from pipelines.images import SUFFIXES, BadImage, decode_mask
@@ -73,11 +74,18 @@ def parse_color(text: str) -> tuple[tuple[int, int, int], int]:
 class Occlusions:
     """Says of each picture what is hidden. UserError for a mask that can't be opened, or a gate that is not there."""
 
-    def __init__(self, options: OcclusionOptions, model: MaskedAutoencoder, gate: Gate | None) -> None:
+    def __init__(
+        self,
+        options: OcclusionOptions,
+        model: MaskedAutoencoder,
+        gate: Gate | None,
+        mask_of: Callable[[str], Tensor] | None = None,
+    ) -> None:
+        """``mask_of`` gives a picture's mask by its name, where ``options.mask`` is not pictures."""
         self.options, self._model, self._gate = options, model, gate
         if options.gate and gate is None:
             raise UserError("--gate: this model has no gate; it was not pretrained with --masking gate")
-        self._mask_of = _masks(options.mask) if options.mask is not None else None
+        self._mask_of = _masks(options.mask) if options.mask is not None and mask_of is None else mask_of
 
     def hidden(self, name: str, pixels: Tensor) -> Tensor:
         """Bool [H, W] of the picture uint8 [3, H, W] of that name; BadImage if its mask can't be used."""
@@ -111,10 +119,12 @@ class Occlusions:
         small = torch.nn.functional.interpolate(
             pixels[None].float(), model.image_size, mode="bicubic", antialias=True, align_corners=False
         )
-        images = normalise(small.round().clamp(0, 255).to(torch.uint8).to(device))
-        logits = self._gate.to(device)(model.patch_embed(images), model.grid)
+        images, grid = normalise(small.round().clamp(0, 255).to(torch.uint8).to(device)), model.grid[-2:]
+        if isinstance(model, VideoMaskedAutoencoder):  # a gate of video sees a picture as a tubelet that stands still
+            images = images[:, :, None].expand(-1, -1, model.tubelet, -1, -1)
+        logits = self._gate.to(device)(model.patch_embed(images), grid)
         chosen = top_ranks(logits, torch.zeros_like(logits)) < important_counts(logits, GateObjective.area)
-        cells = chosen.reshape(1, 1, *model.grid).float()
+        cells = chosen.reshape(1, 1, *grid).float()
         return torch.nn.functional.interpolate(cells, size, mode="nearest")[0, 0].bool().cpu()
 
 
@@ -127,9 +137,10 @@ def _masks(place: Path) -> Callable[[str], Tensor]:
 
         def named(name: str) -> Tensor:
             stem = Path(name).stem
-            if stem not in files:
+            file = files.get(f"{stem}_mask") or files.get(stem)
+            if file is None:
                 raise BadImage(f"there is no mask of that name in {place}")
-            return _read(files[stem])
+            return _read(file)
 
         return named
     if not place.is_file():

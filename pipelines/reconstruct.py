@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from mae.checkpoints import gate_file, load_model
 from mae.completion import complete, seam
-from mae.gate import load_gate
+from mae.gate import Gate, load_gate
 from mae.image_quality import psnr, ssim
+from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 from pipelines.images import SUFFIXES, BadImage, decode_rgb
@@ -67,7 +68,7 @@ class Reconstruction:
 def reconstruct(options: ReconstructOptions, *, quiet: bool = True) -> Reconstruction:
     """Complete an image, or every image of a folder. UserError for what can't be opened, or if none could be done."""
     model, occlusions = _open(options)
-    files = _files(options)
+    files = picture_files(options.input, options.limit)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; give a folder")
     done, rejected = [], []
@@ -86,26 +87,34 @@ def reconstruct(options: ReconstructOptions, *, quiet: bool = True) -> Reconstru
     return found
 
 
-def _open(options: ReconstructOptions) -> tuple[MaskedAutoencoder, Occlusions]:
+def open_model(run: Path, device: str) -> tuple[MaskedAutoencoder, Gate | None]:
+    """The model of a run and its gate, if it has one. UserError."""
     with user_errors():
-        model = load_model(options.run).to(options.device)
-        file = gate_file(options.run)
-        gate = None if file is None else load_gate(file)
+        model = load_model(run).to(device)
+        file = gate_file(run)
+        return model, None if file is None else load_gate(file)
+
+
+def _open(options: ReconstructOptions) -> tuple[MaskedAutoencoder, Occlusions]:
+    model, gate = open_model(options.run, options.device)
+    if isinstance(model, VideoMaskedAutoencoder):
+        raise UserError(f"{options.run} is a model of video: give a video, or a folder of frames and --as-video")
     if options.truth is not None and not options.truth.exists():
         raise UserError(f"--truth {options.truth} does not exist")
     return model, Occlusions(options.occlusion, model, gate)
 
 
-def _files(options: ReconstructOptions) -> list[Path]:
-    place = Path(options.input)
-    if place.is_dir():
-        files = sorted(file for file in place.iterdir() if file.suffix.lower() in SUFFIXES)
+def picture_files(place: str, limit: int | None = None) -> list[Path]:
+    """A picture, or the first ones of a folder. UserError if there are none."""
+    path = Path(place)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not files:
-            raise UserError(f"{place} holds no pictures")
-        return files[: options.limit]
-    if not place.is_file():
-        raise UserError(f"{place} does not exist; give a picture or a folder of pictures")
-    return [place]
+            raise UserError(f"{path} holds no pictures")
+        return files[:limit]
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a picture, a folder of pictures, a video or - for raw frames")
+    return [path]
 
 
 def _complete_file(

@@ -92,7 +92,7 @@ class VideoFile:
                 place = previous + 1
             previous = place
             if place in wanted:
-                found.append(_upright(frame))
+                found.append(upright(frame))
             if place >= frames[-1]:
                 break
         return found
@@ -121,7 +121,7 @@ def _index(path: str, changed: int) -> _Index:
 def _first_frame(container: Any, stream: Any) -> Image.Image:
     container.seek(0)
     for frame in container.decode(stream):
-        return _upright(frame)
+        return upright(frame)
     raise BadImage("no frame of its video can be decoded")
 
 
@@ -165,7 +165,7 @@ def _opened(path: str) -> Iterator[tuple[Any, Any]]:
         raise BadImage("empty (0 bytes)")
     try:
         with av.open(path, metadata_errors="replace") as container:
-            streams = [s for s in container.streams.video if s.codec_context is not None and not _is_cover(av, s)]
+            streams = [s for s in container.streams.video if s.codec_context is not None and not is_cover(av, s)]
             if not streams:
                 raise BadImage("it has no video stream")
             stream = streams[0]
@@ -178,12 +178,12 @@ def _opened(path: str) -> Iterator[tuple[Any, Any]]:
         raise BadImage(f"not a video that can be read ({text or type(error).__name__})") from error
 
 
-def _is_cover(av: Any, stream: Any) -> bool:
+def is_cover(av: Any, stream: Any) -> bool:
     """Whether a stream is a still picture, as music files have them."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
-def _upright(frame: Any) -> Image.Image:
+def upright(frame: Any) -> Image.Image:
     """A frame in RGB, turned as its display matrix says, transparency over white."""
     from av.video.reformatter import Colorspace
 

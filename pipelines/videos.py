@@ -46,7 +46,7 @@ class FrameFolder:
 
     def __init__(self, path: str) -> None:
         self._folder = Path(path)
-        self._names, self._masks = _frame_names(path)
+        self._names, self._masks = frame_names(path)
         if not self._names:
             raise BadImage("it holds no numbered pictures any more")
 
@@ -131,7 +131,7 @@ def _walk(folder: str, prefix: str, parents: tuple[str, ...] = ()) -> Iterable[s
             yield f"{prefix}{entry.name}"
 
 
-def _frame_names(folder: str) -> tuple[list[str], dict[int, str]]:
+def frame_names(folder: str) -> tuple[list[str], dict[int, str]]:
     """A folder's frames by number, and the names of the masks that some have."""
     with os.scandir(folder) as entries:
         names = {entry.name for entry in entries}
@@ -151,7 +151,7 @@ def _number(name: str) -> int:
 
 
 def _has_masks(path: str) -> bool:
-    return os.path.isdir(path) and bool(_frame_names(path)[1])  # noqa: PTH112
+    return os.path.isdir(path) and bool(frame_names(path)[1])  # noqa: PTH112
 
 
 def _caption(path: Path) -> str | None:

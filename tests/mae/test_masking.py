@@ -33,8 +33,8 @@ EXAMPLES = 60
 COMBINATIONS = [
     ("random", "image", "top"),
     ("block", "image", "top"),
-    ("tube", "image", "top"),
     ("grid", "image", "top"),
+    ("tube", "image", "top"),
     *((f"color-{color}", "image", "top") for color in COLORS),
     *itertools.product(RANKED, SALIENT_OF, SALIENT_PICKS),
 ]

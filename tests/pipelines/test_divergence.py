@@ -44,8 +44,8 @@ def breaking(step, what):
     """In this step (counted from 1) the loss, one gradient or, once it is done, one weight is no number."""
     forward, update, calls = MaskedAutoencoder.forward, Training.update, itertools.count(1)
 
-    def breaks(self, *told):
-        loss = forward(self, *told)
+    def breaks(self, *told, **how):
+        loss = forward(self, *told, **how)
         if next(calls) != step or what == "weight":
             return loss
         if what == "loss":
