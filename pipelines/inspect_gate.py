@@ -21,6 +21,7 @@ from mae.checkpoints import list_checkpoints, load_model
 from mae.gate import GATE_FILE, Gate, important_counts, load_gate
 from mae.masking import top_ranks
 from mae.pixels import normalise
+from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 from pipelines.galleries import PAGE
@@ -87,14 +88,20 @@ def _read(source: Source, size: tuple[int, int], limit: int) -> tuple[NDArray[np
 
 @torch.no_grad()
 def _scores(gate: Gate, model: MaskedAutoencoder, pixels: torch.Tensor, device: str) -> torch.Tensor:
-    """Logits [n, N]."""
-    gate, read = gate.to(device), model.to(device).patch_embed
-    parts = [gate(read(normalise(part.to(device))), model.grid).cpu() for part in torch.split(pixels, _BATCH)]
+    """Logits [n, h·w]; of a gate of video, the mean over the slots of a clip that stands still."""
+    gate, model = gate.to(device), model.to(device)
+    parts = []
+    for part in torch.split(pixels, _BATCH):
+        images = normalise(part.to(device))
+        if isinstance(model, VideoMaskedAutoencoder):
+            images = images[:, :, None].expand(-1, -1, model.frames, -1, -1)
+        logits = gate(model.embed(images), model.grid)
+        parts.append(logits.view(len(part), -1, model.grid[-2] * model.grid[-1]).mean(1).cpu())
     return torch.cat(parts)
 
 
 def _maps(logits: torch.Tensor, model: MaskedAutoencoder) -> NDArray[np.float32]:
-    maps: NDArray[np.float32] = torch.sigmoid(logits.double()).reshape(-1, *model.grid).float().numpy()
+    maps: NDArray[np.float32] = torch.sigmoid(logits.double()).reshape(-1, *model.grid[-2:]).float().numpy()
     return maps
 
 
@@ -127,7 +134,7 @@ def _beside_centre(found: Judgement) -> str:
 def _draw(path: Path, model: MaskedAutoencoder, pixels: torch.Tensor, logits: torch.Tensor, run: RunFolder) -> None:
     low, high = run.config()["masking"]["objective"]["area"]
     important = top_ranks(logits, torch.zeros_like(logits)) < important_counts(logits, (low, high))
-    cells = important.reshape(-1, *model.grid).numpy()
+    cells = important.reshape(-1, *model.grid[-2:]).numpy()
     for page, start in enumerate(range(0, len(pixels), PAGE)):
         columns: dict[str, list[Any]] = collections.defaultdict(list)
         for image, score, chosen in zip(

@@ -99,6 +99,14 @@ def test_its_scores_are_drawn_and_judged_at_every_checkpoint(base, tmp_path):
     assert own.judgement.judged == 5
 
 
+def test_a_gate_of_video_is_looked_at_on_still_clips(base, tmp_path):
+    clips = replace(base, source="shapes-video:8,size=32,frames=4", frames=4, tubelet=2, image_size=(32,), epochs=1)
+    done = run(replace(clips, mask_ratio=0.75))
+    found = inspect(str(done.folder), source="shapes:10,size=32", gate=True, gallery=tmp_path / "gate.png")
+    assert found.judgement.judged == 10
+    assert Image.open(tmp_path / "gate.png").size[0] > 300
+
+
 def test_a_run_without_a_gate_and_what_is_no_run(base):
     plain = run(replace(base, masking="random", epochs=1))
     with pytest.raises(UserError, match="has no gate"):
