@@ -24,6 +24,7 @@ from bench_step import BATCHES, MASK_RATIO, ROUNDS, SIDE, Setting, Way, machine,
 
 from mae.flops import training_flops
 from mae.gate import gate_width
+from mae.gate_training import GateSettings
 from mae.learner import MaskLearner
 from mae.masking import STRATEGIES, Masking
 from mae.training import Batch, resolve_precision
@@ -93,11 +94,17 @@ def network_flops(model: MaskedAutoencoder) -> int:
     return 3 * (2 * patches * features * width + 2 * block_flops(patches, width))
 
 
+def gate_flops(model: MaskedAutoencoder) -> int:
+    """Of an image that is scored, from a share of which the gate learns in two views."""
+    share, embedding, network = GateSettings().share, embedding_flops(model), network_flops(model)
+    return round((1 + share) * embedding + (1 / 3 + 2 * share) * network)
+
+
 LEARNER_FLOPS: dict[str, Callable[[MaskedAutoencoder], int]] = {
     "attention-high": attention_flops,
     "attention-hint": attention_flops,
     "hard": lambda model: embedding_flops(model) + network_flops(model),
-    "gate": lambda model: 2 * (embedding_flops(model) + network_flops(model)),  # of two views
+    "gate": gate_flops,
 }
 
 
