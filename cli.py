@@ -251,7 +251,9 @@ def pretrain(
             "\\[default: salient with --saliency] (docs/masking.md)"
         ),
     ] = None,
-    mask_ratio: Annotated[float, typer.Option(help="Share of patches hidden.")] = 0.75,
+    mask_ratio: Annotated[
+        float | None, typer.Option(help="Share of patches hidden \\[default: 0.75; of video 0.9]")
+    ] = None,
     salient_ratio: Annotated[
         float, typer.Option(help="Share hidden because it is salient; of what, --salient-of says.")
     ] = 0.25,
@@ -268,6 +270,7 @@ def pretrain(
     salient_schedule: Annotated[
         str | None, typer.Option(help="A:B moves the salient ratio from A to B over training.")
     ] = None,
+    tubes: Annotated[bool, typer.Option(help="Video: masks by maps or a gate are the same in every time slot.")] = True,
     saliency_weight: Annotated[
         float, typer.Option(help="0 to 1: how much a hidden patch's error counts by its saliency, with any masks.")
     ] = 0.0,
@@ -311,6 +314,20 @@ def pretrain(
         float,
         typer.Option(help="Share of the hidden patches that is decoded, drawn anew at every step (docs/speed.md)."),
     ] = 1.0,
+    decoder_masking: Annotated[
+        str, typer.Option(help="Which those are: `random`, or of video by a `running-cell` (docs/video.md).")
+    ] = "random",
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="SOURCE holds videos: frames of a clip, 16 as a rule (docs/video.md).")
+    ] = None,
+    frame_stride: Annotated[int, typer.Option(help="Frames of the video from one of a clip to the next.")] = 4,
+    tubelet: Annotated[int, typer.Option(help="Frames of a video patch.")] = 2,
+    positions: Annotated[
+        str, typer.Option(help="Of video patches: `space-time`, or VideoMAE's `table`, to export to transformers.")
+    ] = "space-time",
+    inflate: Annotated[
+        str | None, typer.Option(help="Start the video model from this run's image model, or a saved one's weights.")
+    ] = None,
     resolution_schedule: Annotated[
         str | None,
         typer.Option(

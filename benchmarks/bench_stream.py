@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from mae.checkpoints import load_model
+from mae.pixels import normalise
 from mae.stream import StreamEncoder, hidden_cells
 from mae.stream_recover import StreamRecoverer
-from mae.training import normalise
 from mae.video import VideoMaskedAutoencoder
 from pipelines.geometry import View, central_box, view_image
 from pipelines.live import Live, LiveOptions

@@ -57,6 +57,8 @@ class Teacher(nn.Module):
 
     def __init__(self, model: MaskedAutoencoder) -> None:
         super().__init__()
+        if model.cls_token is None:
+            raise ValueError("--masking attention reads the class token's attention, and the model has no class token")
         self.cls_token = deepcopy(model.cls_token)
         self.patch_embed = deepcopy(model.patch_embed)
         self.blocks = deepcopy(model.blocks)
@@ -115,7 +117,7 @@ class AttentionMasks:
         self.world = World()
         self._model = model
         self._momentum = settings.momentum
-        self.loss = model.cls_token.new_zeros(())
+        self.loss = model.mask_token.new_zeros(())
         self._hidden = self._figure = self.loss
 
     def masks(self, look: Look) -> Mask:

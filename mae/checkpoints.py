@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model as load_weights
 
+from mae.gate import GATE_FILE, load_gate
 from mae.training import Training
 from mae.video import new_model
 from mae.vit import MaskedAutoencoder
@@ -107,6 +108,16 @@ def load_state(folder: Path) -> dict[str, Any]:
     _verify(place, _STATE)
     state: dict[str, Any] = torch.load(place / _STATE, map_location="cpu", weights_only=True)
     return state
+
+
+def gate_file(model: Path) -> Path | None:
+    """The gate beside a run's newest checkpoint, or beside a saved model; ValueError if it is damaged."""
+    checkpoints = list_checkpoints(model)
+    file = (checkpoints[-1] if checkpoints else model) / GATE_FILE
+    if not file.is_file():
+        return None
+    load_gate(file)
+    return file
 
 
 def load_model(folder: Path) -> MaskedAutoencoder:

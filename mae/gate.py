@@ -13,15 +13,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from mae.blocks import Block
 from mae.masking import top_ranks, weighted_scores
 
 SIGNS = {"hide": 1, "keep": -1}
@@ -58,11 +57,9 @@ class Gate(nn.Module):
             raise ValueError(
                 f"a gate {self.width} wide and {depth} deep: the width must be a multiple of {_HEAD}, the depth ≥ 1"
             )
-        norm = partial(nn.LayerNorm, eps=1e-6)
-        block = partial(Block, self.width, self.width // _HEAD, qkv_bias=True, norm_layer=norm)
         self.project = nn.Linear(features, self.width)
-        self.blocks = nn.ModuleList([block() for _ in range(depth)])
-        self.norm = norm(self.width)
+        self.blocks = nn.ModuleList([Block(self.width, self.width // _HEAD) for _ in range(depth)])
+        self.norm = nn.LayerNorm(self.width, eps=1e-6)
         self.score = nn.Linear(self.width, 1)
         self._initialise()
 

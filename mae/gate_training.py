@@ -23,7 +23,7 @@ from mae.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate
 from mae.gate_exchange import Exchange
 from mae.gate_loss import GateObjective, gate_loss, teacher_loss
 from mae.learner import Look, sum_gradients
-from mae.masking import Mask, hidden_count, mask_from_priorities
+from mae.masking import Mask, as_tubes, hidden_count, mask_from_priorities
 from mae.optimisation import guarded_step, parameter_groups
 
 _CROP_AREA = (0.4, 1.0)
@@ -87,7 +87,8 @@ class GateTraining:
 
     def masks(self, look: Look) -> Mask:
         """Masks of a batch, from whose two views the gate learns first: gradients add up until ``apply``."""
-        uniform, gumbel = look.noise(2, math.prod(look.grid))  # first of all: at ratio 0 the masks are random masking's
+        # Drawn first of all: at ratio 0 the masks are random masking's.
+        uniform, gumbel = look.noise(2, math.prod(look.mask_grid))
         view = second_view(look.images, look.noise(4, 1)[..., 0])
         with torch.no_grad():
             tokens = torch.cat([self.read(look.images), self.read(view)]).float()
@@ -121,15 +122,19 @@ class GateTraining:
 
     def draw(self, look: Look) -> Mask:
         """Masks of a batch, with nothing learnt from it."""
-        uniform, gumbel = look.noise(2, math.prod(look.grid))
+        uniform, gumbel = look.noise(2, math.prod(look.mask_grid))
         return self._choose(self.scores(look.images, look.grid), look, uniform, gumbel)
 
     def _choose(self, logits: Tensor, look: Look, uniform: Tensor, gumbel: Tensor) -> Mask:
+        tubes = look.mask_grid != look.grid
+        if tubes:  # a place is as important as it is on the mean of the slots
+            logits = logits.view(len(logits), look.grid[0], -1).mean(1)
         hidden, settings = hidden_count(logits.shape[1], look.mask_ratio), self.settings
         priorities = gate_priorities(
             logits, settings.ratio, hidden, uniform, gumbel, sign=settings.sign, area=settings.objective.area
         )
-        return mask_from_priorities(priorities, look.mask_ratio)
+        mask = mask_from_priorities(priorities, look.mask_ratio)
+        return as_tubes(mask, look.grid[0]) if tubes else mask
 
     def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
         """The gate does not learn from errors."""

@@ -28,7 +28,7 @@ class Look:
     """A batch as a learner sees it; B images here, of which there may be others in other processes."""
 
     images: Tensor
-    """float32 [B, 3, H, W], normalised."""
+    """float32 [B, 3, H, W], or clips [B, 3, T, H, W], normalised."""
     grid: tuple[int, ...]
     mask_ratio: float
     noise: Noise
@@ -42,6 +42,13 @@ class Look:
     """Of the training, 0..1."""
     part: Part | None = None
     """Where these images stand in a batch that several processes share."""
+    tubes: bool = True
+    """Whether a video's masks are to be the same in every time slot."""
+
+    @property
+    def mask_grid(self) -> tuple[int, ...]:
+        """The grid on which a mask is chosen: of tubes, that of one time slot."""
+        return self.grid[1:] if self.tubes and len(self.grid) == 3 else self.grid
 
 
 class MaskLearner(Protocol):

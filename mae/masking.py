@@ -19,16 +19,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mae.noise_masks import COLORS, color_priorities, grid_priorities
+from mae.noise_masks import COLORS, RECTANGLES, block_priorities, color_priorities, grid_priorities
 
 SALIENT_OF = ("image", "mask", "salient")
 SALIENT_PICKS = ("top", "weighted")
-
-_RECTANGLES = 32
-_RECTANGLE_AREA = (0.08, 0.4)
-_RECTANGLE_ASPECT = 0.3
-"""Block-wise masking after BEiT (arXiv 2106.08254): rectangles per image, bounds of their share of the grid's area
-(BEiT's least is 16 of 196 patches), and the least ratio of height to width; the greatest is its inverse."""
 
 
 @dataclass(frozen=True)
@@ -126,23 +120,6 @@ def center_prior(grid: tuple[int, ...], device: torch.device | str | None = None
     return torch.exp(-2 * (rows[:, None] ** 2 + columns[None, :] ** 2)).flatten().repeat(math.prod(slots))
 
 
-def block_priorities(grid: tuple[int, ...], uniform: Tensor, draws: Tensor) -> Tensor:
-    """Priorities [B, N] that hide one random rectangle after the other; the last one in part, by noise ``uniform``.
-
-    Area, aspect, row and column of R rectangles follow from noise ``draws`` [4, B, R].
-    """
-    height, width = grid
-    low, high = _RECTANGLE_AREA
-    area = (low + (high - low) * draws[0]) * height * width  # [B, R], in patches
-    aspect = torch.exp((2 * draws[1] - 1) * math.log(_RECTANGLE_ASPECT))
-    rows = _spans((area * aspect).sqrt(), height, draws[2])  # [B, R, H]
-    columns = _spans((area / aspect).sqrt(), width, draws[3])  # [B, R, W]
-    covered = (rows[:, :, :, None] & columns[:, :, None, :]).flatten(2)  # [B, R, N]
-    turn = torch.arange(_RECTANGLES, dtype=torch.int8, device=uniform.device)[None, :, None]
-    first = torch.where(covered, turn, _RECTANGLES).amin(1)  # [B, N]
-    return uniform + (_RECTANGLES - first)
-
-
 def check_saliency(saliency: Tensor) -> None:
     """Raises ValueError unless every value is finite and ≥ 0. Waits for the device: check maps once, not in a step."""
     valid = saliency.isfinite() & (saliency >= 0)
@@ -207,8 +184,8 @@ class Masking:
     salient_schedule: tuple[float, float] | None = None
     """The salient ratio at the start and at the end of training, linear between; replaces ``salient_ratio``."""
     tubes: bool = True
-    """On a video: the mask is the same in every time slot, but for ``random``, whose is of space and time. ``tube`` and
-    ``block`` are tubes in any case."""
+    """On a video: where saliency ranks, the mask is the same in every time slot. All others are tubes in any case, but
+    for ``random``, which is of space and time."""
 
     def __post_init__(self) -> None:
         _one_of("--masking", self.strategy, STRATEGIES)
@@ -227,7 +204,7 @@ class Masking:
     @property
     def in_tubes(self) -> bool:
         """Whether a video's mask is the same in every time slot."""
-        return self.strategy in ("tube", "block") or (self.tubes and self.strategy != "random")
+        return self.strategy != "random" and (self.tubes or self.strategy not in RANKED)
 
     def hidden(self, grid: tuple[int, ...]) -> int:
         """How many patches of a grid are hidden; with tubes, as many in every time slot."""
@@ -364,7 +341,7 @@ def _color(color: str) -> Callable[[Masking, Draw], Tensor]:
 
 STRATEGIES: dict[str, Callable[[Masking, Draw], Tensor]] = {
     "random": lambda masking, draw: draw.uniform,
-    "block": lambda masking, draw: block_priorities(draw.grid, draw.uniform, draw.noise(4, _RECTANGLES)),
+    "block": lambda masking, draw: block_priorities(draw.grid, draw.uniform, draw.noise(4, RECTANGLES)),
     "grid": lambda masking, draw: grid_priorities(draw.grid, draw.hidden, draw.uniform, draw.noise(1, 2)[0]),
     **{f"color-{color}": _color(color) for color in COLORS},
     "salient": lambda masking, draw: masking.rank(draw.saliency, draw),
@@ -387,14 +364,6 @@ def _inverse(order: Tensor) -> Tensor:
     """The inverse of each row's permutation, [B, N]."""
     positions = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, positions)
-
-
-def _spans(length: Tensor, side: int, place: Tensor) -> Tensor:
-    """Bool [B, R, side]: a span of about ``length`` [B, R] cells, at least one, placed by noise ``place`` in [0, 1)."""
-    cells = length.round().clamp(1, side)
-    start = (place * (side - cells + 1)).floor()
-    axis = torch.arange(side, device=length.device)
-    return (axis >= start[..., None]) & (axis < (start + cells)[..., None])
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

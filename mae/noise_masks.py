@@ -1,4 +1,5 @@
-"""Masks that look at nothing, yet are not uniform: a regular lattice, and noise of which a band of frequencies is left.
+"""Masks that look at nothing, yet are not uniform: rectangles, a lattice, and noise of which a band of frequencies is
+left.
 
 Grid-wise masking is that of He et al. 2021 (arXiv 2111.06377, figure 6): one patch of every 2×2 stays. Coloured noise
 is ColorMAE's (Hinojosa et al. 2024, arXiv 2407.13036): white noise through Gaussian filters, and its highest values are
@@ -29,7 +30,14 @@ _REACH = 3
 """Deviations after which a Gaussian is cut off."""
 
 
-def grid_priorities(grid: tuple[int, int], hidden: int, uniform: Tensor, place: Tensor) -> Tensor:
+RECTANGLES = 32
+_RECTANGLE_AREA = (0.08, 0.4)
+_RECTANGLE_ASPECT = 0.3
+"""Block-wise masking after BEiT (arXiv 2106.08254): rectangles per image, bounds of their share of the grid's area
+(BEiT's least is 16 of 196 patches), and the least ratio of height to width; the greatest is its inverse."""
+
+
+def grid_priorities(grid: tuple[int, ...], hidden: int, uniform: Tensor, place: Tensor) -> Tensor:
     """Priorities [B, N] that keep a regular lattice of patches: with 75 % hidden, one of every 2×2.
 
     The patches have the order of an ordered dither (Bayer 1973): the first quarter is every second patch of every
@@ -52,7 +60,7 @@ def grid_priorities(grid: tuple[int, int], hidden: int, uniform: Tensor, place: 
     return rank.flatten(1) + uniform
 
 
-def color_priorities(color: str, grid: tuple[int, int], noise: Callable[[int, int], Tensor]) -> Tensor:
+def color_priorities(color: str, grid: tuple[int, ...], noise: Callable[[int, int], Tensor]) -> Tensor:
     """Priorities [B, N] that are noise of one of COLORS, from ``noise``: k, n → [k, B, n] numbers in [0, 1).
 
     With W white noise and G(σ) a Gaussian blur: red is G(σ) W, few large patches of hidden and visible; blue is
@@ -103,3 +111,28 @@ def _peak_gain(narrow: float, wide: float) -> float:
     side = 2 * reach + 1
     gains = [waves @ _filter(side, sigma, reach, torch.float64, torch.device("cpu"))[0] for sigma in (narrow, wide)]
     return float((gains[0] - gains[1]).max())
+
+
+def block_priorities(grid: tuple[int, ...], uniform: Tensor, draws: Tensor) -> Tensor:
+    """Priorities [B, N] that hide one random rectangle after the other; the last one in part, by noise ``uniform``.
+
+    Area, aspect, row and column of R rectangles follow from noise ``draws`` [4, B, R].
+    """
+    height, width = grid
+    low, high = _RECTANGLE_AREA
+    area = (low + (high - low) * draws[0]) * height * width  # [B, R], in patches
+    aspect = torch.exp((2 * draws[1] - 1) * math.log(_RECTANGLE_ASPECT))
+    rows = _spans((area * aspect).sqrt(), height, draws[2])  # [B, R, H]
+    columns = _spans((area / aspect).sqrt(), width, draws[3])  # [B, R, W]
+    covered = (rows[:, :, :, None] & columns[:, :, None, :]).flatten(2)  # [B, R, N]
+    turn = torch.arange(RECTANGLES, dtype=torch.int8, device=uniform.device)[None, :, None]
+    first = torch.where(covered, turn, RECTANGLES).amin(1)  # [B, N]
+    return uniform + (RECTANGLES - first)
+
+
+def _spans(length: Tensor, side: int, place: Tensor) -> Tensor:
+    """Bool [B, R, side]: a span of about ``length`` [B, R] cells, at least one, placed by noise ``place`` in [0, 1)."""
+    cells = length.round().clamp(1, side)
+    start = (place * (side - cells + 1)).floor()
+    axis = torch.arange(side, device=length.device)
+    return (axis >= start[..., None]) & (axis < (start + cells)[..., None])

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mae.masking import Mask
-from mae.training import denormalise, normalise
+from mae.pixels import denormalise, normalise
 from mae.vit import MaskedAutoencoder
 
 _FLOOR = 1e-6  # of a variance, as in the model's targets

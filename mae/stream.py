@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mae.blocks import Block
-from mae.training import normalise
+from mae.pixels import normalise
 from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 

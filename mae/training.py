@@ -18,19 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from mae.compiling import compile_in_place, eager
-from mae.decoded import choose_decoded
+from mae.decoded import DECODER_MASKINGS, choose_decoded
 from mae.distributed import World
 from mae.flops import Peak, peak_flops, training_flops
 from mae.guard import Guard, NonFinite
 from mae.learner import Look, MaskLearner, look_noise
 from mae.masking import Mask, Masking, Part
 from mae.optimisation import guarded_step, learning_rate, parameter_groups
+from mae.pixels import normalise
 from mae.resolution_schedule import ResolutionSchedule
 from mae.spread import Whole, local, spread
+from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
-
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, as the published MAE checkpoints expect."""
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -54,6 +53,8 @@ class TrainingSettings:
     """``auto`` is bf16 on a GPU that has it, else fp32."""
     decode_ratio: float = 1.0
     """Share of the hidden patches that is decoded, 0 < ratio ≤ 1; see :mod:`mae.decoded`."""
+    decoder_masking: str = "random"
+    """Which they are: one of DECODER_MASKINGS; ``running-cell`` is for video."""
     saliency_weight: float = 0.0
     """λ in 0..1: a decoded patch's error counts (1 − λ) + λ · saliency / the mean saliency of its image's decoded
     patches, 1 where the map has nothing at these. 0 is the plain mean."""
@@ -76,6 +77,8 @@ class TrainingSettings:
             )
         if not 0 < self.decode_ratio <= 1:
             raise ValueError(f"--decode-ratio is {self.decode_ratio:g}; it must be above 0 and at most 1")
+        if self.decoder_masking not in DECODER_MASKINGS:
+            raise ValueError(f"--decoder-masking {self.decoder_masking!r} is not one of: {', '.join(DECODER_MASKINGS)}")
         if not 0 <= self.saliency_weight <= 1:
             raise ValueError(f"--saliency-weight is {self.saliency_weight:g}; it must be between 0 and 1")
         if self.precision not in PRECISIONS:
@@ -89,7 +92,8 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` uint8 [B, 3, H, W]; ``saliency`` [B, N] on the same views, or None where the masks need none.
+    """``images`` uint8 [B, 3, H, W], or clips [B, 3, T, H, W]; ``saliency`` [B, N] on the same views, or None where the
+    masks need none.
 
     Where they are a ``part`` of a batch that was shared out to several processes, or from which images are missing,
     ``readable`` is the number of images that all processes have of it; B may then be 0.
@@ -147,8 +151,9 @@ class Training:
 
     def flops_per_image(self, step: int | None = None) -> int:
         """FLOPs of the passes of an image that follows after ``step`` steps; without a step, of a whole-sized one."""
-        grid = self.model.grid if step is None else self._grid(self.image_size(step))
-        return training_flops(self.model, self.masking.mask_ratio, self.settings.decode_ratio, grid)
+        grid = self.model.grid_of(self.image_size(step) if step is not None else self.model.image_size)
+        hidden = self.masking.hidden(grid)
+        return training_flops(self.model, self.masking.mask_ratio, self.settings.decode_ratio, grid, hidden=hidden)
 
     @functools.cached_property
     def peak(self) -> Peak | None:
@@ -170,18 +175,15 @@ class Training:
         return self.resolutions.size_at(done // self.steps_per_epoch) if self.resolutions else self.model.image_size
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of the coming step's images."""
-        return self._grid(self.image_size())
+    def grid(self) -> tuple[int, ...]:
+        """Rows and columns of patches of the coming step's images; slots, rows and columns of its clips."""
+        return self.model.grid_of(self.image_size())
 
     @property
-    def grids(self) -> set[tuple[int, int]]:
+    def grids(self) -> set[tuple[int, ...]]:
         """Every grid that the training's images will have."""
         sizes = self.resolutions.sizes() if self.resolutions else [self.model.image_size]
-        return {self._grid(size) for size in sizes}
-
-    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        return size[0] // self.model.patch_size, size[1] // self.model.patch_size
+        return {self.model.grid_of(size) for size in sizes}
 
     def update(self, batches: Sequence[Batch]) -> Tensor:
         """One optimiser step on ``accumulate`` batches of any sizes, as many of them in every process.
@@ -268,6 +270,7 @@ class Training:
             share if batch_share is None else batch_share,
             self.progress,
             batch.part,
+            self.masking.tubes,
         )
 
     def _apply_gradients(self, loss: Tensor) -> None:
@@ -304,7 +307,8 @@ class Training:
     def draw_decoded(self, mask: Mask, number: int, part: Part | None = None) -> Tensor | None:
         """Which hidden patches of batch ``number`` of the coming step, or a part of it, are decoded; None for all."""
         generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number, _DECODED))
-        return choose_decoded(mask, self.settings.decode_ratio, generator, part)
+        cells = self.grid if self.settings.decoder_masking == "running-cell" else None
+        return choose_decoded(mask, self.settings.decode_ratio, generator, part, running_cell=cells)
 
     def learning_rate(self) -> float:
         """The rate of the coming step."""
@@ -348,28 +352,16 @@ class Training:
 
     def _blank(self, part: Part | None) -> Batch:
         """An image that counts nothing, for a process that could read none: the others wait for its gradients."""
-        height, width = self.image_size()
+        frames = (self.model.frames,) if isinstance(self.model, VideoMaskedAutoencoder) else ()
         saliency = torch.zeros(1, math.prod(self.grid)) if self.needs_saliency else None
         rows = torch.zeros(1, dtype=torch.int64)
         before = None if saliency is None else saliency[0]
-        size = part.size if part else 1
-        return Batch(torch.zeros(1, 3, height, width, dtype=torch.uint8), saliency, Part(rows, size, before))
+        blank = torch.zeros(1, 3, *frames, *self.image_size(), dtype=torch.uint8)
+        return Batch(blank, saliency, Part(rows, part.size if part else 1, before))
 
 
 def _readable(batch: Batch) -> int:
     return len(batch.images) if batch.readable is None else batch.readable
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] → float32 by ImageNet's mean and deviation."""
-    mean, std = _statistics(images.device)
-    return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
-
-
-def denormalise(images: Tensor) -> Tensor:
-    """The inverse of :func:`normalise`, clipped to what a picture can show, uint8."""
-    mean, std = _statistics(images.device)
-    return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -382,13 +374,6 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bf16" if device.type == "cuda" and has_bf16 else "fp32"
     return precision
-
-
-@functools.cache
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """ImageNet's mean and deviation, [1, 3, 1, 1]; made once, for a copy to a GPU would stop it at every step."""
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-    return mean, std
 
 
 def _seed(*numbers: int) -> int:

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from mae.linear import Linear
+from mae.pixels import IMAGE_MEAN, IMAGE_STD
 from mae.vit import SIZES, MaskedAutoencoder, decoder_heads, sincos_positions
 
 POSITIONS = ("space-time", "table")
@@ -228,14 +228,18 @@ def new_model(config: Mapping[str, Any]) -> MaskedAutoencoder:
 
 
 @torch.no_grad()
-def inflate(model: MaskedAutoencoder, frames: int, tubelet: int = 2) -> VideoMaskedAutoencoder:
+def inflate(
+    model: MaskedAutoencoder, frames: int, tubelet: int = 2, *, norm_pix: bool | None = None
+) -> VideoMaskedAutoencoder:
     """A video model that starts from an image model's weights; ValueError if the frames do not divide.
 
     The embedding is the image's, repeated over a tubelet's frames and divided by their number: a still clip has the
     tokens of its image. To the image's positions, as its weights have them, those of the time slots are added, whose
-    mean over the slots is zero. The predictions are the image's, repeated over the frames.
+    mean over the slots is zero. The predictions are the image's, repeated over the frames. ``norm_pix`` says what it is
+    to learn from now on, if that is something else.
     """
     config: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
+    config["norm_pix"] = model.norm_pix if norm_pix is None else norm_pix
     video = VideoMaskedAutoencoder(**config, frames=frames, tubelet=tubelet, class_token=True, decoder_bias=True)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     weight = state["patch_embed.proj.weight"]  # [D, C, p, p]
@@ -280,6 +284,6 @@ def _slot_positions(slots: int, counted: int, width: int) -> Tensor:
 @functools.cache
 def _colours(channels: int, pixels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and deviation that colours were normalised by, for every number of a tubelet, [pixels · channels]."""
-    values = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
+    values = (IMAGE_MEAN, IMAGE_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
     mean, deviation = (torch.tensor(value, device=device).repeat(pixels) for value in values)
     return mean, deviation

@@ -198,8 +198,8 @@ class MaskedAutoencoder(
             return self.pos_embed, self.decoder_pos_embed
         key = (grid, self.pos_embed.device)
         if key not in self._other_positions:
-            widths = self.pos_embed.shape[-1], self.decoder_pos_embed.shape[-1]
-            encoder, decoder = (self._fixed_positions(grid, width).to(key[1]) for width in widths)
+            own = (self.pos_embed, self.decoder_pos_embed)
+            encoder, decoder = (self._fixed_positions(grid, table.shape[-1]).to(key[1]) for table in own)
             self._other_positions[key] = encoder, decoder
         return self._other_positions[key]
 
@@ -222,10 +222,9 @@ class MaskedAutoencoder(
 
     def features(self, images: Tensor, pool: str = "mean") -> Tensor:
         """One vector per image, [B, D]: the ``mean`` of the patch tokens or the class token (``cls``)."""
-        if pool not in ("mean", "cls"):
-            raise ValueError(f"pool {pool!r} is not one of: mean, cls")
-        if pool == "cls" and not self.class_tokens:
-            raise ValueError("the model has no class token: its features are the mean of its patches' tokens")
+        pools = ("mean", "cls") if self.class_tokens else ("mean",)
+        if pool not in pools:
+            raise ValueError(f"pool {pool!r} is not one of: {', '.join(pools)}")
         tokens = self.encode(images)
         return tokens[:, self.class_tokens :].mean(1) if pool == "mean" else tokens[:, 0]
 
@@ -339,8 +338,8 @@ class MaskedAutoencoder(
         """A prediction [B, N, p·p·C] in the units of ``patches``, whose brightness and contrast it is given."""
         if not self.norm_pix:
             return prediction
-        mean, deviation = _patch_statistics(patches)
-        return prediction * deviation + mean
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+        return prediction * (variance + _VARIANCE_FLOOR).sqrt() + mean
 
     def _fixed_positions(self, grid: tuple[int, ...], width: int) -> Tensor:
         """Positions [1, 1+N, width] on a grid, counted in rows and columns of the model's own."""
@@ -396,9 +395,3 @@ def _take(tokens: Tensor, ids: Tensor) -> Tensor:
 def _rows(table: Tensor, ids: Tensor) -> Tensor:
     """The rows [..., D] at ``ids`` [...] of a table [n, D]; a gather would look up every number by its own index."""
     return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[-1])
-
-
-def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each patch, [B, N, 1]; the floor keeps a flat patch finite."""
-    mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-    return mean, (variance + _VARIANCE_FLOOR).sqrt()

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mae.learner import Look, look_noise
-from mae.training import normalise
+from mae.pixels import normalise
 from pipelines.compare_runs import Unit
 from pipelines.comparison import Mean
 from pipelines.errors import UserError

@@ -23,8 +23,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from mae.pixels import normalise
 from mae.stream import Encoded, stream_encoder
-from mae.training import normalise
 from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError

@@ -6,18 +6,21 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mae.checkpoints import load_model
+from mae.checkpoints import gate_file, load_model
 from mae.classifier import vision_transformer
 from mae.foreign import build, foreign_kind, load_foreign
+from mae.gate import load_gate
 from mae.interchange import encoder_weights
-from mae.training import IMAGE_MEAN, IMAGE_STD, normalise
+from mae.keep import KeptEncoder
+from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise
+from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 
@@ -50,21 +53,28 @@ def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, 
     """The encoder that ``name`` stands for, or with ``untrained`` one of its architecture and random weights.
 
     ``name`` is a run folder, a saved model's folder, a folder of a ViTMAE or of a timm ``vit_*``, a checkpoint of the
-    reference (``FILE.pth`` or ``mae:FILE``), or a timm model: ``vit_tiny_patch16_224`` or
+    reference (``FILE.pth`` or ``mae:FILE``), any of these with ``@keep=0.5`` for the features of half of the patches
+    (by the run's gate, or ``@keep=0.5,random`` or ``,center``), or a timm model: ``vit_tiny_patch16_224`` or
     ``timm:vit_tiny_patch16_224``, with ``@FILE`` for weights from a file and ``@none`` for none. Random weights follow
     from ``seed``. Raises UserError.
     """
     if pool not in POOLS:
         raise UserError(f"--pool {pool!r} is not one of: {', '.join(POOLS)}")
     shown = "untrained" if untrained else name
+    name, _, keep = name.partition("@keep=")
     path = Path(name.removeprefix("mae:"))
     if name.startswith("mae:") or path.is_dir() or foreign_kind(path):
         with user_errors():
             model, whole = _open_mae(path)
+        if isinstance(model, VideoMaskedAutoencoder):
+            raise UserError(f"{name} is a model of video, and what it would be judged by are images")
         if untrained:
             torch.manual_seed(seed)
             model = MaskedAutoencoder(**model._hub_mixin_config)  # type: ignore[arg-type]
-        return _from_mae(shown, model, pool, device, whole=whole)
+        encoder = _from_mae(shown, model, pool, device, whole=whole)
+        return _keeping(encoder, model, path, keep, pool, device) if keep and not untrained else encoder
+    if keep:
+        raise UserError(f"@keep is for masked autoencoders, and {name} is none")
     timm_name, _, weights = name.removeprefix("timm:").partition("@")
     return _from_timm(shown, timm_name, "none" if untrained else weights, device, seed)
 
@@ -106,6 +116,32 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, wh
         stride=model.patch_size,
         autoencoder=model if whole else None,
     )
+
+
+def _keeping(encoder: Encoder, model: MaskedAutoencoder, path: Path, keep: str, pool: str, device: str) -> Encoder:
+    """The encoder on a share of the patches, ``SHARE`` or ``SHARE,CHOOSER``. UserError."""
+    share, _, by = keep.partition(",")
+    with user_errors():
+        try:
+            number = float(share)
+        except ValueError:
+            raise ValueError(f"@keep={keep}: give a share above 0 and at most 1, as in @keep=0.5,random") from None
+        file = gate_file(path) if path.is_dir() else None
+        gate = None if file is None else load_gate(file).to(device)
+        kept = KeptEncoder(model, number, by or "gate", gate)
+
+    @torch.inference_mode()
+    def features(images: Tensor) -> Tensor:
+        return kept.features(normalise(images.to(device)), pool).float()
+
+    def network(drop_path: float) -> nn.Module:
+        raise UserError("finetune trains an encoder on all patches: leave @keep out")
+
+    def identity() -> str:
+        weights = {} if gate is None or by not in ("", "gate") else gate.state_dict()
+        return _hash({"encoder": encoder.identity(), "keep": number, "by": by or "gate"}, weights)
+
+    return replace(encoder, features=features, network=network, identity=functools.cache(identity))
 
 
 def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> Encoder:

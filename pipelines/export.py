@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from mae.checkpoints import list_checkpoints, load_model
+from mae.checkpoints import gate_file, load_model
 from mae.foreign import Weights, build, foreign_kind, load_foreign
-from mae.gate import GATE_FILE, load_gate
+from mae.gate import GATE_FILE
 from mae.interchange import State, to_timm, to_transformers, transformers_config
-from mae.training import IMAGE_MEAN, IMAGE_STD
+from mae.pixels import IMAGE_MEAN, IMAGE_STD
 from mae.video_exchange import to_videomae, videomae_config
 from mae.vit import SIZES
 from pipelines.errors import UserError, user_errors
@@ -72,16 +72,6 @@ def open_weights(path: Path) -> Weights:
         return weights
     model = load_model(path)
     return Weights(model.state_dict(), dict(model._hub_mixin_config))  # type: ignore[arg-type]
-
-
-def gate_file(model: Path) -> Path | None:
-    """The gate beside a run's newest checkpoint, or beside a saved model; ValueError if it is damaged."""
-    checkpoints = list_checkpoints(model)
-    file = (checkpoints[-1] if checkpoints else model) / GATE_FILE
-    if not file.is_file():
-        return None
-    load_gate(file)
-    return file
 
 
 _Files = dict[str, Callable[[Any], object]]

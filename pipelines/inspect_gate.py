@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mae.checkpoints import list_checkpoints, load_model
 from mae.gate import GATE_FILE, Gate, important_counts, load_gate
 from mae.masking import top_ranks
-from mae.training import normalise
+from mae.pixels import normalise
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 from pipelines.galleries import PAGE

@@ -62,7 +62,8 @@ class OcclusionJudge:
         """Those of a seed; their grid is the option's, or that of the first encoder that was asked for."""
         if self._grid is None:
             side, model = self.options.occluder_grid or USUAL_GRID, encoder.autoencoder
-            self._grid = model.grid if model is not None and self.options.occluder_grid is None else (side, side)
+            own = (model.grid[0], model.grid[1]) if model is not None and self.options.occluder_grid is None else None
+            self._grid = own or (side, side)
         return Occluders(self.test, self._grid, maps=self.maps, fill=self.options.occluder_fill, seed=seed)
 
     def facts(self) -> dict[str, Any]:

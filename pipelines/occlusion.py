@@ -119,7 +119,7 @@ def _recovery(
     images, columns = batch.images[chosen], dict[str, list[Tensor]]()
     for share in shares:
         region = occluder.region(share, (images.shape[2], images.shape[3]))[chosen]
-        device = model.cls_token.device
+        device = model.pos_embed.device
         filled = {
             MODEL: recover(model, images.to(device), region.to(device)).cpu(),
             NEIGHBOURS: interpolate(images, region, model.patch_size),

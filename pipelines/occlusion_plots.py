@@ -82,7 +82,7 @@ def occluded_sheet(panel: Panel, encoder: Encoder, options: EvaluateOptions) -> 
         for share in _SHOWN:
             columns[f"{kind} {share:.0%}"] = _pictures(occluded(batch, occluder, share, filling))
         if encoder.autoencoder is not None:
-            device = encoder.autoencoder.cls_token.device
+            device = encoder.autoencoder.pos_embed.device
             region = occluder.region(_SHOWN[-1], encoder.size)
             filled = recover(encoder.autoencoder, batch.images.to(device), region.to(device)).cpu()
             columns[f"{kind}\nfilled in"] = _pictures(filled)

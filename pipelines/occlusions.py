@@ -19,7 +19,7 @@ from torch import Tensor
 from mae.gate import Gate, important_counts
 from mae.gate_loss import GateObjective
 from mae.masking import top_ranks
-from mae.training import normalise
+from mae.pixels import normalise
 from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError

@@ -18,7 +18,9 @@ from mae.checkpoints import save_checkpoint
 from mae.determinism import NotDeterministicError, deterministic
 from mae.distributed import World
 from mae.training import Batch
+from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
+from pipelines.clips import ClipViews
 from pipelines.device_views import CutViews, load_on_device, views_on_device
 from pipelines.errors import UserError
 from pipelines.global_batches import GlobalBatch, gather_batches, gather_unreadable, to_batch
@@ -30,10 +32,12 @@ from pipelines.reconstructions import reconstruction_sheet
 from pipelines.runs import REJECTED, RunFolder
 from pipelines.trackers import Tracking, tracking
 from pipelines.training_log import TrainingLog
+from pipelines.video_pictures import clip_sheet
 from pipelines.views import EpochBatches, ViewBatch, Views, load_views
 
 _FLUSH_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 _PICTURED = 8
+_PICTURED_CLIPS = 3
 
 
 def pretrain(options: PretrainOptions, *, quiet: bool = False, world: World | None = None) -> RunFolder:
@@ -126,6 +130,9 @@ def _load(job: PretrainJob) -> Iterable[ViewBatch]:
         part=training.world.part(settings.batch_size),
     )
     size, sizes = training.model.image_size, training.resolutions.sizes() if training.resolutions else None
+    if options.clip is not None:
+        clips = ClipViews(job.source, size, options.clip, augment=True, seed=options.seed, sizes=sizes)
+        return load_views(clips, batches, workers=options.workers, pin=training.device.type == "cuda")
     if views_on_device(options.augment_on, training.device):
         cut = CutViews(job.source, size, augment=True, seed=options.seed, sizes=sizes)
         return load_on_device(cut, batches, training.device, workers=options.workers)
@@ -145,6 +152,9 @@ def _draw_pictures(job: PretrainJob, model: MaskedAutoencoder) -> None:
     if metrics:
         losses = {"loss": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
         loss_curve(job.run.folder / "plots" / "loss.png", losses)
-    sheet = reconstruction_sheet(job.source, job.maps, model, job.training.pick_masks, _PICTURED)
+    if isinstance(model, VideoMaskedAutoencoder) and job.options.clip is not None:
+        sheet = clip_sheet(job.source, job.maps, model, job.training.pick_masks, job.options.clip, _PICTURED_CLIPS)
+    else:
+        sheet = reconstruction_sheet(job.source, job.maps, model, job.training.pick_masks, _PICTURED)
     if sheet:
         contact_sheet(job.run.folder / "plots" / "reconstructions.png", sheet)

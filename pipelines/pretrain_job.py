@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
-from mae.checkpoints import load_training
+from mae.checkpoints import load_model, load_training
 from mae.distributed import World
+from mae.foreign import build, foreign_kind, load_foreign
 from mae.training import Training
+from mae.video import VideoMaskedAutoencoder, inflate
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 from pipelines.joined_maps import JoinedMaps, join_maps
@@ -20,7 +22,7 @@ from pipelines.mask_learners import new_learner
 from pipelines.pairs import hash_pairs
 from pipelines.pretrain_options import FREE_ON_RESUME, PretrainOptions, option_defaults
 from pipelines.processes import agreed, check_processes, in_turn, newest_of_all
-from pipelines.random_access import open_images
+from pipelines.random_access import open_images, open_videos
 from pipelines.runs import RunFolder
 from pipelines.samples import Source
 from pipelines.trackers import check_trackers
@@ -76,22 +78,45 @@ def open_pretraining(options: PretrainOptions, world: World) -> PretrainJob:
 
 
 def _new_model(options: PretrainOptions) -> MaskedAutoencoder:
-    return MaskedAutoencoder.from_size(
-        options.model,
-        options.image_size[0] if len(options.image_size) == 1 else options.image_size,
-        options.patch_size,
-        options.norm_pix,
-        decoder_width=options.decoder_width,
-        decoder_depth=options.decoder_depth,
-    )
+    if options.inflate is not None:
+        return _inflated(options, options.inflate)
+    size = options.image_size[0] if len(options.image_size) == 1 else options.image_size
+    arguments: dict[str, Any] = {
+        "image_size": size,
+        "patch_size": options.patch_size,
+        "norm_pix": options.norm_pix,
+        "decoder_width": options.decoder_width,
+        "decoder_depth": options.decoder_depth,
+    }
+    if options.frames is None:
+        return MaskedAutoencoder.from_size(options.model, **arguments)
+    arguments |= {"frames": options.frames, "tubelet": options.tubelet, "positions": options.positions}
+    return VideoMaskedAutoencoder.from_size(options.model, **arguments)
+
+
+def _inflated(options: PretrainOptions, run: str | Path) -> VideoMaskedAutoencoder:
+    """The video model that starts from an image model's weights. ValueError, UserError."""
+    path = Path(run)
+    if not path.exists():
+        raise UserError(f"--inflate {run} does not exist; give a run folder or a masked autoencoder's weights")
+    model = build(load_foreign(path)) if path.is_file() or foreign_kind(path) else load_model(path)
+    if isinstance(model, VideoMaskedAutoencoder):
+        raise UserError(f"--inflate {run} is of video already")
+    sides = options.image_size * (2 if len(options.image_size) == 1 else 1)
+    if sides != model.image_size:
+        theirs, asked = ("x".join(map(str, size)) for size in (model.image_size, sides))
+        raise UserError(f"--inflate {run} takes images of {theirs} pixels, not {asked}: give --image-size {theirs}")
+    assert options.frames is not None
+    return inflate(model, options.frames, options.tubelet, norm_pix=options.norm_pix).train()
 
 
 def _open_data(options: PretrainOptions, with_maps: bool) -> tuple[Source, JoinedMaps | None]:
-    source = open_images(options)
+    source = open_images(options) if options.frames is None else open_videos(options)
     images_per_step = options.batch_size * options.accumulate
     if len(source) < images_per_step:
         raise UserError(
-            f"{options.source} has {len(source)} images, fewer than one step takes ({images_per_step}): "
+            f"{options.source} has {len(source)} {'images' if options.frames is None else 'videos'}, fewer than one "
+            f"step takes ({images_per_step}): "
             "lower --batch-size"
         )
     return source, _join(options, source) if with_maps else None
@@ -124,6 +149,7 @@ def _config(
     resolved = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
     resolved["saliency"] = None if options.saliency is None else str(Path(options.saliency))  # maps/ is maps
     resolved["gate_teacher"] = None if options.gate_teacher is None else str(Path(options.gate_teacher))
+    resolved["inflate"] = None if options.inflate is None else str(Path(options.inflate))
     resolved["salient_schedule"] = list(options.salient_schedule) if options.salient_schedule else None
     resolved["image_size"] = list(options.image_size)
     return {

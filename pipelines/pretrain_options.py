@@ -13,6 +13,8 @@ from mae.hard_masks import HardSettings
 from mae.masking import STRATEGIES, Masking
 from mae.resolution_schedule import ResolutionSchedule
 from mae.training import TrainingSettings
+from mae.video import POSITIONS
+from pipelines.clips import ClipShape
 from pipelines.columns import Captions
 from pipelines.device_views import AUGMENT_ON
 from pipelines.joined_maps import ON_MISSING
@@ -36,13 +38,14 @@ class PretrainOptions:
     out: Path
     saliency: str | Path | None = None
     masking: str | None = None
-    mask_ratio: float = 0.75
+    mask_ratio: float = None  # type: ignore[assignment] # 0.75; of video 0.9
     salient_ratio: float = 0.25
     salient_of: str = "image"
     salient_pick: str = "top"
     salient_mass: float = 0.5
     temperature: float = 1.0
     salient_schedule: tuple[float, float] | None = None
+    tubes: bool = True
     saliency_weight: float = 0.0
     gate_ratio: float = 0.5
     gate_sign: str = "hide"
@@ -60,6 +63,12 @@ class PretrainOptions:
     decoder_width: int | None = None
     decoder_depth: int | None = None
     decode_ratio: float = 1.0
+    decoder_masking: str = "random"
+    frames: int | None = None
+    frame_stride: int = 4
+    tubelet: int = 2
+    positions: str = "space-time"
+    inflate: str | Path | None = None
     resolution_schedule: str | None = None
     norm_pix: bool = True
     batch_size: int = 256
@@ -88,6 +97,9 @@ class PretrainOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.mask_ratio is None:
+            object.__setattr__(self, "mask_ratio", 0.75 if self.frames is None else 0.9)  # type: ignore[unreachable]
+        self._check_video()
         if self.on_missing not in ON_MISSING:
             raise ValueError(f"--on-missing {self.on_missing!r} is not one of: {', '.join(ON_MISSING)}")
         if self.augment_on not in AUGMENT_ON:
@@ -109,13 +121,44 @@ class PretrainOptions:
         if self.keep < 1 or self.workers < 0:
             raise ValueError("--keep must be at least 1 and --workers at least 0")
 
+    def _check_video(self) -> None:
+        if self.frames is None:
+            asked = {
+                "--masking tube": self.masking == "tube",
+                "--decoder-masking running-cell": self.decoder_masking == "running-cell",
+                "--inflate": self.inflate is not None,
+            }
+            for option in (name for name, given in asked.items() if given):
+                raise ValueError(f"{option} is for video: say how many frames a clip has with --frames")
+            return
+        ClipShape(self.frames, self.frame_stride)
+        if self.masking_name in LEARNED and self.masking_name != "gate":
+            raise ValueError(f"--masking {self.masking_name} is for images; of what is learned, video takes gate")
+        if self.augment_on == "device":
+            raise ValueError("--augment-on device is for images; clips are cropped by the workers")
+        if self.decoder_masking == "running-cell" and self.decode_ratio == 1:
+            raise ValueError("--decoder-masking running-cell leaves tubelets out: say how many with --decode-ratio 0.5")
+        if self.positions not in POSITIONS:
+            raise ValueError(f"--positions {self.positions!r} is not one of: {', '.join(POSITIONS)}")
+        if self.positions == "table" and (self.resolution_schedule or self.inflate):
+            other = "--inflate" if self.inflate else "--resolution-schedule"
+            raise ValueError(f"--positions table fits clips of one size, learned from nothing: leave out {other}")
+        if self.inflate and (self.patch_size, self.decoder_width, self.decoder_depth) != (None, None, None):
+            raise ValueError("--inflate takes patches and decoder as they are: leave out --patch-size and --decoder-…")
+
+    @property
+    def clip(self) -> ClipShape | None:
+        """The frames of a clip, None of images."""
+        return None if self.frames is None else ClipShape(self.frames, self.frame_stride)
+
     def masks(self) -> Masking:
         """The masking settings; a learner takes the mask ratio from them and has its own beside. ValueError."""
         name = self.masking_name
         if name not in (*STRATEGIES, *LEARNED):
             raise ValueError(f"--masking {name!r} is not one of: {', '.join((*STRATEGIES, *LEARNED))}")
+        blind = "random" if self.frames is None or not self.tubes else "tube"
         return Masking(
-            strategy="random" if name in LEARNED else name,
+            strategy=blind if name in LEARNED else name,
             mask_ratio=self.mask_ratio,
             salient_ratio=self.salient_ratio,
             salient_of=self.salient_of,
@@ -123,12 +166,14 @@ class PretrainOptions:
             salient_mass=self.salient_mass,
             temperature=self.temperature,
             salient_schedule=self.salient_schedule,
+            tubes=self.tubes,
         )
 
     @property
     def masking_name(self) -> str:
-        """What decides who is hidden; ``salient`` is the default where maps are given, else ``random``."""
-        return self.masking or ("random" if self.saliency is None else "salient")
+        """What decides who is hidden; by default ``salient`` with maps, else ``random``, of video ``tube``."""
+        blind = "random" if self.frames is None else "tube"
+        return self.masking or (blind if self.saliency is None else "salient")
 
     @property
     def maps(self) -> str | Path | None:
@@ -179,6 +224,7 @@ class PretrainOptions:
             seed=self.seed,
             precision=self.precision,
             decode_ratio=self.decode_ratio,
+            decoder_masking=self.decoder_masking,
             saliency_weight=self.saliency_weight,
             compile=self.compile,
         )

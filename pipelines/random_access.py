@@ -7,7 +7,7 @@ from typing import Protocol
 from pipelines.columns import Captions
 from pipelines.errors import UserError
 from pipelines.samples import Source
-from pipelines.sources import StreamSource, open_source
+from pipelines.sources import StreamSource, open_clips, open_source
 from pipelines.table_source import open_dataset
 
 
@@ -39,6 +39,14 @@ def open_images(options: SourceOptions, *, spec: str | None = None, limit: int |
         split=options.split,
     )
     return _download(source) if isinstance(source, StreamSource) else source
+
+
+def open_videos(options: SourceOptions) -> Source:
+    """The source of a command whose samples are videos. UserError."""
+    for column in ("image_column", "caption_column"):
+        if getattr(options, column) is not None:
+            raise UserError(f"a source of videos has no columns: leave out --{column.replace('_', '-')}")
+    return open_clips(options.source, limit=options.limit, split=options.split)
 
 
 def _download(stream: StreamSource) -> Source:

@@ -19,14 +19,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from mae.checkpoints import load_model
+from mae.checkpoints import gate_file, load_model
 from mae.completion import complete, seam
 from mae.gate import Gate, load_gate
 from mae.image_quality import psnr, ssim
 from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
-from pipelines.export import gate_file
 from pipelines.images import SUFFIXES, BadImage, decode_rgb
 from pipelines.occlusions import OcclusionOptions, Occlusions
 from pipelines.runs import REJECTED

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mae.masking import Mask
-from mae.training import denormalise, normalise
+from mae.pixels import denormalise, normalise
 from mae.vit import MaskedAutoencoder
 from pipelines.joined_maps import JoinedMaps
 from pipelines.plots import grey_out, overlay

@@ -44,7 +44,7 @@ SALIENT = [
     for of in ("image", "mask", "salient")
     for pick in ("top", "weighted")
 ]
-BLIND = ("random", "block", "grid", "color-red", "color-green", "color-blue", "color-purple")
+BLIND = ("random", "tube", "block", "grid", "color-red", "color-green", "color-blue", "color-purple")
 
 
 @pytest.mark.parametrize("decode_ratio", [1.0, 0.5])

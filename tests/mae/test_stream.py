@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mae.pixels import normalise
 from mae.stream import FrameEncoder, StreamEncoder, hidden_cells, stream_encoder
-from mae.training import normalise
 from mae.video import VideoMaskedAutoencoder
 from mae.vit import MaskedAutoencoder
 

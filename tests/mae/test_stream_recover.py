@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from mae.completion import complete
 from mae.masking import Mask
+from mae.pixels import normalise
 from mae.recover import nearness
 from mae.stream import StreamEncoder, hidden_cells
 from mae.stream_recover import FrameRecoverer, StreamDecoder, StreamRecoverer, stream_recoverer
-from mae.training import normalise
 from mae.vit import MaskedAutoencoder
 from tests.mae.test_stream import SIZE, boxes, footage, video
 

@@ -9,18 +9,8 @@ from hypothesis import strategies as st
 
 from mae.guard import NonFinite
 from mae.masking import Masking
-from mae.training import (
-    IMAGE_MEAN,
-    IMAGE_STD,
-    Batch,
-    Training,
-    TrainingSettings,
-    _statistics,
-    denormalise,
-    learning_rate,
-    normalise,
-    parameter_groups,
-)
+from mae.pixels import IMAGE_MEAN, IMAGE_STD, _statistics, denormalise, normalise
+from mae.training import Batch, Training, TrainingSettings, learning_rate, parameter_groups
 from tests.mae.test_vit import NoWaiting
 from tests.tiny_mae import nano
 

@@ -190,6 +190,6 @@ def test_images_and_wrong_clips_are_refused():
     for wrong in (torch.zeros(2, 3, 16, 24), torch.zeros(2, 3, 6, 16, 24)):
         with pytest.raises(ValueError, match="do not fit"):
             video().encode(wrong)
-    with pytest.raises(ValueError, match="no class token"):
+    with pytest.raises(ValueError, match="not one of: mean$"):
         video().features(clips(), "cls")
     assert video(class_token=True).features(clips(), "cls").shape == (2, 32)

@@ -11,7 +11,9 @@ from mae.checkpoints import list_checkpoints
 from mae.gate import load_gate
 from pipelines.compare_plots import mask_sheet
 from pipelines.compare_runs import Unit
+from pipelines.encoders import open_encoder
 from pipelines.errors import UserError
+from pipelines.evaluate import evaluate
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.export import export
 from pipelines.inspect_maps import inspect
@@ -121,6 +123,34 @@ def test_the_gate_is_exported_with_its_model(base, tmp_path, kind):
     card = (tmp_path / kind / "README.md").read_text()
     assert "load_gate" in card
     assert "| gate |" in card  # the masking
+
+
+def test_a_share_of_the_patches_is_judged_beside_all(base, tmp_path):
+    done = run(replace(base, image_size=(32,), epochs=1))
+    whole = str(done.folder)
+    names = [f"{whole}@keep=0.5", f"{whole}@keep=0.5,random", f"{whole}@keep=1"]
+    opened = [open_encoder(name, pool="mean", device="cpu") for name in (whole, *names)]
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    features = [encoder.features(images) for encoder in opened]
+    assert torch.equal(features[0], features[3])
+    assert not torch.equal(features[0], features[1])
+    assert not torch.equal(features[1], features[2])
+    assert len({encoder.identity() for encoder in opened}) == 4
+    with pytest.raises(UserError, match="leave @keep out"):
+        opened[1].network(0.0)
+    result = evaluate(EvaluateOptions(whole, "shapes:60,size=32", beside=tuple(names[:2]), workers=0), quiet=True)
+    assert [row["encoder"] for row in result["rows"]] == [whole, *names[:2], "untrained"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "message"), [("@keep=half", "@keep=half"), ("@keep=2", "at most 1"), ("@keep=0.5,luck", "not one of")]
+)
+def test_shares_that_cannot_be(base, suffix, message):
+    done = run(replace(base, epochs=1))
+    with pytest.raises(UserError, match=message):
+        open_encoder(f"{done.folder}{suffix}", pool="mean", device="cpu")
+    with pytest.raises(UserError, match="@keep is for masked autoencoders"):
+        open_encoder("timm:vit_tiny_patch16_224@keep=0.5", pool="mean", device="cpu")
 
 
 def test_a_damaged_gate_is_not_exported(base, tmp_path):
