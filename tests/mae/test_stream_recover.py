@@ -85,6 +85,24 @@ def test_a_prediction_has_the_colours_that_are_visible_near_it_in_space_and_time
     assert (found - torch.tensor(colours)[None, :, None, None]).abs().max() <= 2
 
 
+def test_every_place_has_the_colours_near_it():
+    """In a picture of flat patches a hidden corner has the mean of all patches' colours, weighted by their distance."""
+    colours = torch.tensor([[20, 90, 200], [240, 60, 130]])
+    frames = colours.repeat_interleave(8, 0).repeat_interleave(8, 1).to(torch.uint8)[None, None].repeat(2, 3, 1, 1)
+    hidden = torch.zeros(2, 16, 24, dtype=torch.bool)
+    share = torch.ones(2, 3)
+    for row, column in ((0, 0), (1, 2)):
+        hidden[:, 8 * row : 8 * row + 4, 8 * column : 8 * column + 4] = True
+        share[row, column] = 0.75
+    found = in_portions(StreamRecoverer(video(norm_pix=True), blend=False), frames, hidden).float()
+    for row, column in ((0, 0), (1, 2)):
+        weights = torch.tensor([[-((r - row) ** 2 + (c - column) ** 2) / 2 for c in range(3)] for r in range(2)]).exp()
+        weights *= share
+        expected = (weights * colours).sum() / weights.sum()
+        corner = found[:, :, 8 * row : 8 * row + 4, 8 * column : 8 * column + 4]
+        assert (corner - expected).abs().max() <= 2
+
+
 def test_with_nothing_to_see_there_is_a_picture_still():
     frames, hidden = footage(4), torch.ones(4, 16, 24, dtype=torch.bool)
     for class_token in (False, True):
