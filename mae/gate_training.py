@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -117,18 +118,18 @@ class GateTraining:
         counts nothing: the other processes wait for its gradients.
         """
         size = look.part.size if look.part else len(look.images)
-        places = look.part.rows if look.part else torch.arange(size)
+        places = look.part.rows.numpy() if look.part else np.arange(size)  # of the host, which decides without waiting
         wanted = max(math.ceil(self.settings.share * size), min(size, _LEAST))
-        chosen = ((places + 1) * wanted // size > places * wanted // size).nonzero()[:, 0]
+        chosen = np.flatnonzero((places + 1) * wanted // size > places * wanted // size)
         counted = len(chosen) if look.share > 0 else 0
-        rows = chosen if counted else torch.zeros(1, dtype=torch.int64)
+        rows = torch.from_numpy(chosen if counted else np.zeros(1, np.int64))
         on_device = rows.to(look.images.device, non_blocking=True)
         part = replace(
             look,
             images=look.images[on_device],
             saliency=None if look.saliency is None else look.saliency[rows.to(look.saliency.device)],
             share=counted / wanted * look.batch_share,
-            part=Part(places[rows], size),
+            part=Part(torch.from_numpy(places)[rows], size),
         )
         return part, rows
 
