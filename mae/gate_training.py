@@ -12,20 +12,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.distributed import World
 from mae.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate
 from mae.gate_exchange import Exchange
 from mae.gate_loss import GateObjective, gate_loss, teacher_loss
-from mae.learner import Look, sum_gradients
+from mae.learner import Look
 from mae.masking import Mask, Part, as_tubes, hidden_count, mask_from_priorities
-from mae.optimisation import guarded_step, parameter_groups
+from mae.network_learner import NetworkLearner
 
 _LEAST = 8
 """Images of a batch that the gate learns from, if it has as many."""
@@ -63,7 +61,7 @@ class GateSettings:
             raise ValueError("the gate's learning rate must be above 0, its decay at least 0, its warm start in 0..1")
 
 
-class GateTraining:
+class GateTraining(NetworkLearner):
     """A gate in training beside an autoencoder: a :class:`mae.learner.MaskLearner`.
 
     ``read`` makes patch embeddings [B, N, D] of normalised images [B, C, H, W], without positions
@@ -73,7 +71,8 @@ class GateTraining:
 
     name = "gate"
     needs_errors = False
-    reads_model = True
+    figure_names = ("gate_background", "gate_contrast", "gate_area")
+    """The background and contrast terms, and the share of patches with a logit above 0."""
 
     def __init__(
         self,
@@ -84,15 +83,8 @@ class GateTraining:
         *,
         teacher: bool = False,
     ) -> None:
-        self.device = torch.device(device)
-        self.network = gate.to(self.device).train()
+        super().__init__(gate, settings.learning_rate, settings.weight_decay, device)
         self.read, self.settings, self.needs_saliency = read, settings, teacher
-        self.world = World()
-        groups, fused = parameter_groups(gate, settings.weight_decay), self.device.type in ("cuda", "cpu")
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
-        self.loss = torch.zeros((), device=self.device)
-        self._terms = torch.zeros(3, device=self.device)
-        self._figures = self._terms
 
     def masks(self, look: Look) -> Mask:
         """Masks of a batch; from two views of some of its images the gate learns, gradients add up until ``apply``."""
@@ -148,7 +140,7 @@ class GateTraining:
         self.loss += total.detach()
         contrast = terms.contrast.detach() * look.batch_share / self.world.size
         important = (logits > 0).float().mean()
-        self._terms += torch.stack([look.share * terms.background.detach(), contrast, look.share * important])
+        self.terms += torch.stack([look.share * terms.background.detach(), contrast, look.share * important])
 
     @torch.no_grad()
     def scores(self, images: Tensor, grid: Sequence[int]) -> Tensor:
@@ -172,40 +164,10 @@ class GateTraining:
         mask = mask_from_priorities(priorities, look.mask_ratio)
         return as_tubes(mask, look.grid[0]) if tubes else mask
 
-    def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
-        """The gate does not learn from errors."""
-
     def teacher_weight(self, progress: float) -> float:
         """The weight of the teacher's maps at training ``progress`` 0..1."""
         warm = self.settings.warm_start
         return self.settings.objective.teacher * (max(0.0, 1 - progress / warm) if warm else 0.0)
-
-    def gather(self) -> None:
-        """Gradients and loss of all processes become one sum."""
-        sum_gradients(self.network.parameters(), self.world)
-        self.loss, self._terms = self.world.sum(self.loss), self.world.sum(self._terms)
-
-    def apply(self, rate: float, stop: Tensor) -> None:
-        """One optimiser step at ``rate`` (0..1) times the peak; none where ``stop`` is 1."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.settings.learning_rate
-        guarded_step(self.optimizer, stop)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.loss = torch.zeros((), device=self.device)
-        self._figures, self._terms = self._terms, torch.zeros(3, device=self.device)
-
-    def figures(self) -> dict[str, Tensor]:
-        """The background and contrast terms of the last step, and the share of patches with a logit above 0."""
-        return dict(zip(("gate_background", "gate_contrast", "gate_area"), self._figures, strict=True))
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold: the gate's weights and its optimiser's state."""
-        return {"gate": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Undoes :meth:`state`."""
-        self.network.load_state_dict(state["gate"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
     def save(self, folder: Path) -> None:
         """``gate.safetensors``, which ``mae.gate.load_gate`` reads."""

@@ -17,18 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.distributed import World
 from mae.gate import Gate
-from mae.learner import Look, sum_gradients
+from mae.learner import Look
 from mae.masking import Mask, forced_priorities, hidden_count, mask_from_priorities, top_ranks
-from mae.optimisation import guarded_step, parameter_groups
+from mae.network_learner import NetworkLearner
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def relative_loss(predicted: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
     return loss.mean(), right.mean()
 
 
-class HardMasks:
+class HardMasks(NetworkLearner):
     """Masks by predicted errors: a :class:`mae.learner.MaskLearner`.
 
     ``embed`` makes of normalised images [B, 3, H, W] the patch embeddings [B, N, D] that ``predictor`` reads, without
@@ -77,7 +74,8 @@ class HardMasks:
     name = "hard"
     needs_saliency = False
     needs_errors = True
-    reads_model = True
+    figure_names = ("hard_loss", "hard_order")
+    """The loss, and the share of pairs of patches that the prediction ordered rightly."""
 
     def __init__(
         self,
@@ -86,14 +84,8 @@ class HardMasks:
         settings: HardSettings,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.device = torch.device(device)
-        self.network = predictor.to(self.device).train()
+        super().__init__(predictor, settings.learning_rate, settings.weight_decay, device)
         self.embed, self.settings = embed, settings
-        self.world = World()
-        groups, fused = parameter_groups(predictor, settings.weight_decay), self.device.type in ("cuda", "cpu")
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
-        self.loss = torch.zeros((), device=self.device)
-        self._right = self._figures = torch.zeros(2, device=self.device)
         self._predicted: Tensor | None = None
 
     def masks(self, look: Look) -> Mask:
@@ -127,34 +119,4 @@ class HardMasks:
         (look.share * loss).backward()  # type: ignore[no-untyped-call]
         self._predicted = None
         self.loss += look.share * loss.detach()
-        self._right = self._right + look.share * torch.stack([loss.detach(), right.detach()])
-
-    def gather(self) -> None:
-        """Gradients, loss and figures of all processes become one sum."""
-        sum_gradients(self.network.parameters(), self.world)
-        self.loss, self._right = self.world.sum(self.loss), self.world.sum(self._right)
-
-    def apply(self, rate: float, stop: Tensor) -> None:
-        """One optimiser step at ``rate`` (0..1) times the peak; none where ``stop`` is 1."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.settings.learning_rate
-        guarded_step(self.optimizer, stop)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.loss = torch.zeros((), device=self.device)
-        self._figures, self._right = self._right, torch.zeros(2, device=self.device)
-
-    def figures(self) -> dict[str, Tensor]:
-        """The loss of the last step, and the share of pairs of patches that the prediction ordered rightly."""
-        return dict(zip(("hard_loss", "hard_order"), self._figures, strict=True))
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold: the predictor's weights and its optimiser's state."""
-        return {"predictor": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Undoes :meth:`state`."""
-        self.network.load_state_dict(state["predictor"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def save(self, folder: Path) -> None:
-        """The predictor is of no use after the training."""
+        self.terms += look.share * torch.stack([loss.detach(), right.detach()])
