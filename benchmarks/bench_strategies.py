@@ -30,7 +30,7 @@ from mae.masking import STRATEGIES, Masking
 from mae.training import Batch, resolve_precision
 from mae.vit import SIZES, MaskedAutoencoder
 from pipelines.mask_learners import new_learner
-from pipelines.pretrain_options import LEARNED, PretrainOptions
+from pipelines.pretrain_options import LEARNED, MULTILEVEL, PretrainOptions
 
 RANDOM, AGAIN, WEIGHTED = "random", "random again", "random, errors weighted by saliency"
 
@@ -46,10 +46,13 @@ class Strategy(NamedTuple):
 
 
 def strategies(setting: Setting, model: MaskedAutoencoder, only: list[str] | None) -> dict[str, Strategy]:
-    found = {name: Strategy(Masking(name, MASK_RATIO), None, 0.0, 0) for name in STRATEGIES}
+    of_images = [name for name in STRATEGIES if name != "tube"]
+    found = {name: Strategy(Masking(name, MASK_RATIO), None, 0.0, 0) for name in of_images}
     found[AGAIN] = found[RANDOM]
     found[WEIGHTED] = found[RANDOM]._replace(weight=1.0)
     for name in LEARNED:
+        if name == MULTILEVEL:  # takes steps of its own: bench_mlo.py
+            continue
         if only is None or name in only:
             options = PretrainOptions("", Path(), masking=name)
             learner = new_learner(options, model, setting.device)
