@@ -188,7 +188,7 @@ def test_two_processes_do_the_run_of_one(runs, name, steps):
                 torch.testing.assert_close(ours[key], weight, atol=1e-4, rtol=1e-3, msg=key)
     if runs.options(name).masking in ("attention-hint", "hard"):
         ours, theirs = (load_state(runs.options(name, alone).out)["learner"] for alone in (False, True))
-        part = "predictor" if "predictor" in theirs else "teacher"
+        part = "network" if "network" in theirs else "teacher"
         for key, weight in theirs[part].items():
             # nor have these of a predictor, whose objective knows differences between patches alone
             if "qkv.bias" not in key and key not in ("norm.bias", "score.bias"):
