@@ -58,9 +58,7 @@ def test_a_stopped_run_goes_on_to_the_bit(base, tmp_path, masking):
     assert_same_weights(resumed.folder, whole.folder)
     assert resumed.metrics()[-1].keys() >= FIGURES.get(masking, set())
     states = [load_state(list_checkpoints(folder.folder)[-1]).get("learner", {}) for folder in (resumed, whole)]
-    for one, other in zip(
-        *(state.get("teacher", state.get("network", {})).values() for state in states), strict=True
-    ):
+    for one, other in zip(*(state.get("teacher", state.get("network", {})).values() for state in states), strict=True):
         assert torch.equal(one, other)
     changed = replace(stopped, resume=True, hard_final=0.25, attention_momentum=0.8)
     with pytest.raises(UserError, match="begun with other settings"):
