@@ -253,7 +253,7 @@ class Nested:
         for position in reversed(range(len(made))):
             earlier = _changed([before.step for before in made[:position]])
             cotangents = self._sweep_step(made[position], cotangents, wanted | earlier, graph)
-        return {group: cotangents[group] for group in wanted if group in cotangents}
+        return {group: value for group, value in cotangents.items() if group in wanted}
 
     def _sweep_step(self, made: _Made, cotangents: Point, wanted: set[str], graph: bool) -> Point:
         step, groups = made.step, made.step.level.groups
@@ -305,7 +305,7 @@ class Nested:
             leaves = {group: _leaves(values, group in wanted | {name}, graph) for group, values in point.items()}
             gradient = self._total(step, leaves, {name}, graph=True)[1][name]
             pairs = [(g, weight[key]) for key, g in gradient.items() if g.requires_grad]
-            inputs = [(group, key, x) for group in wanted for key, x in leaves[group].items()]
+            inputs = [(group, key, x) for group in leaves if group in wanted for key, x in leaves[group].items()]
             if not pairs:
                 return {}
             outputs, vectors = zip(*pairs, strict=True)
@@ -326,7 +326,8 @@ class Nested:
         for (group, key, x), value in zip(inputs, found, strict=True):
             point.setdefault(group, {})[key] = torch.zeros_like(x) if value is None else value
         if average and self.average:
-            point = {group: self.average(values) for group, values in point.items()}
+            # Sorted, as every process must average the same group at the same time.
+            point = {group: self.average(point[group]) for group in sorted(point)}
         return point
 
 
