@@ -21,6 +21,7 @@ from mae.intervals import seeds_interval, share_interval
 from pipelines.encoders import Encoder, open_encoder
 from pipelines.evaluate_options import CLASSIFYING, MASKED, PROTOCOLS, QUICK, EvaluateOptions
 from pipelines.evaluation_cells import Cells
+from pipelines.keep_plots import draw_kept
 from pipelines.masked_views import view_size
 from pipelines.measured import Measured
 from pipelines.occlusion_plots import draw_occlusion
@@ -65,6 +66,7 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
     }
     if out:
         write_text_atomically(out, to_json(result))
+        draw_kept(out.parent / "plots", result)
     if options.confusion:
         drawn = [protocol for protocol in options.protocols if protocol in CLASSIFYING]
         confusions = {protocol: rows[0][f"{protocol}_confusion"] for protocol in drawn}
