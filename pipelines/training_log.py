@@ -160,8 +160,9 @@ class TrainingLog:
             self._bad |= new
         if len(self._bad) > self._max_rejected * len(self._source):
             last = list(self._bad.values())[-1]
+            what = "images" if self._source.videos is None else "videos"
             raise UserError(
-                f"{len(self._bad)} of {len(self._source)} images can't be read, more than --max-rejected "
+                f"{len(self._bad)} of {len(self._source)} {what} can't be read, more than --max-rejected "
                 f"{self._max_rejected:g}; the last one is {last['key']} ({last['reason']}), all are in "
                 f"{self._run.folder / REJECTED}"
             )

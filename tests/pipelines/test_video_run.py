@@ -137,7 +137,7 @@ def test_unreadable_videos_are_recorded(base, tmp_path):
     assert [line["key"] for line in done.rejected()] == ["03.mkv"]
     assert done.rejected()[0]["reason"]
     assert all(np.isfinite(losses(done)))
-    with pytest.raises(UserError, match="1 of 12 images can't be read"):
+    with pytest.raises(UserError, match="1 of 12 videos can't be read"):
         run(replace(options, max_rejected=0.05, out=tmp_path / "strict"))
 
 
