@@ -1,12 +1,9 @@
 """What ``build-saliency`` can be asked for, checked before anything is opened."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pipelines.options import Option
-from pipelines.plan import parse_part
 from pipelines.shared_options import (
     CaptionColumn,
     CaptionsOfAnImage,
@@ -20,6 +17,14 @@ from pipelines.shared_options import (
 )
 
 ENGINES = ("local", "ray")
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """``i/n`` with 1 ≤ i ≤ n; ValueError otherwise."""
+    first, _, second = text.partition("/")
+    if first.isascii() and first.isdigit() and second.isascii() and second.isdigit() and 1 <= int(first) <= int(second):
+        return int(first), int(second)
+    raise ValueError(f"--shard {text!r} is not i/n with i from 1 to n, such as 3/8")
 
 
 @dataclass(frozen=True)

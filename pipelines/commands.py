@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING
 from functools import wraps
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -49,24 +49,17 @@ def _own_options(function: Command, *, skip: int) -> Iterator[Declared]:
 def _parameter(declared: Declared) -> inspect.Parameter:
     """An option as the parameter that typer makes one of."""
     option, default = declared.option, _default(declared)
-    typed = _typed(declared)
-    info: Any
-    if isinstance(option, Argument):
-        info = typer.Argument(help=_escaped(option.help), min=option.least)
-    else:
-        info = typer.Option(*_flags(declared), help=_escaped(option.help), min=option.least)
-    return inspect.Parameter(
-        declared.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[typed | None if default is None else typed, info],
-    )
+    told = {"help": _escaped(option.help), "min": option.least}
+    argument = isinstance(option, Argument)
+    info = typer.Argument(default, **told) if argument else typer.Option(default, *_flags(declared), **told)
+    typed = _typed(declared) if default is not None else _typed(declared) | None
+    return inspect.Parameter(declared.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=typed)
 
 
 def _default(declared: Declared) -> Any:
-    """What is shown, and taken where nothing is given: None leaves it to the field, or to the command."""
+    """What is shown, and taken where nothing is given: ``...`` is required, None left to the field or the command."""
     if declared.default is MISSING:
-        return inspect.Parameter.empty
+        return ...
     if declared.option.settled or isinstance(declared.default, tuple):
         return declared.option.written
     return declared.default

@@ -1,7 +1,5 @@
 """What ``evaluate`` can be asked for, checked before anything is opened."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """What ``prepare`` can be asked for, checked before anything is opened."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

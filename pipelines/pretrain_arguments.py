@@ -3,8 +3,6 @@
 What becomes of them, and which go together, is ``pipelines.pretrain_options``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

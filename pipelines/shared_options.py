@@ -1,7 +1,5 @@
 """Options that several commands have, each declared once; see ``pipelines.options``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """What ``verify`` can be asked for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 
