@@ -1,7 +1,8 @@
 """``mae-cli``: parses and validates, calls one pipeline, prints what it returns.
 
 A user's mistake is one line and exit code 2. An interrupted run says how to go on and exits with 130. Heavy imports
-stay inside the commands, so that ``--help`` is instant.
+stay inside the commands, so that ``--help`` is instant. What can be asked of a pipeline is declared in its options
+dataclass alone, see ``pipelines.options``; a command names it, and what is left here is what the command prints.
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ from pipelines.options import Argument, Option, given_values
 from pipelines.prepare_options import PrepareOptions
 from pipelines.pretrain_arguments import PretrainArguments
 from pipelines.publish_options import PublishOptions
-from pipelines.shared_options import DEVICE, Out, Seed
+from pipelines.shared_options import (
+    DEVICE,
+    AsVideo,
+    Fps,
+    FrameLimit,
+    Out,
+    RawSize,
+    Seed,
+    StallTimeout,
+    StreamInput,
+)
 from pipelines.terminal import (
     fail,
     faults_in_words,
@@ -33,7 +44,6 @@ from pipelines.terminal import (
 from pipelines.verify_options import VerifyOptions
 
 if TYPE_CHECKING:
-    from pipelines.compare_plan import ComparePlan
     from pipelines.live import LiveOptions
 
 app = typer.Typer(
@@ -196,16 +206,6 @@ def evaluate(given: Given) -> None:
         typer.echo(line)
 
 
-StreamInput = Annotated[
-    str,
-    Argument("A picture, a folder of pictures, a video file or URL, or - for raw RGB24 frames on stdin."),
-]
-AsVideo = Annotated[bool, Option("The folder's pictures are the frames of one video.")]
-RawSize = Annotated[str | None, Option("WIDTHxHEIGHT of raw frames on stdin.")]
-Fps = Annotated[float | None, Option("Frames a second to take of a video [default: its own; 25 where it has none]")]
-StallTimeout = Annotated[float, Option("Seconds without a frame after which a stream is taken to be over.")]
-
-
 @command()
 def reconstruct(
     run: Annotated[Path, Argument("A run folder, or a saved model.")],
@@ -234,7 +234,7 @@ def reconstruct(
     fps: Fps = None,
     stall_timeout: StallTimeout = 10.0,
     lossless: Annotated[bool, Option("Write videos as FFV1 (.mkv), to the bit, instead of H.264 (.mp4).")] = False,
-    limit: Annotated[int | None, Option("Take the first N pictures, or frames.", least=1)] = None,
+    limit: FrameLimit = None,
     device: Device = None,
 ) -> None:
     """Fill in what is occluded in pictures or a video; all other pixels stay as they are."""
@@ -274,7 +274,7 @@ def encode(
     size: RawSize = None,
     fps: Fps = None,
     stall_timeout: StallTimeout = 10.0,
-    limit: Annotated[int | None, Option("Take the first N pictures, or frames.", least=1)] = None,
+    limit: FrameLimit = None,
     device: Device = None,
 ) -> None:
     """Features of pictures, or of a video as it comes."""
@@ -320,9 +320,10 @@ def compare(
     """Pretrain with several maskings at several seeds, judge all, and report what differs; exit code 2 if one fails."""
     from pipelines.compare import compare as run_all
     from pipelines.compare import dry_run as look
+    from pipelines.compare_plan import asked_plan
 
     judged = {"source": labelled, "test": test, "protocols": protocol}
-    plan = _compare_plan(what, arms, seeds, saliency, judged, options or [])
+    plan = asked_plan(what, arms, seeds, saliency, judged, options or [])
     machine: dict[str, Any] = {"jobs": jobs, "device": device and usable_device(device), "workers": workers}
     if dry_run:
         print_facts({unit.name: state for unit, state in look(plan, out, **machine)}, title="Every run and its state")
@@ -361,25 +362,6 @@ def demo(
     print_judgement(summary.judgement)
     print_evaluation(summary.evaluation)
     typer.echo(f"Look at contact-sheet.png, maps.png, accuracy.png and loss.png in {out}; the table is in table.md")
-
-
-def _compare_plan(
-    what: str,
-    arms: str | None,
-    seeds: str | None,
-    saliency: str | None,
-    judged: dict[str, Any],
-    options: list[str],
-) -> ComparePlan:
-    """The plan in a file, or of the flags that stand in for one."""
-    from pipelines.compare_plan import plan_from_flags, read_plan
-    from pipelines.errors import UserError
-
-    if not what.endswith((".yaml", ".yml")):
-        return plan_from_flags(what, arms, seeds, saliency, judged, options)
-    if saliency is not None or any(judged.values()) or options:
-        raise UserError(f"{what} is a plan: --saliency, --labelled, --test, --protocol and options after -- go into it")
-    return read_plan(Path(what)).narrowed(arms, seeds)
 
 
 def _options(kind: type[T], given: Given, **settled: Any) -> T:

@@ -60,7 +60,7 @@ def _default(declared: Declared) -> Any:
     """What is shown, and taken where nothing is given: ``...`` is required, None left to the field or the command."""
     if declared.default is MISSING:
         return ...
-    if declared.option.settled or isinstance(declared.default, tuple):
+    if declared.option.settled or declared.option.parse or isinstance(declared.default, tuple):
         return declared.option.written
     return declared.default
 

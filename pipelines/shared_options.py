@@ -31,3 +31,13 @@ Workers = Annotated[
     int, Option("Processes or threads that decode images; half the cores if not given.", least=0, settled=True)
 ]
 Seed = Annotated[int, Option("All random numbers follow from it.", least=0)]
+
+StreamInput = Annotated[
+    str,
+    Argument("A picture, a folder of pictures, a video file or URL, or - for raw RGB24 frames on stdin."),
+]
+AsVideo = Annotated[bool, Option("The folder's pictures are the frames of one video.")]
+RawSize = Annotated[str | None, Option("WIDTHxHEIGHT of raw frames on stdin.")]
+Fps = Annotated[float | None, Option("Frames a second to take of a video [default: its own; 25 where it has none]")]
+StallTimeout = Annotated[float, Option("Seconds without a frame after which a stream is taken to be over.")]
+FrameLimit = Annotated[int | None, Option("Take the first N pictures, or frames.", least=1)]
