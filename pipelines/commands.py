@@ -49,7 +49,7 @@ def _own_options(function: Command, *, skip: int) -> Iterator[Declared]:
 def _parameter(declared: Declared) -> inspect.Parameter:
     """An option as the parameter that typer makes one of."""
     option, default = declared.option, _default(declared)
-    told = {"help": _escaped(option.help), "min": option.least}
+    told: dict[str, Any] = {"help": _escaped(option.help), "min": option.least}
     argument = isinstance(option, Argument)
     info = typer.Argument(default, **told) if argument else typer.Option(default, *_flags(declared), **told)
     typed = _typed(declared) if default is not None else _typed(declared) | None

@@ -73,7 +73,7 @@ def declared_as(name: str, hint: Any, default: Any) -> Declared:
 def given_values(kind: type[Any], typed: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the dataclass ``kind`` that were given on the command line, as values of their types.
 
-    What was not given, None or an empty list, is left to the field's default. Raises ValueError.
+    What was not given, None or a list of nothing, is left to the field's default. Raises ValueError.
     """
-    given = {name: value for name, value in typed.items() if value is not None and value != []}
+    given = {name: value for name, value in typed.items() if value not in (None, [], ())}
     return {each.name: each.value(given[each.name]) for each in declared_options(kind) if each.name in given}
