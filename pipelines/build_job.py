@@ -6,84 +6,23 @@ Every machine that makes shards of one build opens the same job; ``settings`` te
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipelines.columns import Captions
+from pipelines.build_options import BuildOptions
 from pipelines.errors import UserError, user_errors
 from pipelines.pairs import hash_pairs
 from pipelines.plan import Plan
 from pipelines.shards import Recipe
 from pipelines.sources import Source, StreamSource, open_source
 from saliency import __version__
-from saliency.methods import METHODS, check_method, layer_name
+from saliency.methods import check_method, layer_name
 from saliency.table import SCHEMA_VERSION
 from saliency.towers import DEMO_CLIP, Tower, load_tower
-from saliency.windows import finest_grid, windows
+from saliency.windows import finest_grid
 
 DEFAULT_CLIP = ("ViT-B-16", "openai")
-ENGINES = ("local", "ray")
 
 _NOT_OF_A_MAP = ("pairs", "pairs_sha256", "shard_size")  # settings of the build, not of its maps
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What ``build-saliency`` was asked for; the CLI's options under the same names."""
-
-    source: str
-    out: Path
-    clip: str | None = None
-    pretrained: str | None = None
-    method: str = "gradcam"
-    grid: int | None = None
-    clip_size: int | None = None
-    tiles: int = 1
-    precision: str = "auto"
-    compile: bool = False
-    fit: str = "squash"
-    batch_size: int = 64
-    workers: int = 2
-    shard_size: int = 4096
-    shard: tuple[int, int] | None = None
-    engine: str = "local"
-    ray_workers: int | None = None
-    max_rejected: float = 0.01
-    image_column: str | None = None
-    caption_column: str | None = None
-    captions: Captions = "first"
-    limit: int | None = None
-    split: str | None = None
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        at_least_one = {"batch-size": self.batch_size, "workers": self.workers, "shard-size": self.shard_size}
-        if self.ray_workers is not None:
-            at_least_one["ray-workers"] = self.ray_workers
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise ValueError(f"--{name} is {value}; it must be at least 1")
-        if self.grid is not None and not 1 <= self.grid <= 256:
-            raise ValueError(f"--grid is {self.grid}; it must be between 1 and 256")
-        if self.fit not in ("squash", "crop"):
-            raise ValueError(f"--fit is {self.fit!r}; it must be squash or crop")
-        if self.method not in METHODS:
-            raise ValueError(f"--method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        if self.compile and METHODS[self.method].deep:
-            raise ValueError(f"--method {self.method} reads the blocks that --compile compiles; leave one of them out")
-        windows(self.tiles)
-        if not 0 <= self.max_rejected <= 1:
-            raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
-        if self.engine not in ENGINES:
-            raise ValueError(f"--engine is {self.engine!r}; it must be one of {', '.join(ENGINES)}")
-        if self.engine == "ray" and self.shard is not None:
-            raise ValueError("--shard is for job arrays; --engine ray deals out the shards itself")
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """Where the pairs and the model came from, for ``inspect`` to find them again; plays no part in the bytes."""
-        names = ("source", "split", "image_column", "caption_column", "captions", "limit", "clip", "pretrained")
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

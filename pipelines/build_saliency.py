@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.build_job import BuildOptions, open_job
+from pipelines.build_job import open_job
+from pipelines.build_options import BuildOptions
 from pipelines.errors import UserError, user_errors
 from pipelines.local_engine import build_here
 from pipelines.plan import Plan, shard_name

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
-
-Captions = Literal["first", "all"]
-"""Of a row's several captions: take the first, or make every one a pair of its own."""
+from pipelines.shared_options import Captions
 
 IMAGE_NAMES = (
     "image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "file_name", "image_path", "image_file",

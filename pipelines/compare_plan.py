@@ -138,6 +138,22 @@ def read_plan(path: Path) -> ComparePlan:
         raise UserError(f"{path}: {error}") from error
 
 
+def asked_plan(
+    what: str,
+    arms: str | None,
+    seeds: str | None,
+    saliency: str | None,
+    judged: dict[str, Any],
+    options: list[str],
+) -> ComparePlan:
+    """The plan in the file ``what``, or of the flags that stand in for one; UserError where both are given."""
+    if not what.endswith((".yaml", ".yml")):
+        return plan_from_flags(what, arms, seeds, saliency, judged, options)
+    if saliency is not None or any(judged.values()) or options:
+        raise UserError(f"{what} is a plan: --saliency, --labelled, --test, --protocol and options after -- go into it")
+    return read_plan(Path(what)).narrowed(arms, seeds)
+
+
 def plan_from_flags(
     source: str,
     arms: str | None,

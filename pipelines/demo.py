@@ -14,7 +14,7 @@ from typing import Any
 
 from mae.checkpoints import load_model
 from mae.training import Training
-from pipelines.build_job import BuildOptions
+from pipelines.build_options import BuildOptions
 from pipelines.build_saliency import build_saliency
 from pipelines.errors import UserError
 from pipelines.evaluate import EvaluateOptions, evaluate, to_json

@@ -1,11 +1,21 @@
 """What ``evaluate`` can be asked for, checked before anything is opened."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pipelines.columns import Captions
+from pipelines.options import Argument, Option
+from pipelines.shared_options import (
+    CaptionColumn,
+    CaptionsOfAnImage,
+    Device,
+    ImageColumn,
+    Limit,
+    Seed,
+    SourcePlace,
+    Split,
+    Workers,
+)
 
 CLASSIFYING = ("knn", "logistic", "linear", "finetune")
 """On frozen features: k-NN, logistic regression, MAE's linear probe; and MAE's end-to-end fine-tuning."""
@@ -24,52 +34,101 @@ FILLS = ("grey", "noise")
 class EvaluateOptions:
     """What ``evaluate`` was asked for; the CLI's options under the same names."""
 
-    run: str
-    source: str
-    test: str | None = None
-    protocols: tuple[str, ...] = QUICK
-    beside: tuple[str, ...] = ()
-    untrained: bool = True
-    pool: str = "cls"
+    run: Annotated[
+        str,
+        Argument(
+            "A run folder or RUN/checkpoints/best, an MAE checkpoint (.pth), a ViTMAE or timm folder, or a timm "
+            "model: timm:NAME, timm:NAME@FILE, timm:NAME@none."
+        ),
+    ]
+    source: SourcePlace
+    test: Annotated[str | None, Option("Source to test on; a part of SOURCE is held out if not given.")] = None
+    protocols: Annotated[
+        tuple[str, ...],
+        Option(
+            "knn, logistic (quick), linear (MAE's linear probe), finetune (MAE's fine-tuning), occlusion, segment "
+            "and propagate (true masks); several if given several times [default: knn and logistic] "
+            "(docs/protocols.md)",
+            flags=("--protocol",),
+        ),
+    ] = QUICK
+    beside: Annotated[tuple[str, ...], Option("Further runs or timm models to judge on the same images.")] = ()
+    untrained: Annotated[bool, Option("Judge the same encoder untrained as well.")] = True
+    pool: Annotated[
+        str, Option("Features are the class token `cls` or the `mean` of the patch tokens; finetune takes the mean.")
+    ] = "cls"
     """Measured better than ``mean`` on the demo's scenes, by k-NN above all. Fine-tuning always pools by the mean."""
-    neighbours: int = 20
-    temperature: float = 0.07
-    test_fraction: float = 0.2
-    label_fraction: float = 1.0
-    seeds: str = "1"
-    linear_epochs: int = 90
-    linear_blr: tuple[float, ...] = ()
-    linear_batch_size: int | None = None
-    finetune_epochs: int | None = None
-    finetune_blr: float | None = None
-    finetune_batch_size: int | None = None
-    layer_decay: float | None = None
-    drop_path: float | None = None
-    occluder: tuple[str, ...] = ()
+    neighbours: Annotated[int, Option("k of k-NN.")] = 20
+    temperature: Annotated[float, Option("Of the votes of k-NN.")] = 0.07
+    test_fraction: Annotated[float, Option("Share of every class held out where there is no --test.")] = 0.2
+    label_fraction: Annotated[
+        float, Option("Share of the training images to learn from, the same number of every class.")
+    ] = 1.0
+    seeds: Annotated[
+        str, Option("How many seeds, counted from --seed, or which: 0,1,2. Several give a mean ± interval.")
+    ] = "1"
+    linear_epochs: Annotated[int, Option("Of linear.")] = 90
+    linear_blr: Annotated[
+        tuple[float, ...],
+        Option("Base rate of linear; of several the best on held-out training images [default: 0.1 to 300]"),
+    ] = ()
+    linear_batch_size: Annotated[
+        int | None, Option("Images a step of linear; 16384, or fewer for 32 steps an epoch, if not given.")
+    ] = None
+    finetune_epochs: Annotated[int | None, Option("Of finetune; 100, for large and huge 50, if not given.")] = None
+    finetune_blr: Annotated[
+        float | None, Option("Base rate of finetune; 5e-4, for large and huge 1e-3, if not given.")
+    ] = None
+    finetune_batch_size: Annotated[
+        int | None, Option("Images a step of finetune; 1024, or fewer for 32 steps an epoch, if not given.")
+    ] = None
+    layer_decay: Annotated[
+        float | None, Option("Of finetune's rate from block to block; 0.65, for large and huge 0.75, if not given.")
+    ] = None
+    drop_path: Annotated[float | None, Option("Of finetune; 0.1, for large 0.2 and for huge 0.3, if not given.")] = None
+    occluder: Annotated[
+        tuple[str, ...],
+        Option(
+            "Of occlusion: random, block, object, salient, non-salient; several if given several times "
+            "[default: all, the last two where there are masks or --occluder-maps]"
+        ),
+    ] = ()
     """None given: all that the test images allow."""
-    occlusion_shares: str = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
-    occluder_maps: str | None = None
-    occluder_grid: int | None = None
-    occluder_fill: str = "grey"
-    occlusion_probe: str = "logistic"
-    recover_images: int = 256
-    dense_size: int | None = None
-    segment_classes: bool = True
-    context_frames: int = 7
-    radius: int = 12
-    out: Path | None = None
-    confusion: Path | None = None
-    fresh: bool = False
-    batch_size: int = 256
-    workers: int = 1
-    seed: int = 0
-    image_column: str | None = None
-    caption_column: str | None = None
-    captions: Captions = "first"
-    limit: int | None = None
-    test_limit: int | None = None
-    split: str | None = None
-    device: str = "cpu"
+    occlusion_shares: Annotated[str, Option("Shares of the picture that are hidden, rising.")] = (
+        "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    )
+    occluder_maps: Annotated[
+        str | None, Option("Maps that say what is salient, not those the model was trained with; else true masks do.")
+    ] = None
+    occluder_grid: Annotated[
+        int | None, Option("Cells a side that are hidden; the model's patches, or 14, if not given.")
+    ] = None
+    occluder_fill: Annotated[str, Option("Hidden pixels become `grey` or `noise`.")] = "grey"
+    occlusion_probe: Annotated[str, Option("What learns from whole images: logistic or knn.")] = "logistic"
+    recover_images: Annotated[
+        int, Option("Of occlusion: so many images are also filled in by the decoder, and compared.")
+    ] = 256
+    dense_size: Annotated[
+        int | None, Option("Shorter side of pictures in segment and propagate; the model's own size if not given.")
+    ] = None
+    segment_classes: Annotated[
+        bool, Option("Segment by class where the source has labels, not object from background.")
+    ] = True
+    context_frames: Annotated[int, Option("Of propagate: frames before, beside the first.")] = 7
+    radius: Annotated[int, Option("Of propagate: rows and columns that a patch looks away.")] = 12
+    out: Annotated[Path | None, Option("JSON to write; evaluation.json in the run folder if not given.")] = None
+    confusion: Annotated[Path | None, Option("PNG for the encoder's confusion matrices.")] = None
+    fresh: Annotated[bool, Option("Compute everything again, also what is finished beside --out.")] = False
+    batch_size: Annotated[int, Option("Images at a time.")] = 256
+    workers: Workers = 1
+    seed: Seed = 0
+    image_column: ImageColumn = None
+    caption_column: CaptionColumn = None
+    captions: CaptionsOfAnImage = "first"
+    limit: Limit = None
+    test_limit: Annotated[int | None, Option("Take the first N samples of --test.", least=1)] = None
+    split: Split = None
+    device: Device = "cpu"
 
     def __post_init__(self) -> None:
         for protocol in self.protocols:

@@ -61,11 +61,3 @@ class Plan:
 def shard_name(number: int, count: int | None) -> str:
     """``train-00003-of-00012.parquet``, or ``train-00003.parquet`` while the count is unknown."""
     return f"train-{number:05d}.parquet" if count is None else f"train-{number:05d}-of-{count:05d}.parquet"
-
-
-def parse_part(text: str) -> tuple[int, int]:
-    """``i/n`` with 1 ≤ i ≤ n; ValueError otherwise."""
-    first, _, second = text.partition("/")
-    if first.isascii() and first.isdigit() and second.isascii() and second.isdigit() and 1 <= int(first) <= int(second):
-        return int(first), int(second)
-    raise ValueError(f"--shard {text!r} is not i/n with i from 1 to n, such as 3/8")

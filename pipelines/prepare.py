@@ -23,57 +23,23 @@ from typing import Any, BinaryIO
 from PIL import __version__ as pillow_version
 from tqdm import tqdm
 
-from pipelines.columns import Captions, Wishes
+from pipelines.columns import Wishes
 from pipelines.entries import Columns, Entries, Entry, EntryRow, open_entries
 from pipelines.errors import UserError
 from pipelines.images import BadImage
 from pipelines.pairs import Rejected
 from pipelines.prefetch import prefetch
+from pipelines.prepare_options import PrepareOptions
 from pipelines.prepared import PreparedShard, open_prepared, totals
-from pipelines.prepared_files import FORMATS, SUFFIX, WRITERS, Picture
+from pipelines.prepared_files import SUFFIX, WRITERS, Picture
 from pipelines.small_images import SUBSAMPLING, make_small, small_box, small_mask
 from saliency import __version__
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 from saliency.manifest import Manifest
 
 _LAYOUT = 1  # another number when the same images would become other files
-_SMALLEST_SIZE = 16
 _EARLY_CHECK = 1000  # rows after which a hopeless source stops the run before its end
 _MOSTLY = 0.5
-
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """What ``prepare`` was asked for; the CLI's options under the same names."""
-
-    source: str
-    out: Path
-    size: int = 256
-    format: str = "parquet"
-    quality: int = 90
-    shard_size: int = 4096
-    workers: int = 2
-    max_rejected: float = 0.01
-    image_column: str | None = None
-    caption_column: str | None = None
-    captions: Captions = "all"
-    limit: int | None = None
-    split: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.size < _SMALLEST_SIZE:
-            raise ValueError(f"--size is {self.size}; it must be at least {_SMALLEST_SIZE} pixels")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"--quality is {self.quality}; it must be between 1 and 100")
-        if self.format not in FORMATS:
-            raise ValueError(f"--format is {self.format!r}; it must be one of {', '.join(FORMATS)}")
-        if self.captions not in ("first", "all"):
-            raise ValueError(f"--captions is {self.captions!r}; it must be first or all")
-        for name, value in {"shard-size": self.shard_size, "workers": self.workers}.items():
-            if value < 1:
-                raise ValueError(f"--{name} is {value}; it must be at least 1")
-        if not 0 <= self.max_rejected <= 1:
-            raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
 
 
 def prepare(options: PrepareOptions, *, quiet: bool = False) -> Manifest:

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from pipelines.columns import ORIGINAL_NAME
 from pipelines.entries import Columns
 
-FORMATS = ("parquet", "webdataset")
 SUFFIX = {"parquet": "parquet", "webdataset": "tar"}
 
 _ROW_GROUP = 16 << 20

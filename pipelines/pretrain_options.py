@@ -16,9 +16,9 @@ from mae.resolution_schedule import ResolutionSchedule
 from mae.training import TrainingSettings
 from mae.video import POSITIONS
 from pipelines.clips import ClipShape
-from pipelines.columns import Captions
 from pipelines.device_views import AUGMENT_ON
 from pipelines.joined_maps import ON_MISSING
+from pipelines.pretrain_arguments import PretrainArguments
 from pipelines.trackers import TRACKERS
 
 MULTILEVEL = "mlo"
@@ -34,79 +34,8 @@ FREE_ON_RESUME = frozenset(
 
 
 @dataclass(frozen=True)
-class PretrainOptions:
-    """What ``pretrain`` was asked for; the CLI's options under the same names."""
-
-    source: str
-    out: Path
-    saliency: str | Path | None = None
-    masking: str | None = None
-    mask_ratio: float = None  # type: ignore[assignment] # 0.75; of video 0.9
-    salient_ratio: float = 0.25
-    salient_of: str = "image"
-    salient_pick: str = "top"
-    salient_mass: float = 0.5
-    temperature: float = 1.0
-    salient_schedule: tuple[float, float] | None = None
-    tubes: bool = True
-    saliency_weight: float = 0.0
-    gate_ratio: float = 0.5
-    gate_sign: str = "hide"
-    gate_teacher: str | Path | None = None
-    gate_positions: bool = False
-    gate_contrast: float = GateObjective.contrast
-    attention_shown: float = 0.1
-    attention_momentum: float = AttentionSettings.momentum
-    attention_momentum_end: float = AttentionSettings.momentum_end
-    hard_final: float = HardSettings.final
-    mlo_masker: str = MultilevelSettings.masker
-    mlo_path: str = MultilevelSettings.path
-    mlo_hypergradient: str = MultilevelSettings.hypergradient
-    mlo_unroll: str = "2,1"
-    mlo_split: float = 0.2
-    mlo_head_rate: float = MultilevelSettings.head_rate
-    mlo_masker_rate: float = MultilevelSettings.masker_rate
-    mlo_exploration: float = MultilevelSettings.exploration
-    mlo_pool: str = MultilevelSettings.pool
-    on_missing: str = "error"
-    model: str = "base"
-    image_size: tuple[int, ...] = (224,)
-    patch_size: int | None = None
-    decoder_width: int | None = None
-    decoder_depth: int | None = None
-    decode_ratio: float = 1.0
-    decoder_masking: str = "random"
-    frames: int | None = None
-    frame_stride: int = 4
-    tubelet: int = 2
-    positions: str = "space-time"
-    inflate: str | Path | None = None
-    resolution_schedule: str | None = None
-    norm_pix: bool = True
-    batch_size: int = 256
-    accumulate: int = 1
-    epochs: int = 100
-    blr: float = 1.5e-4
-    weight_decay: float = 0.05
-    warmup_epochs: float | None = None
-    precision: str = "auto"
-    compile: bool = False
-    deterministic: bool = False
-    shard_model: bool = False
-    checkpoint_every: int | None = None
-    keep: int = 2
-    resume: bool = False
-    track: tuple[str, ...] = ()
-    seed: int = 0
-    workers: int = 1
-    augment_on: str = "auto"
-    max_rejected: float = 0.01
-    image_column: str | None = None
-    caption_column: str | None = None
-    captions: Captions = "first"
-    limit: int | None = None
-    split: str | None = None
-    device: str = "cpu"
+class PretrainOptions(PretrainArguments):
+    """What ``pretrain`` was asked for, checked, and as the settings of what takes part in it. ValueError."""
 
     def __post_init__(self) -> None:
         if self.mask_ratio is None:

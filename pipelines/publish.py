@@ -16,7 +16,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from pipelines.errors import UserError
 from pipelines.hub import check_login, check_name, look_up, upload
 from pipelines.plan import shard_name
 from pipelines.preview import Preview, spread, write_preview
+from pipelines.publish_options import PublishOptions
 from pipelines.sources import Source, StreamSource, open_source
 from pipelines.verify import check_folder
 from saliency.card import CardFacts, dataset_card, last_part, without_folders
@@ -40,29 +40,6 @@ LARGEST_ROW_GROUP = 100_000_000
 """Bytes uncompressed: the Hub's viewer reads at most 300 MB for a page, and advises 100 to 300 MB a row group."""
 
 _NEW_ROW_GROUP = 50_000_000
-
-
-@dataclass(frozen=True)
-class PublishOptions:
-    """What ``publish`` was asked for; the CLI's options under the same names."""
-
-    maps: Path
-    name: str
-    dry_run: Path | None = None
-    private: bool = False
-    preview: int = 1000
-    with_images: bool = False
-    source: str | None = None
-    licence: str = "other"
-    quality: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.preview < 0:
-            raise ValueError(f"--preview is {self.preview}; it must be at least 0")
-        if self.with_images and not self.preview:
-            raise ValueError("--with-images has nothing to show in with --preview 0")
-        if not self.licence.strip() or "\n" in self.licence:
-            raise ValueError("--licence is a name such as cc-by-4.0, as the Hub spells it")
 
 
 def publish(options: PublishOptions, *, quiet: bool = False) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pipelines.columns import Captions
 from pipelines.errors import UserError
 from pipelines.samples import Source
+from pipelines.shared_options import Captions
 from pipelines.sources import StreamSource, open_clips, open_source
 from pipelines.table_source import open_dataset
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipelines.build_job import BuildOptions, Job, open_job
+from pipelines.build_job import Job, open_job
+from pipelines.build_options import BuildOptions
 from pipelines.errors import UserError
 from pipelines.plan import Plan
 from pipelines.stages import Stages

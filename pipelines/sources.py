@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from pipelines.columns import Captions, Wishes
+from pipelines.columns import Wishes
 from pipelines.errors import UserError
 from pipelines.folders import open_folder
 from pipelines.images import SUFFIXES
@@ -24,6 +24,7 @@ from pipelines.moving_shapes import open_moving_scenes
 from pipelines.prepared import check_prepared
 from pipelines.samples import NoImage, Sample, Source
 from pipelines.scenes import open_scenes
+from pipelines.shared_options import Captions
 from pipelines.streams import StreamSource, open_stream
 from pipelines.table_source import open_tables
 from pipelines.tables import TABLE_SUFFIXES

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,34 +18,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipelines.columns import Captions
 from pipelines.errors import UserError
 from pipelines.hub import find_maps
 from pipelines.images import BadImage, decode_rgb
 from pipelines.sources import Source, StreamSource, open_source
+from pipelines.verify_options import VerifyOptions
 from saliency.checks import Check, TableReport, check_table, rejected_pairs
 from saliency.manifest import NAME, part_manifests
 from saliency.rows import pair_hashes, read_rows
 from saliency.table import shard_files
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """What ``verify`` was asked for; the CLI's options under the same names."""
-
-    maps: str
-    source: str | None = None
-    sample: int = 1000
-    seed: int = 0
-    image_column: str | None = None
-    caption_column: str | None = None
-    captions: Captions = "first"
-    limit: int | None = None
-    split: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.sample < 0:
-            raise ValueError(f"--sample is {self.sample}; it must be at least 0")
 
 
 def verify(options: VerifyOptions, *, quiet: bool = False) -> list[Check]:

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.plan import Plan, parse_part, shard_name
+from pipelines.build_options import parse_part
+from pipelines.plan import Plan, shard_name
 
 
 @given(st.integers(0, 200), st.integers(1, 20), st.integers(1, 12))

@@ -1,13 +1,13 @@
 """Every method on every kind of tower: what it promises, and whom it refuses."""
 
-import typing
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 
-import cli
+from pipelines.build_options import BuildOptions
+from pipelines.options import declared_options
 from saliency.methods import METHODS, POOLINGS, check_method, layer_name, saliency_maps
 from saliency.towers import Tower, load_tower
 from tests.saliency.test_attention import make_tower
@@ -138,8 +138,8 @@ def test_towers_of_other_kinds_load(kind, tmp_path):
 
 
 def test_the_help_and_the_documentation_name_every_method():
-    option = typing.get_type_hints(cli.build_saliency, include_extras=True)["method"].__metadata__[0]
-    assert set(METHODS) <= set(option.help.replace(",", " ").replace(";", " ").split())
+    (declared,) = (each for each in declared_options(BuildOptions) if each.name == "method")
+    assert set(METHODS) <= set(declared.option.help.replace(",", " ").replace(";", " ").split())
     page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
     for method, row in METHODS.items():
         assert page.count(f"| `{method}` |") >= 3, method  # its equation, its cost and what it was measured at
