@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/mae-cli demo --out $(OUT)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
