@@ -12,6 +12,7 @@ from pipelines.build_options import BuildOptions
 from pipelines.errors import UserError, user_errors
 from pipelines.pairs import hash_pairs
 from pipelines.plan import Plan
+from pipelines.scenes import BUILT_IN
 from pipelines.shards import Recipe
 from pipelines.sources import Source, StreamSource, open_source
 from saliency import __version__
@@ -75,7 +76,7 @@ def open_job(options: BuildOptions) -> Job:
 def load_clip(options: BuildOptions) -> Tower:
     """The tower that was asked for: by default the shipped one for the built-in scenes, else OpenAI's ViT-B-16."""
     clip, pretrained = options.clip, options.pretrained
-    if clip is None and options.source.startswith("shapes:"):
+    if clip is None and options.source.startswith(BUILT_IN):
         clip = f"local-dir:{DEMO_CLIP}"
     elif clip is None:
         clip, pretrained = DEFAULT_CLIP[0], pretrained or DEFAULT_CLIP[1]
@@ -84,7 +85,7 @@ def load_clip(options: BuildOptions) -> Tower:
 
 def _settings(options: BuildOptions, tower: Tower, grid: int, source: Source | StreamSource) -> dict[str, Any]:
     """Everything that decides the maps; batch size, threads, device and --compile move the last bits alone."""
-    clip = "demo" if options.clip is None and options.source.startswith("shapes:") else options.clip
+    clip = "demo" if options.clip is None and options.source.startswith(BUILT_IN) else options.clip
     metadata = {
         "schema_version": SCHEMA_VERSION,
         "grid": grid,

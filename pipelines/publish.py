@@ -28,6 +28,7 @@ from pipelines.hub import check_login, check_name, look_up, upload
 from pipelines.plan import shard_name
 from pipelines.preview import Preview, spread, write_preview
 from pipelines.publish_options import PublishOptions
+from pipelines.scenes import BUILT_IN
 from pipelines.sources import Source, StreamSource, open_source
 from pipelines.verify import check_folder
 from saliency.card import CardFacts, dataset_card, last_part, without_folders
@@ -123,7 +124,7 @@ def _images(options: PublishOptions, report: TableReport) -> tuple[Source | None
     assert report.manifest is not None
     origin = report.manifest.origin
     spec = options.source or origin.get("source")
-    drawn = isinstance(spec, str) and spec.startswith("shapes:")
+    drawn = isinstance(spec, str) and spec.startswith(BUILT_IN)
     if not options.preview or not (drawn or options.with_images):
         return None, "none"
     advice = "say where the images are with --source, or leave --with-images out for a preview of maps alone"
@@ -242,7 +243,7 @@ def _public_manifest(report: TableReport) -> Manifest:
     assert report.manifest is not None
     settings, origin = _public(report.manifest.settings), _public(report.manifest.origin)
     source = origin.get("source")
-    if isinstance(source, str) and not source.startswith("shapes:") and not _from_hub(report):
+    if isinstance(source, str) and not source.startswith(BUILT_IN) and not _from_hub(report):
         origin["source"] = last_part(source)
     return Manifest(settings, origin | {PUBLISHED: True}, list(report.manifest.shards), complete=True)
 

@@ -17,6 +17,8 @@ from pipelines.errors import UserError
 from pipelines.samples import Source
 from pipelines.shapes import COLORS, OBJECT_COUNTS, draw_scene, scene_caption, scene_label
 
+BUILT_IN = ("shapes:", "shapes-video:")
+"""How sources begin that need no files: the shipped CLIP was made for them, and anyone can draw them again."""
 GRAMMAR = "shapes:N[,split=NAME][,objects=A-B][,size=PIXELS]"
 
 _MOST = len(OBJECT_COUNTS)

@@ -161,7 +161,7 @@ def _loading(facts: CardFacts) -> str:
 def _making(facts: CardFacts) -> str:
     rows = [[name, f"`{value}`"] for name, value in facts.settings.items() if value is not None]
     where = "a dataset on the Hub" if facts.from_hub else "a place on the publisher's machine, shown by its name alone"
-    if str(facts.origin.get("source", "")).startswith("shapes:"):
+    if str(facts.origin.get("source", "")).startswith(("shapes:", "shapes-video:")):
         where = "scenes that saliency-mae draws itself"
     return (
         f"```bash\n{build_command(facts.settings, facts.origin)}\n```\n\nThe source is {where}. Pairs in = written + "

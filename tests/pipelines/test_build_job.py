@@ -48,6 +48,13 @@ def test_bf16_keeps_the_gradients_in_float32(pictures, tmp_path, tiny_clip):
     assert [table.metadata["precision"] for table in tables] == ["fp32", "bf16"]
 
 
+@pytest.mark.parametrize("source", ["shapes:3", "shapes-video:3"])
+def test_what_is_drawn_has_the_shipped_clip(tmp_path, source):
+    job = open_job(BuildOptions(source, tmp_path))
+    assert job.metadata["clip"] == "demo"
+    assert job.metadata["pretrained"] is None
+
+
 def test_a_method_that_reads_the_trunk_cannot_have_it_compiled(tmp_path):
     with pytest.raises(ValueError, match="--method legrad reads the blocks that --compile compiles"):
         BuildOptions("x", tmp_path, method="legrad", compile=True)
