@@ -484,7 +484,8 @@ def evaluate(
     pool: Annotated[
         str,
         typer.Option(
-            help="Features are the class token `cls` or the `mean` of the patch tokens; finetune takes the mean."
+            help="Features are the class token `cls` or the `mean` of the patch tokens; finetune, and models without "
+            "a class token, take the mean."
         ),
     ] = "cls",
     neighbours: Annotated[int, typer.Option(help="k of k-NN.")] = 20,
@@ -525,8 +526,9 @@ def evaluate(
     occluder: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of occlusion: random, block, object, salient, non-salient; several if given several times "
-            "\\[default: all, the last two where there are masks or --occluder-maps]"
+            help="Of occlusion: random, block, object, salient, non-salient; of clips block-static, block-moving, "
+            "object-static and object-moving; several if given several times \\[default: all, salient and non-salient "
+            "where there are masks or --occluder-maps]"
         ),
     ] = None,
     occlusion_shares: Annotated[
@@ -553,6 +555,10 @@ def evaluate(
     ] = True,
     context_frames: Annotated[int, typer.Option(help="Of propagate: frames before, beside the first.")] = 7,
     radius: Annotated[int, typer.Option(help="Of propagate: rows and columns that a patch looks away.")] = 12,
+    frame_stride: Annotated[
+        int | None,
+        typer.Option(help="Ticks between the frames of a clip, where a model is of video; its training's, else 4."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="JSON to write; evaluation.json in the run folder if not given.")
     ] = None,

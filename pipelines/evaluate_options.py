@@ -16,7 +16,13 @@ MASKED = ("segment", "propagate")
 PROTOCOLS = (*LABELLED, *MASKED)
 QUICK = ("knn", "logistic")
 """What is run if nothing is asked for: they see every image once."""
+CLIP_PROTOCOLS = (*QUICK, "occlusion")
+"""Those that judge by clips, where a model is of video."""
 OCCLUDERS = ("random", "salient", "non-salient", "block", "object")
+CLIP_OCCLUDERS = (
+    "random", "salient", "non-salient", "block-static", "block-moving", "object-static", "object-moving",
+)  # fmt: skip
+"""Of clips: what is in one place in all frames, or goes on a straight line; what is salient is so frame by frame."""
 FILLS = ("grey", "noise")
 
 
@@ -57,6 +63,8 @@ class EvaluateOptions:
     segment_classes: bool = True
     context_frames: int = 7
     radius: int = 12
+    frame_stride: int | None = None
+    """Of clips, where a model is of video; its own, if not given."""
     out: Path | None = None
     confusion: Path | None = None
     fresh: bool = False
@@ -108,10 +116,30 @@ class EvaluateOptions:
             raise ValueError(f"--occlusion-shares {self.occlusion_shares!r}: they rise from 0 on and stay below 1")
         return shares
 
+    def check_judged(self, name: str, *, video: bool) -> None:
+        """ValueError, naming a model, if what was asked for is not there for models of video, or of images."""
+        known, other = (CLIP_OCCLUDERS, OCCLUDERS) if video else (OCCLUDERS, CLIP_OCCLUDERS)
+        for kind in self.occluder:
+            if kind not in known:
+                what = (
+                    f"is of {'images' if video else 'clips'}, and {name} is a model of {'video' if video else 'images'}"
+                )
+                raise ValueError(
+                    f"--occluder {kind} {what}: give {', '.join(kind for kind in known if kind not in other)}"
+                )
+        for protocol in self.protocols if video else ():
+            if protocol not in CLIP_PROTOCOLS:
+                raise ValueError(
+                    f"--protocol {protocol} is for models of images, and {name} is of video: give "
+                    f"{', '.join(CLIP_PROTOCOLS)}"
+                )
+        if self.frame_stride is not None and not video:
+            raise ValueError(f"--frame-stride is of clips, and {name} is a model of images: leave it out")
+
     def _check_occlusion(self) -> None:
         self.shares()
         for name, given, known in (
-            ("--occluder", self.occluder, OCCLUDERS),
+            ("--occluder", self.occluder, tuple(dict.fromkeys((*OCCLUDERS, *CLIP_OCCLUDERS)))),
             ("--occluder-fill", (self.occluder_fill,), FILLS),
             ("--occlusion-probe", (self.occlusion_probe,), QUICK),
         ):
@@ -124,6 +152,7 @@ class EvaluateOptions:
             "--dense-size": (self.dense_size, 8),
             "--context-frames": (self.context_frames, 0),
             "--radius": (self.radius, 1),
+            "--frame-stride": (self.frame_stride, 1),
         }
         for name, (number, least) in numbers.items():
             if number is not None and number < least:
