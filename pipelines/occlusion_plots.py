@@ -30,7 +30,7 @@ _STYLES = {MODEL: "-", NEIGHBOURS: ":", NEAREST_FRAME: "--"}
 def draw_occlusion(
     folder: Path, panel: Panel, result: Mapping[str, Any], options: EvaluateOptions, encoder: Encoder
 ) -> None:
-    """``occlusion.png`` and ``occluded.png`` in ``folder``, of a finished evaluation; its first row is ``encoder``'s."""
+    """``occlusion.png`` and ``occluded.png`` in ``folder``, of a finished evaluation by its first row's encoder."""
     rows = [row for row in result["rows"] if "occlusion_curves" in row]
     draw_curves(folder / CURVES, rows, chance=result["chance"])
     columns = occluded_sheet(panel, encoder, options)
