@@ -23,7 +23,7 @@ CURVES, SHEET = "occlusion.png", "occluded.png"
 
 _SHOWN = (0.25, 0.5)
 _IMAGES = 6
-_CLIPS, _FRAMES = 2, 4
+_CLIPS, _FRAMES = 2, 3
 _STYLES = {MODEL: "-", NEIGHBOURS: ":", NEAREST_FRAME: "--"}
 
 
@@ -75,7 +75,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], *, chance: float 
 def occluded_sheet(panel: Panel, encoder: Encoder, options: EvaluateOptions) -> dict[str, list[Any]]:
     """Columns of a contact sheet of the first test images: whole, and by each occluder at two shares, and filled in.
 
-    Clips have a row an occluder, and four frames in columns.
+    Clips have a row an occluder, and three frames in columns.
     """
     assert panel.occlusion is not None
     part = panel.occlusion.test
