@@ -53,7 +53,7 @@ def test_whole_tubelets_of_a_plain_model_are_its_prediction():
 
 
 def test_a_right_prediction_of_a_repeated_texture_is_the_texture(monkeypatch):
-    """Where all tubelets have one mean and deviation, the visible ones tell those of the hidden, and nothing is lost."""
+    """Where all tubelets have one mean and deviation, the visible ones tell those of the hidden."""
     model, images = video(), clips(1, frames=2, side=8).repeat(1, 1, 2, 2, 2)
     target = model._target(model.patchify(normalise(images)))
     monkeypatch.setattr(model, "decode", lambda *_: target)
