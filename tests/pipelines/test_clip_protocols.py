@@ -79,6 +79,9 @@ def test_accuracy_is_that_of_features_of_the_middle_clips(base, tmp_path):
         labels = torch.from_numpy(train.labels)
         predictions = knn_predict(values, labels, queries, k=20, temperature=0.07, classes=6)
         assert row["knn"] == pytest.approx(float((predictions.numpy() == test.labels).mean()))
+    turned = judge(replace(base, run=image, beside=(base.run,), untrained=False, protocols=("knn",)))
+    assert turned["clip"] == result["clip"]
+    assert [row["knn"] for row in turned["rows"]] == [row["knn"] for row in result["rows"][1::-1]]
 
 
 def test_what_is_seen_are_the_frames_of_the_stride():
