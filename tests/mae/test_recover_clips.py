@@ -8,6 +8,7 @@ import torch
 from mae import recover as module
 from mae.pixels import normalise
 from mae.recover import interpolate, nearest_in_time, recover
+from mae.stream_recover import StreamRecoverer
 from mae.video import VideoMaskedAutoencoder
 from tests.tiny_mae import NANO, nano
 
@@ -24,9 +25,9 @@ def regions(count=3, frames=4, side=16, share=0.3, seed=1):
     return coarse[:, :, rows][..., rows]
 
 
-def video(**options):
+def video(frames=4, **options):
     torch.manual_seed(0)
-    return VideoMaskedAutoencoder(image_size=16, frames=4, **NANO._asdict(), **options).eval()
+    return VideoMaskedAutoencoder(image_size=16, frames=frames, **NANO._asdict(), **options).eval()
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
@@ -76,6 +77,14 @@ def test_brightness_and_contrast_are_those_nearby_in_space_and_time():
         means, deviations, total = means + weight * seen.mean(0), deviations + weight * seen.std(0), total + weight
     torch.testing.assert_close(mean[0, 0, 0], means / total, atol=1e-4, rtol=0)
     torch.testing.assert_close(deviation[0, 0, 0], deviations / total, atol=1e-4, rtol=0)
+
+
+def test_of_one_tubelet_it_is_what_a_stream_gets():
+    model, (clip,), (hidden,) = video(frames=2), clips(1, frames=2), regions(1, frames=2)
+    streamed = StreamRecoverer(model, blend=False).push(clip.transpose(0, 1), hidden)
+    found = recover(model, clip[None], hidden[None])[0].transpose(0, 1)
+    assert not torch.equal(found, clip.transpose(0, 1))
+    torch.testing.assert_close(found, streamed, atol=1, rtol=0)
 
 
 def test_a_model_of_images_and_the_neighbours_go_frame_by_frame():

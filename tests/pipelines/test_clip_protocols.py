@@ -284,7 +284,7 @@ def test_arms_of_video_are_compared(tmp_path, monkeypatch):
         ({"random": {}, "fast": {"frame_stride": 4}}, {}, "say which one they are judged with"),
         (None, {"protocols": ["linear"]}, "evaluate: --protocol linear is for models of images"),
         (None, {"occluder": ["block"]}, "evaluate: --occluder block is of images"),
-        (None, {"source": "shapes:8"}, "shapes:8"),
+        (None, {"source": "shapes:8"}, "shapes:8 draws images, and what is wanted are videos"),
     ],
 )
 def test_arms_that_can_not_be_compared_are_refused_before_anything_runs(tmp_path, monkeypatch, arms, judged, message):
