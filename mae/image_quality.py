@@ -2,7 +2,8 @@
 
 PSNR of the region's pixels, and the mean over the region of the SSIM index of Wang et al. 2004 (IEEE TIP 13, Gaussian
 window of 11×11, deviation 1.5, K 0.01 and 0.03), each channel on its own; at the image's borders the window holds what
-there is. SSIM looks beyond the region by the window's half width.
+there is. SSIM looks beyond the region by the window's half width. Of a clip [B, 3, T, H, W] with a region [B, T, H, W]
+the means are over the regions of all frames; no window spans two.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def psnr(images: Tensor, truth: Tensor, region: Tensor) -> Tensor:
 
     At most 100; NaN where the region is empty.
     """
-    error = ((images.float() - truth.float()) / 255).square().mean(1)  # [B, H, W]
+    error = ((images.float() - truth.float()) / 255).square().mean(1)  # as the region
     return -10 * _mean_in(error, region).clamp(min=_PERFECT).log10()
 
 
@@ -32,14 +33,14 @@ def ssim(images: Tensor, truth: Tensor, region: Tensor) -> Tensor:
 
     NaN where the region is empty.
     """
-    x, y = images.double() / 255, truth.double() / 255
+    x, y = (pixels.movedim(1, -3).flatten(0, -4).double() / 255 for pixels in (images, truth))  # frame by frame
     mean_x, mean_y = _blur(x), _blur(y)
     variance_x, variance_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y
     c1, c2 = _K1**2, _K2**2
     index = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     index = index / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
-    return _mean_in(index.mean(1), region).float()
+    return _mean_in(index.mean(1).reshape(region.shape), region).float()
 
 
 def _blur(images: Tensor) -> Tensor:
@@ -54,5 +55,5 @@ def _blur(images: Tensor) -> Tensor:
 
 
 def _mean_in(values: Tensor, region: Tensor) -> Tensor:
-    """The mean of values [B, H, W] in a region, [B]; NaN where it is empty."""
-    return (values * region).sum((1, 2)) / region.sum((1, 2))
+    """The mean of values [B, …] in a region of that shape, [B]; NaN where it is empty."""
+    return (values * region).flatten(1).sum(1) / region.flatten(1).sum(1)

@@ -26,7 +26,7 @@ _LEAST_REACH = 0.75 / OUTLINE
 
 
 class Occluder(Protocol):
-    """What hides a share of each of B images."""
+    """What hides a share of each of B images; of clips see :mod:`mae.clip_occlusion`."""
 
     def region(self, share: float, size: tuple[int, int]) -> Tensor:
         """The hidden pixels, bool [B, H, W]."""
@@ -36,7 +36,10 @@ class Occluder(Protocol):
 
 
 def cover(images: Tensor, region: Tensor, content: Tensor) -> Tensor:
-    """Images uint8 [B, 3, H, W] with ``content`` (of that shape, or one that becomes it) where the region is."""
+    """Images uint8 [B, 3, H, W] with ``content`` (of that shape, or one that becomes it) where the region is.
+
+    Clips are [B, 3, T, H, W], their region [B, T, H, W].
+    """
     return torch.where(region[:, None], content, images)
 
 

@@ -6,6 +6,7 @@ finished is not run again, what was stopped goes on, and an arm that fails is re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 
-from mae.vit import MaskedAutoencoder
 from pipelines.compare_jobs import cores, outcomes
 from pipelines.compare_plan import ComparePlan
 from pipelines.compare_report import Comparison, summarise, write_report
@@ -23,8 +23,9 @@ from pipelines.evaluate_options import LABELLED, MASKED
 from pipelines.hub import find_maps
 from pipelines.independent_maps import refuse_same
 from pipelines.joined_maps import join_maps
+from pipelines.labelled import open_test
 from pipelines.pairs import hash_pairs
-from pipelines.random_access import open_images
+from pipelines.pretrain_job import new_model, open_training
 from pipelines.runs import RunFolder
 from pipelines.samples import Source
 from saliency.files import write_text_atomically
@@ -73,13 +74,14 @@ def dry_run(
 
 def check(units: Sequence[Unit]) -> list[str]:
     """The state of every unit. UserError if one could not run: options, images, maps, labels, an earlier run's."""
+    _check_clips(units)
     states = [state_of(unit) for unit in units]
     sources: dict[Any, Source] = {}
     for unit, state in zip(units, states, strict=True):
         options = unit.pretrain
         place = (options.source, options.limit, options.split)
         if place not in sources:
-            sources[place] = open_images(options)
+            sources[place] = open_training(options)
         if state != NEW:
             _check_same_images(unit, sources[place])
     for unit in {unit.arm: unit for unit in units}.values():
@@ -106,6 +108,27 @@ def _ready(plan: ComparePlan, out: Path, jobs: int, device: str | None, workers:
     return units_of(placed, out)
 
 
+def _check_clips(units: Sequence[Unit]) -> None:
+    """UserError if arms differ in what they see, images or clips, or are judged by what such models can't be."""
+    first = units[0]
+    for unit in units:
+        seen, wanted = unit.pretrain.clip, first.pretrain.clip
+        if unit.pretrain.frames != first.pretrain.frames:
+            raise UserError(
+                f"arms: {first.arm} and {unit.arm} differ in frames ({first.pretrain.frames}, {unit.pretrain.frames}): "
+                "all must see the same; give frames under pretrain"
+            )
+        if seen != wanted and unit.evaluate.frame_stride is None:
+            raise UserError(
+                f"arms: {first.arm} and {unit.arm} differ in frame_stride: say which one they are judged with "
+                "(evaluate: frame_stride)"
+            )
+    try:
+        first.evaluate.check_judged("every arm", video=first.pretrain.frames is not None)
+    except ValueError as error:
+        raise UserError(f"evaluate: {error}") from error
+
+
 def _check_same_images(unit: Unit, source: Source) -> None:
     config = RunFolder(unit.pretrain.out).config()
     if config["keys_sha256"] != hash_pairs(source, captions=False):
@@ -115,16 +138,16 @@ def _check_same_images(unit: Unit, source: Source) -> None:
 def _check_arm(unit: Unit, source: Source) -> None:
     """UserError if the model, the masks on its grid, the maps or the number of images do not fit."""
     options, settings = unit.pretrain, unit.pretrain.training()
-    size = options.image_size[0] if len(options.image_size) == 1 else options.image_size
     try:
         with user_errors():
-            with torch.device("meta"):
-                model = MaskedAutoencoder.from_size(options.model, size, options.patch_size, options.norm_pix)
+            with torch.device("meta" if options.inflate is None else "cpu"):
+                model = new_model(options)
             masking = options.masks()
-            saliency = torch.ones(2, model.grid[0] * model.grid[1]) if masking.needs_saliency else None
+            saliency = torch.ones(2, math.prod(model.grid)) if masking.needs_saliency else None
             masking(2, model.grid, generator=torch.Generator().manual_seed(0), saliency=saliency)
         if len(source) < settings.batch_size * settings.accumulate:
-            raise UserError(f"{options.source} has {len(source)} images, fewer than one step takes")
+            what = "images" if options.frames is None else "videos"
+            raise UserError(f"{options.source} has {len(source)} {what}, fewer than one step takes")
         if options.saliency is not None:
             join_maps(options.saliency, source, on_missing=options.on_missing)
     except UserError as error:
@@ -133,10 +156,10 @@ def _check_arm(unit: Unit, source: Source) -> None:
 
 def _check_labels(unit: Unit) -> None:
     """UserError if what the runs are to be judged on can't be opened, or has not the labels or masks that it takes."""
-    options = unit.evaluate
-    opened = [open_images(options)]
+    options, videos = unit.evaluate, unit.pretrain.frames is not None
+    opened = [open_test(replace(options, test=None), videos=videos)]
     if options.test is not None:
-        opened.append(open_images(replace(options, split=None), spec=options.test, limit=options.test_limit))
+        opened.append(open_test(options, videos=videos))
     for source in opened:
         if source.labels is None and set(options.protocols) & set(LABELLED):
             raise UserError(f"evaluate: {source.name} has no labels; give a source that has: evaluate: source: …")

@@ -103,8 +103,6 @@ class ComparePlan:
             options.training()
         except ValueError as error:
             raise ValueError(f"arms: {arm}: {error}") from error
-        if options.frames is not None:
-            raise ValueError(f"arms: {arm}: frames makes models of video, and what compare judges by are images")
         strategy, mapped = options.masking_name, masking.needs_saliency or options.saliency_weight > 0
         unused = [name for name in self.arms[arm] if not _has_effect(name, strategy, mapped=mapped)]
         if unused:

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from mae.learner import Look, look_noise
 from mae.pixels import normalise
+from pipelines.clips import ClipViews
 from pipelines.compare_runs import Unit
 from pipelines.comparison import Mean
 from pipelines.errors import UserError
 from pipelines.joined_maps import join_maps
 from pipelines.mask_learners import trained_learner
 from pipelines.plots import contact_sheet, grey_out, overlay
+from pipelines.pretrain_job import open_training
 from pipelines.pretrain_options import PretrainOptions
-from pipelines.random_access import open_images
 from pipelines.runs import RunFolder
 from pipelines.samples import Source
 from pipelines.views import InOrder, ViewBatch, Views, load_views
@@ -96,7 +97,8 @@ def loss_curves(units: Sequence[Unit]) -> dict[str, tuple[NDArray[np.float64], N
 def mask_sheet(path: Path, units: Sequence[Unit]) -> None:
     """A contact sheet: the same images with the masks of every arm (of its first unit), half-way through training.
 
-    All arms draw theirs from the same noise; one that learned them, as it does at the end.
+    All arms draw theirs from the same noise; one that learned them, as it does at the end. Of clips the middle frame is
+    shown.
     Nothing is drawn where fewer than two images can be read.
     """
     first = {unit.arm: unit for unit in reversed(units)}
@@ -107,7 +109,8 @@ def mask_sheet(path: Path, units: Sequence[Unit]) -> None:
         source, batch = _sample(options, RunFolder(options.out).config())
         if len(batch.images) < 2:
             return
-        images = [image.permute(1, 2, 0).numpy() for image in batch.images]
+        pictures = batch.images if batch.images.ndim == 4 else batch.images[:, :, batch.images.shape[2] // 2]
+        images = [picture.permute(1, 2, 0).numpy() for picture in pictures]
         seen.setdefault(_IMAGE, images)
         hidden, maps = _masks(options, source, batch)
         if maps is not None:
@@ -124,34 +127,39 @@ def mask_sheet(path: Path, units: Sequence[Unit]) -> None:
 
 def _sample(options: PretrainOptions, config: dict[str, Any]) -> tuple[Source, ViewBatch]:
     """Some images of the source, evenly spaced, seen as the run sees them but whole."""
-    source = open_images(options)
+    source = open_training(options)
     chosen = np.unique(np.linspace(0, len(source) - 1, _SHEET_IMAGES).round().astype(np.int64))
     source = source.select(chosen)
     rows, columns = config["options"]["image_size"] * (2 if len(config["options"]["image_size"]) == 1 else 1)
     views = Views(source, (rows, columns), augment=False)
+    if options.clip is not None:
+        views = ClipViews(source, (rows, columns), options.clip, augment=False)
     return source, next(iter(load_views(views, InOrder(len(source), len(source)), workers=0)))
 
 
 def _masks(
     options: PretrainOptions, source: Source, batch: ViewBatch
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
-    """What an arm hides, bool [B, h, w], and the maps [B, h, w] that it goes by, if any."""
-    rows, columns = RunFolder(options.out).config()["grid"]
+    """What an arm hides, bool [B, h, w], and the maps [B, h, w] that it goes by, if any; of clips the middle slot's."""
+    grid = tuple(RunFolder(options.out).config()["grid"])
     maps = None
     if options.saliency is not None:
-        maps = join_maps(options.saliency, source, on_missing="random").on_views(batch, (rows, columns))
+        maps = join_maps(options.saliency, source, on_missing="random").on_views(batch, grid)
     generator = torch.Generator().manual_seed(_SHEET_SEED)
     try:
         if learner := trained_learner(options):
             noise = look_noise(generator, len(batch.images), torch.device("cpu"))
-            images, grid = normalise(batch.images), (rows, columns)
+            images = normalise(batch.images)
             mask = learner.draw(Look(images, grid, options.mask_ratio, noise, maps, progress=1.0))
         else:
-            mask = options.masks()(len(batch.images), (rows, columns), generator=generator, saliency=maps, progress=0.5)
+            mask = options.masks()(len(batch.images), grid, generator=generator, saliency=maps, progress=0.5)
     except ValueError as error:
         raise UserError(f"the masks of {options.out} can't be drawn: {error}") from error
-    hidden = mask.hidden.cpu().reshape(-1, rows, columns).numpy()
-    return hidden, None if maps is None else maps.reshape(-1, rows, columns).numpy()
+    shape = (len(batch.images), -1, *grid[-2:])
+    hidden, seen = (None if each is None else each.cpu().reshape(shape).numpy() for each in (mask.hidden, maps))
+    assert hidden is not None
+    middle = hidden.shape[1] // 2
+    return hidden[:, middle], None if seen is None else seen[:, middle]
 
 
 def _save(figure: Any, path: Path) -> None:

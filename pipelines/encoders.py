@@ -20,7 +20,7 @@ from mae.gate import load_gate
 from mae.interchange import encoder_weights
 from mae.keep import KeptEncoder
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise
-from mae.video import VideoMaskedAutoencoder
+from mae.video import VideoMaskedAutoencoder, new_model
 from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError, user_errors
 
@@ -29,7 +29,10 @@ POOLS = ("mean", "cls")
 
 @dataclass(frozen=True)
 class Encoder:
-    """``features`` maps uint8 images [B, 3, H, W] of ``size`` (height, width) to float32 [B, D], always the same."""
+    """``features`` maps uint8 images [B, 3, H, W] of ``size`` (height, width) to float32 [B, D], always the same.
+
+    Where it has ``frames``, clips [B, 3, frames, H, W] are in the images' place.
+    """
 
     name: str
     size: tuple[int, int]
@@ -47,6 +50,8 @@ class Encoder:
     """``patches`` takes images whose sides are multiples of it; None for images of ``size`` alone."""
     autoencoder: MaskedAutoencoder | None = None
     """The model with its decoder, where it has one."""
+    frames: int | None = None
+    """How many frames its clips have; None of images."""
 
 
 def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, seed: int = 0) -> Encoder:
@@ -66,11 +71,11 @@ def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, 
     if name.startswith("mae:") or path.is_dir() or foreign_kind(path):
         with user_errors():
             model, whole = _open_mae(path)
-        if isinstance(model, VideoMaskedAutoencoder):
-            raise UserError(f"{name} is a model of video, and what it would be judged by are images")
+        if keep and isinstance(model, VideoMaskedAutoencoder):
+            raise UserError(f"@keep is for models of images, and {name} is of video: leave it out")
         if untrained:
             torch.manual_seed(seed)
-            model = MaskedAutoencoder(**model._hub_mixin_config)  # type: ignore[arg-type]
+            model = new_model(model._hub_mixin_config)  # type: ignore[arg-type]
         encoder = _from_mae(shown, model, pool, device, whole=whole)
         return _keeping(encoder, model, path, keep, pool, device) if keep and not untrained else encoder
     if keep:
@@ -91,10 +96,12 @@ def _open_mae(path: Path) -> tuple[MaskedAutoencoder, bool]:
 
 def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, whole: bool) -> Encoder:
     model = model.to(device).eval()
+    frames = model.frames if isinstance(model, VideoMaskedAutoencoder) else None
+    pooled = pool if model.class_tokens else "mean"  # of what has no class token
 
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:
-        return model.features(normalise(images.to(device)), pool).float()
+        return model.features(normalise(images.to(device)), pooled).float()
 
     @torch.inference_mode()
     def patches(images: Tensor) -> Tensor:
@@ -112,9 +119,10 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, wh
         features,
         lambda drop_path: vision_transformer(weights, config, drop_path),
         functools.cache(lambda: _hash(kept, weights)),
-        patches=patches,
-        stride=model.patch_size,
+        patches=patches if frames is None else None,
+        stride=model.patch_size if frames is None else None,
         autoencoder=model if whole else None,
+        frames=frames,
     )
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from mae.intervals import seeds_interval, share_interval
+from pipelines.clip_encoders import clip_of, on_clips
+from pipelines.clips import ClipShape
 from pipelines.encoders import Encoder, open_encoder
 from pipelines.evaluate_options import CLASSIFYING, MASKED, PROTOCOLS, QUICK, EvaluateOptions
 from pipelines.evaluation_cells import Cells
@@ -48,8 +50,10 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
     """
     seeds = options.all_seeds()
     out = options.out or (Path(options.run) / "evaluation.json" if Path(options.run).is_dir() else None)
-    panel = Panel(options, Cells(_cells_folder(out), fresh=options.fresh), quiet)
-    found = [(name, panel.judge(encoders, options.protocols)) for name, encoders in _encoders(options, seeds)]
+    named, clip = _open(options, seeds[0])
+    panel = Panel(options, Cells(_cells_folder(out), fresh=options.fresh), quiet, clip)
+    judged = _with_untrained(named, clip, options, seeds)
+    found = [(name, panel.judge(encoders, options.protocols)) for name, encoders in judged]
     rows = _rows(panel, found, seeds)
     result = {
         "source": options.source,
@@ -62,7 +66,7 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
         "class_names": panel.names,
         "unreadable": _unreadable(found),
         "rows": rows,
-        **_baselines(panel, options, seeds),
+        **_baselines(panel, options, named[0], seeds),
     }
     if out:
         write_text_atomically(out, to_json(result))
@@ -72,7 +76,7 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
         confusions = {protocol: rows[0][f"{protocol}_confusion"] for protocol in drawn}
         confusion_matrices(options.confusion, confusions, panel.names, title=rows[0]["encoder"])
     if "occlusion" in options.protocols and out:
-        draw_occlusion(out.parent / "plots", panel, result, options)
+        draw_occlusion(out.parent / "plots", panel, result, options, named[0])
     return result
 
 
@@ -87,25 +91,33 @@ def _cells_folder(out: Path | None) -> Path | None:
     return None if out is None else out.with_name(out.name.removesuffix(".json") + ".cells")
 
 
-def _encoders(options: EvaluateOptions, seeds: tuple[int, ...]) -> Iterator[tuple[str, Iterator[tuple[int, Encoder]]]]:
-    """Every row's name, with its encoder for each seed: always the same one, but for the untrained."""
-    opened = partial(open_encoder, pool=options.pool, device=options.device)
+def _open(options: EvaluateOptions, seed: int) -> tuple[list[Encoder], ClipShape | None]:
+    """The encoders that were named, and the clip that they are judged on if there is a model of video. UserError."""
     # All are opened before the first is judged: what is wrong with a name is better known now.
-    named = [opened(name, seed=seeds[0]) for name in (options.run, *options.beside)]
+    names = (options.run, *options.beside)
+    named = [open_encoder(name, pool=options.pool, device=options.device, seed=seed) for name in names]
+    clip = clip_of(options, named)
     for encoder in named if set(options.protocols) & set(MASKED) else ():
         view_size(encoder, options.dense_size)
+    return [on_clips(encoder, clip) for encoder in named], clip
+
+
+def _with_untrained(
+    named: list[Encoder], clip: ClipShape | None, options: EvaluateOptions, seeds: tuple[int, ...]
+) -> Iterator[tuple[str, Iterator[tuple[int, Encoder]]]]:
+    """Every row's name, with its encoder for each seed: always the same one, but for the untrained."""
     for encoder in named:
         yield encoder.name, zip(seeds, itertools.repeat(encoder), strict=False)
     if options.untrained:
-        yield "untrained", ((seed, opened(options.run, untrained=True, seed=seed)) for seed in seeds)
+        fresh = partial(open_encoder, options.run, pool=options.pool, device=options.device, untrained=True)
+        yield "untrained", ((seed, on_clips(fresh(seed=seed), clip)) for seed in seeds)
 
 
-def _baselines(panel: Panel, options: EvaluateOptions, seeds: tuple[int, ...]) -> dict[str, Any]:
+def _baselines(panel: Panel, options: EvaluateOptions, judged: Encoder, seeds: tuple[int, ...]) -> dict[str, Any]:
     """Rows of what knows nothing but colour or place, where a protocol has them: ``baselines`` of the result."""
     protocols = tuple(protocol for protocol in options.protocols if protocol in MASKED)
     if not protocols or not options.untrained:
         return {}
-    judged = open_encoder(options.run, pool=options.pool, device=options.device, seed=seeds[0])
     found = [
         (plain.name, panel.judge(((seed, plain) for seed in seeds), protocols))
         for plain in (colour_encoder(judged), place_encoder(judged))

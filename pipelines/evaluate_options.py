@@ -26,7 +26,13 @@ MASKED = ("segment", "propagate")
 PROTOCOLS = (*LABELLED, *MASKED)
 QUICK = ("knn", "logistic")
 """What is run if nothing is asked for: they see every image once."""
+CLIP_PROTOCOLS = (*QUICK, "occlusion")
+"""Those that judge by clips, where a model is of video."""
 OCCLUDERS = ("random", "salient", "non-salient", "block", "object")
+CLIP_OCCLUDERS = (
+    "random", "salient", "non-salient", "block-static", "block-moving", "object-static", "object-moving",
+)  # fmt: skip
+"""Of clips: what is in one place in all frames, or goes on a straight line; what is salient is so frame by frame."""
 FILLS = ("grey", "noise")
 
 
@@ -55,7 +61,11 @@ class EvaluateOptions:
     beside: Annotated[tuple[str, ...], Option("Further runs or timm models to judge on the same images.")] = ()
     untrained: Annotated[bool, Option("Judge the same encoder untrained as well.")] = True
     pool: Annotated[
-        str, Option("Features are the class token `cls` or the `mean` of the patch tokens; finetune takes the mean.")
+        str,
+        Option(
+            "Features are the class token `cls` or the `mean` of the patch tokens; finetune, and models without a "
+            "class token, take the mean."
+        ),
     ] = "cls"
     """Measured better than ``mean`` on the demo's scenes, by k-NN above all. Fine-tuning always pools by the mean."""
     neighbours: Annotated[int, Option("k of k-NN.")] = 20
@@ -89,8 +99,9 @@ class EvaluateOptions:
     occluder: Annotated[
         tuple[str, ...],
         Option(
-            "Of occlusion: random, block, object, salient, non-salient; several if given several times "
-            "[default: all, the last two where there are masks or --occluder-maps]"
+            "Of occlusion: random, block, object, salient, non-salient; of clips block-static, block-moving, "
+            "object-static and object-moving; several if given several times [default: all, salient and non-salient "
+            "where there are masks or --occluder-maps]"
         ),
     ] = ()
     """None given: all that the test images allow."""
@@ -116,6 +127,10 @@ class EvaluateOptions:
     ] = True
     context_frames: Annotated[int, Option("Of propagate: frames before, beside the first.")] = 7
     radius: Annotated[int, Option("Of propagate: rows and columns that a patch looks away.")] = 12
+    frame_stride: Annotated[
+        int | None,
+        Option("Ticks between the frames of a clip, where a model is of video; its training's, else 4."),
+    ] = None
     out: Annotated[Path | None, Option("JSON to write; evaluation.json in the run folder if not given.")] = None
     confusion: Annotated[Path | None, Option("PNG for the encoder's confusion matrices.")] = None
     fresh: Annotated[bool, Option("Compute everything again, also what is finished beside --out.")] = False
@@ -167,10 +182,30 @@ class EvaluateOptions:
             raise ValueError(f"--occlusion-shares {self.occlusion_shares!r}: they rise from 0 on and stay below 1")
         return shares
 
+    def check_judged(self, name: str, *, video: bool) -> None:
+        """ValueError, naming a model, if what was asked for is not there for models of video, or of images."""
+        known, other = (CLIP_OCCLUDERS, OCCLUDERS) if video else (OCCLUDERS, CLIP_OCCLUDERS)
+        for kind in self.occluder:
+            if kind not in known:
+                what = (
+                    f"is of {'images' if video else 'clips'}, and {name} is a model of {'video' if video else 'images'}"
+                )
+                raise ValueError(
+                    f"--occluder {kind} {what}: give {', '.join(kind for kind in known if kind not in other)}"
+                )
+        for protocol in self.protocols if video else ():
+            if protocol not in CLIP_PROTOCOLS:
+                raise ValueError(
+                    f"--protocol {protocol} is for models of images, and {name} is of video: give "
+                    f"{', '.join(CLIP_PROTOCOLS)}"
+                )
+        if self.frame_stride is not None and not video:
+            raise ValueError(f"--frame-stride is of clips, and {name} is a model of images: leave it out")
+
     def _check_occlusion(self) -> None:
         self.shares()
         for name, given, known in (
-            ("--occluder", self.occluder, OCCLUDERS),
+            ("--occluder", self.occluder, tuple(dict.fromkeys((*OCCLUDERS, *CLIP_OCCLUDERS)))),
             ("--occluder-fill", (self.occluder_fill,), FILLS),
             ("--occlusion-probe", (self.occlusion_probe,), QUICK),
         ):
@@ -183,6 +218,7 @@ class EvaluateOptions:
             "--dense-size": (self.dense_size, 8),
             "--context-frames": (self.context_frames, 0),
             "--radius": (self.radius, 1),
+            "--frame-stride": (self.frame_stride, 1),
         }
         for name, (number, least) in numbers.items():
             if number is not None and number < least:

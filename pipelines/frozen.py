@@ -14,7 +14,7 @@ from pipelines.encoders import Encoder
 from pipelines.errors import UserError
 from pipelines.labelled import Labelled
 from pipelines.supervised import Rejected, check_readable
-from pipelines.views import InOrder, Views, load_views
+from pipelines.views import InOrder, load_views
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ def central_views(
     name: str,
     quiet: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images uint8 [B, 3, H, W] and labels int64 [B] of a part, in order, with nothing augmented.
+    """Images uint8 [B, 3, H, W], or clips [B, 3, T, H, W], and labels int64 [B] of a part, in order; none augmented.
 
     What can't be read goes into ``unreadable``; UserError where that is more than 1 %, or everything.
     """
-    loader = load_views(Views(part.source, size, augment=False), InOrder(len(part.source), batch_size), workers=workers)
+    loader = load_views(part.views(size), InOrder(len(part), part.at_once(batch_size)), workers=workers)
     seen = False
     for batch in tqdm(loader, desc=name, unit="batch", disable=quiet, leave=False):
         unreadable |= {part.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}

@@ -1,4 +1,4 @@
-"""Labelled images for ``evaluate``: a training part and a test part, whose classes carry the same numbers.
+"""Labelled images or clips for ``evaluate``: a training and a test part, whose classes carry the same numbers.
 
 What is held out, and which share of the labels is used, follows from seeds alone, so that every encoder sees the same.
 """
@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.clips import ClipShape, ClipViews, clip_frames
 from pipelines.errors import UserError
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.images import BadImage
 from pipelines.pairs import hash_pairs
-from pipelines.random_access import open_images
+from pipelines.random_access import open_images, open_videos
 from pipelines.samples import Source
+from pipelines.views import Views
 
 _LOOKED_AT = 256
 
@@ -28,18 +30,45 @@ class Labelled:
 
     source: Source
     labels: NDArray[np.int64]
+    clip: ClipShape | None = None
+    """Of videos the clip that is seen of each, its middle one; None of images."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, chosen: NDArray[np.bool_]) -> Labelled:
         """The chosen pairs."""
-        return Labelled(self.source.select(np.flatnonzero(chosen)), self.labels[chosen])
+        return replace(self, source=self.source.select(np.flatnonzero(chosen)), labels=self.labels[chosen])
+
+    def views(self, size: tuple[int, int]) -> Views:
+        """What encoders of this size (height, width) see of the pairs: central views of images, or of clips."""
+        if self.clip is None:
+            return Views(self.source, size, augment=False)
+        return ClipViews(self.source, size, self.clip, augment=False)
+
+    def at_once(self, images: int) -> int:
+        """How many pairs have so many images, one at least: a clip has as many as it has frames."""
+        return images if self.clip is None else max(1, images // self.clip.count)
+
+    def masks(self, i: int) -> NDArray[np.bool_] | None:
+        """The true masks of pair ``i``, one of an image, bool [1, H, W], or one a frame of its clip; None without."""
+        try:
+            if self.clip is None:
+                mask = self.source.read_mask(i)
+                return None if mask is None else mask[None]
+            video = self.source.open_video(i)
+            return video.masks(clip_frames(video.times, self.clip).tolist())
+        except (BadImage, OSError):
+            return None
 
     def identity(self) -> str:
-        """sha256 of the keys and labels in order, and of the bytes of up to 256 evenly spaced images."""
+        """sha256 of the keys and labels in order, and of the bytes of up to 256 evenly spaced images.
+
+        Of videos their middle frames are such images, and the clip's length and stride count as well.
+        """
         digest = hashlib.sha256(hash_pairs(self.source, captions=False).encode())
         digest.update(self.labels.tobytes())
+        digest.update(b"" if self.clip is None else f"{self.clip.count} frames, {self.clip.stride} apart".encode())
         for i in np.unique(np.linspace(0, len(self) - 1, _LOOKED_AT).astype(int)):
             try:
                 digest.update(hashlib.sha256(self.source.read_image(int(i))).digest())
@@ -48,13 +77,18 @@ class Labelled:
         return digest.hexdigest()
 
 
-def open_data(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]]:
-    """The training part, the test part, and the names of the classes that both are numbered by. Raises UserError."""
-    train, names = open_labelled(open_images(options))
-    train, test = _parts(options, train, lambda other: _renumbered(*open_labelled(other), names))
+def open_data(options: EvaluateOptions, clip: ClipShape | None = None) -> tuple[Labelled, Labelled, list[str]]:
+    """The training part, the test part, and the names of the classes that both are numbered by. Raises UserError.
+
+    With ``clip`` the sources are of videos.
+    """
+    train, names = open_labelled(open_images(options) if clip is None else open_videos(options))
+    train, test = _parts(
+        options, train, lambda other: _renumbered(*open_labelled(other), names), videos=clip is not None
+    )
     if len(names) == 1:
         raise UserError(f"{options.source}: all images are of one class, {names[0]}: there is nothing to tell apart")
-    return train, test, names
+    return replace(train, clip=clip), replace(test, clip=clip), names
 
 
 def open_labelled(source: Source, what: str = "evaluate") -> tuple[Labelled, list[str]]:
@@ -135,22 +169,23 @@ def open_masked(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]
     return train, test, names
 
 
-def open_test(options: EvaluateOptions) -> Source:
+def open_test(options: EvaluateOptions, *, videos: bool = False) -> Source:
     """What a protocol without training is judged on: ``--test`` if it is given, else the source. Raises UserError."""
+    opened = open_videos if videos else open_images
     if options.test is None:
-        return open_images(options)
-    return open_images(replace(options, split=None), spec=options.test, limit=options.test_limit)
+        return opened(options)
+    return opened(replace(options, split=None), spec=options.test, limit=options.test_limit)
 
 
 def _parts(
-    options: EvaluateOptions, train: Labelled, opened: Callable[[Source], Labelled]
+    options: EvaluateOptions, train: Labelled, opened: Callable[[Source], Labelled], *, videos: bool = False
 ) -> tuple[Labelled, Labelled]:
     """The training part and the test part, which is held out or ``--test``. UserError if one is empty."""
     if options.test is None:
         held = hold_out(train.labels, options.test_fraction, options.seed)
         train, test = train.select(~held), train.select(held)
     else:
-        test = opened(open_test(options))
+        test = opened(open_test(options, videos=videos))
     if min(len(train), len(test)) == 0:
         raise UserError(f"{options.source}: {len(train)} training and {len(test)} test images; both are needed")
     return train, test

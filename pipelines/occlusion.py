@@ -20,7 +20,8 @@ from tqdm import tqdm
 from mae.image_quality import psnr, ssim
 from mae.occlusion import Occluder, cover
 from mae.probes import fit_logistic, knn_predict
-from mae.recover import interpolate, recover
+from mae.recover import interpolate, nearest_in_time, recover
+from mae.vit import MaskedAutoencoder
 from pipelines.encoders import Encoder
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.frozen import Features
@@ -28,12 +29,14 @@ from pipelines.labelled import Labelled
 from pipelines.measured import Measured
 from pipelines.occluders import Occluders
 from pipelines.supervised import Rejected, check_readable
-from pipelines.views import InOrder, ViewBatch, Views, load_views
+from pipelines.views import InOrder, ViewBatch, load_views
 from saliency.quality import bootstrap_intervals
 
 Predict = Callable[[Tensor], Tensor]
-MODEL, NEIGHBOURS = "model", "neighbours"
-"""Who filled in: the model, or the mean colour of visible pixels nearby."""
+MODEL, NEIGHBOURS, NEAREST_FRAME = "model", "neighbours", "nearest_frame"
+"""Who filled in: the model, the mean colour of visible pixels nearby, or, of clips, the pixel that is seen in its place
+in the nearest frame.
+"""
 
 
 def occlusion(
@@ -58,9 +61,7 @@ def occlusion(
     shares, unreadable = options.shares(), Rejected()
     figures: dict[str, list[list[float | None]]] = {}
     loader = load_views(
-        Views(test.source, encoder.size, augment=False),
-        InOrder(len(test.source), options.batch_size),
-        workers=options.workers,
+        test.views(encoder.size), InOrder(len(test), test.at_once(options.batch_size)), workers=options.workers
     )
     for batch in tqdm(loader, desc=f"{encoder.name}: occlusion", unit="batch", disable=quiet, leave=False):
         unreadable |= {test.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
@@ -83,10 +84,27 @@ def occlusion(
 
 
 def occluded(batch: ViewBatch, occluder: Occluder, share: float, filling: Tensor) -> Tensor:
-    """The images of a batch, a share of each hidden: uint8 [B, 3, H, W]."""
-    size = (batch.images.shape[2], batch.images.shape[3])
+    """The images of a batch, a share of each hidden: uint8 [B, 3, H, W], of clips [B, 3, T, H, W]."""
+    size = size_of(batch)
     content = occluder.content(share, size)
     return cover(batch.images, occluder.region(share, size), filling if content is None else content)
+
+
+def size_of(batch: ViewBatch) -> tuple[int, int]:
+    """Height and width of a batch's images or clips."""
+    return batch.images.shape[-2], batch.images.shape[-1]
+
+
+def filled_in(model: MaskedAutoencoder, images: Tensor, region: Tensor) -> dict[str, Tensor]:
+    """By who filled them in, the images uint8 [B, 3, H, W], or clips [B, 3, T, H, W], whose ``region`` was hidden."""
+    device = model.pos_embed.device
+    filled = {
+        MODEL: recover(model, images.to(device), region.to(device)).cpu(),
+        NEIGHBOURS: interpolate(images, region, model.patch_size),
+    }
+    if images.ndim == 5:
+        filled[NEAREST_FRAME] = nearest_in_time(images, region, model.patch_size)
+    return filled
 
 
 def _probe(known: Features, classes: int, options: EvaluateOptions, seed: int) -> tuple[Predict, dict[str, Any]]:
@@ -122,13 +140,8 @@ def _recovery(
         return {}
     images, columns = batch.images[chosen], dict[str, list[Tensor]]()
     for share in shares:
-        region = occluder.region(share, (images.shape[2], images.shape[3]))[chosen]
-        device = model.pos_embed.device
-        filled = {
-            MODEL: recover(model, images.to(device), region.to(device)).cpu(),
-            NEIGHBOURS: interpolate(images, region, model.patch_size),
-        }
-        for who, pictures in filled.items():
+        region = occluder.region(share, size_of(batch))[chosen]
+        for who, pictures in filled_in(model, images, region).items():
             columns.setdefault(f"{who}/psnr", []).append(psnr(pictures, images, region))
             columns.setdefault(f"{who}/ssim", []).append(ssim(pictures, images, region))
     rows = {name: torch.stack(values, dim=1).tolist() for name, values in columns.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.clips import ClipShape
 from pipelines.encoders import Encoder
 from pipelines.evaluate_options import LABELLED, EvaluateOptions
 from pipelines.evaluation_cells import Cells
@@ -22,16 +23,18 @@ from pipelines.outcome import Outcome
 class Panel:
     """Opens what the protocols need, and judges encoders by them. Raises UserError.
 
-    ``names`` are the classes': those of the labels, or else of the masks.
+    ``names`` are the classes': those of the labels, or else of the masks. With ``clip`` what is judged on are videos.
     """
 
-    def __init__(self, options: EvaluateOptions, cells: Cells, quiet: bool = False) -> None:
-        self.options, wanted = options, options.protocols
+    def __init__(
+        self, options: EvaluateOptions, cells: Cells, quiet: bool = False, clip: ClipShape | None = None
+    ) -> None:
+        self.options, self.clip, wanted = options, clip, options.protocols
         self.classes: Judge | None = None
         self.occlusion: OcclusionJudge | None = None
         self.names: list[str] = []
         if set(wanted) & set(LABELLED):
-            train, test, self.names = open_data(options)
+            train, test, self.names = open_data(options, clip)
             self.classes = Judge(train, test, self.names, options, cells, quiet)
             if "occlusion" in wanted:
                 self.occlusion = OcclusionJudge(test, len(self.names), options, cells, quiet)
@@ -73,6 +76,8 @@ class Panel:
             facts["train_images"], facts["test_images"] = len(self.segment.part(seed)), len(self.segment.test)
         elif self.propagate is not None:
             facts |= {"test": self.propagate.source.name, "test_images": len(self.propagate.source)}
+        if self.clip is not None:
+            facts["clip"] = {"frames": self.clip.count, "frame_stride": self.clip.stride}
         return facts | ({"occluders": self.occlusion.facts()} if self.occlusion is not None else {})
 
     def _judge(self, encoder: Encoder, protocol: str, seed: int) -> Outcome | Measured:

@@ -114,8 +114,13 @@ def _inflated(options: PretrainOptions, run: str | Path) -> VideoMaskedAutoencod
     return inflate(model, options.frames, options.tubelet, norm_pix=options.norm_pix).train()
 
 
+def open_training(options: PretrainOptions) -> Source:
+    """The images that are trained on, or the videos. UserError."""
+    return open_images(options) if options.frames is None else open_videos(options)
+
+
 def _open_data(options: PretrainOptions, with_maps: bool) -> tuple[Source, JoinedMaps | None]:
-    source = open_images(options) if options.frames is None else open_videos(options)
+    source = open_training(options)
     images_per_step = options.batch_size * options.accumulate
     if len(source) < images_per_step:
         raise UserError(

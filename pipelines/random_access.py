@@ -41,12 +41,12 @@ def open_images(options: SourceOptions, *, spec: str | None = None, limit: int |
     return _download(source) if isinstance(source, StreamSource) else source
 
 
-def open_videos(options: SourceOptions) -> Source:
-    """The source of a command whose samples are videos. UserError."""
+def open_videos(options: SourceOptions, *, spec: str | None = None, limit: int | None = None) -> Source:
+    """The source of a command whose samples are videos, as :func:`open_images`. UserError."""
     for column in ("image_column", "caption_column"):
         if getattr(options, column) is not None:
             raise UserError(f"a source of videos has no columns: leave out --{column.replace('_', '-')}")
-    return open_clips(options.source, limit=options.limit, split=options.split)
+    return open_clips(spec or options.source, limit=limit if spec else options.limit, split=options.split)
 
 
 def _download(stream: StreamSource) -> Source:

@@ -97,7 +97,9 @@ def _open(spec: str, wishes: Wishes) -> Source | StreamSource:
     if spec.startswith("shapes-video:"):
         _refuse_columns(spec, wishes)
         return open_moving_scenes(spec, limit=wishes.limit, split=wishes.split)
-    if spec.startswith("shapes:") and not wishes.clips:
+    if spec.startswith("shapes:"):
+        if wishes.clips:
+            raise UserError(f"{spec} draws images, and what is wanted are videos: shapes-video:N draws some")
         _refuse_columns(spec, wishes)
         return open_scenes(spec, limit=wishes.limit, split=wishes.split)
     if "://" in spec:

@@ -41,7 +41,7 @@ def print_judgement(judgement: Judgement) -> None:
 
 def print_evaluation(result: dict[str, Any]) -> None:
     """Every encoder's figure by protocol, with the test set's interval, and that over several seeds."""
-    title = f"{result['test_images']} test images"
+    title = f"{result['test_images']} test {'clips' if 'clip' in result else 'images'}"
     if result["classes"]:
         title += f", {result['classes']} classes"
     if result["chance"] is not None:

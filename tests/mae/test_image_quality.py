@@ -55,3 +55,17 @@ def test_the_same_picture_and_an_empty_region():
     assert ssim(pictures(0), pictures(0), everywhere).tolist() == pytest.approx([1, 1])
     assert ssim(pictures(0), pictures(0), ~everywhere).isnan().all()
     assert psnr(pictures(0), pictures(0), ~everywhere).isnan().all()
+
+
+def test_of_a_clip_the_regions_of_all_frames_count_alike():
+    clips, truth = (torch.stack([pictures(seed), pictures(seed + 2)], dim=2) for seed in (0, 1))
+    region = torch.zeros(2, 2, 14, 14, dtype=torch.bool)
+    region[:, 0, :4] = True
+    region[:, 1, 2:10] = True
+    for measure in (psnr, ssim):  # of pixels side by side, twice as many in the second frame
+        first, second = (measure(clips[:, :, t], truth[:, :, t], region[:, t]) for t in (0, 1))
+        if measure is psnr:
+            first, second = 10 ** (-first / 10), 10 ** (-second / 10)
+        expected = (first + 2 * second) / 3
+        expected = -10 * expected.log10() if measure is psnr else expected
+        torch.testing.assert_close(measure(clips, truth, region), expected)

@@ -174,7 +174,7 @@ def test_sources_go_to_workers(folder):
         ("empty", "holds no videos"),
         ("notes.txt", r"is not a video \(\.txt\)"),
         ("absent", "does not exist"),
-        ("shapes:4", "does not exist"),
+        ("shapes:4", "shapes-video:N draws some"),
         ("shapes-video:0", r"N is '0'.*write shapes-video:N"),
         ("shapes-video:4,frames=0", "frames is '0'"),
         ("shapes-video:4,colour=1", "option 'colour' is unknown"),

@@ -89,7 +89,6 @@ def test_a_mistake_is_one_line_that_names_the_place(read, text, message):
         ("{salient_ratio: 0.9}", "arms: x: --salient-ratio 0.9 is above"),
         ("{masking: magic}", "arms: x: --masking 'magic'"),
         ("{batch_size: 0}", "arms: x: --batch-size is 0"),
-        ("{frames: 16}", "arms: x: frames makes models of video"),
         ("{masking: random, salient_ratio: 0.5}", "arms: x: salient_ratio has no effect on random masks"),
     ],
 )

@@ -205,8 +205,7 @@ def test_only_an_image_model_of_the_size_is_inflated(base, tmp_path):
         run(replace(base, inflate=base.out, out=tmp_path / "other"))
 
 
-def test_commands_for_images_say_that_a_model_is_of_video(base):
+def test_a_run_is_an_encoder_of_clips(base):
     run(replace(base, epochs=1))
-    with pytest.raises(UserError, match="is a model of video"):
-        open_encoder(str(base.out), pool="mean", device="cpu")
+    assert open_encoder(str(base.out), pool="cls", device="cpu").frames == 4
     shutil.rmtree(base.out)
