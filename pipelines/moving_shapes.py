@@ -1,16 +1,16 @@
 """Built-in videos: scenes of which one object moves, with its true mask in every frame.
 
 ``shapes-video:N`` needs no download. The object that the caption names goes left, right, up or down, grows or shrinks;
-which of these is the label, and no single frame tells it: where and how large the object is half-way does not depend
-on it. All else stands still. A video is a pure function of ``(split, index)`` and its options, and a frame costs about
-what a still scene does.
+which of these is the label, and no single frame tells it: where and how large the object is half-way does not depend on
+it. With ``label=color`` the label is that object's colour, as in the still scenes. All else stands still. A video is a
+pure function of ``(split, index)`` and its options, and a frame costs about what a still scene does.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,7 +22,7 @@ from pipelines.clips import MiddleFrames, MiddleMasks
 from pipelines.errors import UserError
 from pipelines.samples import Source
 from pipelines.scenes import Scenes, parse_scenes
-from pipelines.shapes import Plan, generator_of, plan_scene
+from pipelines.shapes import COLORS, Plan, generator_of, plan_scene, scene_label
 
 MOTIONS = {
     "going left": (-1, 0, 0),
@@ -34,7 +34,8 @@ MOTIONS = {
 }
 """What the object does: the signs of its change in column, row and size."""
 
-GRAMMAR = "shapes-video:N[,split=NAME][,objects=A-B][,size=PIXELS][,frames=N]"
+GRAMMAR = "shapes-video:N[,split=NAME][,objects=A-B][,size=PIXELS][,frames=N][,label=motion|color]"
+LABELS = {"motion": list(MOTIONS), "color": list(COLORS)}
 
 _FRAMES = 64
 _MOST_FRAMES = 10_000
@@ -51,12 +52,16 @@ class MovingScenes:
 
     scenes: Scenes
     frames: int = _FRAMES
+    labelled_by: str = "motion"
+    """A key of LABELS."""
 
     def __getitem__(self, row: int) -> MovingScene:
         return MovingScene(row, self.scenes, self.frames)
 
     def label(self, row: int) -> int:
-        """Index into MOTIONS."""
+        """Index into LABELS of its kind."""
+        if self.labelled_by == "color":
+            return scene_label(row, split=_plan_split(self.scenes), objects=self.scenes.bounds)
         return int(_motion_stream(row, self.scenes.split).integers(len(MOTIONS)))
 
 
@@ -81,7 +86,7 @@ class MovingScene:
     @cached_property
     def _plan(self) -> Plan:
         scenes = self.scenes
-        return plan_scene(self.index, f"video-{scenes.split}", scenes.bounds, scenes.size)
+        return plan_scene(self.index, _plan_split(scenes), scenes.bounds, scenes.size)
 
     @cached_property
     def _behind(self) -> NDArray[np.float64]:
@@ -129,7 +134,7 @@ def open_moving_scenes(spec: str, *, limit: int | None = None, split: str | None
     scenes = videos.scenes
     if limit is not None:
         scenes = Scenes(min(scenes.count, limit), scenes.split, scenes.objects, scenes.size)
-        videos = MovingScenes(scenes, videos.frames)
+        videos = replace(videos, scenes=scenes)
     length = "" if videos.frames == _FRAMES else f"frames{videos.frames}-"
     keys = [key.as_py().replace("shapes-", f"shapes-video-{length}", 1) for key in scenes.keys()]  # noqa: SIM118 (of pyarrow)
 
@@ -142,14 +147,14 @@ def open_moving_scenes(spec: str, *, limit: int | None = None, split: str | None
         MiddleFrames(videos),
         captions,
         np.asarray([videos.label(i) for i in range(scenes.count)], np.int64),
-        list(MOTIONS),
+        LABELS[videos.labelled_by],
         masks=MiddleMasks(videos),
         videos=videos,
     )
 
 
 def _parse(spec: str, split: str | None) -> MovingScenes:
-    frames = _FRAMES
+    frames, labelled_by = _FRAMES, "motion"
     kept = []
     for part in spec.removeprefix("shapes-video:").split(","):
         if part.startswith("frames="):
@@ -157,13 +162,23 @@ def _parse(spec: str, split: str | None) -> MovingScenes:
             if not re.fullmatch("[0-9]{1,6}", count) or not 1 <= int(count) <= _MOST_FRAMES:
                 raise UserError(f"{spec!r}: frames is {count!r}, not within 1 to {_MOST_FRAMES}; write {GRAMMAR}")
             frames = int(count)
+        elif part.startswith("label="):
+            labelled_by = part.removeprefix("label=")
+            if labelled_by not in LABELS:
+                known = " or ".join(LABELS)
+                raise UserError(f"{spec!r}: label is {labelled_by!r}, not {known}; write {GRAMMAR}")
         else:
             kept.append(part)
     try:
-        return MovingScenes(parse_scenes("shapes:" + ",".join(kept), split), frames)
+        return MovingScenes(parse_scenes("shapes:" + ",".join(kept), split), frames, labelled_by)
     except UserError as error:
         reason = str(error).partition(": ")[2].partition("; write ")[0]
         raise UserError(f"{spec!r}: {reason}; write {GRAMMAR}") from error
+
+
+def _plan_split(scenes: Scenes) -> str:
+    """The split that the scenes' plans are drawn from; still scenes of the same split are others."""
+    return f"video-{scenes.split}"
 
 
 def _motion_stream(index: int, split: str) -> np.random.Generator:

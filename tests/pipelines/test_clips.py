@@ -16,6 +16,7 @@ from pipelines.geometry import View, random_view, view_image
 from pipelines.images import decode_rgb
 from pipelines.moving_shapes import MOTIONS
 from pipelines.samples import Source
+from pipelines.shapes import COLORS
 from pipelines.sources import open_clips, open_source
 from pipelines.views import Seen, Unreadable, collate
 from tests.pipelines.video_files import numbers, pictures, write_video
@@ -177,6 +178,7 @@ def test_sources_go_to_workers(folder):
         ("shapes:4", "shapes-video:N draws some"),
         ("shapes-video:0", r"N is '0'.*write shapes-video:N"),
         ("shapes-video:4,frames=0", "frames is '0'"),
+        ("shapes-video:4,label=size", "label is 'size', not motion or color; write"),
         ("shapes-video:4,colour=1", "option 'colour' is unknown"),
     ],
 )
@@ -210,6 +212,14 @@ def test_moving_shapes_do_what_they_say():
         moved = {"left": change[0] < -15, "right": change[0] > 15, "up": change[1] < -15, "down": change[1] > 15}
         moved |= {"growing": change[2] > 0.5 * start[2], "shrinking": change[2] < -0.3 * start[2]}
         assert [name for name, seen in moved.items() if seen] == [motion.split()[-1]]
+
+
+def test_moving_shapes_may_be_labelled_by_colour():
+    source, other = (open_clips(f"shapes-video:30,frames=3,size=32{label}") for label in (",label=color", ""))
+    assert set(source.label_names) == set(COLORS)
+    assert all(source.label_names[label] in source.caption(index) for index, label in enumerate(source.labels))
+    assert source.keys == other.keys
+    assert np.array_equal(np.asarray(source.open_video(3).read([1])[0]), np.asarray(other.open_video(3).read([1])[0]))
 
 
 def test_moving_shapes_are_pure_and_masks_true():
