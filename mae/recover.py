@@ -61,6 +61,27 @@ def interpolate(images: Tensor, hidden: Tensor, patch_size: int) -> Tensor:
     return torch.where(hidden[:, None], (filled * 255).round().clamp(0, 255).to(torch.uint8), images)
 
 
+@torch.no_grad()
+def carry(frames: Tensor, hidden: Tensor, patch_size: int, *, past: bool = False) -> Tensor:
+    """What no model is needed for in a video: a hidden pixel is the one last or next seen at its place.
+
+    Frames uint8 [T, 3, H, W] of one video and ``hidden`` bool [T, H, W]; of two times equally far the earlier one is
+    taken, and with ``past`` no later one ever, as in a stream. A place that is never seen so is filled in from what is
+    around it (:func:`interpolate`).
+    """
+    if hidden.shape != (len(frames), *frames.shape[2:]):
+        raise ValueError(f"hidden pixels of shape {list(hidden.shape)} do not fit frames of {list(frames.shape)}")
+    count = len(frames)
+    times = torch.arange(count, device=frames.device)[:, None, None]
+    never = 2 * count  # further than any frame is
+    before = times.where(~hidden, -never).cummax(0).values
+    after = times.where(~hidden, count + never).flip(0).cummin(0).values.flip(0)
+    nearest = before if past else torch.where(times - before <= after - times, before, after)
+    seen = (nearest >= 0) & (nearest < count)
+    places = nearest.clamp(0, count - 1)[:, None].expand_as(frames)
+    return interpolate(torch.where(seen[:, None], frames.gather(0, places), frames), ~seen, patch_size)
+
+
 def _fill(model: MaskedAutoencoder, pixels: Tensor, covered: Tensor) -> Tensor:
     """The model's picture uint8 [b, 3, H, W] of normalised images of which equally many patches are hidden."""
     mask = _mask_of(covered.any(2))
