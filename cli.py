@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from pipelines.terminal import fail, guarded, print_comparison, print_evaluation, print_facts, print_judgement, print_recovery
+from pipelines.terminal import (
+    fail,
+    guarded,
+    print_comparison,
+    print_evaluation,
+    print_facts,
+    print_judgement,
+    print_recovery,
+)
 
 if TYPE_CHECKING:
     from pipelines.compare_plan import ComparePlan

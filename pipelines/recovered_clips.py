@@ -1,4 +1,4 @@
-"""Clips of moving scenes behind a block, filled in by a video model, and how near that comes beside what needs no model.
+"""Clips of moving scenes behind a block, filled in by a video model, and how near that comes beside simpler means.
 
 The block hides a part of every frame. It stands where the moving object is half-way, so that what is behind it is never
 seen there, or it goes to and fro, so that every place is seen at some time. Nothing of what it hides is given to the

@@ -1,7 +1,6 @@
 import builtins
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
