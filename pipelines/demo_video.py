@@ -32,26 +32,27 @@ from pipelines.video_file import require_av
 from pipelines.video_writer import open_video
 from saliency.files import write_text_atomically
 
-TRAINED_ON = "shapes-video:3000,size=48,frames=24"
-JUDGED_ON = "shapes-video:40,split=test,size=48,frames=24"
+TRAINED_ON = "shapes-video:3000,size=32,frames=24,objects=1"
+JUDGED_ON = "shapes-video:40,split=test,size=32,frames=24,objects=1"
 TRAINING: dict[str, Any] = {
     "frames": 8,
     "frame_stride": 1,  # as `reconstruct` meets the frames
     "masking": "random",  # of space and time, so that looking into other frames is learned, and learned early
     "mask_ratio": 0.75,
     "model": "mini",
-    "image_size": (48,),
-    "patch_size": 8,
+    "image_size": (32,),
+    "patch_size": 4,  # a hidden patch is then little more than its colour, which is learned first
     "norm_pix": False,
     "batch_size": 8,  # many small steps: what comes after the mean colour comes with their number
     "blr": 0.048,
-    "epochs": 10,
+    "epochs": 8,
 }
 
 _SHOWN = 6
-"""Clips of each kind in the videos; the first two are in the contact sheet, too."""
-_SHEET_CLIPS, _SHEET_FRAMES = 2, 8
-_ENLARGED = 4
+"""Clips of each kind in the videos; one of each is in the contact sheet, too."""
+_SHEET_FRAMES = 8
+_ON_SHEET = ("model", "neighbours", "nearest")
+_ENLARGED = 6
 _FPS = Fraction(12)
 _RUN = "video-run"
 
@@ -66,18 +67,13 @@ class VideoDemoResult:
     figures: dict[str, dict[str, dict[str, float]]]
 
     def table(self) -> list[list[str]]:
-        """A heading and a row for each of METHODS."""
-        heading = ["hidden pixels filled in by"]
-        for words in BLOCKS.values():
-            heading += [f"{words}: PSNR dB", "SSIM", "model nearer in"]
-        rows = [heading]
-        for method, words in METHODS.items():
-            cells = [words]
-            for block in BLOCKS:
-                found = self.figures[block][method]
+        """A heading, and for each of BLOCKS a row for each of METHODS."""
+        rows = [["hidden by a", "filled in by", "PSNR dB", "SSIM", "model nearer in"]]
+        for block, methods in self.figures.items():
+            for method, found in methods.items():
                 nearer = "" if method == "model" else f"{found['model_nearer']:.0f} of {self.clips}"
-                cells += [f"{found['psnr']:.2f}", f"{found['ssim']:.3f}", nearer]
-            rows.append(cells)
+                figures = [f"{found['psnr']:.2f}", f"{found['ssim']:.3f}", nearer]
+                rows.append([BLOCKS[block] if method == "model" else "", METHODS[method], *figures])
         return rows
 
 
@@ -93,13 +89,14 @@ def run_video_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool
     _say(f"2/2  filling in what a block hides of {JUDGED_ON}", quiet)
     source = open_source(JUDGED_ON)
     assert isinstance(source, Source)
-    figures, columns = {}, _empty_sheet()
+    figures: dict[str, Any] = {}
+    columns: dict[str, list[Any]] = {}
     for block in BLOCKS:
         figures[block] = _fill_in_all(source, block, model, out, columns, quiet=quiet)
     result = VideoDemoResult(len(source), figures)
     contact_sheet(out / "contact-sheet.png", columns, title="What a block hides of unseen scenes, filled in")
     metrics = RunFolder(run.folder).metrics()
-    losses = {"mini": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
+    losses = {"random in space and time": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
     loss_curve(out / "loss.png", losses, title="Pretraining loss")
     write_text_atomically(out / "recovery.json", json.dumps({"clips": result.clips, **figures}, indent=1) + "\n")
     write_text_atomically(out / "table.md", _markdown(result))
@@ -108,7 +105,7 @@ def run_video_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool
 
 def _pretrain_options(out: Path, seed: int, device: str) -> PretrainOptions:
     resume = (out / "config.json").exists()
-    return PretrainOptions(TRAINED_ON, out, keep=1, resume=resume, seed=seed, device=device, workers=0, **TRAINING)
+    return PretrainOptions(TRAINED_ON, out, keep=1, resume=resume, seed=seed, device=device, workers=1, **TRAINING)
 
 
 def _fill_in_all(
@@ -125,7 +122,7 @@ def _fill_in_all(
                 for shown in zip(clip.given(), completed["model"], clip.frames, strict=True):
                     alone.write(_picture(shown[1]))
                     beside.write(_picture(torch.cat(shown, dim=2)))
-            if number < _SHEET_CLIPS:
+            if number == list(BLOCKS).index(block):  # another scene for each block
                 _add_to_sheet(columns, clip, completed)
     means = {
         method: {name: float(np.mean([each[method][name] for each in found])) for name in ("psnr", "ssim")}
@@ -136,17 +133,14 @@ def _fill_in_all(
     return means
 
 
-def _empty_sheet() -> dict[str, list[Any]]:
-    return {"": [], **{f"frame {number}": [] for number in range(_SHEET_FRAMES)}}
-
-
 def _add_to_sheet(columns: dict[str, list[Any]], clip: HiddenClip, completed: dict[str, Tensor]) -> None:
-    rows = {f"{clip.caption}: given": clip.given(), "the model": completed["model"]}
-    rows |= {METHODS[name]: completed[name] for name in ("neighbours", "nearest")} | {"truth": clip.frames}
-    columns[""] += rows
-    moments = np.linspace(0, len(clip.frames) - 1, _SHEET_FRAMES).round().astype(int)
-    for cells, moment in zip(list(columns.values())[1:], moments, strict=True):
-        cells += [frames[int(moment)].permute(1, 2, 0).numpy() for frames in rows.values()]
+    """A row each for what was given, what was filled in and what is true, at moments of the whole clip."""
+    rows = {f"{clip.caption}: given": clip.given()} | {METHODS[name]: completed[name] for name in _ON_SHEET}
+    rows["truth"] = clip.frames
+    columns.setdefault("", []).extend(rows)
+    for moment in np.linspace(0, len(clip.frames) - 1, _SHEET_FRAMES).round().astype(int).tolist():
+        cells = columns.setdefault(f"frame {moment}", [])
+        cells += [frames[moment].permute(1, 2, 0).numpy() for frames in rows.values()]
 
 
 def _picture(frame: Tensor) -> Any:

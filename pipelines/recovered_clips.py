@@ -1,8 +1,9 @@
 """Clips of moving scenes behind a block, filled in by a video model, and how near that comes beside simpler means.
 
 The block hides a part of every frame. It stands where the moving object is half-way, so that what is behind it is never
-seen there, or it goes to and fro, so that every place is seen at some time. Nothing of what it hides is given to the
-model, which works on the clip as ``reconstruct`` does on a stream: a frame is filled in from itself and those before.
+seen there; or it goes to and fro, so that every place is seen at some time; or it goes along with the moving object and
+hides a half of it for good. Nothing of what it hides is given to the model, which works on the clip as ``reconstruct``
+does on a stream: a frame is filled in from itself and those before.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mae.video import VideoMaskedAutoencoder
 from pipelines.clips import Video
 from pipelines.samples import Source
 
-BLOCKS = {"standing": "a block that stands still", "moving": "a block that moves"}
+BLOCKS = {"standing": "standing block", "moving": "moving block", "riding": "block on the object"}
 """How the block goes, and the same in words."""
 
 METHODS = {
@@ -34,7 +35,7 @@ METHODS = {
 }
 """What fills in, and the same in words. The last one knows later frames, which a stream does not have yet."""
 
-_SIDE = 1 / 3
+_SIDE = 1 / 4
 """Of the block, in sides of the picture."""
 _SPEED = 1 / 12
 """Of the one that moves, in sides of the picture a frame."""
@@ -101,18 +102,26 @@ def _block(masks: Tensor, block: str) -> Tensor:
     """What is hidden, bool [T, H, W], of a video whose moving object is at ``masks`` bool [T, H, W]."""
     count, height, width = masks.shape
     side = round(_SIDE * min(height, width))
-    middle = masks[count // 2].nonzero().float()
-    centre = middle.mean(0) if len(middle) else torch.tensor([height / 2, width / 2])
-    top = _within(float(centre[0]) - side / 2, height - side)
+    centres = [_centre(mask) for mask in masks]
+    row, column = centres[count // 2]
+    free = width - side
     hidden = torch.zeros_like(masks)
     for number in range(count):
-        left = float(centre[1]) - side / 2
+        left = column - side / 2
         if block == "moving":
-            free = width - side
             left = abs((number * _SPEED * width) % (2 * free) - free)
-        start = _within(left, width - side)
+        elif block == "riding":
+            row, left = centres[number][0], centres[number][1] - (0 if column < width / 2 else side)
+        top, start = _within(row - side / 2, height - side), _within(left, free)
         hidden[number, top : top + side, start : start + side] = True
     return hidden
+
+
+def _centre(mask: Tensor) -> tuple[float, float]:
+    """Row and column of the middle of what bool [H, W] marks, of the picture where it marks nothing."""
+    places = mask.nonzero().float()
+    row, column = (places.mean(0) if len(places) else torch.tensor(mask.shape) / 2).tolist()
+    return row, column
 
 
 def _within(place: float, most: int) -> int:

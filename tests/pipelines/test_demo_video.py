@@ -15,8 +15,8 @@ FRAMES = 10
 @pytest.fixture
 def small(monkeypatch):
     """The demo's whole path at a size of seconds; its real size is what ``make demo-video`` runs."""
-    monkeypatch.setattr(demo_video, "TRAINED_ON", f"shapes-video:16,size=32,frames={FRAMES}")
-    monkeypatch.setattr(demo_video, "JUDGED_ON", f"shapes-video:3,split=test,size=32,frames={FRAMES}")
+    monkeypatch.setattr(demo_video, "TRAINED_ON", f"shapes-video:16,size=32,frames={FRAMES},objects=1")
+    monkeypatch.setattr(demo_video, "JUDGED_ON", f"shapes-video:3,split=test,size=32,frames={FRAMES},objects=1")
     wanted = {"frames": 4, "image_size": (32,), "patch_size": 8, "batch_size": 8, "epochs": 2}
     for name, value in wanted.items():
         monkeypatch.setitem(demo_video.TRAINING, name, value)
@@ -32,7 +32,7 @@ def test_the_video_demo_makes_everything_and_is_not_made_twice(small, tmp_path):
     # what is seen again at its place is worth more than what is around it, unless it is never seen again
     assert result.figures["moving"]["nearest"]["psnr"] > result.figures["moving"]["neighbours"]["psnr"] + 3
     table = (out / "table.md").read_text()
-    assert all(f"| {words} |" in table for words in METHODS.values())
+    assert all(f"| {words} |" in table for words in (*METHODS.values(), *BLOCKS.values()))
     assert json.loads((out / "recovery.json").read_text())["moving"] == result.figures["moving"]
     for name in ("contact-sheet.png", "loss.png"):
         with Image.open(out / name) as picture:
@@ -41,7 +41,7 @@ def test_the_video_demo_makes_everything_and_is_not_made_twice(small, tmp_path):
         for name, wide in ((block, 1), (f"{block}-side", 3)):
             video = VideoFile(str(out / f"{name}.mp4"))
             assert len(video.times) == 3 * FRAMES
-            assert video.size == (wide * 128, 128)
+            assert video.size == (wide * 192, 192)
     losses = (out / "video-run" / "metrics.jsonl").read_text()
     again = demo_video.run_video_demo(out, quiet=True)
     assert (out / "video-run" / "metrics.jsonl").read_text() == losses
