@@ -113,6 +113,9 @@ def build_saliency(
     captions: Captions = "first",
     limit: Limit = None,
     split: Split = None,
+    clips: Annotated[
+        bool, typer.Option("--clips", help="A folder of frames is a clip, as to pretrain --frames: one map a clip.")
+    ] = False,
     device: Device = None,
 ) -> None:
     """Run CLIP and Grad-CAM over image-caption pairs and write their saliency maps as Parquet."""

@@ -13,6 +13,7 @@ from pipelines.columns import Captions
 from pipelines.errors import UserError, user_errors
 from pipelines.pairs import hash_pairs
 from pipelines.plan import Plan
+from pipelines.random_access import open_videos
 from pipelines.shards import Recipe
 from pipelines.sources import Source, StreamSource, open_source
 from saliency import __version__
@@ -22,6 +23,7 @@ from saliency.towers import DEMO_CLIP, Tower, load_tower
 from saliency.windows import finest_grid, windows
 
 DEFAULT_CLIP = ("ViT-B-16", "openai")
+BUILT_IN = ("shapes:", "shapes-video:")
 ENGINES = ("local", "ray")
 
 _NOT_OF_A_MAP = ("pairs", "pairs_sha256", "shard_size")  # settings of the build, not of its maps
@@ -54,6 +56,7 @@ class BuildOptions:
     captions: Captions = "first"
     limit: int | None = None
     split: str | None = None
+    clips: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -83,7 +86,7 @@ class BuildOptions:
     def origin(self) -> dict[str, Any]:
         """Where the pairs and the model came from, for ``inspect`` to find them again; plays no part in the bytes."""
         names = ("source", "split", "image_column", "caption_column", "captions", "limit", "clip", "pretrained")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | ({"clips": True} if self.clips else {})
 
 
 @dataclass(frozen=True)
@@ -104,17 +107,11 @@ class Job:
 
 def open_job(options: BuildOptions) -> Job:
     """Open the source, load the model and settle everything that decides the output. Raises UserError."""
-    source = open_source(
-        options.source,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        captions=options.captions,
-        limit=options.limit,
-        split=options.split,
-    )
+    source = open_videos(options) if options.clips else _open_source(options)
     if isinstance(source, Source) and source.captions is None:
         raise UserError(
-            f"{options.source} has no captions: a map needs an image and a text; name one with --caption-column"
+            f"{options.source} has no captions: a map needs an image and a text; "
+            + ("write NAME.txt beside each clip" if options.clips else "name one with --caption-column")
         )
     if isinstance(source, StreamSource) and (options.shard or options.engine == "ray"):
         raise UserError(
@@ -133,10 +130,21 @@ def open_job(options: BuildOptions) -> Job:
     return Job(source, tower, plan, recipe, settings)
 
 
+def _open_source(options: BuildOptions) -> Source | StreamSource:
+    return open_source(
+        options.source,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        captions=options.captions,
+        limit=options.limit,
+        split=options.split,
+    )
+
+
 def load_clip(options: BuildOptions) -> Tower:
     """The tower that was asked for: by default the shipped one for the built-in scenes, else OpenAI's ViT-B-16."""
     clip, pretrained = options.clip, options.pretrained
-    if clip is None and options.source.startswith("shapes:"):
+    if clip is None and options.source.startswith(BUILT_IN):
         clip = f"local-dir:{DEMO_CLIP}"
     elif clip is None:
         clip, pretrained = DEFAULT_CLIP[0], pretrained or DEFAULT_CLIP[1]
@@ -145,7 +153,7 @@ def load_clip(options: BuildOptions) -> Tower:
 
 def _settings(options: BuildOptions, tower: Tower, grid: int, source: Source | StreamSource) -> dict[str, Any]:
     """Everything that decides the maps; batch size, threads, device and --compile move the last bits alone."""
-    clip = "demo" if options.clip is None and options.source.startswith("shapes:") else options.clip
+    clip = "demo" if options.clip is None and options.source.startswith(BUILT_IN) else options.clip
     metadata = {
         "schema_version": SCHEMA_VERSION,
         "grid": grid,
