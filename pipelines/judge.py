@@ -114,6 +114,7 @@ def source_of_maps(table: SaliencyTable, name: str | None = None) -> Source | No
     if name is None and "source" not in origin:
         return None
     options = {key: origin.get(key) for key in ("split", "image_column", "caption_column", "limit")}
+    source: Source | StreamSource
     try:
         if origin.get("clips"):
             source = open_clips(name or origin["source"], limit=options["limit"], split=options["split"])
