@@ -17,6 +17,7 @@ def small(monkeypatch):
     """The demo's whole path at a size of seconds; its real size is what ``make demo-video`` runs."""
     monkeypatch.setattr(demo_video, "TRAINED_ON", f"shapes-video:16,size=32,frames={FRAMES},objects=1")
     monkeypatch.setattr(demo_video, "JUDGED_ON", f"shapes-video:3,split=test,size=32,frames={FRAMES},objects=1")
+    monkeypatch.setattr(demo_video, "_SHEET_FRAMES", 3)
     wanted = {"frames": 4, "image_size": (32,), "patch_size": 8, "batch_size": 8, "epochs": 2}
     for name, value in wanted.items():
         monkeypatch.setitem(demo_video.TRAINING, name, value)
