@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
+VIDEO_OUT ?= demo-video-out
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo demo-video test lint bench clean
 
 # Installed once; again only when what is installed changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -15,6 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/mae-cli demo --out $(OUT)
+
+demo-video: $(VENV)/.installed
+	$(BIN)/mae-cli demo --video --out $(VIDEO_OUT)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

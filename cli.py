@@ -40,6 +40,7 @@ from pipelines.terminal import (
     print_evaluation,
     print_facts,
     print_judgement,
+    print_recovery,
 )
 from pipelines.verify_options import VerifyOptions
 
@@ -350,18 +351,30 @@ def export(
 
 @command()
 def demo(
-    out: Out = Path("demo-out"),
+    out: Annotated[Path | None, Option("Where results go [default: demo-out; of videos demo-video-out]")] = None,
+    video: Annotated[bool, Option("Of moving scenes: pretraining, and what a block hides of them filled in.")] = False,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
     """The whole line on the built-in scenes: maps, two pretrainings, evaluation, pictures; minutes on two cores."""
+    if video:
+        _demo_video(out or Path("demo-video-out"), seed, usable_device(device))
+        return
     from pipelines.demo import run_demo
 
+    out = out or Path("demo-out")
     summary = run_demo(out, seed=seed, device=usable_device(device))
     print_facts(summary.maps, title="Saliency maps")
     print_judgement(summary.judgement)
     print_evaluation(summary.evaluation)
     typer.echo(f"Look at contact-sheet.png, maps.png, accuracy.png and loss.png in {out}; the table is in table.md")
+
+
+def _demo_video(out: Path, seed: int, device: str) -> None:
+    from pipelines.demo_video import run_video_demo
+
+    print_recovery(run_video_demo(out, seed=seed, device=device))
+    typer.echo(f"Look at standing-side.mp4, moving-side.mp4 and contact-sheet.png in {out}; the table is in table.md")
 
 
 def _options(kind: type[T], given: Given, **settled: Any) -> T:

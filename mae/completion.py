@@ -39,7 +39,7 @@ def enlarge_into(images: Tensor, hidden: Tensor, small: Tensor, covered: Tensor,
     size = (small.shape[2], small.shape[3])
     known = covered[:, None].float()
     # Only what the model filled in is enlarged: its edge must not be mixed with what lies around it.
-    filled = spread_inwards(small.float() * known, known)
+    filled = spread_inwards(*_outwards(small.float() * known, known))
     large = _enlarge(filled, (images.shape[2], images.shape[3]))
     if blend:
         edge = _edge(hidden, size)
@@ -104,6 +104,19 @@ def _edge(hidden: Tensor, size: tuple[int, int]) -> Tensor:
     for kernel, padding in (((2 * reach[0] + 1, 1), (reach[0], 0)), ((1, 2 * reach[1] + 1), (0, reach[1]))):
         reached = F.max_pool2d(reached, kernel, stride=1, padding=padding)  # a side at a time: far cheaper
     return reached - there
+
+
+def _outwards(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and weights as of ``spread_inwards``, known two pixels further out: the mean of what is known beside them.
+
+    Just outside of its region the model's picture goes on as it was at the edge; a coarser mean, which is what pull and
+    push has there, would let the bending bring in all the detail that the picture already has, once more.
+    """
+    for _ in range(2):
+        share = F.avg_pool2d(weights, 3, stride=1, padding=1)
+        mean = F.avg_pool2d(values, 3, stride=1, padding=1) / share.clamp_min(1e-6)
+        values, weights = weights * values + (1 - weights) * mean, (share > 0).float()
+    return values * weights, weights
 
 
 def _even(values: Tensor) -> Tensor:

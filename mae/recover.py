@@ -75,19 +75,21 @@ def interpolate(images: Tensor, hidden: Tensor, patch_size: int) -> Tensor:
 
 
 @torch.no_grad()
-def nearest_in_time(clips: Tensor, hidden: Tensor, patch_size: int) -> Tensor:
+def nearest_in_time(clips: Tensor, hidden: Tensor, patch_size: int, *, past: bool = False) -> Tensor:
     """The other thing that no model is needed for: a hidden pixel is what is seen in its place in the nearest frame.
 
-    Clips uint8 [B, 3, T, H, W] and ``hidden`` bool [B, T, H, W]. Of two frames equally near the earlier one counts. A
-    place that is hidden in all frames is filled in by :func:`interpolate`.
+    Clips uint8 [B, 3, T, H, W] and ``hidden`` bool [B, T, H, W]. Of two frames equally near the earlier one counts;
+    with ``past`` no later one ever does, as in a stream. What is not seen so is filled in by :func:`interpolate`.
     """
-    found, missing = interpolate(clips, hidden, patch_size), hidden.clone()
-    for apart in range(1, clips.shape[2]):
-        for here, there in ((slice(apart, None), slice(None, -apart)), (slice(None, -apart), slice(apart, None))):
-            seen = missing[:, here] & ~hidden[:, there]
-            found[:, :, here] = torch.where(seen[:, None], clips[:, :, there], found[:, :, here])
-            missing[:, here] &= ~seen
-    return found
+    plain, count = interpolate(clips, hidden, patch_size), clips.shape[2]
+    times = torch.arange(count, device=clips.device)[:, None, None]
+    never = 2 * count  # further than any frame is
+    before = times.where(~hidden, -never).cummax(1).values
+    after = times.where(~hidden, count + never).flip(1).cummin(1).values.flip(1)
+    nearest = before if past else torch.where(times - before <= after - times, before, after)
+    seen = (nearest >= 0) & (nearest < count)
+    there = clips.gather(2, nearest.clamp(0, count - 1)[:, None].expand_as(clips))
+    return torch.where(seen[:, None], there, plain)
 
 
 def _frames(clips: Tensor) -> Tensor:

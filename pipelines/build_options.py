@@ -74,6 +74,7 @@ class BuildOptions:
     captions: CaptionsOfAnImage = "first"
     limit: Limit = None
     split: Split = None
+    clips: Annotated[bool, Option("A folder of frames is a clip, as to pretrain --frames: one map a clip.")] = False
     device: Device = "cpu"
 
     def __post_init__(self) -> None:
@@ -106,4 +107,4 @@ class BuildOptions:
     def origin(self) -> dict[str, Any]:
         """Where the pairs and the model came from, for ``inspect`` to find them again; plays no part in the bytes."""
         names = ("source", "split", "image_column", "caption_column", "captions", "limit", "clip", "pretrained")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | ({"clips": True} if self.clips else {})

@@ -15,6 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from pipelines.compare_report import Comparison
+    from pipelines.demo_video import VideoDemoResult
     from pipelines.judgement import Judgement
 
 
@@ -85,6 +86,16 @@ def _occlusion_lines(result: dict[str, Any]) -> Iterator[Table]:
             cells = [f"{100 * value:.1f}" for value in curve["accuracy"]]
             table.add_row(row["encoder"], *cells, f"{100 * curve['area']:.1f} ± {100 * half:.1f}")
         yield table
+
+
+def print_recovery(result: VideoDemoResult) -> None:
+    """What was filled in of unseen clips by the model, and by what needs none."""
+    heading, *rows = result.table()
+    title = f"\nHidden pixels alone, means over {result.clips} unseen scenes"
+    table = Table(*heading, box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
+    for cells in rows:
+        table.add_row(*cells)
+    Console().print(table)
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from mae import completion
 from mae.completion import complete, seam, shrink_visible, spread_inwards
+from mae.vit import MaskedAutoencoder
 from tests.tiny_mae import nano
 
 
@@ -81,6 +82,18 @@ def test_blending_takes_the_seam_away(monkeypatch):
     sharp, smooth = (seam(complete(nano(), images, hidden, blend=blend), hidden) for blend in (False, True))
     assert sharp > 20
     assert smooth < 3
+
+
+def test_blending_leaves_a_picture_alone_that_is_right(monkeypatch):
+    """What is filled in has a bar across the edge of the region, as it should; it must not be brought in twice."""
+    images = torch.full((1, 3, 48, 48), 60, dtype=torch.uint8)
+    images[:, :, 20:28] = 220
+    monkeypatch.setattr(completion, "recover", lambda model, small, covered: images)
+    hidden = torch.zeros(1, 48, 48, dtype=torch.bool)
+    hidden[0, 16:32, 16:32] = True
+    model = MaskedAutoencoder.from_size("mini", 48, 8)
+    error = (complete(model, images, hidden).float() - images.float())[:, 0][hidden]
+    assert error.square().mean().sqrt() < 6
 
 
 def test_the_seam_is_the_mean_step_over_the_edge():

@@ -97,13 +97,14 @@ def test_a_model_of_images_and_the_neighbours_go_frame_by_frame():
         assert torch.equal(plain[:, :, frame], interpolate(images[:, :, frame], hidden[:, frame], 8))
 
 
-def test_the_nearest_frame_is_found_as_by_looking_through_them():
+@pytest.mark.parametrize("past", [False, True])
+def test_the_nearest_frame_is_found_as_by_looking_through_them(past):
     images, hidden = clips(2, frames=5), regions(2, frames=5, share=0.6)
-    found, plain = nearest_in_time(images, hidden, 8), interpolate(images, hidden, 8)
+    found, plain = nearest_in_time(images, hidden, 8, past=past), interpolate(images, hidden, 8)
     for clip in range(2):
         for frame in range(5):
             for row, column in ((0, 0), (0, 8), (8, 15), (15, 0), (9, 9)):
-                seen = [t for t in range(5) if not hidden[clip, t, row, column]]
+                seen = [t for t in range(frame + 1 if past else 5) if not hidden[clip, t, row, column]]
                 nearest = min(seen, key=lambda t: (abs(t - frame), t), default=None)
                 picture = plain[clip, :, frame] if nearest is None else images[clip, :, nearest]
                 assert torch.equal(found[clip, :, frame, row, column], picture[:, row, column])
