@@ -12,7 +12,6 @@ from pipelines.build_options import BuildOptions
 from pipelines.errors import UserError, user_errors
 from pipelines.pairs import hash_pairs
 from pipelines.plan import Plan
-from pipelines.random_access import open_videos
 from pipelines.scenes import BUILT_IN
 from pipelines.shards import Recipe
 from pipelines.sources import Source, StreamSource, open_source
@@ -45,7 +44,15 @@ class Job:
 
 def open_job(options: BuildOptions) -> Job:
     """Open the source, load the model and settle everything that decides the output. Raises UserError."""
-    source = open_videos(options) if options.clips else _open_source(options)
+    source = open_source(
+        options.source,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        captions=options.captions,
+        limit=options.limit,
+        split=options.split,
+        clips=options.clips,
+    )
     if isinstance(source, Source) and source.captions is None:
         raise UserError(
             f"{options.source} has no captions: a map needs an image and a text; "
@@ -66,17 +73,6 @@ def open_job(options: BuildOptions) -> Job:
         settings = _settings(options, tower, grid, source)
     plan = Plan(len(source) if isinstance(source, Source) else None, options.shard_size, options.shard)
     return Job(source, tower, plan, recipe, settings)
-
-
-def _open_source(options: BuildOptions) -> Source | StreamSource:
-    return open_source(
-        options.source,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        captions=options.captions,
-        limit=options.limit,
-        split=options.split,
-    )
 
 
 def load_clip(options: BuildOptions) -> Tower:

@@ -22,7 +22,7 @@ from pipelines.images import BadImage
 from pipelines.judgement import CENTRE, MAPS, ROWS, SHUFFLED, UNIFORM, Estimate, Judgement, PairScores
 from pipelines.remade_maps import Remaker
 from pipelines.samples import Source
-from pipelines.sources import StreamSource, open_clips, open_source
+from pipelines.sources import StreamSource, open_source
 from saliency.manifest import read_manifest
 from saliency.maps import FULL
 from saliency.quality import (
@@ -113,13 +113,10 @@ def source_of_maps(table: SaliencyTable, name: str | None = None) -> Source | No
     origin: dict[str, Any] = manifest.origin if manifest else {}
     if name is None and "source" not in origin:
         return None
-    options = {key: origin.get(key) for key in ("split", "image_column", "caption_column", "limit")}
-    source: Source | StreamSource
+    options: dict[str, Any] = {key: origin.get(key) for key in ("split", "image_column", "caption_column", "limit")}
+    options |= {"captions": origin.get("captions", "first"), "clips": origin.get("clips", False)}
     try:
-        if origin.get("clips"):
-            source = open_clips(name or origin["source"], limit=options["limit"], split=options["split"])
-        else:
-            source = open_source(name or origin["source"], captions=origin.get("captions", "first"), **options)
+        source = open_source(name or origin["source"], **options)
     except UserError:
         if name is not None:
             raise

@@ -130,11 +130,10 @@ def _images(options: PublishOptions, report: TableReport) -> tuple[Source | None
     advice = "say where the images are with --source, or leave --with-images out for a preview of maps alone"
     if spec is None:
         raise UserError(f"{options.maps} does not say where its images are: {advice}")
-    names = ("split", "image_column", "caption_column", "limit")
+    wanted: dict[str, Any] = {name: origin.get(name) for name in ("split", "image_column", "caption_column", "limit")}
+    wanted |= {"captions": origin.get("captions") or "first", "clips": origin.get("clips", False)}
     try:
-        source = open_source(
-            spec, captions=origin.get("captions") or "first", **{name: origin.get(name) for name in names}
-        )
+        source = open_source(spec, **wanted)
     except UserError as error:
         raise UserError(f"the images can't be shown: {error}; {advice}") from error
     if isinstance(source, StreamSource):

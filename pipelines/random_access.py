@@ -7,7 +7,7 @@ from typing import Protocol
 from pipelines.errors import UserError
 from pipelines.samples import Source
 from pipelines.shared_options import Captions
-from pipelines.sources import StreamSource, open_clips, open_source
+from pipelines.sources import StreamSource, open_source
 from pipelines.table_source import open_dataset
 
 
@@ -43,10 +43,16 @@ def open_images(options: SourceOptions, *, spec: str | None = None, limit: int |
 
 def open_videos(options: SourceOptions, *, spec: str | None = None, limit: int | None = None) -> Source:
     """The source of a command whose samples are videos, as :func:`open_images`. UserError."""
-    for column in ("image_column", "caption_column"):
-        if getattr(options, column) is not None:
-            raise UserError(f"a source of videos has no columns: leave out --{column.replace('_', '-')}")
-    return open_clips(spec or options.source, limit=limit if spec else options.limit, split=options.split)
+    source = open_source(
+        spec or options.source,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        limit=limit if spec else options.limit,
+        split=options.split,
+        clips=True,
+    )
+    assert isinstance(source, Source)  # a stream of videos is refused
+    return source
 
 
 def _download(stream: StreamSource) -> Source:

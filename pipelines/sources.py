@@ -56,13 +56,19 @@ def open_source(
     captions: Captions = "first",
     limit: int | None = None,
     split: str | None = None,
+    clips: bool = False,
 ) -> Source | StreamSource:
-    """The source that ``spec`` names.
+    """The source that ``spec`` names; with ``clips`` the one of videos (:func:`open_clips`), which has no columns.
 
     ``captions`` says what becomes of an image's several captions: ``first`` takes one, ``all`` makes a pair of each.
     ``limit`` takes the first so many samples; ``split`` chooses among the splits of a folder or a Hub dataset. Raises
     UserError.
     """
+    for column, name in ((image_column, "image"), (caption_column, "caption")):
+        if clips and column is not None:
+            raise UserError(f"a source of videos has no columns: leave out --{name}-column")
+    if clips:
+        return open_clips(spec, limit=limit, split=split)
     if captions not in get_args(Captions):
         raise UserError(f"captions is {captions!r}; write {' or '.join(get_args(Captions))}")
     if limit is not None and limit < 1:

@@ -24,7 +24,7 @@ from pipelines.images import BadImage, decode_rgb
 from pipelines.sources import Source, StreamSource, open_source
 from pipelines.verify_options import VerifyOptions
 from saliency.checks import Check, TableReport, check_table, rejected_pairs
-from saliency.manifest import NAME, part_manifests
+from saliency.manifest import NAME, part_manifests, read_manifest
 from saliency.rows import pair_hashes, read_rows
 from saliency.table import shard_files
 
@@ -35,7 +35,7 @@ def verify(options: VerifyOptions, *, quiet: bool = False) -> list[Check]:
     Raises UserError if there is no maps folder, or the source can't be opened or is a stream.
     """
     folder = find_maps(options.maps)
-    source = _open(options) if options.source is not None else None
+    source = _open(options, folder) if options.source is not None else None
     report = check_folder(folder, quiet=quiet)
     if source is None:
         return report.checks
@@ -53,8 +53,12 @@ def check_folder(folder: Path, *, quiet: bool = False) -> TableReport:
         return check_table(folder, step=bar.update)
 
 
-def _open(options: VerifyOptions) -> Source:
+def _open(options: VerifyOptions, folder: Path) -> Source:
     assert options.source is not None
+    try:
+        manifest = read_manifest(folder)
+    except ValueError:  # which is one of the checks
+        manifest = None
     source = open_source(
         options.source,
         image_column=options.image_column,
@@ -62,6 +66,7 @@ def _open(options: VerifyOptions) -> Source:
         captions=options.captions,
         limit=options.limit,
         split=options.split,
+        clips=bool(manifest and manifest.origin.get("clips")),
     )
     if isinstance(source, StreamSource):
         raise UserError(

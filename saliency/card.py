@@ -107,6 +107,8 @@ def build_command(settings: Mapping[str, Any], origin: Mapping[str, Any]) -> str
     for name, flag in _FLAGS.items():
         if known.get(name) is not None:
             words += [flag, str(known[name])]
+    if origin.get("clips"):
+        words.append("--clips")
     return shlex.join(words)
 
 

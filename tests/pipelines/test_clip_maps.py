@@ -10,6 +10,8 @@ from pipelines.errors import UserError
 from pipelines.inspect_maps import inspect
 from pipelines.pretrain import pretrain
 from pipelines.pretrain_options import PretrainOptions
+from pipelines.publish import PublishOptions, publish
+from pipelines.verify import VerifyOptions, verify
 from saliency.table import SaliencyTable
 
 
@@ -34,6 +36,11 @@ def test_a_folder_of_frames_has_one_map_and_pretraining_finds_it(folders, tmp_pa
     options = PretrainOptions(str(folders), tmp_path / "run", saliency=maps, batch_size=2, epochs=1, workers=0, **shape)
     assert pretrain(options, quiet=True).config()["maps"]["images_without_map"] == 0
     assert inspect(str(maps), quiet=True).facts["maps"] == "3"
+    checks = verify(VerifyOptions(str(maps), str(folders)), quiet=True)
+    assert all(check.passed for check in checks), checks
+    (tmp_path / "hub").mkdir()
+    publish(PublishOptions(maps, "me/maps", dry_run=tmp_path / "hub" / "maps"), quiet=True)
+    assert "--clips" in (tmp_path / "hub" / "maps" / "README.md").read_text()
 
 
 def test_clips_without_captions_say_where_to_write_them(folders, tmp_path, tiny_clip):
@@ -41,8 +48,3 @@ def test_clips_without_captions_say_where_to_write_them(folders, tmp_path, tiny_
         text.unlink()
     with pytest.raises(UserError, match="write NAME.txt beside each clip"):
         open_job(BuildOptions(str(folders), tmp_path / "maps", clip=tiny_clip, clips=True))
-
-
-def test_the_built_in_videos_have_the_shipped_clip(tmp_path):
-    job = open_job(BuildOptions("shapes-video:2", tmp_path / "maps"))
-    assert job.settings["clip"] == "demo"

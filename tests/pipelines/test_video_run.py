@@ -187,7 +187,7 @@ def test_what_does_not_go_together_is_said(base, options, reason):
         ({"frames": 3}, "--frames 3 must be a multiple of --tubelet 2"),
         ({"inflate": "absent"}, "--inflate absent does not exist"),
         ({"source": "shapes-video:2"}, "has 2 videos, fewer than one step takes"),
-        ({"source": "shapes:24"}, "does not exist"),
+        ({"source": "shapes:24"}, "what is wanted are videos: shapes-video:N draws some"),
         ({"caption_column": "text"}, "leave out --caption-column"),
     ],
 )
