@@ -225,4 +225,4 @@ def test_no_strength_of_an_operation_breaks_it():
     randaugment = next(step for step in transform.transforms if hasattr(step, "ops"))
     for operation in randaugment.ops:
         operation.prob, operation.magnitude = 1.0, 30
-        operation(picture)
+        assert operation(picture).size == picture.size
