@@ -30,8 +30,8 @@ from pipelines.build_job import BuildOptions
 from pipelines.build_saliency import build_saliency
 from pipelines.decoding import see
 from pipelines.stages import Stages
-from saliency.methods import saliency_maps
-from saliency.towers import load_tower
+from saliency.methods.methods import saliency_maps
+from saliency.towers.tower import load_tower
 
 TEXT = "a dog cat red house in the park with two people walking along old stone bridge under grey sky near river"
 PEER_IMAGES = 8

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from saliency.maps import FULL
-from saliency.table import Row, SaliencyTable, write_shard
+from saliency.table.table import Row, SaliencyTable, write_shard
 
 SHARD = 100_000
 

@@ -42,7 +42,7 @@ from pipelines.joined_maps import join_maps
 from pipelines.sources import open_source
 from pipelines.views import EpochBatches, Views, load_views
 from saliency.maps import FULL
-from saliency.table import Row, write_shard
+from saliency.table.table import Row, write_shard
 
 CASES = {
     "JPEG 500×375, folder → 224": ((500, 375), "JPEG", "folder", 224, 16),

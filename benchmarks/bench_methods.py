@@ -25,9 +25,9 @@ from pipelines.images import decode_rgb
 from pipelines.judge import judge_arrays
 from pipelines.judgement import CENTRE, MAPS, SHUFFLED
 from pipelines.sources import open_source
-from saliency.methods import METHODS, check_method, saliency_maps
+from saliency.methods.methods import METHODS, check_method, saliency_maps
 from saliency.quality import other_captions
-from saliency.towers import DEMO_CLIP, Tower, load_tower
+from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
 
 FIGURES = {"pointing": "pointing", "energy": "energy", "auc": "AUC"}
 BATCH = 50

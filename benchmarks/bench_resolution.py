@@ -22,6 +22,7 @@ import torch
 from pipelines.images import decode_rgb
 from pipelines.sources import open_source
 from saliency.maps import FULL
+from saliency.methods.windows import finest_grid, map_windows, squash_windows, windows
 from saliency.quality import (
     FIGURES,
     PixelScores,
@@ -31,8 +32,7 @@ from saliency.quality import (
     lay_on_image,
     score_pixels,
 )
-from saliency.towers import DEMO_CLIP, load_tower
-from saliency.windows import finest_grid, map_windows, squash_windows, windows
+from saliency.towers.tower import DEMO_CLIP, load_tower
 
 BATCH = 32
 FEWEST_SMALL = 30

@@ -16,10 +16,10 @@ from pipelines.scenes import BUILT_IN
 from pipelines.shards import Recipe
 from pipelines.sources import Source, StreamSource, open_source
 from saliency import __version__
-from saliency.methods import check_method, layer_name
-from saliency.table import SCHEMA_VERSION
-from saliency.towers import DEMO_CLIP, Tower, load_tower
-from saliency.windows import finest_grid
+from saliency.methods.methods import check_method, layer_name
+from saliency.methods.windows import finest_grid
+from saliency.table.table import SCHEMA_VERSION
+from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
 
 DEFAULT_CLIP = ("ViT-B-16", "openai")
 

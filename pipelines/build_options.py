@@ -78,8 +78,8 @@ class BuildOptions:
     device: Device = "cpu"
 
     def __post_init__(self) -> None:
-        from saliency.methods import METHODS  # torch comes with it, which the options' help does without
-        from saliency.windows import windows
+        from saliency.methods.methods import METHODS  # torch comes with it, which the options' help does without
+        from saliency.methods.windows import windows
 
         at_least_one = {"batch-size": self.batch_size, "workers": self.workers, "shard-size": self.shard_size}
         if self.ray_workers is not None:

@@ -21,7 +21,7 @@ from pipelines.plan import Plan, shard_name
 from pipelines.progress import Progress
 from pipelines.stages import Stages
 from saliency.files import remove_leftovers
-from saliency.manifest import Manifest, Shard, open_manifest
+from saliency.table.manifest import Manifest, Shard, open_manifest
 
 Engine = Callable[[Iterable[int], Path, Callable[[Shard], None], Stages, Callable[[int], None]], None]
 """(numbers of the shards to make, --out, what to do with a finished one, stages, progress in pairs)."""

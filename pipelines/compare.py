@@ -29,7 +29,7 @@ from pipelines.pretrain_job import new_model, open_training
 from pipelines.runs import RunFolder
 from pipelines.samples import Source
 from saliency.files import write_text_atomically
-from saliency.table import SaliencyTable
+from saliency.table.table import SaliencyTable
 
 
 def compare(

@@ -18,9 +18,9 @@ from pipelines.images import BadImage, decode_sized
 from pipelines.pairs import Pair, Rejected
 from pipelines.stages import DECODE, READ, Stages
 from saliency.maps import FULL, Box
-from saliency.table import Row
-from saliency.towers import Tower
-from saliency.windows import squash_windows
+from saliency.methods.windows import squash_windows
+from saliency.table.table import Row
+from saliency.towers.tower import Tower
 
 SMALLEST_SIDE = 4
 """Pixels; a smaller image has nothing to look at."""

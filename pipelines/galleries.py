@@ -22,7 +22,7 @@ from pipelines.judgement import PairScores
 from pipelines.plots import contact_sheet, overlay
 from pipelines.samples import Source
 from saliency.quality import as_box, energy_inside, lay_on_image, pointing
-from saliency.table import SaliencyTable
+from saliency.table.table import SaliencyTable
 
 PAGE = 12
 """Rows of a sheet."""

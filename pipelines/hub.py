@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.errors import UserError, user_errors
-from saliency.card import TAGS
-from saliency.manifest import read_manifest
-from saliency.table import shard_files
+from saliency.table.card import TAGS
+from saliency.table.manifest import read_manifest
+from saliency.table.table import shard_files
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _LONGEST = 96  # characters of a name

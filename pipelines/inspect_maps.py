@@ -22,11 +22,11 @@ from pipelines.judgement import Judgement
 from pipelines.runs import CONFIG, RunFolder
 from pipelines.sources import StreamSource, open_source
 from saliency.files import write_text_atomically
-from saliency.manifest import NAME as MANIFEST
-from saliency.manifest import Manifest, read_manifest
-from saliency.methods import COMPARED
+from saliency.methods.methods import COMPARED
 from saliency.quality import FIGURES
-from saliency.table import SaliencyTable, shard_files
+from saliency.table.manifest import NAME as MANIFEST
+from saliency.table.manifest import Manifest, read_manifest
+from saliency.table.table import SaliencyTable, shard_files
 
 
 @dataclass(frozen=True)

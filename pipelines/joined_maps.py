@@ -18,7 +18,7 @@ from pipelines.hub import find_maps
 from pipelines.regions import copy_to
 from pipelines.samples import Source
 from pipelines.views import ViewBatch
-from saliency.table import SaliencyTable
+from saliency.table.table import SaliencyTable
 
 ON_MISSING = ("error", "random")
 

@@ -23,7 +23,6 @@ from pipelines.judgement import CENTRE, MAPS, ROWS, SHUFFLED, UNIFORM, Estimate,
 from pipelines.remade_maps import Remaker
 from pipelines.samples import Source
 from pipelines.sources import StreamSource, open_source
-from saliency.manifest import read_manifest
 from saliency.maps import FULL
 from saliency.quality import (
     FIGURES,
@@ -43,7 +42,8 @@ from saliency.quality import (
     score_pixels,
     uniform_scores,
 )
-from saliency.table import SaliencyTable
+from saliency.table.manifest import read_manifest
+from saliency.table.table import SaliencyTable
 
 BATCH = 64
 

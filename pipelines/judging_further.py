@@ -26,7 +26,7 @@ from pipelines.occluders import Occluders
 from pipelines.occlusion import occlusion
 from pipelines.propagate import propagate_row, propagation
 from pipelines.segment import segment_classes, segment_row, segmentation
-from saliency.table import SaliencyTable
+from saliency.table.table import SaliencyTable
 
 USUAL_GRID = 14
 """Cells a side of the occluders' grid where the judged encoder has no patches of its own."""

@@ -12,7 +12,7 @@ from pipelines.build_job import Job
 from pipelines.pairs import read_shards
 from pipelines.shards import ShardMaps, map_shards
 from pipelines.stages import BLOCKED, Stages
-from saliency.manifest import Shard
+from saliency.table.manifest import Shard
 
 _UNWRITTEN = 2  # shards held in memory while the writer is behind
 

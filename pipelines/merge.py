@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipelines.errors import UserError, user_errors
 from pipelines.plan import Plan
-from saliency.manifest import NAME, Manifest, Shard, part_manifests, read_manifest
+from saliency.table.manifest import NAME, Manifest, Shard, part_manifests, read_manifest
 
 
 def merge(folder: Path) -> Manifest:

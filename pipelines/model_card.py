@@ -14,7 +14,7 @@ from typing import Any
 from mae.masking import RANKED
 from pipelines.errors import UserError
 from pipelines.runs import CONFIG, RunFolder
-from saliency.card import last_part
+from saliency.table.card import last_part
 
 _SHOWN = (
     *("model", "masking", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass", "epochs"),

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from saliency.manifest import NAME, part_name
+from saliency.table.manifest import NAME, part_name
 
 
 @dataclass(frozen=True)

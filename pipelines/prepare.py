@@ -35,7 +35,7 @@ from pipelines.prepared_files import SUFFIX, WRITERS, Picture
 from pipelines.small_images import SUBSAMPLING, make_small, small_box, small_mask
 from saliency import __version__
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
-from saliency.manifest import Manifest
+from saliency.table.manifest import Manifest
 
 _LAYOUT = 1  # another number when the same images would become other files
 _EARLY_CHECK = 1000  # rows after which a hopeless source stops the run before its end

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError, user_errors
-from saliency.manifest import Manifest, Shard, compare_settings, read_manifest
+from saliency.table.manifest import Manifest, Shard, compare_settings, read_manifest
 
 NAME = "prepared.json"
 

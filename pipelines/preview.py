@@ -27,7 +27,7 @@ from pipelines.plots import overlay
 from pipelines.sources import Source
 from saliency.files import write_atomically
 from saliency.quality import as_box, lay_on_image
-from saliency.rows import pair_hashes, read_rows
+from saliency.table.rows import pair_hashes, read_rows
 
 LONGEST_SIDE = 256
 """Pixels of a picture."""

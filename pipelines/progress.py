@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from pipelines.plan import Plan
 from pipelines.stages import Stages
-from saliency.manifest import Manifest
+from saliency.table.manifest import Manifest
 
 
 class Progress:

@@ -31,11 +31,11 @@ from pipelines.publish_options import PublishOptions
 from pipelines.scenes import BUILT_IN
 from pipelines.sources import Source, StreamSource, open_source
 from pipelines.verify import check_folder
-from saliency.card import CardFacts, dataset_card, last_part, without_folders
-from saliency.checks import PUBLISHED, TableReport
 from saliency.files import write_atomically, write_text_atomically
-from saliency.manifest import Manifest, Shard
-from saliency.table import METADATA_KEY
+from saliency.table.card import CardFacts, dataset_card, last_part, without_folders
+from saliency.table.checks import PUBLISHED, TableReport
+from saliency.table.manifest import Manifest, Shard
+from saliency.table.table import METADATA_KEY
 
 LARGEST_ROW_GROUP = 100_000_000
 """Bytes uncompressed: the Hub's viewer reads at most 300 MB for a page, and advises 100 to 300 MB a row group."""

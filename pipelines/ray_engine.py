@@ -19,7 +19,7 @@ from pipelines.build_options import BuildOptions
 from pipelines.errors import UserError
 from pipelines.plan import Plan
 from pipelines.stages import Stages
-from saliency.manifest import Shard
+from saliency.table.manifest import Shard
 
 _CORES = 4  # a worker, where there are no GPUs
 _QUEUED = 2  # shards handed to a worker, the one it makes included

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from pipelines.decoding import see
 from saliency.maps import dequantise, quantise
-from saliency.methods import check_method
-from saliency.table import SaliencyTable
-from saliency.towers import DEMO_CLIP, Tower, load_tower
-from saliency.windows import map_windows
+from saliency.methods.methods import check_method
+from saliency.methods.windows import map_windows
+from saliency.table.table import SaliencyTable
+from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
 
 
 class Remaker:

@@ -25,11 +25,11 @@ from pipelines.pairs import Pair, Rejected
 from pipelines.prefetch import prefetch
 from pipelines.stages import MODEL, READ, STARVED, TEXTS, WRITE, Stages
 from saliency.files import write_text_atomically
-from saliency.manifest import Shard
 from saliency.maps import quantise
-from saliency.table import Row, write_shard
-from saliency.towers import Tower
-from saliency.windows import map_windows, windows
+from saliency.methods.windows import map_windows, windows
+from saliency.table.manifest import Shard
+from saliency.table.table import Row, write_shard
+from saliency.towers.tower import Tower
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """``verify``: is a maps folder whole, and does it belong to the images it is to be used with?
 
-Everything that can be seen in the folder alone is ``saliency.checks``; here the source is brought in: how many of its
+Everything that can be seen in the folder alone is ``saliency.table.checks``; here the source is brought in: how many of its
 pairs have a map and how many maps a pair, whether the images' stored bytes are those that the maps were made of, and
 whether they can be read. All checks are run, whatever the first ones find; nothing is written.
 """
@@ -23,10 +23,10 @@ from pipelines.hub import find_maps
 from pipelines.images import BadImage, decode_rgb
 from pipelines.sources import Source, StreamSource, open_source
 from pipelines.verify_options import VerifyOptions
-from saliency.checks import Check, TableReport, check_table, rejected_pairs
-from saliency.manifest import NAME, part_manifests, read_manifest
-from saliency.rows import pair_hashes, read_rows
-from saliency.table import shard_files
+from saliency.table.checks import Check, TableReport, check_table, rejected_pairs
+from saliency.table.manifest import NAME, part_manifests, read_manifest
+from saliency.table.rows import pair_hashes, read_rows
+from saliency.table.table import shard_files
 
 
 def verify(options: VerifyOptions, *, quiet: bool = False) -> list[Check]:
@@ -43,7 +43,7 @@ def verify(options: VerifyOptions, *, quiet: bool = False) -> list[Check]:
 
 
 def check_folder(folder: Path, *, quiet: bool = False) -> TableReport:
-    """``saliency.checks.check_table`` with a bar; UserError if the folder holds nothing that could be a table."""
+    """``saliency.table.checks.check_table`` with a bar; UserError if the folder holds nothing that could be a table."""
     files = shard_files(folder)
     if not files and not (folder / NAME).exists() and not part_manifests(folder):
         what = "does not exist" if not folder.exists() else "holds no saliency maps (data/train-*.parquet)"

@@ -4,7 +4,7 @@ import numpy as np
 
 from mae.vit import MaskedAutoencoder, Size
 from saliency.maps import FULL, quantise
-from saliency.table import Row, write_shard
+from saliency.table.table import Row, write_shard
 
 NANO = Size(16, 1, 2, 16, 1, 2, patch_size=8)
 

@@ -36,9 +36,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipelines.shapes import COLORS, SHAPES, draw_scene
-from saliency.methods import saliency_maps
+from saliency.methods.methods import saliency_maps
 from saliency.quality import pointing_hits
-from saliency.towers import Tower
+from saliency.towers.tower import Tower
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 

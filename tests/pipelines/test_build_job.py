@@ -7,9 +7,9 @@ from pipelines.pairs import Pair
 from pipelines.shards import Recipe, map_shards
 from pipelines.stages import READ, Stages
 from pipelines.streams import StreamSource
-from saliency.manifest import read_manifest
-from saliency.table import SaliencyTable
-from saliency.towers import load_tower
+from saliency.table.manifest import read_manifest
+from saliency.table.table import SaliencyTable
+from saliency.towers.tower import load_tower
 from tests.pipelines.test_build_saliency import build, write_pictures
 
 

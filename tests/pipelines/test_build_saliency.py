@@ -19,8 +19,8 @@ from pipelines.build_job import BuildOptions
 from pipelines.build_saliency import build_saliency
 from pipelines.errors import UserError
 from pipelines.images import decode_rgb
-from saliency.manifest import read_manifest
-from saliency.table import SaliencyTable, shard_files
+from saliency.table.manifest import read_manifest
+from saliency.table.table import SaliencyTable, shard_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,8 +86,8 @@ def test_maps_are_those_of_a_single_pair(pictures, tmp_path, tiny_clip):
     """The pipeline's batching, threads and shards change nothing about a map."""
     import torch
 
-    from saliency.methods import saliency_maps
-    from saliency.towers import load_tower
+    from saliency.methods.methods import saliency_maps
+    from saliency.towers.tower import load_tower
 
     build(pictures, tmp_path / "maps", tiny_clip)
     table = SaliencyTable(tmp_path / "maps")
@@ -101,7 +101,7 @@ def test_maps_are_those_of_a_single_pair(pictures, tmp_path, tiny_clip):
 
 
 def test_a_text_is_encoded_once_per_shard(pictures, tmp_path, tiny_clip, monkeypatch):
-    from saliency.towers import Tower
+    from saliency.towers.tower import Tower
 
     seen = Counter()
     encode = Tower.encode_texts

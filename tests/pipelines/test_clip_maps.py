@@ -12,7 +12,7 @@ from pipelines.pretrain import pretrain
 from pipelines.pretrain_options import PretrainOptions
 from pipelines.publish import PublishOptions, publish
 from pipelines.verify import VerifyOptions, verify
-from saliency.table import SaliencyTable
+from saliency.table.table import SaliencyTable
 
 
 @pytest.fixture

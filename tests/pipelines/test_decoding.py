@@ -12,7 +12,7 @@ from pipelines.images import BadImage
 from pipelines.pairs import Pair, Rejected
 from pipelines.prefetch import prefetch
 from pipelines.stages import DECODE, READ, Stages
-from saliency.towers import load_tower
+from saliency.towers.tower import load_tower
 
 
 @pytest.fixture(scope="module")

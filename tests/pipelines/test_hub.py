@@ -12,7 +12,7 @@ from pipelines.hub import find_maps
 from pipelines.pretrain import pretrain
 from pipelines.pretrain_options import PretrainOptions
 from pipelines.publish import PublishOptions, publish
-from saliency.table import shard_files
+from saliency.table.table import shard_files
 from tests.hub_client import HubClient
 from tests.hub_server import READ_ONLY, TOKEN, LoopbackHub
 from tests.pipelines.test_build_saliency import write_pictures

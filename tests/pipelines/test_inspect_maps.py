@@ -172,7 +172,7 @@ def test_the_command_prints_a_table_and_a_verdict(scene_maps):
 
 
 def test_a_requirement_that_is_not_met_is_a_verdict_not_a_mistake(scene_maps, tmp_path, monkeypatch):
-    from saliency.table import SaliencyTable
+    from saliency.table.table import SaliencyTable
 
     upside_down = SaliencyTable.raw_maps
     monkeypatch.setattr(SaliencyTable, "raw_maps", lambda self, rows: 1 - np.clip(upside_down(self, rows), 0, 1))

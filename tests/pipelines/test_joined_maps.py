@@ -13,7 +13,7 @@ from pipelines.samples import Source
 from pipelines.sources import open_source
 from pipelines.views import EpochBatches, InOrder, Views, load_views
 from saliency.maps import FULL
-from saliency.table import SaliencyTable
+from saliency.table.table import SaliencyTable
 from tests.tiny_mae import write_maps
 
 PIXELS, GRID = 64, (8, 8)

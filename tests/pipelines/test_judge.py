@@ -15,7 +15,7 @@ from pipelines.judgement import CENTRE, FIGURES, MAPS, SHUFFLED, UNIFORM, Estima
 from pipelines.remade_maps import Remaker
 from pipelines.sources import open_source
 from saliency.quality import THRESHOLDS
-from saliency.table import SaliencyTable
+from saliency.table.table import SaliencyTable
 
 
 def objects(count, shape=(24, 32), seed=0):

@@ -4,8 +4,8 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.merge import merge
-from saliency.manifest import read_manifest
-from saliency.table import SaliencyTable
+from saliency.table.manifest import read_manifest
+from saliency.table.table import SaliencyTable
 from tests.pipelines.test_build_saliency import build, tree, write_pictures
 
 
@@ -162,9 +162,9 @@ def test_a_shard_that_is_lost_is_made_again(pictures, tmp_path, tiny_clip, parts
 
 def test_a_part_may_begin_while_another_is_looked_at(pictures, tmp_path, tiny_clip, monkeypatch):
     """Its manifest appears between two looks into the folder: it is no stranger."""
-    import saliency.manifest
+    import saliency.table.manifest
 
     maps = tmp_path / "maps"
     build_part(pictures, maps, tiny_clip, 1)
-    monkeypatch.setattr(saliency.manifest, "part_manifests", lambda _: [])
+    monkeypatch.setattr(saliency.table.manifest, "part_manifests", lambda _: [])
     assert build_part(pictures, maps, tiny_clip, 2).taken == 4

@@ -11,7 +11,7 @@ from pipelines.occlusion import occluded
 from pipelines.samples import Source
 from pipelines.sources import open_source
 from pipelines.views import InOrder, Views, load_views
-from saliency.table import SaliencyTable
+from saliency.table.table import SaliencyTable
 from tests.tiny_mae import write_maps
 
 KINDS = ("random", "salient", "non-salient", "block", "object")

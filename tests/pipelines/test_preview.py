@@ -10,7 +10,7 @@ from PIL import Image
 from pipelines.preview import LONGEST_SIDE, heat_map, spread, write_preview
 from pipelines.samples import Source
 from saliency.maps import FULL
-from saliency.table import Row, write_shard
+from saliency.table.table import Row, write_shard
 
 CENTRE = (0.25, 0.0, 0.75, 1.0)
 METADATA = {"schema_version": 1, "grid": 4}

@@ -16,8 +16,8 @@ from pipelines.build_saliency import build_saliency
 from pipelines.errors import UserError
 from pipelines.publish import PublishOptions, publish
 from pipelines.verify import VerifyOptions, verify
-from saliency.manifest import read_manifest
-from saliency.table import METADATA_KEY, SaliencyTable, shard_files
+from saliency.table.manifest import read_manifest
+from saliency.table.table import METADATA_KEY, SaliencyTable, shard_files
 from tests.pipelines.test_build_saliency import tree, write_pictures
 
 

@@ -12,8 +12,8 @@ import pytest
 from pipelines.build_job import BuildOptions
 from pipelines.errors import UserError
 from pipelines.ray_engine import ShardWorker, share_out
-from saliency.manifest import read_manifest
-from saliency.table import shard_files
+from saliency.table.manifest import read_manifest
+from saliency.table.table import shard_files
 from tests.pipelines.test_build_saliency import ROOT, build, tree, write_pictures
 
 pytest.importorskip("ray")

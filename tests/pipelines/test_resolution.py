@@ -11,9 +11,9 @@ from pipelines.pretrain import pretrain
 from pipelines.pretrain_options import PretrainOptions
 from pipelines.remade_maps import Remaker
 from pipelines.sources import open_source
-from saliency.table import SaliencyTable
-from saliency.towers import load_tower
-from saliency.windows import map_windows, squash_windows
+from saliency.methods.windows import map_windows, squash_windows
+from saliency.table.table import SaliencyTable
+from saliency.towers.tower import load_tower
 
 SCENES = "shapes:6,size=48"
 

@@ -12,7 +12,7 @@ from pipelines.build_job import BuildOptions
 from pipelines.build_saliency import build_saliency
 from pipelines.errors import UserError
 from pipelines.verify import VerifyOptions, verify
-from saliency.table import shard_files
+from saliency.table.table import shard_files
 from tests.pipelines.test_build_saliency import write_pictures
 
 OF_THE_SOURCE = ["pairs with a map", "maps with a pair", "stored bytes", "readable images"]

@@ -10,9 +10,9 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
-from saliency.cam_adapter import CLASSES
-from saliency.methods import saliency_maps
-from saliency.towers import Tower, find_layer
+from saliency.methods.cam_adapter import CLASSES
+from saliency.methods.methods import saliency_maps
+from saliency.towers.tower import Tower, find_layer
 from tests.tiny_clip import make_tiny_clip
 
 PREPROCESS = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28), "interpolation": "bicubic", "size": 224}

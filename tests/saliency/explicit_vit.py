@@ -1,7 +1,7 @@
 """A second, plain implementation of the image towers: attention probabilities made and kept, nothing hooked or cut.
 
 What the gradients of the methods are compared with. Written from the transformers' equations; shares no code with
-``saliency.attention``.
+``saliency.methods.attention``.
 """
 
 import torch
