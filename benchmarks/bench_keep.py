@@ -12,9 +12,9 @@ import time
 
 import torch
 
-from mae.gate import Gate
-from mae.keep import CHOOSERS, KeptEncoder
-from mae.vit import MaskedAutoencoder
+from mae.evaluation.kept_encoder import CHOOSERS, KeptEncoder
+from mae.masks.gate import Gate
+from mae.models.vit import MaskedAutoencoder
 
 
 def seconds(encoder: KeptEncoder, images: torch.Tensor) -> float:

@@ -17,13 +17,13 @@ import time
 
 import torch
 
-from mae.masker import PATHS
-from mae.masking import Masking
-from mae.mlo import MASKERS, MultilevelSettings
-from mae.mlo_training import Labelled, MultilevelTraining
-from mae.multilevel import METHODS
-from mae.training import Batch, Training, TrainingSettings
-from mae.vit import SIZES, MaskedAutoencoder
+from mae.masks.masking import Masking
+from mae.models.vit import SIZES, MaskedAutoencoder
+from mae.multilevel.masker import PATHS
+from mae.multilevel.mlo import MASKERS, MultilevelSettings
+from mae.multilevel.mlo_training import Labelled, MultilevelTraining
+from mae.multilevel.nested import METHODS
+from mae.training.training import Batch, Training, TrainingSettings
 
 CLASSES = 10
 

@@ -44,13 +44,13 @@ import numpy as np
 import timm.models.vision_transformer as timm_vit
 import torch
 
-from mae import linear
-from mae.flops import peak_flops, training_flops
-from mae.masking import Masking
+from mae.masks.masking import Masking
+from mae.models import linear
+from mae.models.vit import SIZES, MaskedAutoencoder
 from mae.optimisation import parameter_groups
 from mae.pixels import normalise
-from mae.training import Batch, Training, TrainingSettings, resolve_precision
-from mae.vit import SIZES, MaskedAutoencoder
+from mae.training.flops import peak_flops, training_flops
+from mae.training.training import Batch, Training, TrainingSettings, resolve_precision
 
 SIDE, MASK_RATIO = 224, 0.75
 LEARNING_RATE, BETAS, WEIGHT_DECAY = 1e-4, (0.9, 0.95), 0.05

@@ -7,7 +7,7 @@ A step is that of ``bench_step.py``: normalising uint8 images, drawing masks, fo
 with 75 % hidden and normalised targets. All strategies train one and the same model, a step each in turns, in a new
 order every round; a ratio is the median over the rounds of the quotient within a round, with the quartiles. The row
 *random again* is random masking a second time: how far it is from 1 is what the machine's noise does to a ratio.
-Learners are as ``pretrain`` makes them. Operations are the products of matrices of an image, as ``mae.flops`` counts
+Learners are as ``pretrain`` makes them. Operations are the products of matrices of an image, as ``mae.training.flops`` counts
 them, and the learner's beside. Weights are random, images and maps are noise, and reading images is not in it.
 """
 
@@ -22,13 +22,13 @@ from typing import NamedTuple
 import torch
 from bench_step import BATCHES, MASK_RATIO, ROUNDS, SIDE, Setting, Way, machine, measure, our_training, quotient
 
-from mae.flops import training_flops
-from mae.gate import gate_width
-from mae.gate_training import GateSettings
-from mae.learner import MaskLearner
-from mae.masking import STRATEGIES, Masking
-from mae.training import Batch, resolve_precision
-from mae.vit import SIZES, MaskedAutoencoder
+from mae.masks.gate import gate_width
+from mae.masks.gate_training import GateSettings
+from mae.masks.learner import MaskLearner
+from mae.masks.masking import STRATEGIES, Masking
+from mae.models.vit import SIZES, MaskedAutoencoder
+from mae.training.flops import training_flops
+from mae.training.training import Batch, resolve_precision
 from pipelines.mask_learners import new_learner
 from pipelines.pretrain_options import LEARNED, MULTILEVEL, PretrainOptions
 

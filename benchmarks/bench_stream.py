@@ -28,11 +28,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mae.checkpoints import load_model
+from mae.models.video import VideoMaskedAutoencoder
 from mae.pixels import normalise
-from mae.stream import StreamEncoder, hidden_cells
-from mae.stream_recover import StreamRecoverer
-from mae.video import VideoMaskedAutoencoder
+from mae.recovery.stream_encoder import StreamEncoder, hidden_cells
+from mae.recovery.stream_recoverer import StreamRecoverer
+from mae.training.checkpoints import load_model
 from pipelines.geometry import View, central_box, view_image
 from pipelines.live import Live, LiveOptions
 from pipelines.occlusions import OcclusionOptions

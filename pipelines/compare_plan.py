@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mae.masking import RANKED
+from mae.masks.masking import RANKED
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate import EvaluateOptions
 from pipelines.option_values import option_values, words_to_options

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae.learner import Look, look_noise
+from mae.masks.learner import Look, look_noise
 from mae.pixels import normalise
 from pipelines.clips import ClipViews
 from pipelines.compare_runs import Unit

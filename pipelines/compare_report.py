@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mae.masking import RANKED
+from mae.masks.masking import RANKED
 from pipelines.compare_plan import UNTRAINED, ComparePlan
 from pipelines.compare_plots import forest, loss_curves, losses, mask_sheet
 from pipelines.compare_runs import Outcome

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mae.checkpoints import list_checkpoints
+from mae.training.checkpoints import list_checkpoints
 from pipelines.compare_plan import ComparePlan
 from pipelines.errors import UserError
 from pipelines.evaluate import EvaluateOptions, evaluate

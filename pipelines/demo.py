@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae.checkpoints import load_model
-from mae.training import Training
+from mae.training.checkpoints import load_model
+from mae.training.training import Training
 from pipelines.build_options import BuildOptions
 from pipelines.build_saliency import build_saliency
 from pipelines.errors import UserError

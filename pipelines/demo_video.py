@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mae.checkpoints import load_model
-from mae.video import VideoMaskedAutoencoder
+from mae.models.video import VideoMaskedAutoencoder
+from mae.training.checkpoints import load_model
 from pipelines.errors import UserError
 from pipelines.plots import contact_sheet, loss_curve
 from pipelines.pretrain import pretrain

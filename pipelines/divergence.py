@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae.checkpoints import save_state
-from mae.trained import Trained
+from mae.training.any_training import Trained
+from mae.training.checkpoints import save_state
 from pipelines.errors import UserError
 from pipelines.runs import RunFolder
 from pipelines.samples import Source

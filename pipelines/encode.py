@@ -1,6 +1,6 @@
 """``encode``: features of pictures, or of a stream of frames as it comes, as Parquet.
 
-A picture is a row; of a stream, every tubelet is one: the mean of the tokens that a :class:`mae.stream.StreamEncoder`
+A picture is a row; of a stream, every tubelet is one: the mean of the tokens that a :class:`mae.recovery.stream_encoder.StreamEncoder`
 gives for it, with what was seen before remembered (of an image model: every frame). All see the central part that has
 the model's shape. The file appears when it is whole; rows are written as they come, so memory does not grow.
 """
@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
-from mae.stream import Encoded, stream_encoder
-from mae.video import VideoMaskedAutoencoder
-from mae.vit import MaskedAutoencoder
+from mae.recovery.stream_encoder import Encoded, stream_encoder
 from pipelines.errors import UserError
 from pipelines.geometry import View, central_box, view_image
 from pipelines.images import BadImage, decode_rgb

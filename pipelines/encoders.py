@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mae.checkpoints import gate_file, load_model
-from mae.classifier import vision_transformer
-from mae.foreign import build, foreign_kind, load_foreign
-from mae.gate import load_gate
-from mae.interchange import encoder_weights
-from mae.keep import KeptEncoder
+from mae.evaluation.classifier import vision_transformer
+from mae.evaluation.kept_encoder import KeptEncoder
+from mae.formats.foreign import build, foreign_kind, load_foreign
+from mae.formats.interchange import encoder_weights
+from mae.masks.gate import load_gate
+from mae.models.video import VideoMaskedAutoencoder, new_model
+from mae.models.vit import MaskedAutoencoder
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise
-from mae.video import VideoMaskedAutoencoder, new_model
-from mae.vit import MaskedAutoencoder
+from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
 
 POOLS = ("mean", "cls")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mae.intervals import seeds_interval, share_interval
+from mae.evaluation.intervals import seeds_interval, share_interval
 from pipelines.clip_encoders import clip_of, on_clips
 from pipelines.clips import ClipShape
 from pipelines.encoders import Encoder, open_encoder

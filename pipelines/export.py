@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from mae.checkpoints import gate_file, load_model
-from mae.foreign import Weights, build, foreign_kind, load_foreign
-from mae.gate import GATE_FILE
-from mae.interchange import State, to_timm, to_transformers, transformers_config
+from mae.formats.foreign import Weights, build, foreign_kind, load_foreign
+from mae.formats.interchange import State, to_timm, to_transformers, transformers_config
+from mae.formats.videomae import to_videomae, videomae_config
+from mae.masks.gate import GATE_FILE
+from mae.models.vit import SIZES
 from mae.pixels import IMAGE_MEAN, IMAGE_STD
-from mae.video_exchange import to_videomae, videomae_config
-from mae.vit import SIZES
+from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
 from pipelines.model_card import model_card
 from saliency.files import write_atomically, write_text_atomically
@@ -37,7 +37,7 @@ _PLACE = "<folder>"
 
 
 def export(model: Path, kind: str, out: Path) -> str:
-    """Write the model (a run, a saved model, or what :func:`mae.foreign.load_foreign` reads) into the folder ``out``.
+    """Write the model (a run, a saved model, or what :func:`mae.formats.foreign.load_foreign` reads) into the folder ``out``.
 
     ``kind`` is ``mae``, ``timm`` or ``transformers``. A gate that was trained with the model goes along. Returns the
     line of Python that loads the result. Raises UserError for what is no model, does not fit the other format, or a

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from mae.classifier import add_head
-from mae.finetune import FineTuning, Recipe, depth_of, recipe_for, training_transform
+from mae.evaluation.classifier import add_head
+from mae.evaluation.finetune import FineTuning, Recipe, depth_of, recipe_for, training_transform
 from mae.randomness import seed_of, seeded
 from pipelines.encoders import Encoder
 from pipelines.errors import user_errors

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mae.distributed import World
-from mae.masking import Part
-from mae.training import Batch
+from mae.masks.masking import Part
+from mae.training.training import Batch
 from pipelines.views import ViewBatch
 
 

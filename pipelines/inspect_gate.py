@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae.checkpoints import list_checkpoints, load_model
-from mae.gate import GATE_FILE, Gate, important_counts, load_gate
-from mae.masking import top_ranks
+from mae.masks.gate import GATE_FILE, Gate, important_counts, load_gate
+from mae.masks.masking import top_ranks
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
-from mae.video import VideoMaskedAutoencoder
-from mae.vit import MaskedAutoencoder
+from mae.training.checkpoints import list_checkpoints, load_model
 from pipelines.errors import UserError, user_errors
 from pipelines.galleries import PAGE
 from pipelines.geometry import View, view_image

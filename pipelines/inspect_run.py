@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mae.masking import RANKED
+from mae.masks.masking import RANKED
 from pipelines.runs import RunFolder
 from pipelines.throughput import throughput
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae.masking import check_saliency
+from mae.masks.masking import check_saliency
 from pipelines.errors import UserError, user_errors
 from pipelines.geometry import view_maps
 from pipelines.hub import find_maps

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mae.linear_probe import RATES
-from mae.probes import knn_predict, logistic_predict
+from mae.evaluation.linear_probe import RATES
+from mae.evaluation.probes import knn_predict, logistic_predict
 from pipelines.encoders import Encoder
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.evaluation_cells import Cells

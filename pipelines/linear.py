@@ -1,6 +1,6 @@
 """``evaluate --protocol linear``: MAE's linear probe on any encoder, a sweep of learning rates in one pass.
 
-Every epoch the frozen encoder sees new random crops, and all heads of :class:`~mae.linear_probe.LinearSweep` learn from
+Every epoch the frozen encoder sees new random crops, and all heads of :class:`~mae.evaluation.linear_probe.LinearSweep` learn from
 the same features. The head that is judged on the test part is the one that was right most often on a tenth of the
 *training* part, which no head has learned from (where every class has one image, there is nothing to hold out, and the
 training part itself decides); the test part is only ever predicted.
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from mae.linear_probe import RATES, LinearSweep
+from mae.evaluation.linear_probe import RATES, LinearSweep
 from mae.randomness import seed_of
 from pipelines.encoders import Encoder
 from pipelines.errors import UserError

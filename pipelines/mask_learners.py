@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import torch
 
-from mae.attention_masks import AttentionMasks
-from mae.checkpoints import load_model, load_state
-from mae.gate import Gate
-from mae.gate_training import GateTraining
-from mae.hard_masks import HardMasks
-from mae.learner import MaskLearner
-from mae.vit import MaskedAutoencoder
+from mae.masks.attention import AttentionMasks
+from mae.masks.gate import Gate
+from mae.masks.gate_training import GateTraining
+from mae.masks.hard import HardMasks
+from mae.masks.learner import MaskLearner
+from mae.models.vit import MaskedAutoencoder
+from mae.training.checkpoints import load_model, load_state
 from pipelines.pretrain_options import PretrainOptions
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae.masking import RANKED
+from mae.masks.masking import RANKED
 from pipelines.errors import UserError
 from pipelines.runs import CONFIG, RunFolder
 from saliency.table.card import last_part
@@ -27,7 +27,7 @@ _GATE = """A gate was trained with it: a small network that scores patches as im
 patch embeddings (before positions), [B, N, D] → logits [B, N]. With saliency-mae:
 
 ```python
-from mae.gate import load_gate
+from mae.masks.gate import load_gate
 
 gate = load_gate("gate.safetensors")
 ```

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mae.flops import training_flops
-from mae.mlo_training import MultilevelTraining
+from mae.multilevel.mlo_training import MultilevelTraining
+from mae.training.flops import training_flops
 from pipelines.runs import RunFolder
 from saliency.files import write_text_atomically
 

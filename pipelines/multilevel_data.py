@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from mae.mlo import LEVELS
+from mae.multilevel.mlo import LEVELS
 from mae.splits import check_disjoint, split_rows
 from pipelines.errors import UserError, user_errors
 from pipelines.labelled import Labelled, open_labelled

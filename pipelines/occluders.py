@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae.clip_occlusion import EveryFrame, Still, straight_way
-from mae.masking import top_ranks
-from mae.occlusion import GREY, OUTLINE, Objects, Occluder, Patches, Rectangles, outline
+from mae.evaluation.clip_occluders import EveryFrame, Still, straight_way
+from mae.evaluation.occluders import GREY, OUTLINE, Objects, Occluder, Patches, Rectangles, outline
+from mae.masks.masking import top_ranks
 from mae.randomness import seed_of
 from pipelines.evaluate_options import CLIP_OCCLUDERS, OCCLUDERS
 from pipelines.geometry import View

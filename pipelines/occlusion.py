@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from mae.image_quality import psnr, ssim
-from mae.occlusion import Occluder, cover
-from mae.probes import fit_logistic, knn_predict
-from mae.recover import interpolate, nearest_in_time, recover
-from mae.vit import MaskedAutoencoder
+from mae.evaluation.image_quality import psnr, ssim
+from mae.evaluation.occluders import Occluder, cover
+from mae.evaluation.probes import fit_logistic, knn_predict
+from mae.models.vit import MaskedAutoencoder
+from mae.recovery.recover import interpolate, nearest_in_time, recover
 from pipelines.encoders import Encoder
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.frozen import Features

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mae.occlusion import Occluder
+from mae.evaluation.occluders import Occluder
 from pipelines.encoders import Encoder
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.occlusion import MODEL, NEAREST_FRAME, NEIGHBOURS, curves_of, filled_in, occluded, size_of

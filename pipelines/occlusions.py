@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae.gate import Gate, important_counts
-from mae.gate_loss import GateObjective
-from mae.masking import top_ranks
+from mae.masks.gate import Gate, important_counts
+from mae.masks.gate_loss import GateObjective
+from mae.masks.masking import top_ranks
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
-from mae.video import VideoMaskedAutoencoder
-from mae.vit import MaskedAutoencoder
 from pipelines.errors import UserError
 from pipelines.images import SUFFIXES, BadImage, decode_mask
 

@@ -1,7 +1,7 @@
 """``pretrain``: images (and their maps) in, a run folder with a masked autoencoder out.
 
 It joins maps to images once, by key and caption, draws one view for image and map together, and feeds the training
-step of ``mae.training``. A run stopped at any moment goes on with ``--resume`` from its newest checkpoint, and on one
+step of ``mae.training.training``. A run stopped at any moment goes on with ``--resume`` from its newest checkpoint, and on one
 CPU process ends with the same losses to the bit. Under torchrun all processes do one run together: each reads its part
 of every batch, and the main one alone writes.
 """
@@ -14,12 +14,12 @@ from contextlib import ExitStack, closing
 
 from tqdm import tqdm
 
-from mae.checkpoints import save_checkpoint
-from mae.determinism import NotDeterministicError, deterministic
 from mae.distributed import World
-from mae.training import Batch
-from mae.video import VideoMaskedAutoencoder
-from mae.vit import MaskedAutoencoder
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
+from mae.training.checkpoints import save_checkpoint
+from mae.training.determinism import NotDeterministicError, deterministic
+from mae.training.training import Batch
 from pipelines.clips import ClipViews
 from pipelines.device_views import CutViews, load_on_device, views_on_device
 from pipelines.errors import UserError

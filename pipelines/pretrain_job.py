@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from mae.checkpoints import load_model, load_training
 from mae.distributed import World
-from mae.flops import training_flops
-from mae.foreign import build, foreign_kind, load_foreign
-from mae.mlo_training import MultilevelTraining
-from mae.trained import Trained
-from mae.training import Training
-from mae.video import VideoMaskedAutoencoder, inflate
-from mae.vit import MaskedAutoencoder
+from mae.formats.foreign import build, foreign_kind, load_foreign
+from mae.models.video import VideoMaskedAutoencoder, inflate
+from mae.models.vit import MaskedAutoencoder
+from mae.multilevel.mlo_training import MultilevelTraining
+from mae.training.any_training import Trained
+from mae.training.checkpoints import load_model, load_training
+from mae.training.flops import training_flops
+from mae.training.training import Training
 from pipelines.errors import UserError, user_errors
 from pipelines.joined_maps import JoinedMaps, join_maps
 from pipelines.mask_learners import new_learner

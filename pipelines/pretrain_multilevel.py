@@ -1,4 +1,4 @@
-"""``pretrain --masking mlo``: masks that learn from labels, by MLO-MAE's three levels (``mae.mlo``).
+"""``pretrain --masking mlo``: masks that learn from labels, by MLO-MAE's three levels (``mae.multilevel.mlo``).
 
 The run folder is that of any pretraining, with the losses of all levels in ``metrics.jsonl``, the masking network's
 scores among the pictures, and ``cost.json``. It resumes to the bit on one CPU process; under torchrun every process
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mae.checkpoints import save_checkpoint
 from mae.distributed import World
-from mae.masking import Part
-from mae.mlo import LEVELS
-from mae.mlo_training import Labelled, MultilevelTraining
+from mae.masks.masking import Part
+from mae.multilevel.mlo import LEVELS
+from mae.multilevel.mlo_training import Labelled, MultilevelTraining
 from mae.pixels import normalise
+from mae.training.checkpoints import save_checkpoint
 from pipelines.device_views import CutViews, load_on_device, views_on_device
 from pipelines.errors import UserError, user_errors
 from pipelines.global_batches import GlobalBatch, gather_batches, gather_unreadable

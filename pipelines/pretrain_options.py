@@ -6,15 +6,15 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mae.attention_masks import AttentionSettings
-from mae.gate_loss import GateObjective
-from mae.gate_training import GateSettings
-from mae.hard_masks import HardSettings
-from mae.masking import STRATEGIES, Masking
-from mae.mlo import MultilevelSettings
-from mae.resolution_schedule import ResolutionSchedule
-from mae.training import TrainingSettings
-from mae.video import POSITIONS
+from mae.masks.attention import AttentionSettings
+from mae.masks.gate_loss import GateObjective
+from mae.masks.gate_training import GateSettings
+from mae.masks.hard import HardSettings
+from mae.masks.masking import STRATEGIES, Masking
+from mae.models.video import POSITIONS
+from mae.multilevel.mlo import MultilevelSettings
+from mae.training.resolution_schedule import ResolutionSchedule
+from mae.training.training import TrainingSettings
 from pipelines.clips import ClipShape
 from pipelines.device_views import AUGMENT_ON
 from pipelines.joined_maps import ON_MISSING
@@ -24,7 +24,7 @@ from pipelines.trackers import TRACKERS
 MULTILEVEL = "mlo"
 
 LEARNED = ("gate", "attention-high", "attention-hint", "hard", MULTILEVEL)
-"""The names of masks that are learned or follow from the model, beside those of ``mae.masking.STRATEGIES``."""
+"""The names of masks that are learned or follow from the model, beside those of ``mae.masks.masking.STRATEGIES``."""
 
 FREE_ON_RESUME = frozenset(
     {"out", "workers", "device", "augment_on", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}

@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from mae.checkpoints import list_checkpoints
 from mae.distributed import World, give_up, is_hopeless, is_lost_connection, open_world
-from mae.spread import check_parts
+from mae.training.checkpoints import list_checkpoints
+from mae.training.spread import check_parts
 from pipelines.errors import ToldElsewhereError, UserError, user_errors
 from pipelines.pretrain_options import PretrainOptions
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from mae.propagation import propagate, to_mask
-from mae.region_scores import boundary_accuracy, region_similarity
+from mae.evaluation.propagation import propagate, to_mask
+from mae.evaluation.region_scores import boundary_accuracy, region_similarity
 from pipelines.encoders import Encoder
 from pipelines.errors import UserError
 from pipelines.evaluate_options import EvaluateOptions

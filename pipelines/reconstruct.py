@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from mae.checkpoints import gate_file, load_model
-from mae.completion import complete, seam
-from mae.gate import Gate, load_gate
-from mae.image_quality import psnr, ssim
-from mae.video import VideoMaskedAutoencoder
-from mae.vit import MaskedAutoencoder
+from mae.evaluation.image_quality import psnr, ssim
+from mae.masks.gate import Gate, load_gate
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
+from mae.recovery.completion import complete, seam
+from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
 from pipelines.images import SUFFIXES, BadImage, decode_rgb
 from pipelines.occlusions import OcclusionOptions, Occlusions

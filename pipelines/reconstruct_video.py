@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from mae.completion import seam
-from mae.image_quality import SSIM_REACH, psnr, ssim
-from mae.stream_recover import Recoverer, stream_recoverer
+from mae.evaluation.image_quality import SSIM_REACH, psnr, ssim
+from mae.recovery.completion import seam
+from mae.recovery.stream_recoverer import Recoverer, stream_recoverer
 from pipelines.companions import Companion
 from pipelines.errors import UserError
 from pipelines.images import BadImage

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mae.masking import Mask
+from mae.masks.masking import Mask
+from mae.models.vit import MaskedAutoencoder
 from mae.pixels import denormalise, normalise
-from mae.vit import MaskedAutoencoder
 from pipelines.joined_maps import JoinedMaps
 from pipelines.plots import grey_out, overlay
 from pipelines.samples import Source

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae.completion import spread_inwards
-from mae.image_quality import psnr, ssim
-from mae.recover import interpolate, nearest_in_time
-from mae.stream_recover import stream_recoverer
-from mae.video import VideoMaskedAutoencoder
+from mae.evaluation.image_quality import psnr, ssim
+from mae.models.video import VideoMaskedAutoencoder
+from mae.recovery.completion import spread_inwards
+from mae.recovery.recover import interpolate, nearest_in_time
+from mae.recovery.stream_recoverer import stream_recoverer
 from pipelines.clips import Video
 from pipelines.samples import Source
 

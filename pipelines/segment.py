@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mae.intervals import bootstrap_interval
-from mae.probes import Logistic
-from mae.segmentation import class_ious, fit_patches, mean_iou, overlaps, segment
+from mae.evaluation.intervals import bootstrap_interval
+from mae.evaluation.probes import Logistic
+from mae.evaluation.segmentation import class_ious, fit_patches, mean_iou, overlaps, segment
 from pipelines.encoders import Encoder
 from pipelines.errors import UserError
 from pipelines.evaluate_options import EvaluateOptions

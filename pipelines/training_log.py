@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae.masking import RANKED
-from mae.trained import Trained
+from mae.masks.masking import RANKED
+from mae.training.any_training import Trained
 from pipelines.divergence import stop, stop_at_weights
 from pipelines.errors import UserError
 from pipelines.runs import METRICS, REJECTED, RunFolder

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mae.models.video import VideoMaskedAutoencoder
 from mae.pixels import denormalise, normalise
-from mae.video import VideoMaskedAutoencoder
 from pipelines.clips import ClipShape, ClipViews
 from pipelines.joined_maps import JoinedMaps
 from pipelines.plots import grey_out, overlay

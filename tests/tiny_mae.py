@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mae.vit import MaskedAutoencoder, Size
+from mae.models.vit import MaskedAutoencoder, Size
 from saliency.maps import FULL, quantise
 from saliency.table.table import Row, write_shard
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mae.distributed import World, give_up, is_hopeless, is_lost_connection, open_world
-from mae.masking import STRATEGIES, Masking, Part
-from mae.training import Batch, Training, TrainingSettings
+from mae.masks.masking import STRATEGIES, Masking, Part
+from mae.training.training import Batch, Training, TrainingSettings
 from tests.tiny_mae import nano
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -7,9 +7,9 @@ import torch
 from typer.testing import CliRunner
 
 import cli
-from mae import vit
-from mae.checkpoints import load_model
-from mae.training import Training
+from mae.models import vit
+from mae.training.checkpoints import load_model
+from mae.training.training import Training
 from pipelines import pretrain as module
 from pipelines.pretrain import pretrain
 from pipelines.pretrain_options import PretrainOptions

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.checkpoints import save_checkpoint
-from mae.masking import Masking
+from mae.evaluation.probes import knn_predict
+from mae.masks.masking import Masking
+from mae.models.video import VideoMaskedAutoencoder
 from mae.pixels import normalise
-from mae.probes import knn_predict
-from mae.training import Training, TrainingSettings
-from mae.video import VideoMaskedAutoencoder
+from mae.training.checkpoints import save_checkpoint
+from mae.training.training import Training, TrainingSettings
 from pipelines import judging, judging_further
 from pipelines.clip_encoders import on_clips
 from pipelines.clips import ClipShape, ClipViews, clip_frames

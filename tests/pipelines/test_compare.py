@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from mae.checkpoints import load_model
-from mae.training import Training
-from mae.vit import MaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
+from mae.training.checkpoints import load_model
+from mae.training.training import Training
 from pipelines import compare_jobs, compare_runs
 from pipelines.compare import compare, dry_run
 from pipelines.compare_plan import UNTRAINED, plan_from

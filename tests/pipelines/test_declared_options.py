@@ -8,10 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mae.attention_masks import AttentionSettings
-from mae.gate_loss import GateObjective
-from mae.hard_masks import HardSettings
-from mae.mlo import MultilevelSettings
+from mae.masks.attention import AttentionSettings
+from mae.masks.gate_loss import GateObjective
+from mae.masks.hard import HardSettings
+from mae.multilevel.mlo import MultilevelSettings
 from pipelines.commands import with_options
 from pipelines.options import Argument, Option, declared_options, given_values
 from pipelines.pretrain_arguments import PretrainArguments

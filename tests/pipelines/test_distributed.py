@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae.checkpoints import list_checkpoints, load_model, load_state
-from mae.gate import load_gate
-from mae.training import Training
+from mae.masks.gate import load_gate
+from mae.training.checkpoints import list_checkpoints, load_model, load_state
+from mae.training.training import Training
 from pipelines.errors import UserError
 from pipelines.runs import RunFolder
 from pipelines.sources import open_source

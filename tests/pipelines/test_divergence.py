@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mae.checkpoints import list_checkpoints, load_model, load_training
-from mae.training import Batch, Training
-from mae.vit import MaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
+from mae.training.checkpoints import list_checkpoints, load_model, load_training
+from mae.training.training import Batch, Training
 from pipelines.errors import UserError
 from pipelines.runs import RunFolder
 from pipelines.sources import open_source

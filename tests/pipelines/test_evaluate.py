@@ -12,11 +12,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import cli
-from mae.checkpoints import load_model, save_checkpoint
-from mae.masking import Masking
+from mae.evaluation.probes import PENALTIES
+from mae.masks.masking import Masking
 from mae.pixels import normalise
-from mae.probes import PENALTIES
-from mae.training import Training, TrainingSettings
+from mae.training.checkpoints import load_model, save_checkpoint
+from mae.training.training import Training, TrainingSettings
 from pipelines.encoders import open_encoder
 from pipelines.errors import UserError
 from pipelines.evaluate import EvaluateOptions, evaluate

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import cli
-from mae.foreign import build, foreign_kind, load_foreign
-from mae.interchange import encoder_weights
-from mae.masking import mask_from_priorities
-from mae.vit import MaskedAutoencoder
+from mae.formats.foreign import build, foreign_kind, load_foreign
+from mae.formats.interchange import encoder_weights
+from mae.masks.masking import mask_from_priorities
+from mae.models.vit import MaskedAutoencoder
 from pipelines.encoders import open_encoder
 from pipelines.errors import UserError
 from pipelines.export import export, open_weights

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.checkpoints import list_checkpoints
-from mae.gate import load_gate
+from mae.masks.gate import load_gate
+from mae.training.checkpoints import list_checkpoints
 from pipelines.compare_plots import mask_sheet
 from pipelines.compare_runs import Unit
 from pipelines.encoders import open_encoder

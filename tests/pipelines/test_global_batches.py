@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mae.distributed import World
-from mae.masking import Masking
+from mae.masks.masking import Masking
 from pipelines.errors import ToldElsewhereError, UserError
 from pipelines.geometry import View
 from pipelines.global_batches import gather_batches, gather_unreadable, to_batch

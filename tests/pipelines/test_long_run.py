@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mae import vit
-from mae.training import Training
+from mae.models import vit
+from mae.training.training import Training
 from pipelines import pretrain as module
 from pipelines.pretrain import pretrain
 from pipelines.pretrain_options import PretrainOptions

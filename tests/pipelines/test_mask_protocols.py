@@ -92,7 +92,7 @@ def test_an_oracle_carries_a_moving_object_without_an_error(tmp_path):
 
 
 def test_what_knows_the_place_alone_keeps_the_first_mask(tmp_path):
-    from mae.region_scores import region_similarity
+    from mae.evaluation.region_scores import region_similarity
 
     source = open_source(str(video(tmp_path / "video", frames=5)))
     found = propagation(place_encoder(oracle()), source, options(source.name), quiet=True)
@@ -158,8 +158,8 @@ def test_an_encoder_that_can_not_be_asked_is_told_before_any_is_judged(tmp_path,
 
 
 def test_features_by_place_are_those_of_the_tokens(tmp_path):
-    from mae.checkpoints import load_model
     from mae.pixels import normalise
+    from mae.training.checkpoints import load_model
 
     encoder = open_encoder(save_run(tmp_path / "run"), pool="mean", device="cpu")
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mae import vit
-from mae.checkpoints import list_checkpoints
+from mae.models import vit
+from mae.training.checkpoints import list_checkpoints
 from pipelines.runs import RunFolder
 from tests.pipelines.pretraining import nano_options, run
 from tests.pipelines.test_distributed import errors, torchrun

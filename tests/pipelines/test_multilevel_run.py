@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mae import vit
-from mae.checkpoints import list_checkpoints, load_model
-from mae.mlo_training import MultilevelTraining
+from mae.models import vit
+from mae.multilevel.mlo_training import MultilevelTraining
+from mae.training.checkpoints import list_checkpoints, load_model
 from pipelines import pretrain_multilevel as module
 from pipelines.compare_plan import ComparePlan
 from pipelines.errors import UserError

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mae.occlusion import GREY, cover
+from mae.evaluation.occluders import GREY, cover
 from pipelines.joined_maps import JoinedMaps
 from pipelines.labelled import Labelled
 from pipelines.occluders import Occluders

@@ -7,9 +7,9 @@ import torch
 from typer.testing import CliRunner
 
 import cli
-from mae.checkpoints import save_checkpoint
-from mae.masking import Masking
-from mae.training import Training, TrainingSettings
+from mae.masks.masking import Masking
+from mae.training.checkpoints import save_checkpoint
+from mae.training.training import Training, TrainingSettings
 from pipelines import evaluate as evaluate_module
 from pipelines import judging_further
 from pipelines.errors import UserError

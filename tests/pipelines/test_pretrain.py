@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from mae.checkpoints import list_checkpoints, load_model
-from mae.training import Training
+from mae.training.checkpoints import list_checkpoints, load_model
+from mae.training.training import Training
 from pipelines import pretrain as module
 from pipelines.errors import UserError
 from pipelines.runs import RunFolder

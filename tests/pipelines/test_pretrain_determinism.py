@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mae.checkpoints import list_checkpoints
-from mae.training import Training
+from mae.training.checkpoints import list_checkpoints
+from mae.training.training import Training
 from pipelines.errors import UserError
 from pipelines.sources import open_source
 from tests.pipelines.pretraining import (

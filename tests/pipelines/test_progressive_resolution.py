@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from mae.checkpoints import load_model
-from mae.training import Training
+from mae.training.checkpoints import load_model
+from mae.training.training import Training
 from pipelines import pretrain as module
 from pipelines.errors import UserError
 from pipelines.joined_maps import JoinedMaps

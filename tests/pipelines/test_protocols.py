@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from mae.finetune import FineTuning
-from mae.linear_probe import LinearSweep
+from mae.evaluation.finetune import FineTuning
+from mae.evaluation.linear_probe import LinearSweep
 from pipelines import judging, linear
 from pipelines.encoders import open_encoder
 from pipelines.errors import UserError

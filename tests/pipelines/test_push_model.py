@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from mae.checkpoints import load_model
+from mae.training.checkpoints import load_model
 from tests.hub_server import TOKEN, LoopbackHub
 from tests.pipelines.pretraining import nano_options, nano_runs, run
 
@@ -19,7 +19,7 @@ GUIDE = (ROOT / "docs" / "interchange.md").read_text().split("## The Hub")[1].sp
 OPEN_AGAIN = """
 import sys
 import torch
-from mae.vit import MaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
 
 torch.save(MaskedAutoencoder.from_pretrained("user/name").state_dict(), sys.argv[1])
 """

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 pytest.importorskip("av")
 
 import cli
-from mae.image_quality import psnr, ssim
-from mae.stream import StreamEncoder
+from mae.evaluation.image_quality import psnr, ssim
+from mae.recovery.stream_encoder import StreamEncoder
 from pipelines.geometry import View, central_box, view_image
 from pipelines.live import Live, LiveOptions
 from pipelines.reconstruct_video import Figures, Frame
-from tests.mae.test_stream import video
+from tests.mae.recovery.test_stream_encoder import video
 from tests.pipelines.video_files import write_video
 from tests.tiny_mae import nano
 

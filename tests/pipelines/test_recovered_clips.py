@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mae.video import VideoMaskedAutoencoder
+from mae.models.video import VideoMaskedAutoencoder
 from pipelines.recovered_clips import BLOCKS, METHODS, fill_in, hidden_clips, judge
 from pipelines.sources import open_source
 

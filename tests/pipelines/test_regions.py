@@ -10,7 +10,7 @@ from PIL import Image
 from pipelines import regions as module
 from pipelines.geometry import View, random_view, stack_views, view_image
 from pipelines.regions import copy_to, cut_region, pack_regions, resize, resize_weights
-from tests.mae.test_vit import NoWaiting
+from tests.mae.models.test_vit import NoWaiting
 
 
 def noise(width, height, seed=0):

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from mae.checkpoints import load_model
-from mae.flops import training_flops
+from mae.training.checkpoints import load_model
+from mae.training.flops import training_flops
 from pipelines.errors import UserError
 from tests.pipelines.pretraining import STEPS, assert_same_weights, invoke, losses, nano_options, nano_runs, run
 

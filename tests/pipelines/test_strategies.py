@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.checkpoints import list_checkpoints, load_state
-from mae.masking import RANKED, STRATEGIES
+from mae.masks.masking import RANKED, STRATEGIES
+from mae.training.checkpoints import list_checkpoints, load_state
 from pipelines.compare_plan import BUILT_IN_ARMS, read_plan
 from pipelines.compare_plots import mask_sheet
 from pipelines.compare_report import _masks_in_words

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mae.training import Training
+from mae.training.training import Training
 from pipelines import pretrain as module
 from pipelines.inspect_run import describe_run
 from pipelines.throughput import throughput

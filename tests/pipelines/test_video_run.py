@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mae.checkpoints import list_checkpoints, load_model
-from mae.video import VideoMaskedAutoencoder
-from mae.vit import MaskedAutoencoder
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
+from mae.training.checkpoints import list_checkpoints, load_model
 from pipelines import pretrain as module
 from pipelines.encoders import open_encoder
 from pipelines.errors import UserError
@@ -143,7 +143,7 @@ def test_unreadable_videos_are_recorded(base, tmp_path):
 
 def test_the_reconstructions_are_a_sheet_of_frames(base, monkeypatch):
     monkeypatch.undo()
-    from mae import vit
+    from mae.models import vit
 
     monkeypatch.setitem(vit.SIZES, "nano", NANO)
     sheets = []

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from mae import vit
-from mae.guard import Guard
-from mae.spread import local
-from mae.training import Training
+from mae.models import vit
+from mae.training.guard import Guard
+from mae.training.spread import local
+from mae.training.training import Training
 from pipelines import pretrain as module
 from pipelines import terminal
 from pipelines.errors import UserError

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-from mae.checkpoints import load_model
-from mae.foreign import build, load_foreign
-from mae.masking import Mask, Masking
-from mae.video import VideoMaskedAutoencoder
+from mae.formats.foreign import build, load_foreign
+from mae.masks.masking import Mask, Masking
+from mae.models.video import VideoMaskedAutoencoder
+from mae.training.checkpoints import load_model
 from pipelines.errors import UserError
 from pipelines.export import export
 

@@ -16,8 +16,8 @@ from transformers.models.vit_mae.modeling_vit_mae import (
     build_2d_sinusoidal_position_embedding,
 )
 
-from mae.masking import mask_from_priorities
-from mae.vit import MaskedAutoencoder, sincos_positions
+from mae.masks.masking import mask_from_priorities
+from mae.models.vit import MaskedAutoencoder, sincos_positions
 
 DEPTH = {"vit.layers": 3, "decoder.decoder_layers": 2}
 WHOLE = {

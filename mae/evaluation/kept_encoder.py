@@ -1,0 +1,76 @@
+"""Compute what matters: an encoder that sees a share of the patches alone, chosen by the gate or by chance.
+
+Nothing is hidden in order to be predicted here: the patches that are not chosen are never encoded, which saves their
+share of the work. What chooses must cost less than it saves: the gate is a small network on patch embeddings, chance
+and the centre cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mae.masks.gate import Gate
+from mae.masks.masking import center_prior, top_order
+from mae.models.vit import MaskedAutoencoder
+
+CHOOSERS = ("gate", "random", "center")
+
+
+class KeptEncoder:
+    """Features of images from ``keep`` (0 < keep ≤ 1) of their patches, always the same for the same image.
+
+    ``by`` is one of CHOOSERS: the patches of highest score by the ``gate``, by noise that follows from the image's own
+    pixels, or the central ones. ValueError for settings that can't be.
+    """
+
+    def __init__(self, model: MaskedAutoencoder, keep: float, by: str = "gate", gate: Gate | None = None) -> None:
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep {keep:g} must be above 0 and at most 1")
+        if by not in CHOOSERS:
+            raise ValueError(f"keep by {by!r} is not one of: {', '.join(CHOOSERS)}")
+        if by == "gate" and gate is None:
+            raise ValueError("this model has no gate to keep patches by: it was not pretrained with --masking gate")
+        self.model, self.keep, self.gate = model, keep, gate
+        scores: dict[str, Callable[[Tensor], Tensor]] = {
+            "gate": self._by_gate,
+            "random": self._by_noise,
+            "center": self._by_place,
+        }
+        self._scores = scores[by]
+
+    @property
+    def count(self) -> int:
+        """How many patches of an image are encoded, at least one."""
+        return max(1, round(self.keep * self.model.pos_embed[0, 1:].shape[0]))
+
+    def kept(self, images: Tensor) -> Tensor:
+        """The patches that are encoded of normalised images [B, C, H, W], int64 [B, K], in image order."""
+        scores = self._scores(images)
+        order = top_order(scores, torch.zeros_like(scores))
+        return order[:, : self.count].sort(dim=1).values
+
+    @torch.no_grad()
+    def features(self, images: Tensor, pool: str = "mean") -> Tensor:
+        """One vector per image, [B, D], as ``MaskedAutoencoder.features``; with keep 1 it is that."""
+        if self.keep == 1:
+            return self.model.features(images, pool)
+        tokens = self.model.encode_visible(images, self.kept(images))
+        return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
+
+    def _by_gate(self, images: Tensor) -> Tensor:
+        assert self.gate is not None
+        logits: Tensor = self.gate(self.model.embed(images), self.model.grid)
+        return logits
+
+    def _by_noise(self, images: Tensor) -> Tensor:
+        """Noise [B, N] that an image has whatever batch it is in."""
+        count = self.model.grid[0] * self.model.grid[1]
+        seeds = (images.flatten(1).double().sum(1) * 2**10).round().long().tolist()
+        rows = [torch.rand(count, generator=torch.Generator().manual_seed(seed & (2**63 - 1))) for seed in seeds]
+        return torch.stack(rows).to(images.device)
+
+    def _by_place(self, images: Tensor) -> Tensor:
+        return center_prior(self.model.grid, images.device).expand(len(images), -1)

@@ -1,0 +1,174 @@
+"""Masks that hide what the class token attends to: AttMask (Kakogeorgiou et al. 2022, arXiv 2203.12719).
+
+A teacher, the moving average of the encoder, sees the whole image; the patches are ranked by the attention that the
+class token pays them in its last block, the mean over the heads. The most attended are hidden; as a hint, some of the
+very most attended may stay visible. In AttMask the class token is trained to recognise the image. A masked
+autoencoder's has no loss of its own: it learns what it must know to be of use to the patches that look at it, so its
+attention is another one than in the paper.
+
+Shapes: B images, N patches in row-major order, D the encoder's width.
+"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mae.distributed import World
+from mae.masks.learner import Look
+from mae.masks.masking import Mask, forced_priorities, hidden_count, mask_from_priorities, top_ranks
+from mae.models.blocks import Block
+from mae.models.linear import linear
+from mae.models.vit import MaskedAutoencoder
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """Whom to show, and how fast the teacher follows. ValueError names the option that is wrong."""
+
+    shown: float = 0.0
+    """s in 0..1: of the round(s·N) most attended patches round(s·M) are drawn to stay visible, M the number hidden;
+    the paper's hints have s = 0.1. At 0 nothing but the most attended is hidden."""
+    momentum: float = 0.996
+    """How much of the teacher is left after the first step, 0..1."""
+    momentum_end: float = 1.0
+    """As much after the last one; between the two it follows half a cosine, and is constant if they are equal."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shown < 1:
+            raise ValueError(f"--attention-shown is {self.shown:g}; it must be at least 0 and below 1")
+        for name in ("momentum", "momentum_end"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"--attention-{name.replace('_', '-')} is {value:g}; it must lie between 0 and 1")
+
+    def momentum_at(self, progress: float) -> float:
+        """The momentum at training ``progress`` 0..1."""
+        return self.momentum_end - (self.momentum_end - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Teacher(nn.Module):
+    """A copy of a model's encoder, with the parameters' names, which learns nothing by itself."""
+
+    def __init__(self, model: MaskedAutoencoder) -> None:
+        super().__init__()
+        if model.cls_token is None:
+            raise ValueError("--masking attention reads the class token's attention, and the model has no class token")
+        self.cls_token = deepcopy(model.cls_token)
+        self.patch_embed = deepcopy(model.patch_embed)
+        self.blocks = deepcopy(model.blocks)
+        self.requires_grad_(False)
+
+    def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """The class token's attention to each patch in the last block, float32 [B, N], the mean of the heads.
+
+        ``patches`` [B, N, p·p·C] as ``MaskedAutoencoder.patchify`` has them, ``positions`` [1, 1+N, D]. A head's
+        attention to the patches and to the class token itself is 1 in all.
+        """
+        projection = self.patch_embed.proj
+        x = linear(patches, projection.weight.permute(0, 2, 3, 1).flatten(1), projection.bias) + positions[:, 1:]
+        x = torch.cat([(self.cls_token + positions[:, :1]).expand(len(x), -1, -1), x], dim=1)
+        *blocks, last = (cast(Block, block) for block in self.blocks)
+        for block in blocks:
+            x = block(x)
+        x, attention = last.norm1(x), last.attn
+        ask, key, _ = zip(attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3), strict=True)
+        heads = attention.num_heads
+        shape = (len(x), -1, heads, x.shape[2] // heads)
+        query = linear(x[:, :1], *ask).reshape(shape).transpose(1, 2).float()  # [B, heads, 1, D / heads]
+        keys = linear(x, *key).reshape(shape).transpose(1, 2).float()  # [B, heads, 1+N, D / heads]
+        with torch.autocast(x.device.type, enabled=False):  # in half precision many patches would be equal
+            scores: Tensor = (query * shape[-1] ** -0.5) @ keys.transpose(2, 3)
+            return scores.softmax(3).mean(1)[:, 0, 1:]
+
+
+def attention_priorities(attention: Tensor, hidden: int, shown: float, noise: Tensor) -> Tensor:
+    """Priorities [B, N] that hide the most attended patches, but for hints, by ``attention`` [B, N].
+
+    ``noise`` [3, B, N] in [0, 1) orders what is equal, breaks ties and draws the hints. See AttentionSettings.shown;
+    no more are shown than patches can be visible.
+    """
+    uniform, ties, pick = noise
+    patches = attention.shape[1]
+    ranks = top_ranks(attention, ties)
+    count = min(round(shown * hidden), round(shown * patches), patches - hidden)
+    most = ranks < round(shown * patches)
+    hints = top_ranks(torch.where(most, pick, -1.0), ties) < count
+    return forced_priorities(ranks, hidden + count, uniform) - 2 * hints
+
+
+class AttentionMasks:
+    """Masks by a teacher's attention: a :class:`mae.masks.learner.MaskLearner` of a ``model`` on its device."""
+
+    needs_saliency = False
+    needs_errors = False
+    reads_model = True
+    network = None
+
+    def __init__(self, model: MaskedAutoencoder, settings: AttentionSettings) -> None:
+        self.settings = settings
+        self.name = "attention-hint" if settings.shown > 0 else "attention-high"
+        self.teacher = Teacher(model).eval()
+        self.world = World()
+        self._model = model
+        self._momentum = settings.momentum
+        self.loss = model.mask_token.new_zeros(())
+        self._hidden = self._figure = self.loss
+
+    def masks(self, look: Look) -> Mask:
+        """The masks of a batch in training."""
+        self._momentum = self.settings.momentum_at(look.progress)
+        attention, mask = self._attend(look)
+        there = (attention * mask.hidden).sum(1) / attention.sum(1)
+        self._hidden = self._hidden + look.share * there.mean()
+        return mask
+
+    def draw(self, look: Look) -> Mask:
+        """The masks of a batch, of which nothing is kept."""
+        return self._attend(look)[1]
+
+    @torch.no_grad()
+    def _attend(self, look: Look) -> tuple[Tensor, Mask]:
+        rows, columns = look.grid
+        grid = (rows, columns)
+        noise = look.noise(3, rows * columns)
+        attention = self.teacher(self._model.patchify(look.images, grid), self._model.positions(grid)[0])
+        hidden = hidden_count(rows * columns, look.mask_ratio)
+        priorities = attention_priorities(attention, hidden, self.settings.shown, noise)
+        return attention, mask_from_priorities(priorities, look.mask_ratio)
+
+    def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
+        """The teacher does not learn from errors."""
+
+    def gather(self) -> None:
+        """The figure of all processes; the teachers are the same in all."""
+        self._hidden = self.world.sum(self._hidden)
+
+    @torch.no_grad()
+    def apply(self, rate: float, stop: Tensor) -> None:
+        """The teacher moves towards the encoder after its step, whatever the ``rate``; not where ``stop`` is 1."""
+        teacher = dict(self.teacher.named_parameters())
+        apart = torch._foreach_sub([self._model.get_parameter(name) for name in teacher], list(teacher.values()))
+        torch._foreach_mul_(apart, (1 - stop) * (1 - self._momentum))
+        torch._foreach_add_(list(teacher.values()), apart)
+        self._figure, self._hidden = self._hidden, torch.zeros_like(self.loss)
+
+    def figures(self) -> dict[str, Tensor]:
+        """The share of the attention to patches that fell on hidden ones at the last step."""
+        return {"attention_hidden": self._figure}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold: the teacher."""
+        return {"teacher": self.teacher.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Undoes :meth:`state`."""
+        self.teacher.load_state_dict(state["teacher"])
+
+    def save(self, folder: Path) -> None:
+        """The teacher is of no use after the training."""

@@ -1,0 +1,123 @@
+"""Masks that follow from what the autoencoder sees or does: what a mask learner is told at a step, and what it gives.
+
+At each batch of a step a learner gets the images before the autoencoder does, says whom to hide, and may hear each
+hidden patch's error afterwards; once all batches are through, it takes its own step. Between the two flow detached
+tensors alone. Random numbers come from the step's generator, by the places of the images in the whole batch, so that a
+resumed run and one of several processes repeat an uninterrupted one of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mae.distributed import World
+from mae.masks.masking import Mask, Part
+
+Noise = Callable[[int, int], Tensor]
+"""How many, of how many numbers each → further noises in [0, 1), [k, B, n], on the images' device."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A batch as a learner sees it; B images here, of which there may be others in other processes."""
+
+    images: Tensor
+    """float32 [B, 3, H, W], or clips [B, 3, T, H, W], normalised."""
+    grid: tuple[int, ...]
+    mask_ratio: float
+    noise: Noise
+    saliency: Tensor | None = None
+    """[B, N] ≥ 0 on the same views, where the learner needs it."""
+    share: float = 1.0
+    """Of the step's images, those that these are, 0..1; with 0 they count nothing, and others wait for this process."""
+    batch_share: float = 1.0
+    """Of the step's images, those that all processes have of this batch, 0..1."""
+    progress: float = 0.0
+    """Of the training, 0..1."""
+    part: Part | None = None
+    """Where these images stand in a batch that several processes share."""
+    tubes: bool = True
+    """Whether a video's masks are to be the same in every time slot."""
+
+    @property
+    def mask_grid(self) -> tuple[int, ...]:
+        """The grid on which a mask is chosen: of tubes, that of one time slot."""
+        return self.grid[1:] if self.tubes and len(self.grid) == 3 else self.grid
+
+
+class MaskLearner(Protocol):
+    """Masks that learn beside the autoencoder. ``world`` is set before the first step."""
+
+    name: str
+    loss: Tensor
+    """What this process has added up of the coming step's loss, a scalar on the device."""
+    needs_saliency: bool
+    """Whether it needs maps of its images."""
+    needs_errors: bool
+    """Whether it is to be told each decoded patch's error."""
+    reads_model: bool
+    """Whether it runs a part of the model outside of the model's own pass, which a split model does not allow."""
+    settings: Any
+    """A dataclass of plain values."""
+    world: World
+
+    @property
+    def network(self) -> nn.Module | None:
+        """What learns by gradients, which are looked at before each step; None where nothing does."""
+
+    def masks(self, look: Look) -> Mask:
+        """The masks of a batch in training, from whose images it may learn."""
+
+    def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
+        """The errors [B, M'] that the autoencoder made on the patches ``decoded``, int64 [B, M'], of this batch."""
+
+    def draw(self, look: Look) -> Mask:
+        """Masks of images without learning from them: for pictures."""
+
+    def gather(self) -> None:
+        """All batches of a step are through: make the gradients and the loss those of all processes."""
+
+    def apply(self, rate: float, stop: Tensor) -> None:
+        """Its own step; ``rate`` 0..1 is the schedule's share of the peak.
+
+        Nothing may change where ``stop``, float32 [] on the device, is 1: the training was not finite.
+        """
+
+    def figures(self) -> dict[str, Tensor]:
+        """Scalars of the step that was just applied, by name, for the log; on the device."""
+
+    def state(self) -> dict[str, Any]:
+        """What the next step depends on; tensors and plain values only."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Undoes :meth:`state`."""
+
+    def save(self, folder: Path) -> None:
+        """Puts what is of use after the training, if there is any, beside the model's weights."""
+
+
+def look_noise(generator: torch.Generator, count: int, device: torch.device, part: Part | None = None) -> Noise:
+    """Noise for ``count`` images, a ``part`` of a batch; ``generator`` is the CPU's."""
+
+    def noise(times: int, numbers: int) -> Tensor:
+        drawn = torch.rand(times, part.size if part else count, numbers, generator=generator)
+        return (drawn[:, part.rows] if part else drawn).to(device, non_blocking=True)
+
+    return noise
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
+    """Each parameter's gradient becomes the sum of all processes'; all have gradients of the same parameters."""
+    if world.size == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = world.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, summed in zip(gradients, parts, strict=True):
+        gradient.copy_(summed.view_as(gradient))

@@ -1,0 +1,301 @@
+"""Video without an end: an encoder that sees every frame once, remembers a window of tubelets, and never grows.
+
+Frames come in any portions; each whole tubelet of t frames takes the next free time slot of the model's W and passes
+the blocks once: its tokens look at each other and at the keys and values that the blocks kept of the slots before. When
+all slots are taken, the last ⌊W/2⌋ tubelets are encoded anew, together, as the slots 0, 1, …, and the stream goes on
+behind them. So every position is one that the model was trained with, what a tubelet gives depends on the frames and
+its number alone, not on the portions, and a tubelet costs about two passes of a slot instead of W.
+
+The latency is t frames. What it approximates: in a clip every slot sees all others; here a slot sees itself and those
+before it (at least ⌊W/2⌋ of them once the stream is under way), and a slot that was not encoded anew does not know what
+came after it. Keys and values are kept as in decoders of text (a cache); memory is allocated once, at the start.
+
+Shapes: t frames of H×W pixels a tubelet, S = H/p · W/p places a slot, K tokens that are visible, D the width.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mae.models.blocks import Block
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
+from mae.pixels import normalise
+
+
+class Encoded(NamedTuple):
+    """What a stream's encoder makes of one tubelet."""
+
+    number: int
+    """The tubelet's number, from 0."""
+    first: int
+    """The number of its first frame."""
+    frames: int
+    """How many frames it holds; less than others' only at the end of the stream."""
+    tokens: Tensor
+    """[K, D] of the visible places."""
+    places: Tensor
+    """int64 [K], ascending: row · columns + column."""
+
+    def feature(self) -> Tensor:
+        """The mean token, [D]; NaN where everything is hidden."""
+        return self.tokens.mean(0)
+
+
+class Encoder(Protocol):
+    """An encoder of a stream, of a video model or of an image one, frame by frame."""
+
+    latency: int
+    """In frames: a frame's tokens are there when so many frames, itself among them, have come."""
+
+    def push(self, frames: Tensor, hidden: Tensor | None = None) -> list[Encoded]:
+        """What is finished by frames uint8 [n, 3, H, W] of the model's size, ``hidden`` bool [n, H, W] of them."""
+
+    def flush(self) -> list[Encoded]:
+        """What the end of the stream finishes; another stream may begin."""
+
+
+def stream_encoder(model: MaskedAutoencoder) -> Encoder:
+    """The encoder of a stream for either kind of model."""
+    return StreamEncoder(model) if isinstance(model, VideoMaskedAutoencoder) else FrameEncoder(model)
+
+
+class StreamEncoder:
+    """Encodes a stream of frames with a video model; see above. The model stays as it is, and where it is."""
+
+    def __init__(self, model: VideoMaskedAutoencoder) -> None:
+        slots, rows, columns = model.grid
+        self.model, self.latency = model, model.tubelet
+        self._slots, self._places, self._first = slots, rows * columns, model.class_tokens
+        self._inbox = Inbox(model.tubelet)
+        length = self._first + slots * self._places
+        like = model.pos_embed
+        self._remembered = Remembered(model.blocks, length, self._first, like)
+        self._latents = like.new_empty(length, like.shape[-1])
+        self._ids = torch.empty(slots * self._places, dtype=torch.int64, device=like.device)
+        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=slots // 2)  # embeddings and places, no positions
+        self._begin()
+
+    def push(self, frames: Tensor, hidden: Tensor | None = None) -> list[Encoded]:
+        """What frames uint8 [n, 3, H, W] finish; a tubelet with a pixel under ``hidden`` bool [n, H, W] is not seen.
+
+        ValueError for frames of another size than the model's.
+        """
+        check_frames(frames, hidden, self.model.image_size)
+        return [self._encode(*portion) for portion in self._inbox.add(frames, hidden)]
+
+    def flush(self) -> list[Encoded]:
+        """The last tubelet, if it is not whole: its last frame is repeated. The next frame begins another stream."""
+        found = [self._encode(*portion) for portion in self._inbox.rest()]
+        self._begin()
+        return found
+
+    def window(self) -> tuple[Tensor, Tensor, int]:
+        """What is remembered: tokens [1, 1+K, D] after the class token's if there is one, int64 [1, K] where they are
+        among the model's W·S tubelets, and the slot of the newest.
+        """
+        used = self._remembered.used
+        return self._latents[None, : self._first + used], self._ids[None, :used], self._taken - 1
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all that is kept, which is never more than this."""
+        kept = [self._latents, self._ids, *(tensor for pair in self._recent for tensor in pair)]
+        return self._remembered.memory + sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+    def _begin(self) -> None:
+        self._taken = self._index = 0
+        self._recent.clear()
+        self._remembered.clear()
+
+    @torch.no_grad()
+    def _encode(self, frames: Tensor, hidden: Tensor | None, count: int) -> Encoded:
+        """The newest tubelet, of frames uint8 [t, 3, H, W]."""
+        model = self.model
+        clip = normalise(frames.to(model.pos_embed.device)).to(model.pos_embed.dtype).transpose(0, 1)[None]
+        tokens = model.embed(clip, (1, *model.grid[1:]))[0]
+        places = torch.arange(self._places, device=tokens.device)
+        if hidden is not None:
+            places = torch.nonzero(~hidden_cells(hidden.to(places.device), model.patch_size))[:, 0]
+            tokens = tokens[places]
+        if self._taken == self._slots:
+            self._begin_window()
+        latents = self._pass(tokens, self._taken * self._places + places)
+        self._taken += 1
+        self._recent.append((tokens, places))
+        encoded = Encoded(self._index, self._index * model.tubelet, count, latents, places)
+        self._index += 1
+        return encoded
+
+    def _begin_window(self) -> None:
+        """Encode the last tubelets anew, together, as the first slots."""
+        self._remembered.clear()
+        if self._recent:
+            ids = [slot * self._places + places for slot, (_, places) in enumerate(self._recent)]
+            self._pass(torch.cat([tokens for tokens, _ in self._recent]), torch.cat(ids))
+        self._taken = len(self._recent)
+
+    def _pass(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Latents [K, D] of embeddings [K, D] at the places ``ids`` of the window, behind those that are there."""
+        model, first, used = self.model, self._first, self._remembered.used
+        x = tokens + model.pos_embed[0].index_select(0, ids + first)
+        if model.cls_token is not None:  # it looks at all there is, every time, and replaces its former self
+            x = torch.cat([(model.cls_token + model.pos_embed[:, :1])[0], x])
+        latents: Tensor = model.norm(self._remembered.add(x))
+        end = used + len(ids)
+        self._latents[:first] = latents[:first]
+        self._latents[first + used : first + end] = latents[first:]
+        self._ids[used:end] = ids
+        return latents[first:]
+
+
+class FrameEncoder:
+    """A stream of frames encoded one by one with an image model: a tubelet is a frame, nothing is remembered."""
+
+    latency = 1
+
+    def __init__(self, model: MaskedAutoencoder) -> None:
+        self.model, self._index = model, 0
+
+    @torch.no_grad()
+    def push(self, frames: Tensor, hidden: Tensor | None = None) -> list[Encoded]:
+        """As :meth:`StreamEncoder.push`."""
+        check_frames(frames, hidden, self.model.image_size)
+        model, found = self.model, []
+        for number, frame in enumerate(frames):
+            image = normalise(frame[None].to(model.pos_embed.device))
+            places = torch.arange(model.pos_embed.shape[1] - model.class_tokens, device=image.device)
+            if hidden is not None:
+                places = torch.nonzero(~hidden_cells(hidden[number : number + 1].to(image.device), model.patch_size))[
+                    :, 0
+                ]
+            tokens = model.encode_visible(image, places[None])[0, model.class_tokens :]
+            found.append(Encoded(self._index, self._index, 1, tokens, places))
+            self._index += 1
+        return found
+
+    def flush(self) -> list[Encoded]:
+        """Nothing is left; another stream begins."""
+        self._index = 0
+        return []
+
+
+class Inbox:
+    """Frames that wait until they are a portion of ``size``, and at the end of the stream what is left, made whole."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._frames: list[Tensor] = []
+        self._hidden: list[Tensor | None] = []
+
+    def add(self, frames: Tensor, hidden: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None, int]]:
+        """Frames [size, 3, H, W], what is hidden of them or None for nothing, and how many of them are real."""
+        for number, frame in enumerate(frames):
+            # a copy: what is kept must not hold on to the whole portion, nor change when the caller's does
+            self._frames.append(frame.clone())
+            self._hidden.append(None if hidden is None else hidden[number].clone())
+            if len(self._frames) == self._size:
+                yield self._take()
+
+    def rest(self) -> Iterator[tuple[Tensor, Tensor | None, int]]:
+        """The same of what is left, its last frame repeated."""
+        if self._frames:
+            yield self._take()
+
+    def _take(self) -> tuple[Tensor, Tensor | None, int]:
+        count = len(self._frames)
+        missing = self._size - count
+        frames = torch.stack(self._frames + self._frames[-1:] * missing)
+        hidden = None
+        if any(each is not None for each in self._hidden):
+            nothing = torch.zeros(frames.shape[2:], dtype=torch.bool, device=frames.device)
+            each = [nothing if one is None else one for one in self._hidden]
+            hidden = torch.stack(each + each[-1:] * missing)
+        self._frames, self._hidden = [], []
+        return frames, hidden, count
+
+
+class Remembered:
+    """The keys and values that a stack of blocks made of the tokens before, of at most ``length`` with the first ones.
+
+    The ``first`` tokens of every portion, those that stand for the whole, take the first places for good.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module], length: int, first: int, like: Tensor) -> None:
+        self._pasts = [_Past(cast(Block, block), length, like) for block in blocks]
+        self._first = first
+        self.used = 0
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.used = 0
+
+    def add(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """What the blocks make of tokens x [first + K, D], which see themselves and all before, and are remembered.
+
+        [first + K, D], or of the tokens ``wanted``, int64 [n], alone.
+        """
+        *pasts, last = self._pasts
+        used = self.used
+        if not len(x):
+            return x
+        self.used += len(x) - self._first
+        for past in pasts:
+            x = past.block_on(x, self._first, used)
+        return last.block_on(x, self._first, used, wanted)
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return sum(2 * past.keys.numel() * past.keys.element_size() for past in self._pasts)
+
+
+class _Past:
+    """The keys and values of one block, [heads, length, D / heads] each."""
+
+    def __init__(self, block: Block, length: int, like: Tensor) -> None:
+        heads = block.attn.num_heads
+        self._block = block
+        self.keys, self.values = (like.new_empty(heads, length, like.shape[-1] // heads) for _ in range(2))
+
+    def block_on(self, x: Tensor, first: int, used: int, wanted: Tensor | None = None) -> Tensor:
+        """The block's output for tokens x [n, D], or those ``wanted``, which see the ``used`` ones before too."""
+        block, end = self._block, used + len(x)
+        heads = block.attn.qkv(block.norm1(x)).view(len(x), 3, len(self.keys), -1)
+        query, key, value = heads.permute(1, 2, 0, 3).unbind(0)
+        for kept, new in ((self.keys, key), (self.values, value)):
+            kept[:, :first] = new[:, :first]
+            kept[:, first + used : end] = new[:, first:]
+        if wanted is not None:
+            x, query = x[wanted], query[:, wanted]
+            if not len(wanted):
+                return x
+        seen = F.scaled_dot_product_attention(query[None], self.keys[None, :, :end], self.values[None, :, :end])
+        x = x + block.attn.proj(seen[0].transpose(0, 1).flatten(1))
+        out: Tensor = x + block.mlp(block.norm2(x))
+        return out
+
+
+def hidden_cells(hidden: Tensor, patch_size: int) -> Tensor:
+    """Which places have a pixel under ``hidden`` bool [t, H, W] in any frame, bool [S]."""
+    rows, columns = (side // patch_size for side in hidden.shape[1:])
+    cells = hidden.reshape(len(hidden), rows, patch_size, columns, patch_size)
+    return cells.any(dim=4).any(dim=2).any(dim=0).flatten()
+
+
+def check_frames(frames: Tensor, hidden: Tensor | None, size: tuple[int, int] | None = None) -> None:
+    """ValueError unless frames are uint8 [n, 3, H, W], of this size if one is given, and ``hidden`` bool [n, H, W]."""
+    if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8:
+        raise ValueError(f"frames must be uint8 [n, 3, H, W], not {frames.dtype} {list(frames.shape)}")
+    if size is not None and tuple(frames.shape[2:]) != size:
+        raise ValueError(
+            f"frames of {frames.shape[2]}×{frames.shape[3]} pixels do not fit a model of {size[0]}×{size[1]}"
+        )
+    if hidden is not None and hidden.shape != (len(frames), *frames.shape[2:]):
+        raise ValueError(f"hidden pixels of shape {list(hidden.shape)} do not fit frames of {list(frames.shape)}")

@@ -1,0 +1,204 @@
+"""A video without an end whose hidden pixels are filled in as it comes, from what was visible until then.
+
+Every tubelet passes a :class:`mae.recovery.stream_encoder.StreamEncoder`, which never sees a tubelet with a hidden pixel. Its hidden
+tubelets are then decoded in the company of all visible ones of the window, and get their brightness and contrast,
+channel by channel as in VideoMAE, from pixels that are visible nearby in space and time (:mod:`mae.recovery.recover`). At the
+video's own size only hidden pixels are replaced and bent towards what lies around them (:mod:`mae.recovery.completion`); all
+others stay as they are, to the bit. Memory is bounded, the latency is a tubelet, and the portions in which frames come
+make no difference.
+
+Shapes: a tubelet is t frames of H×W pixels and h×w at the model's size, S places of t·p·p pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
+from mae.recovery.completion import complete, enlarge_into, shrink_visible
+from mae.recovery.recover import nearness, visible_statistics
+from mae.recovery.stream_encoder import Inbox, Remembered, StreamEncoder, check_frames, hidden_cells
+
+
+class Recoverer(Protocol):
+    """Fills in the hidden pixels of a stream, with a video model or with an image one, frame by frame."""
+
+    latency: int
+    """In frames: a frame is completed when so many frames, itself among them, have come."""
+
+    def push(self, frames: Tensor, hidden: Tensor) -> Tensor:
+        """Completed frames uint8 [m, 3, H, W], the next ones in order, after frames uint8 [n, 3, H, W] of any size
+        whose pixels under ``hidden`` bool [n, H, W] are not to be seen; m may be 0.
+        """
+
+    def flush(self) -> Tensor | None:
+        """The frames that are left at the end of the stream, None if there are none; another stream may begin."""
+
+
+def stream_recoverer(model: MaskedAutoencoder, *, blend: bool = True) -> Recoverer:
+    """The recoverer for either kind of model; without ``blend`` the edges of the hidden regions show."""
+    if isinstance(model, VideoMaskedAutoencoder):
+        return StreamRecoverer(model, blend=blend)
+    return FrameRecoverer(model, blend=blend)
+
+
+class StreamRecoverer:
+    """Completes a stream with a video model; see above. All frames of a stream have one size."""
+
+    def __init__(self, model: VideoMaskedAutoencoder, *, blend: bool = True) -> None:
+        self.model, self.latency, self._blend = model, model.tubelet, blend
+        self.encoder = StreamEncoder(model)
+        self._decoder = StreamDecoder(self.encoder)
+        self._inbox = Inbox(model.tubelet)
+        # share [S], mean and deviation [C, S] of the visible pixels of every tubelet that is remembered
+        self._seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=model.grid[0])
+
+    def push(self, frames: Tensor, hidden: Tensor) -> Tensor:
+        """As :meth:`Recoverer.push`. ValueError for shapes that do not fit."""
+        check_frames(frames, hidden)
+        done = [self._complete(*portion) for portion in self._inbox.add(frames, hidden)]
+        return torch.cat(done) if done else frames[:0]
+
+    def flush(self) -> Tensor | None:
+        """As :meth:`Recoverer.flush`; the last frame is repeated until there is a whole tubelet."""
+        done = [self._complete(*portion) for portion in self._inbox.rest()]
+        self.encoder.flush()
+        self._decoder.clear()
+        self._seen.clear()
+        return done[0] if done else None
+
+    @torch.no_grad()
+    def _complete(self, frames: Tensor, hidden: Tensor | None, count: int) -> Tensor:
+        assert hidden is not None
+        device = self.model.pos_embed.device
+        small, covered = shrink_visible(frames.to(device), hidden.to(device), self.model.image_size)
+        small = small.masked_fill(covered[:, None], 0)
+        self.encoder.push(small, covered)
+        self._remember(small, covered)
+        places = torch.nonzero(hidden_cells(covered, self.model.patch_size))[:, 0]
+        prediction = self._decoder.predict(places)
+        if not len(places):
+            return frames[:count]
+        filled = self._fill(small, places, prediction)
+        large = enlarge_into(frames.to(device), hidden.to(device), filled, covered, blend=self._blend)
+        return large[:count].to(frames.device)
+
+    def _remember(self, small: Tensor, covered: Tensor) -> None:
+        colours = self._cells(small.float() / 255)  # [S, t·p·p, 3]
+        visible = ~self._cells(covered[:, None])  # [S, t·p·p, 1]
+        share, mean, deviation = visible_statistics(
+            colours.permute(2, 0, 1), visible.permute(2, 0, 1).expand(3, -1, -1)
+        )
+        self._seen.append((share[0], mean, deviation))
+
+    def _fill(self, small: Tensor, hidden: Tensor, prediction: Tensor) -> Tensor:
+        """The newest tubelet uint8 [t, 3, h, w] with its ``hidden`` places [M] as predicted, [M, t·p·p·3]."""
+        predicted = prediction.view(len(hidden), -1, 3)
+        if self.model.norm_pix:
+            mean, deviation = self._nearby(hidden)
+            predicted = predicted * deviation + mean
+        cells = self._cells(small.float() / 255)
+        cells[hidden] = predicted
+        return (self._frames(cells) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def _nearby(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [M, 1, 3] for the newest tubelet's places ``hidden`` [M], from what is visible around."""
+        share = torch.cat([each[0] for each in self._seen])
+        means, deviations = (torch.cat([each[part] for each in self._seen], dim=1) for part in (1, 2))
+        if not share.any():  # nothing to see yet: grey, of a photo's contrast
+            grey = means.new_full((len(hidden), 1, 3), 0.5)
+            return grey, grey / 2
+        grid = (len(self._seen), *self.model.grid[1:])
+        near = nearness(share[None], grid, newest=grid[1] * grid[2])[0, hidden]  # [M, N]
+        return (near @ means.T)[:, None], (near @ deviations.T)[:, None]
+
+    def _cells(self, frames: Tensor) -> Tensor:
+        """Frames [t, C, h, w] by place, [S, t·p·p, C]."""
+        _, rows, columns = self.model.grid
+        p = self.model.patch_size
+        cells = frames.reshape(*frames.shape[:2], rows, p, columns, p).permute(2, 4, 0, 3, 5, 1)
+        return cells.reshape(rows * columns, -1, frames.shape[1])
+
+    def _frames(self, cells: Tensor) -> Tensor:
+        """Undoes ``_cells``."""
+        _, rows, columns = self.model.grid
+        p = self.model.patch_size
+        frames = cells.reshape(rows, columns, -1, p, p, cells.shape[2]).permute(2, 5, 0, 3, 1, 4)
+        return frames.reshape(-1, cells.shape[2], *self.model.image_size)
+
+
+class StreamDecoder:
+    """Predicts a stream's newest tubelet: the decoder's keys and values are remembered as the encoder's are.
+
+    All tokens of a tubelet, those of hidden places too, stay in the window, so that what is filled in next sees what
+    was filled in before. When the encoder begins a window anew, so does this.
+    """
+
+    def __init__(self, encoder: StreamEncoder) -> None:
+        self._encoder = encoder
+        model, self._places = encoder.model, encoder.model.grid[1] * encoder.model.grid[2]
+        like = model.decoder_pos_embed
+        self._remembered = Remembered(model.decoder_blocks, like.shape[1], model.class_tokens, like)
+        self._slot = -1
+
+    def clear(self) -> None:
+        """Forget all: another stream begins."""
+        self._slot = -1
+        self._remembered.clear()
+
+    @torch.no_grad()
+    def predict(self, hidden: Tensor) -> Tensor:
+        """Predictions [M, t·p·p·C] of the newest tubelet's places ``hidden``, int64 [M]; to be called for every one."""
+        model = self._encoder.model
+        latents, ids, slot = self._encoder.window()
+        latents, ids, first = latents[0], ids[0], model.class_tokens
+        before = int((ids < slot * self._places).sum())
+        if slot <= self._slot:
+            self._remembered.clear()
+            if slot:
+                self._add(latents[: first + before], ids[:before], 0, slot, hidden[:0])
+        self._slot = slot
+        newest = torch.cat([latents[:first], latents[first + before :]])
+        found = self._add(newest, ids[before:], slot, slot + 1, hidden)
+        prediction: Tensor = model.decoder_pred(model.decoder_norm(found))
+        return prediction
+
+    def _add(self, latents: Tensor, ids: Tensor, start: int, end: int, wanted: Tensor) -> Tensor:
+        """The decoder's tokens [M, width] of the places ``wanted`` of the slots from ``start`` to ``end``."""
+        model, places = self._encoder.model, self._places
+        first, positions = model.class_tokens, model.decoder_pos_embed[0]
+        embedded = model.decoder_embed(latents)
+        tokens = model.mask_token[0].repeat((end - start) * places, 1)
+        tokens[ids - start * places] = embedded[first:]
+        tokens += positions[first + start * places : first + end * places]
+        return self._remembered.add(torch.cat([embedded[:first] + positions[:first], tokens]), first + wanted)
+
+
+class FrameRecoverer:
+    """Completes a stream with an image model, every frame on its own."""
+
+    latency = 1
+
+    def __init__(self, model: MaskedAutoencoder, *, blend: bool = True) -> None:
+        self.model, self._blend = model, blend
+
+    def push(self, frames: Tensor, hidden: Tensor) -> Tensor:
+        """As :meth:`Recoverer.push`."""
+        check_frames(frames, hidden)
+        device = self.model.pos_embed.device
+        done = [  # one by one: a batch of another size might have other last bits
+            complete(self.model, frame[None].to(device), mask[None].to(device), blend=self._blend).to(frames.device)
+            if mask.any()
+            else frame[None]
+            for frame, mask in zip(frames, hidden, strict=True)
+        ]
+        return torch.cat(done) if done else frames[:0]
+
+    def flush(self) -> Tensor | None:
+        """Nothing is left."""
+        return None

@@ -1,0 +1,48 @@
+"""What a training is to those who save it and write its log: plain pretraining, or one of three levels."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from mae.distributed import World
+from mae.masks.learner import MaskLearner
+from mae.masks.masking import Masking
+from mae.training.guard import NonFinite
+from mae.training.resolution_schedule import ResolutionSchedule
+from mae.training.spread import Whole
+from mae.training.training import TrainingSettings
+
+
+class Trained(Protocol):
+    """:class:`mae.training.training.Training` and :class:`mae.multilevel.mlo_training.MultilevelTraining`, as far as they are alike."""
+
+    step: int
+    steps_per_epoch: int
+    masking: Masking
+    settings: TrainingSettings
+    precision: str
+    world: World
+    spread: Whole
+    resolutions: ResolutionSchedule | None
+    learner: MaskLearner | None
+
+    def state(self) -> dict[str, Any]:
+        """Everything beside the weights that the next step depends on; tensors and plain values only."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Undoes :meth:`state`."""
+
+    def image_size(self, step: int | None = None) -> tuple[int, int]:
+        """Height and width of the images that follow after ``step`` steps."""
+
+    def flops_per_image(self, step: int | None = None) -> int:
+        """FLOPs of the passes of an image that follows after ``step`` steps."""
+
+    def mfu(self, flops_per_second: float) -> float | None:
+        """The share of the peak of all processes' devices that so much work takes, None where that is not known."""
+
+    def non_finite(self) -> NonFinite | None:
+        """The first step that was not finite, None if there is none; waits for the device."""
+
+    def non_finite_weight(self) -> str | None:
+        """The name of the first weight that is infinite or NaN, None if there is none; waits for the device."""

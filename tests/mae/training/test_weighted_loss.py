@@ -1,0 +1,95 @@
+"""A loss weighted by saliency, against the weights written out patch by patch."""
+
+import pytest
+import torch
+
+from mae.masks.masking import Masking
+from mae.pixels import normalise
+from mae.training.training import Batch, Training, TrainingSettings
+from tests.tiny_mae import nano
+
+PICTURES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def new_training(weight, **settings):
+    torch.manual_seed(0)
+    options = TrainingSettings(epochs=1, batch_size=3, saliency_weight=weight, warmup_epochs=0, **settings)
+    return Training(nano(), Masking(), options, 10)
+
+
+def maps(kind="random"):
+    made = torch.rand(3, 16, generator=torch.Generator().manual_seed(1)) + 0.01
+    return {"random": made, "flat": torch.full((3, 16), 0.4), "nothing": torch.zeros(3, 16)}[kind]
+
+
+def loss(weight, saliency, **settings):
+    return new_training(weight, **settings).update([Batch(PICTURES, saliency)]).item()
+
+
+@pytest.mark.parametrize("decode_ratio", [1.0, 0.5])
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_every_error_counts_by_its_saliency(weight, decode_ratio):
+    run = new_training(weight, decode_ratio=decode_ratio)
+    mask = run.draw_masks(3, None, 0)
+    decoded = run.draw_decoded(mask, 0)
+    decoded = mask.ids_hidden if decoded is None else decoded
+    prediction = run.model.predict(normalise(PICTURES), mask).prediction
+    if decode_ratio < 1:
+        latent = run.model.encode_visible(normalise(PICTURES), mask.ids_keep)
+        prediction = torch.zeros_like(prediction).scatter(
+            1,
+            decoded[..., None].expand(-1, -1, prediction.shape[2]),
+            run.model._fill_in(latent, mask.ids_keep, decoded),
+        )
+    target = run.model._target(run.model.patchify(normalise(PICTURES)))
+    total = 0.0
+    for image, patches in enumerate(decoded.tolist()):
+        saliency = maps()[image]
+        mean = sum(saliency[j].item() for j in patches) / len(patches)
+        weights = [1 - weight + weight * saliency[j].item() / mean for j in patches]
+        assert sum(weights) / len(weights) == pytest.approx(1)
+        errors = [(prediction[image, j] - target[image, j]).square().mean().item() for j in patches]
+        total += sum(w * e for w, e in zip(weights, errors, strict=True)) / len(patches) / 3
+    assert run.update([Batch(PICTURES, maps())]).item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "nothing"])
+def test_a_map_that_says_nothing_is_the_plain_loss(kind):
+    assert loss(1.0, maps(kind)) == pytest.approx(loss(0.0, None), rel=1e-6)
+    assert loss(0.6, maps(kind)) == pytest.approx(loss(0.0, None), rel=1e-6)
+
+
+def test_only_proportions_count():
+    assert loss(0.8, 1000 * maps()) == pytest.approx(loss(0.8, maps()), rel=1e-5)
+    assert loss(0.8, maps()) != pytest.approx(loss(0.0, None), rel=1e-3)
+
+
+def test_an_image_without_saliency_changes_nothing_for_the_others():
+    saliency = maps()
+    saliency[1] = 0
+    found = new_training(1.0).update([Batch(PICTURES, saliency)]).item()
+    run = new_training(1.0)
+    mask = run.draw_masks(3, None, 0)
+    errors = run.model(normalise(PICTURES), mask, each=True).detach()
+    chosen = saliency.gather(1, mask.ids_hidden)
+    weights = chosen / chosen.mean(1, keepdim=True)
+    weights[1] = 1
+    assert found == pytest.approx((errors * weights).mean().item(), rel=1e-5)
+
+
+def test_gradients_are_finite_and_reach_the_model():
+    run = new_training(1.0)
+    before = run.model.decoder_pred.weight.detach().clone()
+    run.update([Batch(PICTURES, maps("nothing"))])
+    assert run.non_finite() is None
+    assert not torch.equal(run.model.decoder_pred.weight, before)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_impossible_weights_are_refused(weight):
+    with pytest.raises(ValueError, match="--saliency-weight"):
+        TrainingSettings(saliency_weight=weight)
+
+
+def test_half_precision():
+    assert loss(0.7, maps(), precision="bf16") == pytest.approx(loss(0.7, maps()), rel=0.05)
