@@ -2,7 +2,7 @@
 
 A user's mistake is one line and exit code 2. An interrupted run says how to go on and exits with 130. Heavy imports
 stay inside the commands, so that ``--help`` is instant. What can be asked of a pipeline is declared in its options
-dataclass alone, see ``pipelines.options``; a command names it, and what is left here is what the command prints.
+dataclass alone, see ``pipelines.commandline.option``; a command names it, and what is left here is what the command prints.
 """
 
 from __future__ import annotations
@@ -13,15 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from pipelines.build_options import BuildOptions
-from pipelines.commands import with_options
-from pipelines.evaluate_options import EvaluateOptions
-from pipelines.machine import half_the_cores, usable_device
-from pipelines.options import Argument, Option, given_values
-from pipelines.prepare_options import PrepareOptions
-from pipelines.pretrain_arguments import PretrainArguments
-from pipelines.publish_options import PublishOptions
-from pipelines.shared_options import (
+from pipelines.build.options import BuildOptions
+from pipelines.commandline.machine import half_the_cores, usable_device
+from pipelines.commandline.option import Argument, Option, given_values
+from pipelines.commandline.shared_options import (
     DEVICE,
     AsVideo,
     Fps,
@@ -32,7 +27,7 @@ from pipelines.shared_options import (
     StallTimeout,
     StreamInput,
 )
-from pipelines.terminal import (
+from pipelines.commandline.terminal import (
     fail,
     faults_in_words,
     guarded,
@@ -42,10 +37,15 @@ from pipelines.terminal import (
     print_judgement,
     print_recovery,
 )
-from pipelines.verify_options import VerifyOptions
+from pipelines.commandline.typer_commands import with_options
+from pipelines.evaluate.options import EvaluateOptions
+from pipelines.prepare.options import PrepareOptions
+from pipelines.pretrain.options import PretrainArguments
+from pipelines.publish.options import PublishOptions
+from pipelines.verify.options import VerifyOptions
 
 if TYPE_CHECKING:
-    from pipelines.live import LiveOptions
+    from pipelines.frames.live import LiveOptions
 
 app = typer.Typer(
     help="Saliency maps for image-caption pairs, and masked autoencoders that use them.",
@@ -74,8 +74,8 @@ def build_saliency(
     report: Annotated[bool, Option("Print the time by stage and the bottleneck.")] = False,
 ) -> None:
     """Run CLIP and Grad-CAM over image-caption pairs and write their saliency maps as Parquet."""
-    from pipelines.build_saliency import build_saliency as build
-    from pipelines.stages import Stages
+    from pipelines.build.build_saliency import build_saliency as build
+    from pipelines.build.stages import Stages
 
     stages = Stages()
     options = _options(BuildOptions, given, workers=given["workers"] or half_the_cores())
@@ -94,7 +94,7 @@ def merge(
     maps: Annotated[Path, Argument("The --out of all parts of a job array.")],
 ) -> None:
     """Check that the parts of a job array (build-saliency --shard i/n) are all there, and make them one."""
-    from pipelines.merge import merge as join
+    from pipelines.build.merge import merge as join
 
     manifest = join(maps)
     typer.echo(f"{manifest.taken} pairs: {manifest.written} maps in {maps / 'data'}, {manifest.rejected} rejected")
@@ -118,7 +118,7 @@ def inspect(
     device: Device = None,
 ) -> None:
     """Describe maps, a run or a source; judge maps beside a centre prior, a shuffled caption and a uniform map."""
-    from pipelines.inspect_maps import inspect as look
+    from pipelines.inspect.inspect import inspect as look
 
     found = look(
         what,
@@ -142,7 +142,7 @@ def inspect(
 @command(VerifyOptions)
 def verify(given: Given) -> None:
     """Check that a maps folder is whole and belongs to its images; exit code 1 if a check fails."""
-    from pipelines.verify import verify as check
+    from pipelines.verify.verify import verify as check
 
     checks = check(_options(VerifyOptions, given))
     print_facts({item.name: f"{'ok' if item.passed else 'FAILED':<8}{item.found}" for item in checks})
@@ -155,7 +155,7 @@ def verify(given: Given) -> None:
 @command(PublishOptions)
 def publish(given: Given) -> None:
     """Publish maps as a dataset on the Hub, with a card and pictures; URLs, captions and maps, no photos."""
-    from pipelines.publish import publish as upload
+    from pipelines.publish.publish import publish as upload
 
     print_facts(upload(_options(PublishOptions, given)))
 
@@ -163,11 +163,11 @@ def publish(given: Given) -> None:
 @command(PretrainArguments)
 def pretrain(given: Given) -> None:
     """Pretrain a masked autoencoder, hiding a chosen share of salient patches."""
-    from pipelines.multilevel_cost import told_cost
-    from pipelines.pretrain import pretrain as train
-    from pipelines.pretrain_options import PretrainOptions
-    from pipelines.processes import agreed, one_world
-    from pipelines.throughput import throughput
+    from pipelines.pretrain.multilevel_cost import told_cost
+    from pipelines.pretrain.pretrain import pretrain as train
+    from pipelines.pretrain.processes import agreed, one_world
+    from pipelines.pretrain.settings import PretrainOptions
+    from pipelines.pretrain.throughput import throughput
 
     with one_world(given["device"]) as world:
         with agreed(world):
@@ -187,8 +187,8 @@ def pretrain(given: Given) -> None:
 @command(PrepareOptions)
 def prepare(given: Given) -> None:
     """Write a source's images small, with all that is known of them, into Parquet or tars: for fast epochs."""
-    from pipelines.prepare import prepare as make
-    from pipelines.prepare import summary
+    from pipelines.prepare.prepare import prepare as make
+    from pipelines.prepare.prepare import summary
 
     options = _options(PrepareOptions, given, workers=given["workers"] or half_the_cores())
     typer.echo(summary(make(options), options.out))
@@ -197,8 +197,8 @@ def prepare(given: Given) -> None:
 @command(EvaluateOptions)
 def evaluate(given: Given) -> None:
     """Judge an encoder by probes, fine-tuning, occlusion, masks, beside itself untrained; goes on where it stopped."""
-    from pipelines.evaluate import evaluate as judge
-    from pipelines.evaluate import remarks
+    from pipelines.evaluate.evaluate import evaluate as judge
+    from pipelines.evaluate.evaluate import remarks
 
     workers = half_the_cores() if given["workers"] is None else given["workers"]
     result = judge(_options(EvaluateOptions, given, workers=workers))
@@ -240,11 +240,11 @@ def reconstruct(
 ) -> None:
     """Fill in what is occluded in pictures or a video; all other pixels stay as they are."""
     from pipelines.errors import user_errors
-    from pipelines.live import is_stream
-    from pipelines.occlusions import OcclusionOptions, parse_box
-    from pipelines.reconstruct import ReconstructOptions
-    from pipelines.reconstruct import reconstruct as fill_in
-    from pipelines.reconstruct_video import VideoOptions, reconstruct_video
+    from pipelines.frames.live import is_stream
+    from pipelines.reconstruct.hidden_region import OcclusionOptions, parse_box
+    from pipelines.reconstruct.reconstruct import ReconstructOptions
+    from pipelines.reconstruct.reconstruct import reconstruct as fill_in
+    from pipelines.reconstruct.reconstruct_video import VideoOptions, reconstruct_video
 
     with user_errors():
         occlusion = OcclusionOptions(mask, tuple(parse_box(each) for each in box or ()), color_key, gate)
@@ -279,8 +279,8 @@ def encode(
     device: Device = None,
 ) -> None:
     """Features of pictures, or of a video as it comes."""
-    from pipelines.encode import EncodeOptions, rejects
-    from pipelines.encode import encode as write
+    from pipelines.encode.encode import EncodeOptions, rejects
+    from pipelines.encode.encode import encode as write
 
     options = EncodeOptions(run, _live(input, size, fps, stall_timeout, limit), out, as_video, usable_device(device))
     found = write(options, quiet=False)
@@ -319,9 +319,9 @@ def compare(
     ] = None,
 ) -> None:
     """Pretrain with several maskings at several seeds, judge all, and report what differs; exit code 2 if one fails."""
-    from pipelines.compare import compare as run_all
-    from pipelines.compare import dry_run as look
-    from pipelines.compare_plan import asked_plan
+    from pipelines.compare.compare import compare as run_all
+    from pipelines.compare.compare import dry_run as look
+    from pipelines.compare.plan import asked_plan
 
     judged = {"source": labelled, "test": test, "protocols": protocol}
     plan = asked_plan(what, arms, seeds, saliency, judged, options or [])
@@ -343,7 +343,7 @@ def export(
     out: Annotated[Path, Option("New folder for the weights, their configuration and a model card.")],
 ) -> None:
     """Write a model's weights as facebookresearch/mae, timm or transformers read them, equal to the bit."""
-    from pipelines.export import export as write
+    from pipelines.export.export import export as write
 
     line = write(run, to, out)
     typer.echo(f"{out}: open it with\n{line}")
@@ -360,7 +360,7 @@ def demo(
     if video:
         _demo_video(out or Path("demo-video-out"), seed, usable_device(device))
         return
-    from pipelines.demo import run_demo
+    from pipelines.demo.demo import run_demo
 
     out = out or Path("demo-out")
     summary = run_demo(out, seed=seed, device=usable_device(device))
@@ -371,7 +371,7 @@ def demo(
 
 
 def _demo_video(out: Path, seed: int, device: str) -> None:
-    from pipelines.demo_video import run_video_demo
+    from pipelines.demo.demo_video import run_video_demo
 
     print_recovery(run_video_demo(out, seed=seed, device=device))
     typer.echo(f"Look at standing-side.mp4, moving-side.mp4 and contact-sheet.png in {out}; the table is in table.md")
@@ -392,7 +392,7 @@ def _options(kind: type[T], given: Given, **settled: Any) -> T:
 
 def _live(input: str, size: str | None, fps: float | None, stall_timeout: float, limit: int | None) -> LiveOptions:
     from pipelines.errors import user_errors
-    from pipelines.live import LiveOptions, parse_size
+    from pipelines.frames.live import LiveOptions, parse_size
 
     with user_errors():
         return LiveOptions(input, None if size is None else parse_size(size), fps, stall_timeout, limit)

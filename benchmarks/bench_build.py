@@ -26,10 +26,10 @@ from PIL import Image
 from pytorch_grad_cam import GradCAM
 from safetensors.torch import save_file
 
-from pipelines.build_job import BuildOptions
-from pipelines.build_saliency import build_saliency
-from pipelines.decoding import see
-from pipelines.stages import Stages
+from pipelines.build.build_saliency import build_saliency
+from pipelines.build.job import BuildOptions
+from pipelines.build.model_input import see
+from pipelines.build.stages import Stages
 from saliency.methods.methods import saliency_maps
 from saliency.towers.tower import load_tower
 

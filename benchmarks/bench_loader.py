@@ -37,10 +37,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from pipelines.device_views import CutViews, assemble_cut
-from pipelines.joined_maps import join_maps
-from pipelines.sources import open_source
-from pipelines.views import EpochBatches, Views, load_views
+from pipelines.sources.open_source import open_source
+from pipelines.views.device_views import CutViews, assemble_cut
+from pipelines.views.image_views import EpochBatches, Views, load_views
+from pipelines.views.joined_maps import join_maps
 from saliency.maps import FULL
 from saliency.table.table import Row, write_shard
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from pipelines.build_job import BuildOptions
-from pipelines.build_saliency import build_saliency
-from pipelines.stages import Stages
+from pipelines.build.build_saliency import build_saliency
+from pipelines.build.job import BuildOptions
+from pipelines.build.stages import Stages
 
 TENTHS = 10
 

@@ -21,10 +21,10 @@ import open_clip
 import torch
 from tqdm import tqdm
 
-from pipelines.images import decode_rgb
-from pipelines.judge import judge_arrays
-from pipelines.judgement import CENTRE, MAPS, SHUFFLED
-from pipelines.sources import open_source
+from pipelines.inspect.map_scores import judge_arrays
+from pipelines.inspect.map_verdict import CENTRE, MAPS, SHUFFLED
+from pipelines.sources.images import decode_rgb
+from pipelines.sources.open_source import open_source
 from saliency.methods.methods import METHODS, check_method, saliency_maps
 from saliency.quality import other_captions
 from saliency.towers.tower import DEMO_CLIP, Tower, load_tower

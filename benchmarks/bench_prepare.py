@@ -24,10 +24,10 @@ import PIL
 import torch
 from PIL import Image
 
-from pipelines.prepare import PrepareOptions, prepare
-from pipelines.prepared import totals
-from pipelines.sources import open_source
-from pipelines.views import EpochBatches, Views, load_views
+from pipelines.prepare.prepare import PrepareOptions, prepare
+from pipelines.sources.open_source import open_source
+from pipelines.sources.prepared_folder import totals
+from pipelines.views.image_views import EpochBatches, Views, load_views
 
 FULL = (1500, 1000)
 

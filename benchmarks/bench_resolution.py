@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pipelines.images import decode_rgb
-from pipelines.sources import open_source
+from pipelines.sources.images import decode_rgb
+from pipelines.sources.open_source import open_source
 from saliency.maps import FULL
 from saliency.methods.windows import finest_grid, map_windows, squash_windows, windows
 from saliency.quality import (

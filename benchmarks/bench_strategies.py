@@ -29,8 +29,8 @@ from mae.masks.masking import STRATEGIES, Masking
 from mae.models.vit import SIZES, MaskedAutoencoder
 from mae.training.flops import training_flops
 from mae.training.training import Batch, resolve_precision
-from pipelines.mask_learners import new_learner
-from pipelines.pretrain_options import LEARNED, MULTILEVEL, PretrainOptions
+from pipelines.pretrain.mask_learners import new_learner
+from pipelines.pretrain.settings import LEARNED, MULTILEVEL, PretrainOptions
 
 RANDOM, AGAIN, WEIGHTED = "random", "random again", "random, errors weighted by saliency"
 

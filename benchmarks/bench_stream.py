@@ -33,10 +33,10 @@ from mae.pixels import normalise
 from mae.recovery.stream_encoder import StreamEncoder, hidden_cells
 from mae.recovery.stream_recoverer import StreamRecoverer
 from mae.training.checkpoints import load_model
-from pipelines.geometry import View, central_box, view_image
-from pipelines.live import Live, LiveOptions
-from pipelines.occlusions import OcclusionOptions
-from pipelines.reconstruct_video import VideoOptions, reconstruct_video
+from pipelines.frames.live import Live, LiveOptions
+from pipelines.reconstruct.hidden_region import OcclusionOptions
+from pipelines.reconstruct.reconstruct_video import VideoOptions, reconstruct_video
+from pipelines.views.geometry import View, central_box, view_image
 
 TENTHS = 10
 

@@ -9,14 +9,14 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import cli
-from pipelines.build_options import BuildOptions
-from pipelines.evaluate_options import EvaluateOptions
-from pipelines.options import Argument, declared_options, given_values
-from pipelines.prepare_options import PrepareOptions
-from pipelines.pretrain_options import PretrainOptions
-from pipelines.publish_options import PublishOptions
-from pipelines.verify_options import VerifyOptions
-from tests.pipelines.test_build_saliency import write_pictures
+from pipelines.build.options import BuildOptions
+from pipelines.commandline.option import Argument, declared_options, given_values
+from pipelines.evaluate.options import EvaluateOptions
+from pipelines.prepare.options import PrepareOptions
+from pipelines.pretrain.settings import PretrainOptions
+from pipelines.publish.options import PublishOptions
+from pipelines.verify.options import VerifyOptions
+from tests.pipelines.build.test_build_saliency import write_pictures
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = get_command(cli.app).commands

@@ -10,9 +10,9 @@ import cli
 from mae.models import vit
 from mae.training.checkpoints import load_model
 from mae.training.training import Training
-from pipelines import pretrain as module
-from pipelines.pretrain import pretrain
-from pipelines.pretrain_options import PretrainOptions
+from pipelines.pretrain import pretrain as module
+from pipelines.pretrain.pretrain import pretrain
+from pipelines.pretrain.settings import PretrainOptions
 from tests.tiny_mae import NANO
 
 SOURCE = "shapes:24,size=32"

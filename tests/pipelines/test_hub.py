@@ -5,17 +5,17 @@ import shutil
 
 import pytest
 
-from pipelines.build_job import BuildOptions
-from pipelines.build_saliency import build_saliency
+from pipelines.build.build_saliency import build_saliency
+from pipelines.build.job import BuildOptions
 from pipelines.errors import UserError
 from pipelines.hub import find_maps
-from pipelines.pretrain import pretrain
-from pipelines.pretrain_options import PretrainOptions
-from pipelines.publish import PublishOptions, publish
+from pipelines.pretrain.pretrain import pretrain
+from pipelines.pretrain.settings import PretrainOptions
+from pipelines.publish.publish import PublishOptions, publish
 from saliency.table.table import shard_files
 from tests.hub_client import HubClient
 from tests.hub_server import READ_ONLY, TOKEN, LoopbackHub
-from tests.pipelines.test_build_saliency import write_pictures
+from tests.pipelines.build.test_build_saliency import write_pictures
 
 TINY = ["--model", "tiny", "--image-size", "32", "--patch-size", "8", "--batch-size", "4", "--epochs", "1"]
 

@@ -15,11 +15,11 @@ from mae.models import vit
 from mae.training.guard import Guard
 from mae.training.spread import local
 from mae.training.training import Training
-from pipelines import pretrain as module
-from pipelines import terminal
+from pipelines.commandline import terminal
 from pipelines.errors import UserError
-from pipelines.pretrain import pretrain
-from pipelines.processes import one_world
+from pipelines.pretrain import pretrain as module
+from pipelines.pretrain.pretrain import pretrain
+from pipelines.pretrain.processes import one_world
 from tests.pipelines.pretraining import nano_options
 from tests.tiny_mae import NANO
 

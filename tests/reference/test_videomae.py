@@ -19,7 +19,7 @@ from mae.masks.masking import Mask, Masking
 from mae.models.video import VideoMaskedAutoencoder
 from mae.training.checkpoints import load_model
 from pipelines.errors import UserError
-from pipelines.export import export
+from pipelines.export.export import export
 
 DEPTHS = {"blocks": ("videomae.encoder.layer", 3), "decoder_blocks": ("decoder.decoder_layers", 2)}
 GRID = (4, 3, 3)

@@ -6,8 +6,8 @@ import open_clip
 import pytest
 import torch
 
-from pipelines.build_options import BuildOptions
-from pipelines.options import declared_options
+from pipelines.build.options import BuildOptions
+from pipelines.commandline.option import declared_options
 from saliency.methods.methods import METHODS, POOLINGS, check_method, layer_name, saliency_maps
 from saliency.towers.tower import Tower, load_tower
 from tests.saliency.methods.test_attention import make_tower

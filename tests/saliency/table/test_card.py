@@ -144,7 +144,7 @@ def test_figures_become_tables():
 
 def test_what_a_judgement_writes_is_shown():
     """The figures as ``inspect --json`` has them."""
-    from pipelines.judgement import Estimate, Judgement
+    from pipelines.inspect.map_verdict import Estimate, Judgement
 
     estimate = Estimate(0.5, 0.4, 0.6)
     judged = Judgement(10, 9, 8, {"entropy": estimate}, {"empty": 0.1}, {"maps": {"pointing": estimate}})

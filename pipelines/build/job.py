@@ -1,0 +1,109 @@
+"""A build made ready: its options, its source and model opened, and all that decides its output settled.
+
+Every machine that makes shards of one build opens the same job; ``settings`` tell whether it is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.build.options import BuildOptions
+from pipelines.build.pairs import hash_pairs
+from pipelines.build.shard_plan import Plan
+from pipelines.build.shards import Recipe
+from pipelines.errors import UserError, user_errors
+from pipelines.sources.open_source import Source, StreamSource, open_source
+from pipelines.sources.scenes import BUILT_IN
+from saliency import __version__
+from saliency.methods.methods import check_method, layer_name
+from saliency.methods.windows import finest_grid
+from saliency.table.table import SCHEMA_VERSION
+from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
+
+DEFAULT_CLIP = ("ViT-B-16", "openai")
+
+_NOT_OF_A_MAP = ("pairs", "pairs_sha256", "shard_size")  # settings of the build, not of its maps
+
+
+@dataclass(frozen=True)
+class Job:
+    """A build made ready: what a machine needs to make any of its shards. ``settings`` decide the output's bytes."""
+
+    source: Source | StreamSource
+    tower: Tower
+    plan: Plan
+    recipe: Recipe
+    settings: dict[str, Any]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The settings that every shard's file carries."""
+        return {name: value for name, value in self.settings.items() if name not in _NOT_OF_A_MAP}
+
+
+def open_job(options: BuildOptions) -> Job:
+    """Open the source, load the model and settle everything that decides the output. Raises UserError."""
+    source = open_source(
+        options.source,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        captions=options.captions,
+        limit=options.limit,
+        split=options.split,
+        clips=options.clips,
+    )
+    if isinstance(source, Source) and source.captions is None:
+        raise UserError(
+            f"{options.source} has no captions: a map needs an image and a text; "
+            + ("write NAME.txt beside each clip" if options.clips else "name one with --caption-column")
+        )
+    if isinstance(source, StreamSource) and (options.shard or options.engine == "ray"):
+        raise UserError(
+            f"{options.source} is read as a stream, which can't be dealt out: download it (hf download --repo-type "
+            "dataset --local-dir FOLDER) and give the folder"
+        )
+    with user_errors():
+        tower = load_clip(options)
+        check_method(options.method, tower)
+        if options.compile:
+            tower.compile()
+        grid = options.grid or finest_grid(max(tower.grid), options.tiles)
+        recipe = Recipe(options.method, grid, options.tiles, options.fit, options.batch_size, static=options.compile)
+        settings = _settings(options, tower, grid, source)
+    plan = Plan(len(source) if isinstance(source, Source) else None, options.shard_size, options.shard)
+    return Job(source, tower, plan, recipe, settings)
+
+
+def load_clip(options: BuildOptions) -> Tower:
+    """The tower that was asked for: by default the shipped one for the built-in scenes, else OpenAI's ViT-B-16."""
+    clip, pretrained = options.clip, options.pretrained
+    if clip is None and options.source.startswith(BUILT_IN):
+        clip = f"local-dir:{DEMO_CLIP}"
+    elif clip is None:
+        clip, pretrained = DEFAULT_CLIP[0], pretrained or DEFAULT_CLIP[1]
+    return load_tower(clip, pretrained, device=options.device, precision=options.precision, size=options.clip_size)
+
+
+def _settings(options: BuildOptions, tower: Tower, grid: int, source: Source | StreamSource) -> dict[str, Any]:
+    """Everything that decides the maps; batch size, threads, device and --compile move the last bits alone."""
+    clip = "demo" if options.clip is None and options.source.startswith(BUILT_IN) else options.clip
+    metadata = {
+        "schema_version": SCHEMA_VERSION,
+        "grid": grid,
+        "clip": clip or DEFAULT_CLIP[0],
+        "pretrained": options.pretrained if clip else options.pretrained or DEFAULT_CLIP[1],
+        "weights_sha256": tower.weights_sha256,
+        "method": options.method,
+        "layer": layer_name(options.method, tower),
+        "fit": options.fit,
+        "image_size": tower.size,
+        "tiles": options.tiles,
+        "precision": tower.precision,
+        "interpolation": tower.interpolation,
+        "package_version": __version__,
+    }
+    pairs: dict[str, Any] = {"pairs": options.source}
+    if isinstance(source, Source):
+        pairs = {"pairs": len(source), "pairs_sha256": hash_pairs(source)}
+    return metadata | pairs | {"shard_size": options.shard_size}

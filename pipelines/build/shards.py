@@ -1,0 +1,208 @@
+"""Shards of maps from their pairs alone: decoded by threads, mapped in batches, written whole.
+
+Nothing a shard computes depends on another shard, so the same pairs give the same bytes on any machine of a kind, in
+any order; what overlaps is only the time: images of the next shard are decoded while this one's are mapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.build.model_input import Prepared, prepare
+from pipelines.build.pairs import Pair, Rejected
+from pipelines.build.stages import MODEL, READ, STARVED, TEXTS, WRITE, Stages
+from pipelines.prefetch import prefetch
+from saliency.files import write_text_atomically
+from saliency.maps import quantise
+from saliency.methods.windows import map_windows, windows
+from saliency.table.manifest import Shard
+from saliency.table.table import Row, write_shard
+from saliency.towers.tower import Tower
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a map beside its pair and the tower; the batch size moves the last bits only."""
+
+    method: str
+    grid: int
+    tiles: int
+    fit: str
+    batch_size: int
+    static: bool = False
+    """Every batch has the same size, the last ones filled up: for a compiled model."""
+
+    @property
+    def pairs_at_once(self) -> int:
+        """Pairs a batch, so that it holds ``batch_size`` windows: at least one pair."""
+        return max(1, self.batch_size // len(windows(self.tiles)))
+
+
+@dataclass
+class ShardMaps:
+    """The maps of one shard as they come, batch by batch: a row and a raw map [G, G] for every good pair."""
+
+    tower: Tower
+    recipe: Recipe
+    stages: Stages
+    rows: list[Row] = field(default_factory=list)
+    maps: list[Tensor] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    texts: dict[str, Tensor] = field(default_factory=dict)
+    """Of this shard alone: with another's, a resumed run would encode its texts in other batches."""
+    _batch: list[Prepared] = field(default_factory=list)
+    _running: _Running | None = None
+
+    def take(self, item: Prepared | Rejected) -> None:
+        """Take in a pair; a full batch is sent to the model."""
+        if isinstance(item, Rejected):
+            self.rejected.append(item)
+            return
+        self._batch.append(item)
+        if len(self._batch) == self.recipe.pairs_at_once:
+            self._launch()
+
+    def finish(self) -> ShardMaps:
+        """Send what is left to the model and collect all maps."""
+        if self._batch:
+            self._launch()
+        self._collect()
+        return self
+
+    def _launch(self) -> None:
+        """Start the maps of the batch, then collect those of the batch before, which a GPU has finished by now."""
+        rows = [item.row for item in self._batch]
+        with self.stages.time(MODEL):
+            pixels = torch.from_numpy(np.stack([item.pixels for item in self._batch]))
+        self._batch = []  # its pixels are in the stack; kept twice, windows would take gigabytes
+        with self.stages.time(TEXTS):
+            features = self._features([row.caption for row in rows])
+        with self.stages.time(MODEL):
+            recipe = self.recipe
+            if recipe.static and len(rows) < recipe.pairs_at_once:
+                filled = [i % len(rows) for i in range(recipe.pairs_at_once)]
+                pixels, features = pixels[filled], features[filled]
+            raw, scores = map_windows(
+                self.tower,
+                pixels,
+                features,
+                method=recipe.method,
+                tiles=recipe.tiles,
+                grid=recipe.grid,
+                at_once=recipe.batch_size,
+            )
+            running = _Running(rows, raw, scores)
+        self._collect()
+        self._running = running
+
+    def _features(self, captions: list[str]) -> Tensor:
+        new = sorted(set(captions) - self.texts.keys())
+        if new:
+            self.texts.update(zip(new, self.tower.encode_texts(new), strict=True))
+        return torch.stack([self.texts[caption] for caption in captions])
+
+    def _collect(self) -> None:
+        """Keep the maps of the batch under way; one that is not finite rejects its pair."""
+        if self._running is None:
+            return
+        with self.stages.time(MODEL):
+            rows, maps, scores = self._running.wait()
+        self._running = None
+        for row, values, score in zip(rows, maps, scores, strict=True):
+            if math.isfinite(score) and bool(values.isfinite().all()):
+                self.rows.append(replace(row, clip_score=score))
+                self.maps.append(values)
+            else:
+                self.rejected.append(Rejected(row.key, row.caption, "the model gave a map that is not finite"))
+
+    def write(self, out: Path, name: str, metadata: dict[str, Any]) -> Shard:
+        """Write the rejects, then the table; what the manifest is to say of them."""
+        with self.stages.time(WRITE):
+            rejects = out / "rejected" / f"{Path(name).stem}.jsonl"
+            if self.rejected:
+                lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in self.rejected)
+                write_text_atomically(rejects, lines)
+            else:
+                rejects.unlink(missing_ok=True)  # of a stopped run whose source was mended since
+            grid = self.recipe.grid
+            raw = torch.stack(self.maps).numpy() if self.maps else np.zeros((0, grid, grid), np.float32)
+            path = out / "data" / name
+            write_shard(path, self.rows, *quantise(raw), metadata)
+            written, rejected = len(self.rows), len(self.rejected)
+            return Shard(name, hashlib.sha256(path.read_bytes()).hexdigest(), written + rejected, written, rejected)
+
+
+class _Running:
+    """A batch whose maps may still be under way on a GPU; their copies to the host are queued behind them."""
+
+    def __init__(self, rows: list[Row], maps: Tensor, scores: Tensor) -> None:
+        self._rows = rows
+        self._maps, self._scores = maps.to("cpu", non_blocking=True), scores.to("cpu", non_blocking=True)
+        self._event = None
+        if maps.is_cuda:
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record(torch.cuda.current_stream(maps.device))
+
+    def wait(self) -> tuple[list[Row], Tensor, list[float]]:
+        """The batch's rows, maps [B, G, G] and scores, without what it was filled up with."""
+        if self._event is not None:
+            self._event.synchronize()
+        count = len(self._rows)
+        return self._rows, self._maps[:count].clone(), self._scores[:count].tolist()
+
+
+def map_shards(
+    pairs: Iterable[tuple[int, Pair]],
+    tower: Tower,
+    executor: Executor,
+    recipe: Recipe,
+    stages: Stages,
+    progress: Callable[[int], object] = lambda _pairs: None,
+) -> Iterator[tuple[int, ShardMaps]]:
+    """The shards of pairs that come with their shard's number, each as soon as its last map is made.
+
+    ``executor`` decodes ahead of the model, across the ends of shards; ``progress`` is told of every pair.
+    """
+
+    def work(numbered: tuple[int, Pair]) -> tuple[int, Prepared | Rejected]:
+        return numbered[0], prepare(numbered[1], tower, recipe.fit, recipe.tiles, stages)
+
+    current: int | None = None
+    shard = ShardMaps(tower, recipe, stages)
+    depth = max(2 * recipe.pairs_at_once, 4)
+    with closing(prefetch(executor, work, _timed(pairs, stages), depth=depth)) as items:
+        while True:
+            with stages.time(STARVED):
+                numbered = next(items, None)
+            if current is not None and (numbered is None or numbered[0] != current):
+                yield current, shard.finish()
+                shard = ShardMaps(tower, recipe, stages)
+            if numbered is None:
+                return
+            current = numbered[0]
+            shard.take(numbered[1])
+            stages.pairs += 1
+            progress(1)
+
+
+def _timed(pairs: Iterable[tuple[int, Pair]], stages: Stages) -> Iterator[tuple[int, Pair]]:
+    """The pairs, with the time it takes to draw them counted as reading: of a stream, that is where the images come."""
+    source = iter(pairs)
+    while True:
+        with stages.time(READ):
+            pair = next(source, None)
+        if pair is None:
+            return
+        yield pair

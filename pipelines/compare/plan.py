@@ -1,0 +1,271 @@
+"""What ``compare`` compares: arms, seeds, and what all of them share; from a YAML file or from flags.
+
+Every arm is a handful of ``pretrain``'s options on top of the common ones. Everything is checked, for all arms and
+seeds, before anything runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mae.masks.masking import RANKED
+from pipelines.commandline.option_text import option_values, words_to_options
+from pipelines.errors import UserError, user_errors
+from pipelines.evaluate.evaluate import EvaluateOptions
+from pipelines.pretrain.settings import LEARNED, PretrainOptions
+
+BUILT_IN_ARMS: dict[str, dict[str, Any]] = {
+    "random": {"masking": "random"},
+    "block": {"masking": "block"},
+    "grid": {"masking": "grid"},
+    "color-green": {"masking": "color-green"},
+    **{name: {"masking": name} for name in LEARNED},
+    "all-salient": {"masking": "salient", "salient_of": "mask", "salient_ratio": 1.0},
+    "image": {"masking": "salient", "salient_of": "image"},
+    "mask": {"masking": "salient", "salient_of": "mask"},
+    "salient": {"masking": "salient", "salient_of": "salient"},
+    "inverse": {"masking": "inverse"},
+    "shuffled": {"masking": "shuffled"},
+    "center": {"masking": "center"},
+}
+"""Arms that need no settings of their own: name → options. ``image``, ``mask`` and ``salient`` are the three readings
+of the salient ratio; the last three are controls."""
+
+UNTRAINED = "untrained"
+"""The name of the reference arm that every seed has: the weights that all of its arms start from."""
+
+_SECTIONS = ("source", "saliency", "baseline", "seeds", "pretrain", "evaluate", "arms")
+_SHARED = "all arms share it; give it under pretrain"
+_NOT_COMMON = {
+    "source": "give it at the top",
+    "out": "every arm and seed has a folder of its own",
+    "seed": "give seeds at the top",
+    "resume": "what is begun is always gone on with",
+    "saliency": "give it at the top, or to an arm",
+}
+_NOT_OF_AN_ARM = {name: why for name, why in _NOT_COMMON.items() if name != "saliency"} | dict.fromkeys(
+    ("image_column", "caption_column", "captions", "limit", "split", "workers", "device"), _SHARED
+)
+_NOT_OF_EVALUATE = {
+    "run": "every run is judged",
+    "out": "every run has a file of its own",
+    "seed": "it is the run's",
+    "beside": "every arm is judged beside the others",
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+
+
+@dataclass(frozen=True)
+class ComparePlan:
+    """Arms by name with the options that set them apart, the seeds, and what is common to all."""
+
+    source: str
+    arms: dict[str, dict[str, Any]]
+    baseline: str
+    seeds: tuple[int, ...] = (0, 1, 2)
+    saliency: str | None = None
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    evaluate: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.arms) < 2:
+            raise ValueError("arms: a comparison needs at least two")
+        for name in self.arms:
+            if not _NAME.fullmatch(name) or name == UNTRAINED:
+                raise ValueError(f"arms: {name!r} can't be a name; use letters, digits, . _ - (and not {UNTRAINED!r})")
+        if self.baseline not in self.arms:
+            raise ValueError(f"baseline: {self.baseline!r} is not one of the arms: {', '.join(self.arms)}")
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: takes different whole numbers from 0 on, such as [0, 1, 2]")
+
+    def narrowed(self, arms: str | None, seeds: str | None) -> ComparePlan:
+        """The plan with some of its arms (names with commas) or other seeds. UserError for what it can't be."""
+        with user_errors():
+            names = list(self.arms) if arms is None else _names(arms)
+            for name in names:
+                if name not in self.arms:
+                    raise ValueError(f"--arms: {name!r} is not one of: {', '.join(self.arms)}")
+            kept = {name: options for name, options in self.arms.items() if name in names}
+            return replace(self, arms=kept, seeds=self.seeds if seeds is None else parse_seeds(seeds))
+
+    def pretrain_options(self, arm: str, seed: int, out: Path) -> PretrainOptions:
+        """What the run of an arm and seed is asked for. ValueError, naming the arm, for a bad value."""
+        given = {"keep": 1, "saliency": self.saliency} | self.pretrain | self.arms[arm]
+        try:
+            options = PretrainOptions(self.source, out, seed=seed, **given)
+            masking = options.masks()
+            options.training()
+        except ValueError as error:
+            raise ValueError(f"arms: {arm}: {error}") from error
+        strategy, mapped = options.masking_name, masking.needs_saliency or options.saliency_weight > 0
+        unused = [name for name in self.arms[arm] if not _has_effect(name, strategy, mapped=mapped)]
+        if unused:
+            hint = "give saliency: MAPS" if options.masking is None else "drop it, or choose another masking"
+            raise ValueError(f"arms: {arm}: {unused[0]} has no effect on {strategy} masks; {hint}")
+        if mapped and options.saliency is None:
+            what = f"{strategy} masks need" if masking.needs_saliency else "saliency_weight needs"
+            raise ValueError(f"arms: {arm}: {what} maps; give saliency: MAPS (--saliency)")
+        return replace(options, masking=strategy, saliency=options.saliency if mapped else None)
+
+    def evaluate_options(self, seed: int, run: Path) -> EvaluateOptions:
+        """How a run is judged. ValueError for a bad value."""
+        given: dict[str, Any] = {"source": self.source, "seed": seed, **self.evaluate}
+        try:
+            return EvaluateOptions(str(run), **given)
+        except ValueError as error:
+            raise ValueError(f"evaluate: {error}") from error
+
+
+def read_plan(path: Path) -> ComparePlan:
+    """The plan in a YAML file. UserError, one line that names the place, for anything it can't be."""
+    try:
+        content = yaml.load(path.read_text("utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    try:
+        return plan_from(content)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def asked_plan(
+    what: str,
+    arms: str | None,
+    seeds: str | None,
+    saliency: str | None,
+    judged: dict[str, Any],
+    options: list[str],
+) -> ComparePlan:
+    """The plan in the file ``what``, or of the flags that stand in for one; UserError where both are given."""
+    if not what.endswith((".yaml", ".yml")):
+        return plan_from_flags(what, arms, seeds, saliency, judged, options)
+    if saliency is not None or any(judged.values()) or options:
+        raise UserError(f"{what} is a plan: --saliency, --labelled, --test, --protocol and options after -- go into it")
+    return read_plan(Path(what)).narrowed(arms, seeds)
+
+
+def plan_from_flags(
+    source: str,
+    arms: str | None,
+    seeds: str | None,
+    saliency: str | None,
+    judged: Mapping[str, Any],
+    words: Sequence[str],
+) -> ComparePlan:
+    """The plan of built-in arms that a command line without a file stands for; ``words`` are pretrain's. UserError."""
+    with user_errors():
+        names = [name for name in BUILT_IN_ARMS if name != "block"] if arms is None else _names(arms)
+        content = {
+            "source": source,
+            "saliency": saliency,
+            "arms": names,
+            "seeds": seeds or 3,
+            "pretrain": words_to_options(words),
+            "evaluate": {name: value for name, value in judged.items() if value},
+        }
+        return plan_from(content)
+
+
+def plan_from(content: Any) -> ComparePlan:
+    """The plan that a mapping of the file's form holds. ValueError."""
+    sections = _mapping("the plan", content)
+    for name in sections:
+        if name not in _SECTIONS:
+            raise ValueError(f"unknown section {name!r}; there are: {', '.join(_SECTIONS)}")
+    source, saliency = sections.get("source"), sections.get("saliency")
+    if not isinstance(source, str) or not source:
+        raise ValueError("source: say where the images are")
+    if saliency is not None and not isinstance(saliency, str):
+        raise ValueError("saliency: takes the folder of the maps, or the id of a published table")
+    arms = _arms(sections.get("arms"))
+    baseline = sections.get("baseline") or ("random" if "random" in arms else next(iter(arms), ""))
+    return ComparePlan(
+        source=source,
+        arms=arms,
+        baseline=str(baseline),
+        seeds=parse_seeds(sections.get("seeds", 3)),
+        saliency=saliency,
+        pretrain=_options(PretrainOptions, "pretrain", sections.get("pretrain"), _NOT_COMMON),
+        evaluate=_options(EvaluateOptions, "evaluate", sections.get("evaluate"), _NOT_OF_EVALUATE),
+    )
+
+
+def parse_seeds(value: Any) -> tuple[int, ...]:
+    """``3`` is seeds 0, 1 and 2; a list, or a text such as ``0,4``, names them. ValueError."""
+    if isinstance(value, str):
+        parts: list[Any] = value.split(",")
+        value = [int(part) if part.strip().isdigit() else part for part in parts]
+        value = value[0] if len(parts) == 1 else value
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return tuple(range(value))
+    if not isinstance(value, list) or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value):
+        raise ValueError(f"seeds: takes how many, or a list such as [0, 1, 2], not {value!r}")
+    return tuple(value)
+
+
+def _has_effect(option: str, strategy: str, *, mapped: bool) -> bool:
+    """Whether an arm's option can change what its ``strategy`` hides, or is of something else."""
+    if option == "saliency":
+        return mapped
+    ranked = strategy in RANKED or not option.startswith("salient_")
+    family = option.partition("_")[0]
+    return ranked and (family not in ("gate", "attention", "hard", "mlo") or strategy.startswith(family))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _arms(content: Any) -> dict[str, dict[str, Any]]:
+    """Arms from a mapping of names to options, or a list of names; an arm without options is a built-in one."""
+    if isinstance(content, list):
+        repeated = [name for name in content if content.count(name) > 1]
+        if repeated:
+            raise ValueError(f"arms: {repeated[0]!r} is there twice")
+        content = dict.fromkeys(content)
+    arms = {}
+    for name, options in _mapping("arms", content).items():
+        if not isinstance(name, str):
+            raise ValueError(f"arms: {name!r} is no text; put the name in quotes")
+        if options is None and name not in BUILT_IN_ARMS:
+            raise ValueError(f"arms: {name!r} has no options, and is not one of: {', '.join(BUILT_IN_ARMS)}")
+        given = BUILT_IN_ARMS[name] if options is None else options
+        arms[name] = _options(PretrainOptions, f"arms: {name}", given, _NOT_OF_AN_ARM)
+    return arms
+
+
+def _options(kind: type[Any], place: str, content: Any, barred: Mapping[str, str]) -> dict[str, Any]:
+    given = _mapping(place, {} if content is None else content)
+    try:
+        return option_values(kind, given, barred=barred, alias={"protocol": "protocols"})
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _mapping(place: str, content: Any) -> dict[Any, Any]:
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise ValueError(f"{place}: takes names and values, not {found}")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would keep the last and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; a YAML error at a repeated key."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+                seen.add(key.value)
+        return dict(super().construct_mapping(node, deep))

@@ -1,0 +1,167 @@
+"""One arm at one seed: pretrained in a run folder of its own, then judged; what is finished is found, not done again.
+
+The runs of a seed start from the same weights and see the same views in the same order, for both follow from the seed,
+the epoch and the image alone (``pipelines.views.image_views``): they differ by their arm's options and nothing else. The untrained
+encoder that ``evaluate`` puts beside a run has those very starting weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import traceback
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mae.training.checkpoints import list_checkpoints
+from pipelines.compare.plan import ComparePlan
+from pipelines.errors import UserError
+from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
+from pipelines.pretrain.pretrain import pretrain
+from pipelines.pretrain.settings import FREE_ON_RESUME, PretrainOptions, option_defaults
+from pipelines.run_folder import CONFIG, RunFolder
+from saliency import __version__
+from saliency.files import write_text_atomically
+
+NEW, BEGUN, TRAINED, FINISHED = "new", "begun", "trained", "finished"
+
+_FREE_OF_JUDGING = ("run", "out", "workers", "device")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """An arm at a seed: what its run and its evaluation are asked for, and the ``record`` of what came out."""
+
+    arm: str
+    seed: int
+    pretrain: PretrainOptions
+    evaluate: EvaluateOptions
+    record: Path
+
+    @property
+    def name(self) -> str:
+        """Of this unit, for people."""
+        return f"{self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a unit: its record, or in ``failed`` one line that says why not; ``seconds`` it took now."""
+
+    unit: Unit
+    record: dict[str, Any] | None
+    seconds: float
+    failed: str | None = None
+    trace: str | None = None
+    """The traceback, where the failure is a bug."""
+
+
+def units_of(plan: ComparePlan, out: Path) -> list[Unit]:
+    """Every arm at every seed, the seeds of a comparison side by side. UserError for a bad value."""
+    units = []
+    try:
+        for seed in plan.seeds:
+            for arm in plan.arms:
+                run = out / "runs" / arm / f"seed-{seed}"
+                record = out / "records" / arm / f"seed-{seed}.json"
+                options = plan.pretrain_options(arm, seed, run)
+                units.append(Unit(arm, seed, options, plan.evaluate_options(seed, run), record))
+    except ValueError as error:
+        raise UserError(error) from error
+    return units
+
+
+def state_of(unit: Unit) -> str:
+    """How far a unit is: NEW, BEGUN, TRAINED or FINISHED. UserError if its folder was begun with other settings."""
+    folder = unit.pretrain.out
+    if not (folder / CONFIG).exists():
+        return NEW
+    config = RunFolder(folder).config()
+    then, now = option_defaults() | config["options"], _plain(unit.pretrain)
+    differing = [
+        f"{name} {then.get(name)!r} → {now.get(name)!r}"
+        for name in sorted((set(then) | set(now)) - FREE_ON_RESUME)
+        if _json(then.get(name)) != _json(now.get(name))
+    ]
+    if differing:
+        raise UserError(
+            f"{unit.name}: {folder} was made with other settings ({'; '.join(differing)[:300]}); give another --out, "
+            "or delete that folder"
+        )
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints or checkpoints[-1].name != f"step-{config['steps']:08d}":
+        return BEGUN
+    record = read_record(unit)
+    return FINISHED if record and record["fingerprint"] == _fingerprint(unit) else TRAINED
+
+
+def read_record(unit: Unit) -> dict[str, Any] | None:
+    """What was written of a finished unit; None if there is nothing readable."""
+    try:
+        record = json.loads(unit.record.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"fingerprint", "result"} <= set(record) else None
+
+
+def attempt(unit: Unit) -> Outcome:
+    """:func:`finish`, whatever becomes of it, so that one bad arm does not stop the others."""
+    started = time.monotonic()
+    try:
+        record = finish(unit)
+    except UserError as error:
+        return Outcome(unit, None, time.monotonic() - started, failed=str(error))
+    except Exception as error:  # a bug of one arm; its traceback is kept
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return Outcome(unit, None, time.monotonic() - started, failed=line, trace=traceback.format_exc())
+    return Outcome(unit, record, time.monotonic() - started)
+
+
+def finish(unit: Unit) -> dict[str, Any]:
+    """Pretrain and judge as far as that is not done yet; returns the record and leaves it on disk."""
+    state, before = state_of(unit), read_record(unit)
+    if state == FINISHED and before:
+        return before
+    seconds = before.get("pretrain_seconds") if before and state == TRAINED else None
+    if state in (NEW, BEGUN):
+        started = time.monotonic()
+        pretrain(replace(unit.pretrain, resume=state == BEGUN), quiet=True)
+        # of a run that was gone on with, only the last stretch was timed
+        seconds = round(time.monotonic() - started, 2) if state == NEW else None
+    started = time.monotonic()
+    result = evaluate(unit.evaluate, quiet=True)
+    record = {
+        "arm": unit.arm,
+        "seed": unit.seed,
+        "fingerprint": _fingerprint(unit),
+        "pretrain_seconds": seconds,
+        "evaluate_seconds": round(time.monotonic() - started, 2),
+        "result": result,
+    }
+    write_text_atomically(unit.record, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _fingerprint(unit: Unit) -> dict[str, Any]:
+    """What an evaluation depends on: its settings, the weights it judged, and the package."""
+    settings = {name: value for name, value in _plain(unit.evaluate).items() if name not in _FREE_OF_JUDGING}
+    newest = list_checkpoints(unit.pretrain.out)[-1]
+    sums = newest / "SHA256SUMS"
+    weights = hashlib.sha256((sums if sums.exists() else newest / "model.safetensors").read_bytes()).hexdigest()
+    return {"settings": settings, "checkpoint": newest.name, "weights": weights, "version": __version__}
+
+
+def _plain(options: PretrainOptions | EvaluateOptions) -> dict[str, Any]:
+    """Options as a run's config holds them."""
+    plain = asdict(options)
+    for name in ("saliency", "gate_teacher"):
+        if plain.get(name) is not None:
+            plain[name] = str(Path(plain[name]))  # maps/ is maps
+    content: dict[str, Any] = json.loads(_json(plain))
+    return content
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

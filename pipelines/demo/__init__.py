@@ -1,0 +1,1 @@
+"""``mae-cli demo``: all of it on built-in scenes."""

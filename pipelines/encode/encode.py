@@ -1,0 +1,163 @@
+"""``encode``: features of pictures, or of a stream of frames as it comes, as Parquet.
+
+A picture is a row; of a stream, every tubelet is one: the mean of the tokens that a :class:`mae.recovery.stream_encoder.StreamEncoder`
+gives for it, with what was seen before remembered (of an image model: every frame). All see the central part that has
+the model's shape. The file appears when it is whole; rows are written as they come, so memory does not grow.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
+from mae.pixels import normalise
+from mae.recovery.stream_encoder import Encoded, stream_encoder
+from pipelines.errors import UserError
+from pipelines.frames.live import Live, LiveOptions, is_stream
+from pipelines.reconstruct.reconstruct import open_model, picture_files
+from pipelines.sources.images import BadImage, decode_rgb
+from pipelines.views.geometry import View, central_box, view_image
+from saliency.files import opened_atomically, write_text_atomically
+
+_ROWS = 1024
+"""Of a row group."""
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What ``encode`` was asked for; ``out`` is the file to write."""
+
+    run: Path
+    live: LiveOptions
+    out: Path
+    as_video: bool = False
+    device: str = "cpu"
+
+
+@dataclass
+class Encoding:
+    """What came of it."""
+
+    rows: int = 0
+    frames: int = 0
+    """Of a stream."""
+    faults: dict[str, int | bool] = field(default_factory=dict)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    """(name, reason) of pictures that could not be read."""
+    latency: int = 1
+    """In frames."""
+    seconds: float = 0.0
+
+
+Rows = Iterator[dict[str, Any]]
+
+
+def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
+    """Write the features of a picture, a folder of pictures or a stream. UserError for what can't be opened."""
+    started = time.monotonic()
+    if options.out.is_dir():
+        raise UserError(f"--out {options.out} is a folder; give a file to write, such as features.parquet")
+    model, _ = open_model(options.run, options.device)
+    found = Encoding()
+    metadata = {"model": str(options.run), "input": options.live.input}
+    if is_stream(options.live.input, as_video=options.as_video):
+        live = Live(options.live)
+        metadata |= {"fps": str(live.fps), "tubelet": str(getattr(model, "tubelet", 1))}
+        rows = _of_stream(model, live, found, quiet=quiet)
+    else:
+        if isinstance(model, VideoMaskedAutoencoder):
+            raise UserError(f"{options.run} is a model of video: give a video, or a folder of frames and --as-video")
+        rows = _of_pictures(model, picture_files(options.live.input, options.live.limit), found, quiet=quiet)
+    _write(options.out, rows, model.pos_embed.shape[-1], metadata, found)
+    found.seconds = time.monotonic() - started
+    return found
+
+
+def rejects(out: Path) -> Path:
+    """Where the pictures are recorded that could not be read."""
+    return out.with_name(f"{out.stem}.rejected.jsonl")
+
+
+def _of_stream(model: MaskedAutoencoder, live: Live, found: Encoding, *, quiet: bool) -> Rows:
+    encoder = stream_encoder(model)
+    found.latency = encoder.latency
+
+    def row(encoded: Encoded) -> dict[str, Any]:
+        place = {"frame": encoded.first, "time": encoded.first / float(live.fps), "frames": encoded.frames}
+        return place | {"feature": _numbers(encoded.feature())}
+
+    for frame in tqdm(live, unit=" frames", disable=quiet):
+        found.frames += 1
+        yield from map(row, encoder.push(_view(Image.fromarray(frame), model)))
+    yield from map(row, encoder.flush())
+    found.faults = dict(live.faults.shown())
+
+
+@torch.no_grad()
+def _of_pictures(model: MaskedAutoencoder, files: list[Path], found: Encoding, *, quiet: bool) -> Rows:
+    for file in tqdm(files, unit="img", disable=quiet):
+        try:
+            pixels = _view(decode_rgb(file.read_bytes()), model)
+        except (BadImage, OSError) as error:
+            found.rejected.append((file.name, str(error)))
+            continue
+        yield {"name": file.name, "feature": _numbers(model.features(normalise(pixels.to(model.pos_embed.device)))[0])}
+
+
+def _view(image: Image.Image, model: MaskedAutoencoder) -> Tensor:
+    """The central part of an image, uint8 [1, 3, H, W] of the model's size."""
+    height, width = model.image_size
+    return torch.from_numpy(view_image(image, View(central_box(*image.size, width / height)), (height, width)))[None]
+
+
+def _numbers(feature: Tensor) -> NDArray[np.float32]:
+    return feature.float().cpu().numpy()
+
+
+def _write(out: Path, rows: Rows, width: int, metadata: dict[str, str], found: Encoding) -> None:
+    """Row groups as they are full; UserError if there is no row at all, and then no file."""
+    feature = pa.list_(pa.float32(), width)
+    with opened_atomically(out) as file:
+        writer = None
+        for group in _groups(rows):
+            columns = {name: [row[name] for row in group] for name in group[0] if name != "feature"}
+            flat = np.concatenate([row["feature"] for row in group])
+            table = pa.table(columns | {"feature": pa.FixedSizeListArray.from_arrays(pa.array(flat), type=feature)})
+            table = table.replace_schema_metadata(metadata)
+            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+            found.rows += len(group)
+        if writer is None:
+            name, reason = found.rejected[0]
+            raise UserError(f"{name}: {reason}" + (", and so on" if len(found.rejected) > 1 else ""))
+        writer.add_key_value_metadata({"faults": json.dumps(found.faults)})
+        writer.close()
+    lines = "".join(json.dumps({"name": name, "reason": reason}) + "\n" for name, reason in found.rejected)
+    if lines:
+        write_text_atomically(rejects(out), lines)
+
+
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == _ROWS:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,1 @@
+"""``mae-cli evaluate``; its protocols are in ``protocols/``, one file each."""

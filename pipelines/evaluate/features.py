@@ -1,0 +1,75 @@
+"""Features of a frozen encoder, always the same: of the largest central part of every image, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipelines.errors import UserError
+from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.supervised import Rejected, check_readable
+from pipelines.views.image_views import InOrder, load_views
+from pipelines.views.labelled import Labelled
+
+
+@dataclass(frozen=True)
+class Features:
+    """``values`` float32 [n, D] and ``labels`` int64 [n] of every readable image, and why others are missing."""
+
+    values: Tensor
+    labels: Tensor
+    unreadable: Rejected
+
+
+def compute_features(
+    encoder: Encoder, part: Labelled, *, batch_size: int, workers: int, quiet: bool = False
+) -> Features:
+    """The features of all images of a part; UserError if they are not finite or too many images can't be read."""
+    unreadable: Rejected = {}
+    features, labels = [], []
+    for images, classes in central_views(
+        part,
+        encoder.size,
+        batch_size=batch_size,
+        workers=workers,
+        unreadable=unreadable,
+        name=encoder.name,
+        quiet=quiet,
+    ):
+        features.append(encoder.features(images))
+        labels.append(classes)
+    stacked = torch.cat(features)
+    if not bool(stacked.isfinite().all()):
+        raise UserError(f"{encoder.name} gives features that are infinite or NaN: its training diverged")
+    return Features(stacked, torch.cat(labels).to(stacked.device), unreadable)
+
+
+def central_views(
+    part: Labelled,
+    size: tuple[int, int],
+    *,
+    batch_size: int,
+    workers: int,
+    unreadable: Rejected,
+    name: str,
+    quiet: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images uint8 [B, 3, H, W], or clips [B, 3, T, H, W], and labels int64 [B] of a part, in order; none augmented.
+
+    What can't be read goes into ``unreadable``; UserError where that is more than 1 %, or everything.
+    """
+    loader = load_views(part.views(size), InOrder(len(part), part.at_once(batch_size)), workers=workers)
+    seen = False
+    for batch in tqdm(loader, desc=name, unit="batch", disable=quiet, leave=False):
+        unreadable |= {part.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
+        if len(batch.images):
+            seen = True
+            yield batch.images, torch.from_numpy(part.labels[np.asarray(batch.indices)])
+    check_readable(len(unreadable), part.source)
+    if not seen:
+        raise UserError(f"none of {len(part.source)} images of {part.source.name} can be read: look at it with inspect")

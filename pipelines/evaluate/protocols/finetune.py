@@ -1,0 +1,126 @@
+"""``evaluate --protocol finetune``: MAE's end-to-end fine-tuning of any encoder that ``evaluate`` opens.
+
+What is reported is the accuracy of the last epoch's weights, which the recipe fixes beforehand: the test part is looked
+at once, at the end, and chooses no epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from mae.evaluation.classifier import add_head
+from mae.evaluation.finetune import FineTuning, Recipe, depth_of, recipe_for, training_transform
+from mae.randomness import seed_of, seeded
+from pipelines.errors import user_errors
+from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.features import central_views
+from pipelines.evaluate.options import EvaluateOptions
+from pipelines.evaluate.outcome import Outcome
+from pipelines.evaluate.supervised import Rejected, TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
+from pipelines.views.labelled import Labelled
+
+USUAL_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Augment:
+    """timm's augmentation with its random numbers from a key; float32 [3, H, W]."""
+
+    transform: Any
+
+    def __call__(self, picture: Image.Image, key: tuple[int, int, int]) -> Tensor:
+        """The picture as it is trained on."""
+        with seeded(*key):
+            pixels: Tensor = self.transform(picture)
+        return pixels
+
+
+def finetune(
+    encoder: Encoder,
+    train: Labelled,
+    test: Labelled,
+    classes: int,
+    options: EvaluateOptions,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+    quiet: bool = False,
+) -> Outcome:
+    """Fine-tune a copy of the encoder on ``train`` and judge it on ``test``. Raises UserError."""
+    recipe, training, plan = _begin(encoder, len(train), classes, options, seed)
+    views = TrainingViews(train.source, Augment(training_transform(encoder.size, encoder.mean, encoder.std)), seed)
+
+    def update(batches: Sequence[TrainingBatch]) -> Tensor:
+        return training.update([_even(batch.images, labels_of(train, batch)) for batch in batches])
+
+    with tqdm(desc=f"{encoder.name}: finetune", unit="step", disable=quiet, leave=False) as progress:
+        unreadable = train_epochs(
+            training, update, views, plan, epochs=recipe.epochs, workers=options.workers,
+            checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+    predictions, labels, missed = _predict(training, encoder, test, options, quiet)
+    facts = asdict(recipe) | {"batch_size": plan.images_per_step, "precision": training.precision}
+    return Outcome.of(predictions, labels, classes, facts=facts, unreadable=unreadable | missed)
+
+
+def resolved_recipe(options: EvaluateOptions, depth: int) -> Recipe:
+    """The recipe for so many blocks, with what the options say instead."""
+    given = {
+        "epochs": options.finetune_epochs,
+        "blr": options.finetune_blr,
+        "layer_decay": options.layer_decay,
+        "drop_path": options.drop_path,
+    }
+    return replace(recipe_for(depth), **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _begin(
+    encoder: Encoder, images: int, classes: int, options: EvaluateOptions, seed: int
+) -> tuple[Recipe, FineTuning, Any]:
+    network = encoder.network(0.0)
+    recipe = resolved_recipe(options, depth_of(network))
+    if recipe.drop_path:
+        network = encoder.network(recipe.drop_path)
+    with user_errors():
+        add_head(network, classes, seed_of(seed, 3))
+    plan = plan_batches(images, usual=USUAL_BATCH, asked=options.finetune_batch_size, at_a_time=options.batch_size)
+    training = FineTuning(
+        network,
+        recipe,
+        classes,
+        batch_size=plan.images_per_step,
+        steps_per_epoch=plan.steps_per_epoch,
+        seed=seed,
+        device=options.device,
+    )
+    return recipe, training, plan
+
+
+def _even(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """An even number of images, since they are mixed in pairs; one too many is left out."""
+    count = len(images) // 2 * 2
+    return images[:count], labels[:count]
+
+
+def _predict(
+    training: FineTuning, encoder: Encoder, test: Labelled, options: EvaluateOptions, quiet: bool
+) -> tuple[Tensor, Tensor, Rejected]:
+    """Predicted and true classes int64 [m] of the readable test images, and what could not be read."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (encoder.mean, encoder.std))
+    unreadable: Rejected = {}
+    predictions, labels = [], []
+    for images, classes in central_views(
+        test, encoder.size, batch_size=options.batch_size, workers=options.workers, unreadable=unreadable,
+        name=f"{encoder.name}: test", quiet=quiet,
+    ):  # fmt: skip
+        predictions.append(training.predict((images.float() / 255 - mean) / std))
+        labels.append(classes)
+    return torch.cat(predictions), torch.cat(labels), unreadable

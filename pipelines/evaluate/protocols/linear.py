@@ -1,0 +1,109 @@
+"""``evaluate --protocol linear``: MAE's linear probe on any encoder, a sweep of learning rates in one pass.
+
+Every epoch the frozen encoder sees new random crops, and all heads of :class:`~mae.evaluation.linear_probe.LinearSweep` learn from
+the same features. The head that is judged on the test part is the one that was right most often on a tenth of the
+*training* part, which no head has learned from (where every class has one image, there is nothing to hold out, and the
+training part itself decides); the test part is only ever predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from mae.evaluation.linear_probe import RATES, LinearSweep
+from mae.randomness import seed_of
+from pipelines.errors import UserError
+from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.features import Features, compute_features
+from pipelines.evaluate.options import EvaluateOptions
+from pipelines.evaluate.outcome import Outcome
+from pipelines.evaluate.supervised import BatchPlan, TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
+from pipelines.views.geometry import random_view, view_image
+from pipelines.views.labelled import Labelled, hold_out
+
+USUAL_BATCH = 16384
+_HELD_OUT = 0.1
+
+
+def linear_probe(
+    encoder: Encoder,
+    train: Labelled,
+    test: Features,
+    classes: int,
+    options: EvaluateOptions,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+    quiet: bool = False,
+) -> Outcome:
+    """Train the heads on ``train`` and judge the best of them by the test part's features. Raises UserError."""
+    held = hold_out(train.labels, _HELD_OUT, seed)
+    fitted = train.select(~held)
+    plan = plan_batches(len(fitted), usual=USUAL_BATCH, asked=options.linear_batch_size, at_a_time=options.batch_size)
+    sweep = _sweep(test.values, classes, plan, options, seed)
+    views = TrainingViews(fitted.source, partial(random_crop, size=encoder.size), seed)
+
+    def update(batches: Sequence[TrainingBatch]) -> Tensor:
+        features = torch.cat([encoder.features(batch.images) for batch in batches])
+        labels = torch.cat([labels_of(fitted, batch) for batch in batches]).to(features.device)
+        return sweep.update(features, labels).nan_to_num(math.inf).min()
+
+    with tqdm(desc=f"{encoder.name}: linear", unit="step", disable=quiet, leave=False) as progress:
+        unreadable = train_epochs(
+            sweep, update, views, plan, epochs=options.linear_epochs, workers=options.workers,
+            checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+    chosen, right = _choose(sweep, encoder, train.select(held) if held.any() else train, options)
+    predictions = sweep.logits(test.values)[chosen].argmax(1)
+    facts = {
+        "blr": sweep.rates[chosen],
+        "held_out_images": int(held.sum()),
+        "held_out_accuracy": right,
+        "epochs": options.linear_epochs,
+        "batch_size": plan.images_per_step,
+    }
+    return Outcome.of(predictions, test.labels, classes, facts=facts, unreadable=unreadable | test.unreadable)
+
+
+def random_crop(picture: Image.Image, key: tuple[int, int, int], size: tuple[int, int]) -> Tensor:
+    """A random crop of 8 % to all of the picture, mirrored or not, as the paper's probe trains with; uint8."""
+    rng = np.random.default_rng(seed_of(*key))
+    view = random_view(rng, *picture.size, scale=(0.08, 1.0))
+    return torch.from_numpy(view_image(picture, view, size))
+
+
+def _sweep(features: Tensor, classes: int, plan: BatchPlan, options: EvaluateOptions, seed: int) -> LinearSweep:
+    warmup_epochs = min(10.0, options.linear_epochs / 9)  # the paper's 10 of 90
+    return LinearSweep(
+        features.shape[1],
+        classes,
+        sorted(options.linear_blr or RATES),
+        batch_size=plan.images_per_step,
+        total_steps=plan.steps_per_epoch * options.linear_epochs,
+        warmup_steps=warmup_epochs * plan.steps_per_epoch,
+        seed=seed,
+        device=features.device,
+    )
+
+
+def _choose(
+    sweep: LinearSweep, encoder: Encoder, held: Labelled, options: EvaluateOptions
+) -> tuple[int, dict[str, float]]:
+    """The head that is right most often on ``held``, the lower rate of equals; and how often each of them is."""
+    features = compute_features(encoder, held, batch_size=options.batch_size, workers=options.workers, quiet=True)
+    logits = sweep.logits(features.values)
+    right = (logits.argmax(2) == features.labels).double().mean(1)
+    right[~logits.isfinite().all(2).all(1)] = -1.0
+    if float(right.max()) < 0:
+        raise UserError(f"{encoder.name}: every head of the linear probe diverged; give a lower --linear-blr")
+    found = {f"{rate:g}": float(share) for rate, share in zip(sweep.rates, right, strict=True) if share >= 0}
+    return int(right.argmax()), found

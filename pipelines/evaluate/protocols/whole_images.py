@@ -1,0 +1,99 @@
+"""Whole images of a source with their true masks, at the size at which an encoder sees them.
+
+The picture is squashed to the encoder's size, or, if another shorter side is asked for, keeps its proportions as far
+as whole patches allow. The mask stays as it is, at its own resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipelines.errors import UserError
+from pipelines.evaluate.encoder import Encoder
+from pipelines.sources.images import BadImage, decode_rgb
+from pipelines.sources.source import Source
+from pipelines.views.geometry import View, view_image
+from pipelines.views.image_views import Unreadable
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Pair ``index``: its whole picture uint8 [3, h, w], and its mask bool [H, W] or None."""
+
+    index: int
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class ViewSize:
+    """The size (height, width) at which pictures are seen: ``own``, or a shorter side in whole strides."""
+
+    own: tuple[int, int]
+    shorter: int | None = None
+    stride: int = 1
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        """For a picture of this width and height."""
+        if self.shorter is None:
+            return self.own
+        scale = self.shorter / min(width, height)
+        rows, columns = (max(1, round(side * scale / self.stride)) * self.stride for side in (height, width))
+        return rows, columns
+
+
+def view_size(encoder: Encoder, shorter: int | None) -> ViewSize:
+    """How an encoder sees pictures with ``--dense-size``; UserError if it can't see them so."""
+    if encoder.patches is None:
+        raise UserError(f"{encoder.name} has no features by place: segment and propagate need a ViT or a CNN")
+    if shorter is None:
+        return ViewSize(encoder.size)
+    if encoder.stride is None:
+        side = "×".join(map(str, encoder.size))
+        raise UserError(f"--dense-size {shorter}: {encoder.name} sees images of {side} pixels alone; leave it out")
+    return ViewSize(encoder.size, shorter, encoder.stride)
+
+
+class MaskedViews(Dataset[Masked | Unreadable]):
+    """The pairs of a source in order."""
+
+    def __init__(self, source: Source, size: ViewSize) -> None:
+        self.source, self.size = source, size
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Masked | Unreadable:
+        try:
+            image = decode_rgb(self.source.read_image(index))
+            mask = self.source.read_mask(index)
+        except (BadImage, OSError) as error:
+            return Unreadable(index, " ".join(str(error).split()))
+        return Masked(index, view_image(image, View(), self.size.of(*image.size)), mask)
+
+
+def read_masked(
+    source: Source, size: ViewSize, *, batch_size: int, workers: int
+) -> Iterator[list[Masked | Unreadable]]:
+    """All pairs in order, up to ``batch_size`` at a time."""
+    views = MaskedViews(source, size)
+    yield from DataLoader(views, batch_size=batch_size, num_workers=workers, collate_fn=list)
+
+
+def patch_features(encoder: Encoder, seen: Sequence[Masked]) -> list[Tensor]:
+    """The features [D, h, w] of each picture; pictures of one size pass through the encoder together."""
+    assert encoder.patches is not None
+    found: dict[int, Tensor] = {}
+    sizes = {item.pixels.shape for item in seen}
+    for size in sizes:
+        some = [place for place, item in enumerate(seen) if item.pixels.shape == size]
+        features = encoder.patches(torch.from_numpy(np.stack([seen[place].pixels for place in some])))
+        found |= dict(zip(some, features, strict=True))
+    return [found[place] for place in range(len(seen))]

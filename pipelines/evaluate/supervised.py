@@ -1,0 +1,200 @@
+"""Training on labelled images: augmented views, batches of a planned size, and epochs that go on where they stopped.
+
+A view depends on (seed, epoch, index) alone, whatever library augments it. At the end of each epoch the state goes to
+one file, if there is to be one; a run that finds it goes on from there, and on one CPU process ends in the same bits.
+An image that can't be read is recorded; more than 1 % of them is an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from pipelines.errors import UserError
+from pipelines.sources.images import BadImage, decode_rgb
+from pipelines.sources.source import Source
+from pipelines.views.image_views import EpochBatches, Unreadable
+from pipelines.views.labelled import Labelled
+from saliency.files import write_atomically
+
+MAX_UNREADABLE = 0.01
+_STEPS_PER_EPOCH = 32
+_LEAST_BATCH = 32
+
+Rejected = dict[str, str]
+"""Images that could not be read: key → reason."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """``at_a_time`` images pass through the model together, ``accumulate`` such batches make a step."""
+
+    at_a_time: int
+    accumulate: int
+    steps_per_epoch: int
+
+    @property
+    def images_per_step(self) -> int:
+        """How many images a step learns from."""
+        return self.at_a_time * self.accumulate
+
+
+def plan_batches(images: int, *, usual: int, asked: int | None, at_a_time: int) -> BatchPlan:
+    """Batches of ``asked`` images, or of ``usual`` ones where that leaves an epoch 32 steps, else of fewer.
+
+    Every part has the same even number of images, so a step may take a few less than asked for. Images that fill no
+    step are left out, others every epoch. UserError for fewer than two images.
+    """
+    if images < 2:
+        raise UserError(f"{images} training image: a linear probe and fine-tuning need at least two")
+    batch = asked or min(usual, max(_LEAST_BATCH, images // _STEPS_PER_EPOCH))
+    batch = max(2, min(batch, images))
+    accumulate = -(-batch // max(2, at_a_time))
+    part = max(2, batch // accumulate // 2 * 2)
+    return BatchPlan(part, accumulate, images // (part * accumulate))
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Augmented images [B, 3, H, W], their indices int64 [B], and what could not be read."""
+
+    images: Tensor
+    indices: NDArray[np.int64]
+    unreadable: list[Unreadable]
+
+
+class TrainingViews(Dataset[tuple[int, Tensor] | Unreadable]):
+    """Images of a source as ``augment`` shows them: it gets the picture and (seed, epoch, index) to draw from."""
+
+    def __init__(self, source: Source, augment: Callable[[Image.Image, tuple[int, int, int]], Tensor], seed: int):
+        self.source, self.augment, self.seed = source, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor] | Unreadable:
+        epoch, index = item
+        try:
+            picture = decode_rgb(self.source.read_image(index))
+        except (BadImage, OSError) as error:
+            return Unreadable(index, " ".join(str(error).split()))
+        return index, self.augment(picture, (self.seed, epoch, index))
+
+
+class Learner(Protocol):
+    """What is trained: it counts its steps, and its state is all that the next step depends on."""
+
+    step: int
+
+    def state(self) -> dict[str, Any]: ...  # noqa: D102
+    def load_state(self, state: dict[str, Any]) -> None: ...  # noqa: D102
+
+
+def train_epochs(
+    learner: Learner,
+    update: Callable[[Sequence[TrainingBatch]], Tensor],
+    views: TrainingViews,
+    plan: BatchPlan,
+    *,
+    epochs: int,
+    workers: int,
+    checkpoint: Path | None,
+    progress: tqdm[Any],
+) -> Rejected:
+    """Train to the end of the last epoch, from ``checkpoint`` on if it exists; returns what could not be read.
+
+    ``update`` makes one step of batches of at least two images each and returns its loss. UserError for a loss that is
+    infinite or NaN at an epoch's end, a checkpoint that can't be used, and too many unreadable images.
+    """
+    rejected: Rejected = {}
+    if checkpoint is not None and checkpoint.exists():
+        rejected = _resume(checkpoint, learner)
+    progress.reset(total=plan.steps_per_epoch * epochs)
+    progress.update(learner.step)
+    while learner.step < plan.steps_per_epoch * epochs:
+        epoch = learner.step // plan.steps_per_epoch
+        losses = []
+        for group in _epoch(views, plan, epoch, workers):
+            for bad in itertools.chain.from_iterable(batch.unreadable for batch in group):
+                rejected[views.source.keys[bad.index].as_py()] = bad.reason
+            check_readable(len(rejected), views.source)
+            if readable := [batch for batch in group if len(batch.images) >= 2]:
+                losses.append(update(readable))
+            else:
+                learner.step += 1
+            progress.update()
+        _report(losses, epoch, progress)
+        if checkpoint is not None:
+            state = {"learner": learner.state(), "rejected": rejected}
+            write_atomically(checkpoint, lambda file, state=state: torch.save(state, file))  # type: ignore[misc]
+    return rejected
+
+
+def _report(losses: list[Tensor], epoch: int, progress: tqdm[Any]) -> None:
+    loss = float(torch.stack(losses).mean()) if losses else 0.0
+    if not math.isfinite(loss):
+        raise UserError(f"the training diverged in epoch {epoch + 1}, its loss is {loss}: lower the base learning rate")
+    progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+
+def check_readable(unreadable: int, source: Source) -> None:
+    """UserError if more than 1 % of a source's images can't be read."""
+    if unreadable > MAX_UNREADABLE * len(source):
+        raise UserError(f"{unreadable} of {len(source)} images of {source.name} can't be read: look at it with inspect")
+
+
+def labels_of(part: Labelled, batch: TrainingBatch) -> Tensor:
+    """The classes of a batch's images, int64 [B]."""
+    return torch.from_numpy(part.labels[batch.indices])
+
+
+def _epoch(views: TrainingViews, plan: BatchPlan, epoch: int, workers: int) -> Iterator[list[TrainingBatch]]:
+    """The batches of one epoch, those of a step together."""
+    batches_per_epoch = plan.steps_per_epoch * plan.accumulate
+    order = EpochBatches(
+        len(views),
+        plan.at_a_time,
+        batches_per_epoch,
+        epoch + 1,
+        seed=views.seed,
+        start=epoch * batches_per_epoch,
+    )
+    loader: Iterable[TrainingBatch] = DataLoader(
+        views,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collate,
+        prefetch_factor=4 if workers else None,
+    )
+    iterator = iter(loader)
+    while group := list(itertools.islice(iterator, plan.accumulate)):
+        yield group
+
+
+def _collate(items: list[tuple[int, Tensor] | Unreadable]) -> TrainingBatch:
+    seen = [item for item in items if not isinstance(item, Unreadable)]
+    images = torch.stack([pixels for _, pixels in seen]) if seen else torch.empty(0, 3, 0, 0)
+    unreadable = [item for item in items if isinstance(item, Unreadable)]
+    return TrainingBatch(images, np.asarray([index for index, _ in seen], np.int64), unreadable)
+
+
+def _resume(checkpoint: Path, learner: Learner) -> Rejected:
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        learner.load_state(state["learner"])
+        return {str(key): str(reason) for key, reason in state["rejected"].items()}
+    except Exception as error:  # pickle, zip and torch each raise their own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{checkpoint} can't be gone on from ({reason}); delete it, or give --fresh") from error

@@ -1,0 +1,4 @@
+"""Endless streams of frames, read and written: files, URLs, pipes, folders.
+
+Reads ``pipelines.sources``.
+"""

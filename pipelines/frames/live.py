@@ -1,0 +1,314 @@
+"""Frames as they come: from a video file, a URL or a pipe, a folder of pictures, or raw ones on standard input.
+
+A thread reads ahead by a few frames, so that a source that stops sending ends the stream instead of hanging it. Times
+become regular ticks, each showing the latest frame; damaged and missing frames repeat the last one; frames of another
+size are brought to the first one's. All of this is counted in :class:`Faults`. Nothing depends on how long the stream
+is, and a stream that gives no frame at all is a UserError.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.errors import UserError
+from pipelines.frames.ticks import Arrival, Ticks
+from pipelines.sources.images import MAX_PIXELS, MAX_SIDE, SUFFIXES, BadImage, decode_rgb
+from pipelines.sources.video_file import VIDEO_SUFFIXES, is_cover, require_av, upright
+from pipelines.sources.videos import frame_names
+
+STDIN = "-"
+DEFAULT_FPS = Fraction(25)
+"""Of frames that have no times."""
+
+_AHEAD = 4
+_UNTIMED = ("avi",)
+_CLOSING_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """Where frames come from, and when. ValueError for what can't be."""
+
+    input: str
+    size: tuple[int, int] | None = None
+    """Width and height of raw frames."""
+    fps: float | None = None
+    stall_timeout: float = 10.0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise ValueError(f"--fps is {self.fps:g}; it must be above 0, and 1000 at most")
+        if not self.stall_timeout > 0:
+            raise ValueError(f"--stall-timeout is {self.stall_timeout:g}; it must be above 0 seconds")
+        if (self.input == STDIN) != (self.size is not None):
+            raise ValueError(
+                "raw frames on standard input need their --size WIDTHxHEIGHT"
+                if self.size is None
+                else f"--size is that of raw frames on standard input, and {self.input} is none: leave it out"
+            )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``640x480`` as width and height; ValueError."""
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise ValueError(f"--size {text!r}: give WIDTHxHEIGHT in pixels, such as 640x480") from None
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
+        raise ValueError(f"--size {text!r}: both sides must be at least 1, and not more than a picture may have")
+    return width, height
+
+
+def is_stream(place: str, *, as_video: bool = False) -> bool:
+    """Whether a command's input is a stream of frames, rather than a picture or a folder of pictures."""
+    path = Path(place)
+    if place == STDIN or "://" in place or (as_video and path.is_dir()):
+        return True
+    return path.suffix.lower() in VIDEO_SUFFIXES or path.is_fifo()
+
+
+@dataclass
+class Faults:
+    """What was wrong with a stream, and what was done about it, in frames."""
+
+    corrupt: int = 0
+    """Frames that could not be decoded, or only in part."""
+    repeated: int = 0
+    """Ticks at which the frame before was shown again."""
+    skipped: int = 0
+    """Frames that no tick showed, for there was a later one."""
+    resized: int = 0
+    """Frames of another size than the first."""
+    jumps: int = 0
+    """Times that ran back, or on by more than a minute; the frames then follow each other."""
+    truncated: bool = False
+    """The stream ended within a frame, or before the end that it says it has."""
+    stalled: bool = False
+    """The stream stopped sending, and was given up."""
+
+    def shown(self) -> dict[str, int | bool]:
+        """What there was."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+@dataclass
+class Live:
+    """The frames of a stream at regular ticks, uint8 [H, W, 3] in RGB, all of one size; to be iterated once."""
+
+    options: LiveOptions
+    faults: Faults = field(default_factory=Faults)
+
+    def __post_init__(self) -> None:
+        self._arrivals = Watched(_arrivals(self.options, self.faults), self.options.stall_timeout)
+        rate = next(self._arrivals, None)
+        if not isinstance(rate, Fraction):
+            raise UserError(self._nothing())
+        wished = self.options.fps
+        self.fps = rate if wished is None else Fraction(wished).limit_denominator(1001)
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        ticks = Ticks(self.fps, self.faults)
+        shown = itertools.islice(self._shown(ticks), self.options.limit)
+        count = 0
+        try:
+            for frame in shown:
+                count += 1
+                yield frame
+        finally:
+            self.close()
+        self.faults.stalled = self._arrivals.stalled
+        if not count:
+            raise UserError(self._nothing())
+
+    def close(self) -> None:
+        """Let go of the source."""
+        self._arrivals.close()
+
+    def _shown(self, ticks: Ticks) -> Iterator[NDArray[np.uint8]]:
+        size: tuple[int, int] | None = None
+        for arrival in self._arrivals:
+            assert isinstance(arrival, Arrival)
+            if arrival.image is not None:
+                size = size or arrival.image.size
+                if arrival.image.size != size:
+                    self.faults.resized += 1
+                    arrival = Arrival(arrival.time, arrival.image.resize(size, Image.Resampling.BICUBIC))
+            for image in ticks.add(arrival):
+                yield np.asarray(image)
+
+    def _nothing(self) -> str:
+        place = "standard input" if self.options.input == STDIN else self.options.input
+        if self._arrivals.stalled:
+            return f"{place} sent no frame for {self.options.stall_timeout:g} seconds"
+        return f"{place} has no frame that can be decoded"
+
+
+class Watched(Iterator[Any]):
+    """Items that a thread takes from an iterator, a few ahead; they end when none came for ``timeout`` seconds.
+
+    ``stalled`` says that this is why. What the iterator raises is raised here.
+    """
+
+    def __init__(self, items: Iterator[Any], timeout: float) -> None:
+        self.stalled = False
+        self._timeout = timeout
+        self._queue: queue.Queue[tuple[Any, BaseException | None, bool]] = queue.Queue(_AHEAD)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(items,), daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Any:
+        if self._closing.is_set():
+            raise StopIteration
+        try:
+            item, error, more = self._queue.get(timeout=self._timeout)
+        except queue.Empty:
+            self.stalled, more, error, item = True, False, None, None
+        if not more:
+            self.close()
+            if error is not None:
+                raise error
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        """Stop reading; a thread that is stuck is left behind, and ends with the process."""
+        self._closing.set()
+        if not self.stalled:
+            self._thread.join(_CLOSING_SECONDS)
+
+    def _work(self, items: Iterator[Any]) -> None:
+        error: BaseException | None = None
+        try:
+            for item in items:
+                if not self._hand_on((item, None, True)):
+                    break
+        except BaseException as raised:
+            error = raised
+        finally:
+            getattr(items, "close", lambda: None)()
+        self._hand_on((None, error, False))
+
+    def _hand_on(self, item: tuple[Any, BaseException | None, bool]) -> bool:
+        while not self._closing.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+def _arrivals(options: LiveOptions, faults: Faults) -> Iterator[Fraction | Arrival]:
+    """The rate of the frames, then the frames. Raises UserError for what can't be opened."""
+    if options.size is not None:
+        return _raw(sys.stdin.buffer, options.size, faults)
+    path = Path(options.input)
+    if path.is_dir():
+        return _pictures(path, faults)
+    if "://" not in options.input and not path.exists():
+        raise UserError(f"{path} does not exist")
+    return _video(options.input, faults)
+
+
+def _raw(file: BinaryIO, size: tuple[int, int], faults: Faults) -> Iterator[Fraction | Arrival]:
+    """Raw RGB24 frames, one after the other."""
+    yield DEFAULT_FPS
+    # A buffered reader would be locked by a thread that is stuck in it, and the process could not end.
+    source: Any = getattr(file, "raw", file)
+    frame = bytearray(size[0] * size[1] * 3)
+    while True:
+        view = memoryview(frame)
+        while view and (count := source.readinto(view)):
+            view = view[count:]
+        if view:
+            faults.truncated = len(view) < len(frame)
+            return
+        yield Arrival(None, Image.frombytes("RGB", size, bytes(frame)))
+
+
+def folder_frames(folder: Path) -> list[str]:
+    """The names of a folder's frames: numbered pictures by number, else all by name; none that is a ``_mask``."""
+    names = frame_names(str(folder))[0]
+    others = (path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return names or sorted(name for name in others if not Path(name).stem.endswith("_mask"))
+
+
+def _pictures(folder: Path, faults: Faults) -> Iterator[Fraction | Arrival]:
+    names = folder_frames(folder)
+    if not names:
+        raise UserError(f"{folder} holds no pictures")
+    yield DEFAULT_FPS
+    for name in names:
+        try:
+            yield Arrival(None, decode_rgb((folder / name).read_bytes()))
+        except (BadImage, OSError):
+            faults.corrupt += 1
+            yield Arrival(None, None)
+
+
+def _video(place: str, faults: Faults) -> Iterator[Fraction | Arrival]:
+    """The frames of whatever ffmpeg can open, in the order that they are shown in."""
+    av = require_av()
+    try:
+        container = av.open(place, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError) as error:
+        reason = str(error).split("]")[-1].split(":")[0].strip() or type(error).__name__
+        raise UserError(f"{place} is not a video that can be read ({reason})") from error
+    with container:
+        streams = [each for each in container.streams.video if each.codec_context and not is_cover(av, each)]
+        if not streams:
+            raise UserError(f"{place} has no video stream")
+        stream = streams[0]
+        if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+            raise UserError(f"{place} is too large: {stream.codec_context.width}×{stream.codec_context.height} pixels")
+        rate = stream.average_rate or stream.guessed_rate
+        yield Fraction(rate) if rate and 0 < rate <= 1000 else DEFAULT_FPS
+        yield from _decoded(av, container, stream, faults)
+
+
+def _decoded(av: Any, container: Any, stream: Any, faults: Faults) -> Iterator[Arrival]:
+    timed, packets, last, begun = container.format.name not in _UNTIMED, 0, None, False
+    demuxed = container.demux(stream)
+
+    def seconds(stamp: int | None) -> float | None:
+        return float(stamp * stream.time_base) if timed and stamp is not None else None
+
+    while True:
+        try:
+            packet = next(demuxed)
+        except StopIteration:
+            break
+        except av.error.FFmpegError:  # the container is torn; what came until here is good
+            faults.truncated = True
+            break
+        packets += bool(packet.size)
+        if packet.pts is not None:
+            last = max(last or 0, packet.pts)
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            faults.corrupt += 1
+            if not begun or not timed:  # later on, the gap in the times will show
+                yield Arrival(seconds(packet.pts), None)
+            continue
+        for frame in frames:
+            faults.corrupt += bool(frame.is_corrupt)
+            begun = True
+            yield Arrival(seconds(frame.pts), None if frame.is_corrupt else upright(frame))
+    faults.truncated |= stream.frames > packets
+    if timed and last is not None:  # what could not be decoded at the end
+        yield Arrival(seconds(last), None)

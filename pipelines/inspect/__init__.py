@@ -1,0 +1,1 @@
+"""``mae-cli inspect``: maps, runs and sources described, maps scored."""

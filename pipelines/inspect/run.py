@@ -1,0 +1,40 @@
+"""What ``inspect`` says of a run folder: the model, its masks, how far it is, its loss and speed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mae.masks.masking import RANKED
+from pipelines.pretrain.throughput import throughput
+from pipelines.run_folder import RunFolder
+
+
+def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
+    """A run's facts as lines of text by title, and as plain values."""
+    config, metrics = run.config(), run.metrics()
+    options, masking = config["options"], config["masking"]
+    step = metrics[-1]["step"] if metrics else 0
+    facts = {
+        "model": f"{options['model']}, {config['parameters'] / 1e6:.1f} M parameters",
+        "grid": "×".join(str(side) for side in config["grid"]),
+        "source": f"{options['source']} ({config['images']} images)",
+        "masking": f"{masking['strategy']}, mask ratio {masking['mask_ratio']:g}",
+        "steps": f"{step} of {config['steps']}",
+    }
+    numbers = {"model": options["model"], "parameters": config["parameters"], "grid": list(config["grid"])}
+    numbers |= {"source": options["source"], "images": config["images"], "masking": masking}
+    numbers |= {"step": step, "steps": config["steps"]}
+    if "salient_ratio" in masking and masking["strategy"] in RANKED:
+        facts["salient ratio"] = f"{masking['salient_ratio']:g} of {masking['salient_of']}"
+    if metrics:
+        recent = [line["loss"] for line in metrics[-50:]]
+        numbers |= {"first_loss": metrics[0]["loss"], "loss": float(np.mean(recent)), "loss_over": len(recent)}
+        facts["loss"] = (
+            f"{numbers['first_loss']:.4f} at the start, {numbers['loss']:.4f} over the last {len(recent)} steps"
+        )
+        speed = throughput(metrics)
+        numbers |= {"images_per_second": speed.images_per_second, "starved": speed.starved}
+        facts["speed"] = str(speed)
+    return facts, numbers

@@ -1,0 +1,157 @@
+"""What is occluded of a picture: said by a mask, boxes or a colour, or found by the run's gate; any of them together.
+
+A mask is white where the picture is hidden, and has the picture's own size; a folder of masks names them as the
+pictures are named. A box is a part of every picture, in fractions. A colour is what a green screen or a burnt-in
+rectangle has. The gate hides all patches that it counts as important.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mae.masks.gate import Gate, important_counts
+from mae.masks.gate_loss import GateObjective
+from mae.masks.masking import top_ranks
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
+from mae.pixels import normalise
+from pipelines.errors import UserError
+from pipelines.sources.images import SUFFIXES, BadImage, decode_mask
+
+Box = tuple[float, float, float, float]
+
+_KEY = re.compile(r"#?([0-9a-fA-F]{6})(?::(\d{1,3}))?")
+_TOLERANCE = 24
+
+
+@dataclass(frozen=True)
+class OcclusionOptions:
+    """Where the pictures are occluded. ValueError for what can't be."""
+
+    mask: Path | None = None
+    boxes: tuple[Box, ...] = ()
+    """x0, y0, x1, y1 in fractions of the picture."""
+    color: str | None = None
+    """RRGGBB in hexadecimal, and behind a colon how far each channel may be from it (0..255)."""
+    gate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mask is None and not self.boxes and self.color is None and not self.gate:
+            raise ValueError("nothing says what is occluded: give --mask, --box, --color-key or --gate")
+        for box in self.boxes:
+            if not (len(box) == 4 and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+                shown = ",".join(f"{value:g}" for value in box)
+                raise ValueError(f"--box {shown}: give x0,y0,x1,y1 in fractions of the picture, x0 < x1 and y0 < y1")
+        if self.color is not None:
+            parse_color(self.color)
+
+
+def parse_box(text: str) -> Box:
+    """``0.1,0.2,0.5,0.6`` as numbers; ValueError."""
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--box {text!r}: give x0,y0,x1,y1 in fractions of the picture") from None
+    return (x0, y0, x1, y1)
+
+
+def parse_color(text: str) -> tuple[tuple[int, int, int], int]:
+    """``00ff00`` or ``#00ff00:40`` as a colour and a tolerance; ValueError."""
+    match = _KEY.fullmatch(text.strip())
+    if match is None or int(match[2] or 0) > 255:
+        raise ValueError(f"--color-key {text!r}: give RRGGBB, or RRGGBB:TOLERANCE with a tolerance from 0 to 255")
+    red, green, blue = (int(match[1][i : i + 2], 16) for i in (0, 2, 4))
+    return (red, green, blue), int(match[2] or _TOLERANCE)
+
+
+class Occlusions:
+    """Says of each picture what is hidden. UserError for a mask that can't be opened, or a gate that is not there."""
+
+    def __init__(
+        self,
+        options: OcclusionOptions,
+        model: MaskedAutoencoder,
+        gate: Gate | None,
+        mask_of: Callable[[str], Tensor] | None = None,
+    ) -> None:
+        """``mask_of`` gives a picture's mask by its name, where ``options.mask`` is not pictures."""
+        self.options, self._model, self._gate = options, model, gate
+        if options.gate and gate is None:
+            raise UserError("--gate: this model has no gate; it was not pretrained with --masking gate")
+        self._mask_of = _masks(options.mask) if options.mask is not None and mask_of is None else mask_of
+
+    def hidden(self, name: str, pixels: Tensor) -> Tensor:
+        """Bool [H, W] of the picture uint8 [3, H, W] of that name; BadImage if its mask can't be used."""
+        height, width = pixels.shape[1:]
+        found = torch.zeros(height, width, dtype=torch.bool)
+        if self._mask_of is not None:
+            found |= self._mask(name, height, width)
+        for x0, y0, x1, y1 in self.options.boxes:
+            found[round(y0 * height) : max(round(y1 * height), 1), round(x0 * width) : max(round(x1 * width), 1)] = True
+        if self.options.color is not None:
+            colour, tolerance = parse_color(self.options.color)
+            apart = (pixels.to(torch.int16) - torch.tensor(colour, dtype=torch.int16)[:, None, None]).abs()
+            found |= (apart <= tolerance).all(0)
+        if self._gate is not None and self.options.gate:
+            found |= self._important(pixels)
+        return found
+
+    def _mask(self, name: str, height: int, width: int) -> Tensor:
+        assert self._mask_of is not None
+        mask = self._mask_of(name)
+        if mask.shape != (height, width):
+            raise BadImage(f"its mask has {mask.shape[1]}×{mask.shape[0]} pixels, the picture {width}×{height}")
+        return mask
+
+    @torch.no_grad()
+    def _important(self, pixels: Tensor) -> Tensor:
+        """What the gate counts as important, on the pixels of the picture, squashed as the model sees it."""
+        assert self._gate is not None
+        model, size = self._model, (pixels.shape[1], pixels.shape[2])
+        device = model.pos_embed.device
+        small = torch.nn.functional.interpolate(
+            pixels[None].float(), model.image_size, mode="bicubic", antialias=True, align_corners=False
+        )
+        images, grid = normalise(small.round().clamp(0, 255).to(torch.uint8).to(device)), model.grid[-2:]
+        if isinstance(model, VideoMaskedAutoencoder):  # a gate of video sees a picture as a tubelet that stands still
+            images = images[:, :, None].expand(-1, -1, model.tubelet, -1, -1)
+        logits = self._gate.to(device)(model.patch_embed(images), grid)
+        chosen = top_ranks(logits, torch.zeros_like(logits)) < important_counts(logits, GateObjective.area)
+        cells = chosen.reshape(1, 1, *grid).float()
+        return torch.nn.functional.interpolate(cells, size, mode="nearest")[0, 0].bool().cpu()
+
+
+def _masks(place: Path) -> Callable[[str], Tensor]:
+    """From a picture's name to its mask: one for all, or one of a folder."""
+    if place.is_dir():
+        files = {file.stem: file for file in sorted(place.iterdir()) if file.suffix.lower() in SUFFIXES}
+        if not files:
+            raise UserError(f"--mask {place} holds no pictures")
+
+        def named(name: str) -> Tensor:
+            stem = Path(name).stem
+            file = files.get(f"{stem}_mask") or files.get(stem)
+            if file is None:
+                raise BadImage(f"there is no mask of that name in {place}")
+            return _read(file)
+
+        return named
+    if not place.is_file():
+        raise UserError(f"--mask {place} does not exist")
+    try:
+        mask = _read(place)
+    except BadImage as error:
+        raise UserError(f"--mask {place}: {error}") from error
+    return lambda name: mask
+
+
+def _read(file: Path) -> Tensor:
+    mask = decode_mask(file.read_bytes())
+    return torch.from_numpy(np.ascontiguousarray(mask))

@@ -1,0 +1,162 @@
+"""``reconstruct``: pictures whose occluded regions a masked autoencoder fills in.
+
+For every picture ``NAME.png`` is the completed one and ``NAME-side.png`` shows it beside what was given; all pixels
+outside the occlusion are kept to the bit. ``report.json`` says what was done, and how near the truth it came where
+that is known. A picture that can't be read, or whose mask does not fit, is recorded in ``rejected.jsonl``; nothing
+half-written has a final name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from mae.evaluation.image_quality import psnr, ssim
+from mae.masks.gate import Gate, load_gate
+from mae.models.video import VideoMaskedAutoencoder
+from mae.models.vit import MaskedAutoencoder
+from mae.recovery.completion import complete, seam
+from mae.training.checkpoints import gate_file, load_model
+from pipelines.errors import UserError, user_errors
+from pipelines.reconstruct.hidden_region import OcclusionOptions, Occlusions
+from pipelines.run_folder import REJECTED
+from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
+from saliency.files import write_atomically, write_text_atomically
+
+_GREY = 128
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """What ``reconstruct`` was asked for."""
+
+    run: Path
+    input: str
+    out: Path
+    occlusion: OcclusionOptions
+    truth: Path | None = None
+    blend: bool = True
+    limit: int | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What came of it: a line of figures for every picture, and (name, reason) of those that could not be done."""
+
+    pictures: list[dict[str, Any]]
+    rejected: list[tuple[str, str]]
+
+    def means(self) -> dict[str, float]:
+        """The mean of every figure over the pictures that have it."""
+        columns: dict[str, list[float]] = {}
+        for line in self.pictures:
+            for name, value in line.items():
+                if isinstance(value, float):
+                    columns.setdefault(name, []).append(value)
+        return {name: float(np.mean(values)) for name, values in columns.items()}
+
+
+def reconstruct(options: ReconstructOptions, *, quiet: bool = True) -> Reconstruction:
+    """Complete an image, or every image of a folder. UserError for what can't be opened, or if none could be done."""
+    model, occlusions = _open(options)
+    files = picture_files(options.input, options.limit)
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out {options.out} is a file; give a folder")
+    done, rejected = [], []
+    for file in tqdm(files, unit="img", disable=quiet):
+        try:
+            done.append(_complete_file(file, options, model, occlusions))
+        except (BadImage, OSError) as error:
+            rejected.append((file.name, str(error)))
+    if rejected and not done:
+        raise UserError(f"{rejected[0][0]}: {rejected[0][1]}" + (", and so on" if len(rejected) > 1 else ""))
+    found = Reconstruction(done, rejected)
+    lines = "".join(json.dumps({"name": name, "reason": reason}) + "\n" for name, reason in rejected)
+    write_text_atomically(options.out / REJECTED, lines)
+    report = {"model": str(options.run), "means": found.means(), "pictures": done, "rejected": len(rejected)}
+    write_text_atomically(options.out / "report.json", json.dumps(report, indent=1) + "\n")
+    return found
+
+
+def open_model(run: Path, device: str) -> tuple[MaskedAutoencoder, Gate | None]:
+    """The model of a run and its gate, if it has one. UserError."""
+    with user_errors():
+        model = load_model(run).to(device)
+        file = gate_file(run)
+        return model, None if file is None else load_gate(file)
+
+
+def _open(options: ReconstructOptions) -> tuple[MaskedAutoencoder, Occlusions]:
+    model, gate = open_model(options.run, options.device)
+    if isinstance(model, VideoMaskedAutoencoder):
+        raise UserError(f"{options.run} is a model of video: give a video, or a folder of frames and --as-video")
+    if options.truth is not None and not options.truth.exists():
+        raise UserError(f"--truth {options.truth} does not exist")
+    return model, Occlusions(options.occlusion, model, gate)
+
+
+def picture_files(place: str, limit: int | None = None) -> list[Path]:
+    """A picture, or the first ones of a folder. UserError if there are none."""
+    path = Path(place)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise UserError(f"{path} holds no pictures")
+        return files[:limit]
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a picture, a folder of pictures, a video or - for raw frames")
+    return [path]
+
+
+def _complete_file(
+    file: Path, options: ReconstructOptions, model: MaskedAutoencoder, occlusions: Occlusions
+) -> dict[str, Any]:
+    pixels = _pixels(file)
+    hidden = occlusions.hidden(file.name, pixels)
+    truth = _truth(file, options.truth, pixels)
+    place = torch.device(options.device)
+    completed = complete(model, pixels[None].to(place), hidden[None].to(place), blend=options.blend)[0].cpu()
+    line: dict[str, Any] = {"name": file.name, "size": [pixels.shape[2], pixels.shape[1]]}
+    line |= {"hidden": float(hidden.float().mean()), "seam": float(seam(completed[None], hidden[None])[0])}
+    if truth is not None:
+        line |= {
+            name: float(measure(completed[None], truth[None], hidden[None])[0])
+            for name, measure in (("psnr", psnr), ("ssim", ssim))
+        }
+        line["seam_of_truth"] = float(seam(truth[None], hidden[None])[0])
+    _write(options.out / f"{file.stem}.png", completed)
+    shown = [pixels.masked_fill(hidden, _GREY), completed, *([] if truth is None else [truth])]
+    _write(options.out / f"{file.stem}-side.png", torch.cat(shown, dim=2))
+    return {name: None if isinstance(value, float) and value != value else value for name, value in line.items()}
+
+
+def _pixels(file: Path) -> Tensor:
+    """uint8 [3, H, W]; BadImage."""
+    return torch.from_numpy(np.asarray(decode_rgb(file.read_bytes())).copy()).permute(2, 0, 1)
+
+
+def _truth(file: Path, place: Path | None, pixels: Tensor) -> Tensor | None:
+    """The unoccluded picture; BadImage if it is missing or of another size."""
+    if place is None:
+        return None
+    source = place / file.name if place.is_dir() else place
+    if not source.is_file():
+        raise BadImage(f"there is no picture of that name in {place}")
+    truth = _pixels(source)
+    if truth.shape != pixels.shape:
+        raise BadImage("the true picture has another size")
+    return truth
+
+
+def _write(path: Path, pixels: Tensor) -> None:
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    write_atomically(path, lambda file: image.save(file, "PNG"))

@@ -1,0 +1,69 @@
+"""Sources for jobs that read images in random order and more than once: what a stream can't give is downloaded."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pipelines.commandline.shared_options import Captions
+from pipelines.errors import UserError
+from pipelines.sources.open_source import StreamSource, open_source
+from pipelines.sources.source import Source
+from pipelines.sources.table_source import open_dataset
+
+
+class SourceOptions(Protocol):
+    """The options of a command that say where its images are."""
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def image_column(self) -> str | None: ...  # noqa: D102
+    @property
+    def caption_column(self) -> str | None: ...  # noqa: D102
+    @property
+    def captions(self) -> Captions: ...  # noqa: D102
+    @property
+    def limit(self) -> int | None: ...  # noqa: D102
+    @property
+    def split(self) -> str | None: ...  # noqa: D102
+
+
+def open_images(options: SourceOptions, *, spec: str | None = None, limit: int | None = None) -> Source:
+    """The source of a command with random access; ``spec`` and ``limit`` stand in for the options' own. UserError."""
+    source = open_source(
+        spec or options.source,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        captions=options.captions,
+        limit=limit if spec else options.limit,
+        split=options.split,
+    )
+    return _download(source) if isinstance(source, StreamSource) else source
+
+
+def open_videos(options: SourceOptions, *, spec: str | None = None, limit: int | None = None) -> Source:
+    """The source of a command whose samples are videos, as :func:`open_images`. UserError."""
+    source = open_source(
+        spec or options.source,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        limit=limit if spec else options.limit,
+        split=options.split,
+        clips=True,
+    )
+    assert isinstance(source, Source)  # a stream of videos is refused
+    return source
+
+
+def _download(stream: StreamSource) -> Source:
+    """The same dataset brought whole into the cache of ``datasets`` and memory-mapped from there."""
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(stream.name, split=stream.wishes.split or "train")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the Hub dataset {stream.name} can't be downloaded: {error}; try: hf download {stream.name} "
+            "--repo-type dataset --local-dir FOLDER, and give the folder"
+        ) from error
+    return open_dataset(stream.name, dataset, stream.wishes)

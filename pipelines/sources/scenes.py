@@ -1,0 +1,135 @@
+"""The built-in scenes as a source: ``shapes:N``, drawn when they are read.
+
+Labels are known at once; captions cost about half a millisecond a scene and are computed when first asked for. The
+pictures of a small source are kept once drawn, so that a second epoch is not drawn again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.errors import UserError
+from pipelines.sources.scene_drawing import COLORS, OBJECT_COUNTS, draw_scene, scene_caption, scene_label
+from pipelines.sources.source import Source
+
+BUILT_IN = ("shapes:", "shapes-video:")
+"""How sources begin that need no files: the shipped CLIP was made for them, and anyone can draw them again."""
+GRAMMAR = "shapes:N[,split=NAME][,objects=A-B][,size=PIXELS]"
+
+_MOST = len(OBJECT_COUNTS)
+_SIZE = 96
+_SIZES = (16, 2048)
+_CACHED_SCENES = 20_000
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The first ``count`` scenes of a split; ``objects`` None for one to three of them."""
+
+    count: int
+    split: str = "train"
+    objects: tuple[int, int] | None = None
+    size: int = _SIZE
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the most objects in a scene."""
+        return self.objects or (1, _MOST)
+
+    def keys(self) -> pa.Array:
+        """Keys that name everything a scene depends on."""
+        parts = ["shapes", self.split]
+        parts += [] if self.objects is None else ["objects{}-{}".format(*self.objects)]
+        parts += [] if self.size == _SIZE else [f"size{self.size}"]
+        return pa.array([f"{'-'.join(parts)}-{i:06d}" for i in range(self.count)], pa.string())
+
+    def labels(self) -> NDArray[np.int64]:
+        """Indices into COLORS."""
+        labels = (scene_label(i, split=self.split, objects=self.bounds) for i in range(self.count))
+        return np.fromiter(labels, np.int64, self.count)
+
+    def captions(self, rows: NDArray[np.int64]) -> pa.Array:
+        """The captions of these scenes."""
+        options = {"split": self.split, "objects": self.bounds, "size": self.size}
+        return pa.array([scene_caption(int(i), **options) for i in rows], pa.string())  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class SceneImages:
+    """The scenes as PNG."""
+
+    scenes: Scenes
+    drawn: dict[int, bytes] = field(default_factory=dict)
+
+    def __getitem__(self, row: int) -> bytes:
+        png = self.drawn.get(row)
+        if png is None:
+            scenes = self.scenes
+            png = draw_scene(row, split=scenes.split, objects=scenes.bounds, size=scenes.size).png()
+            if scenes.count <= _CACHED_SCENES:
+                self.drawn[row] = png
+        return png
+
+    def __reduce__(self) -> tuple[type[SceneImages], tuple[Scenes]]:
+        # A worker draws its own share; the pictures are not sent to it.
+        return SceneImages, (self.scenes,)
+
+
+@dataclass(frozen=True)
+class SceneMasks:
+    """The true masks of the named objects."""
+
+    scenes: Scenes
+
+    def __getitem__(self, row: int) -> NDArray[np.bool_]:
+        scenes = self.scenes
+        return draw_scene(row, split=scenes.split, objects=scenes.bounds, size=scenes.size).mask
+
+
+def open_scenes(spec: str, *, limit: int | None = None, split: str | None = None) -> Source:
+    """The source that ``shapes:N,…`` asks for; ``split`` is used unless the text names one."""
+    scenes = parse_scenes(spec, split)
+    if limit is not None:
+        scenes = Scenes(min(scenes.count, limit), scenes.split, scenes.objects, scenes.size)
+    return Source(
+        spec,
+        scenes.keys(),
+        SceneImages(scenes),
+        scenes.captions,
+        scenes.labels(),
+        list(COLORS),
+        masks=SceneMasks(scenes),
+    )
+
+
+def parse_scenes(spec: str, split: str | None = None) -> Scenes:
+    """Reads ``shapes:N,…``; raises UserError, with the grammar, for anything else."""
+    count, *rest = spec.removeprefix("shapes:").split(",")
+    options = dict(option.partition("=")[::2] for option in rest)
+    unknown = options.keys() - {"split", "objects", "size"}
+    if unknown or len(options) < len(rest):
+        raise _bad(spec, f"option {min(unknown)!r} is unknown" if unknown else "an option stands twice")
+    if not re.fullmatch("[0-9]{1,9}", count) or int(count) < 1:
+        raise _bad(spec, f"N is {count!r}, not a number from 1 on")
+    name = options.get("split", split or "train")
+    if not re.fullmatch("[A-Za-z0-9_]+", name) or (split is not None and name != split):
+        raise _bad(spec, f"the split is {name!r}" if split is None else f"the split is {name!r} and {split!r}")
+    objects = None
+    if "objects" in options:
+        found = re.fullmatch("([0-9]+)(?:-([0-9]+))?", options["objects"])
+        objects = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= objects[0] <= objects[1] <= _MOST:
+            raise _bad(spec, f"objects is {options['objects']!r}, not within 1-{_MOST}")
+    size = options.get("size", str(_SIZE))
+    if not re.fullmatch("[0-9]{1,5}", size) or not _SIZES[0] <= int(size) <= _SIZES[1]:
+        raise _bad(spec, f"size is {size!r}, not within {_SIZES[0]} to {_SIZES[1]}")
+    return Scenes(int(count), name, objects, int(size))
+
+
+def _bad(spec: str, why: str) -> UserError:
+    return UserError(f"{spec!r}: {why}; write {GRAMMAR}, for example shapes:1000,split=test,objects=2-3")

@@ -1,0 +1,216 @@
+"""A source of images with random access: its columns in memory, its images read one at a time on demand.
+
+Promises: keys, captions, labels and URLs are known without reading an image; a source pickles, so the workers of a
+loader can each hold one; an image that can't be read raises ``BadImage`` or ``OSError`` when it is read, never
+earlier; nothing is dropped and nothing is repeated, so a consumer can account for every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.sources.images import BadImage, decode_mask, image_size
+
+if TYPE_CHECKING:
+    from pipelines.views.clip_views import Video, Videos
+
+
+class NoImage(BadImage):
+    """The source has no image for this row."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what its source says of it; ``image`` is encoded bytes."""
+
+    key: str
+    image: bytes
+    caption: str | None
+    label: int | None = None
+    url: str | None = None
+
+
+class Images(Protocol):
+    """Where a source's encoded images are: row number to bytes, raising BadImage or OSError."""
+
+    def __getitem__(self, row: int, /) -> bytes: ...
+
+
+class Masks(Protocol):
+    """Where a source's true masks are: row number to bool [H, W], or None where a row has none."""
+
+    def __getitem__(self, row: int, /) -> NDArray[np.bool_] | None: ...
+
+
+@dataclass
+class Source:
+    """Images with their columns; ``len(source)`` pairs, which ``source[i]`` reads.
+
+    Several pairs may share an image: ``rows`` says which row of ``images`` and ``masks`` a pair shows (None: its
+    own number).
+    """
+
+    name: str
+    """The source as the user typed it."""
+    keys: pa.Array
+    """string [n]; not necessarily unique."""
+    images: Images
+    texts: pa.Array | Callable[[NDArray[np.int64]], pa.Array] | None = None
+    """What ``captions`` gives; a function of row numbers where captions cost something to know."""
+    labels: NDArray[np.int64] | None = None
+    """int64 [n], -1 where the source has none."""
+    label_names: list[str] | None = None
+    urls: pa.Array | None = None
+    masks: Masks | None = None
+    videos: Videos | None = None
+    """Where the images are the middle frames of videos, these; by ``rows`` as well."""
+    rows: NDArray[np.int64] | None = None
+    originals: pa.Array | None = None
+    """string [n], of a source that ``prepare`` made: the sha256 of the bytes that each image was made of."""
+    warnings: list[str] = field(default_factory=list)
+    """What was found wrong on opening that only costs some samples."""
+
+    @cached_property
+    def captions(self) -> pa.Array | None:
+        """string [n], null where a pair has none; None if the source has no captions at all."""
+        return self.texts(self._rows()) if callable(self.texts) else self.texts
+
+    @cached_property
+    def repeated(self) -> NDArray[np.bool_]:
+        """Whether a pair's (key, caption) stood earlier in the source, bool [n]."""
+        captions = pc.fill_null(self.captions, "") if self.captions is not None else ""
+        identities = pc.binary_join_element_wise(self.keys, captions, "\x1f")
+        codes = pc.dictionary_encode(identities)
+        codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+        indices = np.asarray(codes.indices)
+        later = np.ones(len(indices), bool)
+        later[np.unique(indices, return_index=True)[1]] = False
+        return later
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether there are captions, without computing them."""
+        return self.texts is not None
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are true masks."""
+        return self.masks is not None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, i: int) -> Sample:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)}")
+        label = None if self.labels is None or self.labels[i] < 0 else int(self.labels[i])
+        url = None if self.urls is None else self.urls[i].as_py()
+        return Sample(self.keys[i].as_py(), self.read_image(i), self.caption(i), label, url)
+
+    def caption(self, i: int) -> str | None:
+        """The caption of pair ``i``."""
+        if callable(self.texts) and "captions" not in self.__dict__:
+            captions = self.texts(np.asarray([self._row(i)], np.int64))
+            return None if captions[0].as_py() is None else str(captions[0].as_py())
+        captions = self.captions
+        return None if captions is None or captions[i].as_py() is None else str(captions[i].as_py())
+
+    def read_image(self, i: int) -> bytes:
+        """The encoded image of pair ``i``; raises BadImage or OSError if it can't be read."""
+        return self.images[self._row(i)]
+
+    def read_mask(self, i: int) -> NDArray[np.bool_] | None:
+        """The true mask of pair ``i``, bool [H, W], True on the object; None if it has none."""
+        return None if self.masks is None else self.masks[self._row(i)]
+
+    def open_video(self, i: int) -> Video:
+        """The video of pair ``i``; raises BadImage or OSError if it can't be read, and TypeError if there are none."""
+        if self.videos is None:
+            raise TypeError(f"{self.name} is a source of images")
+        return self.videos[self._row(i)]
+
+    def select(self, chosen: NDArray[np.int64] | Sequence[int]) -> Source:
+        """The source that holds the chosen pairs, in that order."""
+        index = np.asarray(chosen, np.int64)
+        known = self.__dict__.get("captions", self.texts)
+        return replace(
+            self,
+            keys=self.keys.take(pa.array(index)),
+            texts=known if known is None or callable(known) else known.take(pa.array(index)),
+            labels=None if self.labels is None else self.labels[index],
+            urls=None if self.urls is None else self.urls.take(pa.array(index)),
+            rows=self._rows()[index],
+            originals=None if self.originals is None else self.originals.take(pa.array(index)),
+        )
+
+    def with_captions(self, texts: pa.Array, rows: NDArray[np.int64]) -> Source:
+        """The source whose pair ``i`` is this one's pair ``rows[i]`` with the caption ``texts[i]``."""
+        return replace(self.select(rows), texts=texts)
+
+    def _row(self, i: int) -> int:
+        i = i + len(self) if i < 0 else i
+        return i if self.rows is None else int(self.rows[i])
+
+    def _rows(self) -> NDArray[np.int64]:
+        return np.arange(len(self)) if self.rows is None else self.rows
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images in files of their own; ``paths`` string [n], null where a row names none."""
+
+    paths: pa.Array
+
+    def __getitem__(self, row: int) -> bytes:
+        return read_file(self.paths[row].as_py())
+
+
+@dataclass(frozen=True)
+class DecodedMasks:
+    """Masks kept as encoded images; a row that names no image has no mask."""
+
+    images: Images
+
+    def __getitem__(self, row: int) -> NDArray[np.bool_] | None:
+        try:
+            return decode_mask(self.images[row])
+        except NoImage:
+            return None
+
+
+@dataclass(frozen=True)
+class BoxMasks:
+    """Boxes seen as masks: ``boxes`` list [n] of x0, y0, x1, y1 in pixels of the upright image, x1 and y1 included."""
+
+    boxes: pa.Array
+    images: Images
+
+    def __getitem__(self, row: int) -> NDArray[np.bool_] | None:
+        box = self.boxes[row].as_py()
+        if box is None:
+            return None
+        if len(box) != 4 or any(value is None or value != value for value in box):
+            raise BadImage(f"its box has {box}, not x0, y0, x1, y1")
+        width, height = image_size(self.images[row])
+        x0, y0, x1, y1 = (max(round(value), 0) for value in box)
+        mask = np.zeros((height, width), np.bool_)
+        mask[y0 : y1 + 1, x0 : x1 + 1] = True
+        return mask
+
+
+def read_file(path: str | None) -> bytes:
+    """The bytes of a file that a table names; raises NoImage if it names none, OSError if it can't be read."""
+    if not path:
+        raise NoImage("its row names no file")
+    if "\0" in path:
+        raise BadImage("its file name holds a zero byte")
+    return Path(path).read_bytes()

@@ -1,0 +1,174 @@
+"""Where the members of a tar lie, read from its headers: no image is touched, no archive unpacked.
+
+The header reader understands ustar, PAX and GNU long names and is several times faster than ``tarfile``, which
+matters at millions of samples. A damaged or cut tar gives its members up to the damage, and a warning.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.errors import UserError
+from pipelines.sources.images import SUFFIXES
+
+IMAGE_KINDS = ("jpg", "jpeg", "png", "webp", *sorted(s[1:] for s in SUFFIXES - {".jpg", ".jpeg", ".png", ".webp"}))
+TEXT_KINDS = ("txt", "json", "cls")
+
+_BLOCK = 512
+_WINDOW = 8192
+"""Bytes read at a time: a sample's text members and the headers around them."""
+_MAX_TEXT = 1 << 20
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_WITHOUT_DATA = b"123456"
+
+
+@dataclass
+class Shard:
+    """What the members of one tar say, one entry a sample in each list."""
+
+    path: Path
+    keys: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+    """Which of the image kinds was found; len(kinds) for none."""
+    texts: dict[str, list[bytes | None]] = field(default_factory=lambda: {kind: [] for kind in TEXT_KINDS})
+    other_kinds: set[str] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, key: str, rank: int) -> int:
+        """A new sample without image or text; returns its number."""
+        self.keys.append(key)
+        self.offsets.append(-1)
+        self.sizes.append(0)
+        self.ranks.append(rank)
+        for texts in self.texts.values():
+            texts.append(None)
+        return len(self.keys) - 1
+
+
+def index_tar(path: Path, kinds: tuple[str, ...] = IMAGE_KINDS) -> Shard:
+    """The samples of one tar; of several images in a sample, the kind that comes first in ``kinds``."""
+    shard = Shard(path)
+    ranks = {kind: rank for rank, kind in enumerate(kinds)}
+    samples: dict[str, int] = {}
+    for name, offset, size, data in read_members(path, shard.warnings):
+        folder, slash, base = name.rpartition("/")
+        stem, dot, kind = base.partition(".")
+        if not stem or not dot:
+            continue
+        kind = kind.lower()
+        prefix = folder + slash + stem
+        sample = samples.get(prefix)
+        rank = ranks.get(kind)
+        if sample is not None and (
+            shard.ranks[sample] == rank or (data is not None and shard.texts[kind][sample] is not None)
+        ):
+            sample = None  # A second image of the same kind: another sample of the same key.
+        if sample is None:
+            sample = samples[prefix] = shard.add(prefix, len(kinds))
+        if rank is not None and rank < shard.ranks[sample]:
+            shard.offsets[sample], shard.sizes[sample], shard.ranks[sample] = offset, size, rank
+        elif data is not None:
+            shard.texts[kind][sample] = data
+        else:
+            shard.other_kinds.add(kind)
+    return shard
+
+
+def read_members(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, int, bytes | None]]:
+    """Name, offset and size of each regular member, and its bytes if it is a small text."""
+    with path.open("rb", buffering=0) as file:
+        end = os.fstat(file.fileno()).st_size
+        window, base = b"", 0
+
+        def read(offset: int, size: int) -> bytes:
+            nonlocal window, base
+            if offset < base or offset + size > base + len(window):
+                window, base = os.pread(file.fileno(), max(size, _WINDOW), offset), offset
+            return window[offset - base : offset - base + size]
+
+        if read(0, 8).startswith(_COMPRESSED):
+            raise UserError(f"{path} is compressed: decompress it first (gunzip), images gain nothing from it")
+        offset = 0
+        long_name: str | None = None
+        long_size: int | None = None
+        while offset < end:
+            header = read(offset, _BLOCK)
+            if header[0] == 0 and not header.strip(b"\0"):
+                return
+            if len(header) < _BLOCK or not _is_header(header):
+                what = "ends inside a header" if len(header) < _BLOCK else "has a damaged header"
+                warnings.append(f"{path} {what} at byte {offset}: what follows is lost")
+                return
+            kind = header[156:157]
+            start = offset + _BLOCK
+            size = _number(header[124:136]) if kind not in _WITHOUT_DATA else 0
+            if kind in (b"x", b"L"):
+                data = read(start, size)
+                if kind == b"L":
+                    long_name = _decoded(data.rstrip(b"\0"))
+                else:
+                    long_name, long_size = _pax(data, long_name)
+                offset = start + _padded(size)
+                continue
+            size = size if long_size is None or kind in _WITHOUT_DATA else long_size
+            offset = start + _padded(size)
+            if kind in (b"0", b"\0", b"7"):
+                name = (long_name if long_name is not None else _name(header)).removeprefix("./")
+                is_text = name.rpartition("/")[2].partition(".")[2].lower() in TEXT_KINDS
+                text = read(start, size) if is_text and size <= _MAX_TEXT and start + size <= end else None
+                if start + size > end:
+                    warnings.append(f"{path} ends inside {name}: what follows is lost")
+                yield name, start, size, text
+            if kind not in b"gK":
+                long_name = long_size = None
+
+
+def _padded(size: int) -> int:
+    return (size + _BLOCK - 1) // _BLOCK * _BLOCK
+
+
+def _is_header(header: bytes) -> bool:
+    """Whether the header's numbers are numbers and its checksum is right."""
+    try:
+        stated = _number(header[148:156])
+        _number(header[124:136])
+    except ValueError:
+        return False
+    return sum(header) - sum(header[148:156]) + 256 == stated
+
+
+def _number(digits: bytes) -> int:
+    if digits[0] & 0x80:  # GNU's binary form, for more than 8 GiB
+        return int.from_bytes(digits[1:], "big")
+    return int(digits.split(b"\0", 1)[0].strip() or b"0", 8)
+
+
+def _name(header: bytes) -> str:
+    name = header[:100].split(b"\0", 1)[0]
+    if header[257:263] == b"ustar\0" and header[345]:
+        name = header[345:500].split(b"\0", 1)[0] + b"/" + name
+    return _decoded(name)
+
+
+def _pax(data: bytes, name: str | None) -> tuple[str | None, int | None]:
+    """The path and size that PAX records give the next member; most hold only a time."""
+    size = None
+    while data and (b" path=" in data or b" size=" in data):
+        length, _, _ = data.partition(b" ")
+        if not length.isdigit() or not int(length):
+            break
+        record, data = data[len(length) + 1 : int(length) - 1], data[int(length) :]
+        if record.startswith(b"path="):
+            name = _decoded(record[5:])
+        elif record.startswith(b"size=") and record[5:].isdigit():
+            size = int(record[5:])
+    return name, size
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")

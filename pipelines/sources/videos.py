@@ -1,0 +1,163 @@
+"""Videos as a source: files, folders of numbered frames, one folder a class, and the built-in moving shapes.
+
+Below a folder, every video file is a clip and so is every folder of numbered pictures; keys are their paths. Classes
+are the first folder of each path, as with images, and a text file beside a clip is its caption. A picture
+``NAME_mask.png`` beside ``NAME.jpg`` is that frame's true mask. To commands that know images alone, a video is its
+middle frame.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.sources.folders import class_caption, class_names
+from pipelines.sources.images import SUFFIXES, BadImage, EncodedImage, decode_mask
+from pipelines.sources.source import Source
+from pipelines.sources.video_file import VIDEO_SUFFIXES, VideoFile, require_av
+from pipelines.views.clip_views import MiddleFrames, MiddleMasks, Video
+
+_NUMBERED = re.compile(r"\d+$")
+_FEWEST_FRAMES = 2
+
+
+@dataclass(frozen=True)
+class FileVideos:
+    """Videos by path: files, or folders of frames."""
+
+    paths: tuple[str, ...]
+
+    def __getitem__(self, row: int) -> Video:
+        path = self.paths[row]
+        return FrameFolder(path) if os.path.isdir(path) else VideoFile(path)  # noqa: PTH112 (as often as frames)
+
+
+class FrameFolder:
+    """A folder of numbered pictures as :class:`pipelines.views.clip_views.Video`; a frame lasts a second, for want of a rate."""
+
+    def __init__(self, path: str) -> None:
+        self._folder = Path(path)
+        self._names, self._masks = frame_names(path)
+        if not self._names:
+            raise BadImage("it holds no numbered pictures any more")
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the first frame."""
+        return EncodedImage((self._folder / self._names[0]).read_bytes()).size
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """0, 1, 2, …"""
+        return np.arange(len(self._names), dtype=np.float64)
+
+    def read(self, frames: Sequence[int], *, draft: int | None = None) -> list[Image.Image]:
+        """These frames in upright RGB; BadImage if one can't be decoded or has another size than the first."""
+        images = []
+        for frame in frames:
+            name = self._names[frame]
+            try:
+                encoded = EncodedImage((self._folder / name).read_bytes())
+                if encoded.size != self.size:
+                    raise BadImage(f"{encoded.size[0]}×{encoded.size[1]}, the first is {self.size[0]}×{self.size[1]}")
+                images.append(encoded.decode(draft=draft))
+            except BadImage as error:
+                raise BadImage(f"frame {name}: {error}") from error
+        return images
+
+    def masks(self, frames: Sequence[int]) -> NDArray[np.bool_] | None:
+        """The masks beside these frames, None where one has none."""
+        names = [self._masks.get(frame) for frame in frames]
+        if any(name is None for name in names):
+            return None
+        return np.stack([decode_mask((self._folder / str(name)).read_bytes()) for name in names])
+
+
+def open_videos(name: str, folder: Path, limit: int | None = None) -> Source | None:
+    """The source of the videos below a folder, None if there are none; ``name`` is what the user typed."""
+    found = sorted(_walk(str(folder), ""))[:limit]
+    return video_source(name, folder, found) if found else None
+
+
+def video_source(name: str, folder: Path, found: Sequence[str]) -> Source:
+    """The source of videos at these paths relative to a folder. UserError if they are files and can't be decoded."""
+    paths = [str(folder / path) for path in found]
+    if any(PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES for path in found):
+        require_av()
+    names = class_names(list(found))
+    labels = None
+    if names is not None:
+        numbers = {label: i for i, label in enumerate(names)}
+        labels = np.asarray([numbers[path.partition("/")[0]] for path in found], np.int64)
+    captions = [_caption(Path(path)) for path in paths]
+    if names is not None and labels is not None:
+        captions = [text or class_caption(names[label]) for text, label in zip(captions, labels, strict=True)]
+    videos = FileVideos(tuple(paths))
+    return Source(
+        name,
+        pa.array(found, pa.string()),
+        MiddleFrames(videos),
+        pa.array(captions, pa.string()) if any(captions) else None,
+        labels,
+        names,
+        masks=MiddleMasks(videos) if any(map(_has_masks, paths)) else None,
+        videos=videos,
+    )
+
+
+def _walk(folder: str, prefix: str, parents: tuple[str, ...] = ()) -> Iterable[str]:
+    """The relative paths of video files and frame folders."""
+    real = os.path.realpath(folder)
+    if real in parents:  # a link to a folder above it
+        return
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if not entry.name.startswith(".")]
+    pictures = [entry.name for entry in found if _is_numbered(entry.name)]
+    if len(pictures) >= _FEWEST_FRAMES:
+        yield prefix.rstrip("/") or "."
+    for entry in found:
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*parents, real))
+        elif PurePosixPath(entry.name).suffix.lower() in VIDEO_SUFFIXES:
+            yield f"{prefix}{entry.name}"
+
+
+def frame_names(folder: str) -> tuple[list[str], dict[int, str]]:
+    """A folder's frames by number, and the names of the masks that some have."""
+    with os.scandir(folder) as entries:
+        names = {entry.name for entry in entries}
+    frames = sorted(filter(_is_numbered, names), key=lambda name: (_number(name), name))
+    masks = {i: f"{PurePosixPath(name).stem}_mask.png" for i, name in enumerate(frames)}
+    return frames, {i: mask for i, mask in masks.items() if mask in names}
+
+
+def _is_numbered(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in SUFFIXES and _NUMBERED.search(path.stem) is not None
+
+
+def _number(name: str) -> int:
+    found = _NUMBERED.search(PurePosixPath(name).stem)
+    return int(found[0]) if found else -1
+
+
+def _has_masks(path: str) -> bool:
+    return os.path.isdir(path) and bool(frame_names(path)[1])  # noqa: PTH112
+
+
+def _caption(path: Path) -> str | None:
+    """The text beside a video file or frame folder."""
+    file = path.with_suffix(".txt") if path.suffix.lower() in VIDEO_SUFFIXES else path.with_name(path.name + ".txt")
+    try:
+        return file.read_text("utf-8", errors="replace").strip() or None
+    except OSError:
+        return None

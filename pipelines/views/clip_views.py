@@ -1,0 +1,154 @@
+"""Clips of videos: which frames one has, and all of them seen in one crop and flip.
+
+A clip is ``count`` frames at a ``stride``, from a random start to train on and from the middle one to judge by. The
+stride counts ticks of the video's mean frame rate and takes what is on the screen in the middle of each tick: frame by
+frame where the rate is constant, by time where it varies. A video that is too short goes on with its last frame. What
+is drawn follows from (seed, epoch, index) alone.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipelines.sources.images import BadImage
+from pipelines.sources.source import Source
+from pipelines.views.geometry import View, central_box, random_view, stack_views, view_image, view_maps
+from pipelines.views.image_views import Seen, Unreadable, Views, stream_of
+from saliency.maps import FULL
+
+
+class Video(Protocol):
+    """A video that is open for reading; whatever is wrong with it raises BadImage or OSError when it shows."""
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """When each frame begins, in seconds, ascending, float64 [n], n ≥ 1."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the upright frames."""
+
+    def read(self, frames: Sequence[int], *, draft: int | None = None) -> list[Image.Image]:
+        """These frames, ascending numbers, in upright RGB; ``draft`` as in :func:`pipelines.sources.images.decode_rgb`."""
+
+    def masks(self, frames: Sequence[int]) -> NDArray[np.bool_] | None:
+        """The true masks of these frames, bool [k, H, W]; None where a frame has none."""
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """``count`` frames, ``stride`` ticks apart. ValueError names the option that is wrong."""
+
+    count: int = 16
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        for name, value in (("--frames", self.count), ("--frame-stride", self.stride)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+def clip_frames(
+    times: NDArray[np.float64], shape: ClipShape, rng: np.random.Generator | None = None
+) -> NDArray[np.int64]:
+    """The frames of a clip, int64 [count], ascending; from a random start if ``rng`` is given, else from the middle."""
+    ticks = len(times)
+    free = max(ticks - ((shape.count - 1) * shape.stride + 1), 0)
+    start = free // 2 if rng is None else int(rng.integers(free + 1))
+    wanted = np.minimum(start + shape.stride * np.arange(shape.count), ticks - 1)
+    period = (times[-1] - times[0]) / max(ticks - 1, 1)
+    shown = np.searchsorted(times, times[0] + (wanted + 0.5) * period, side="right") - 1
+    return np.asarray(np.maximum(shown, 0), np.int64)
+
+
+def read_clip(video: Video, frames: NDArray[np.int64], view: View, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The frames of a video in one view, resized to ``size`` (height, width), uint8 [3, T, h, w]."""
+    x0, y0, x1, y1 = view.box
+    needed = math.ceil(max(size[0] / (y1 - y0), size[1] / (x1 - x0)))
+    different, places = np.unique(frames, return_inverse=True)
+    images = video.read(different.tolist(), draft=needed)
+    seen = np.stack([view_image(image, view, size) for image in images], axis=1)
+    return np.ascontiguousarray(seen[:, places])
+
+
+def masks_on_view(masks: NDArray[np.bool_], view: View, grid: tuple[int, int]) -> Tensor:
+    """The share of every cell of a grid laid on a view that each frame's mask covers, float32 [T, h, w]."""
+    boxes, flips = stack_views([view] * len(masks))
+    covered = torch.tensor([FULL] * len(masks))
+    return view_maps(torch.from_numpy(masks.astype(np.float32)), covered, boxes, flips, grid).view(-1, *grid)
+
+
+class ClipViews(Views):
+    """Views of clips: pixels are uint8 [3, T, H, W]; else as :class:`pipelines.views.image_views.Views`."""
+
+    def __init__(
+        self,
+        source: Source,
+        size: tuple[int, int],
+        shape: ClipShape,
+        *,
+        augment: bool,
+        seed: int = 0,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__(source, size, augment=augment, seed=seed, sizes=sizes)
+        self.shape = shape
+
+    def __getitem__(self, item: tuple[int, int]) -> Seen | Unreadable:
+        epoch, index = item
+        size = self.sizes[epoch] if self.sizes else self.size
+        try:
+            video = self.source.open_video(index)
+            frames, view = self.choose(epoch, index, video, size)
+            return Seen(index, read_clip(video, frames, view, size), view)
+        except (BadImage, OSError) as error:
+            return Unreadable(index, " ".join(str(error).split()))
+
+    def choose(self, epoch: int, index: int, video: Video, size: tuple[int, int]) -> tuple[NDArray[np.int64], View]:
+        """The frames of clip ``index``, and how they are seen."""
+        width, height = video.size
+        if not self.augment:
+            return clip_frames(video.times, self.shape), View(central_box(width, height, size[1] / size[0]))
+        rng = stream_of(self.seed, epoch, index)
+        return clip_frames(video.times, self.shape, rng), random_view(rng, width, height)
+
+
+@dataclass(frozen=True)
+class MiddleFrames:
+    """The middle frame of every video, as PNG: what an image is to commands that know images alone."""
+
+    videos: Videos
+
+    def __getitem__(self, row: int) -> bytes:
+        video = self.videos[row]
+        buffer = io.BytesIO()
+        video.read([(len(video.times) - 1) // 2])[0].save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class MiddleMasks:
+    """The true mask of the same frames."""
+
+    videos: Videos
+
+    def __getitem__(self, row: int) -> NDArray[np.bool_] | None:
+        video = self.videos[row]
+        masks = video.masks([(len(video.times) - 1) // 2])
+        return None if masks is None else masks[0]
+
+
+class Videos(Protocol):
+    """Where a source's videos are: row number to an open video, raising BadImage or OSError."""
+
+    def __getitem__(self, row: int, /) -> Video: ...

@@ -1,0 +1,445 @@
+import hashlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipelines.build.build_saliency import build_saliency
+from pipelines.build.job import BuildOptions
+from pipelines.errors import UserError
+from pipelines.sources.images import decode_rgb
+from saliency.table.manifest import read_manifest
+from saliency.table.table import SaliencyTable, shard_files
+
+ROOT = Path(__file__).parents[3]
+
+
+def tree(folder):
+    """Every file of a maps folder but the reader's cache, by its sha256."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".cache" not in path.parts
+    }
+
+
+def rejects(folder):
+    lines = [line for path in sorted((folder / "rejected").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def build(source, out, clip, **options):
+    defaults = {"clip": clip, "shard_size": 4, "batch_size": 3, "max_rejected": 1.0}
+    return build_saliency(BuildOptions(str(source), out, **defaults | options), quiet=True)
+
+
+def write_pictures(folder, captions, size=(40, 30)):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    lines = []
+    for i, caption in enumerate(captions):
+        Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)).save(folder / f"{i:03d}.png")
+        lines.append(json.dumps({"file_name": f"{i:03d}.png", "caption": caption, "url": f"http://x/{i}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return write_pictures(tmp_path / "pictures", [f"picture {i % 5}" for i in range(10)])
+
+
+def test_every_pair_gets_its_own_row(pictures, tmp_path, tiny_clip):
+    manifest = build(pictures, tmp_path / "maps", tiny_clip)
+    assert (manifest.taken, manifest.written, manifest.rejected, manifest.complete) == (10, 10, 0, True)
+    assert [path.name for path in shard_files(tmp_path / "maps")] == [
+        f"train-0000{i}-of-00003.parquet" for i in range(3)
+    ]
+    assert not (tmp_path / "maps" / "rejected").exists()
+    rows = pq.read_table(tmp_path / "maps" / "data").sort_by("key").to_pylist()
+    for i, row in enumerate(rows):
+        data = (pictures / f"{i:03d}.png").read_bytes()
+        assert row["key"] == f"{i:03d}.png"
+        assert row["caption"] == f"picture {i % 5}"
+        assert row["url"] == f"http://x/{i}"
+        assert row["image_sha256"] == hashlib.sha256(data).hexdigest()
+        assert (row["width"], row["height"]) == (40, 30)
+        assert row["crop_box"] == [0, 0, 1, 1]
+        assert len(row["saliency"]) == 16
+        assert row["scale"] == 0 or max(row["saliency"]) == 255
+        assert -1 <= row["clip_score"] <= 1
+    assert len({tuple(row["saliency"]) for row in rows}) > 5
+
+
+def test_maps_are_those_of_a_single_pair(pictures, tmp_path, tiny_clip):
+    """The pipeline's batching, threads and shards change nothing about a map."""
+    import torch
+
+    from saliency.methods.methods import saliency_maps
+    from saliency.towers.tower import load_tower
+
+    build(pictures, tmp_path / "maps", tiny_clip)
+    table = SaliencyTable(tmp_path / "maps")
+    tower = load_tower(tiny_clip)
+    for i in (0, 7, 9):
+        image = decode_rgb((pictures / f"{i:03d}.png").read_bytes())
+        pixels = torch.from_numpy(tower.squash(image).copy())[None]
+        raw, score = saliency_maps(tower, pixels, tower.encode_texts([f"picture {i % 5}"]))
+        np.testing.assert_allclose(table.raw_maps(np.asarray([i])), raw.numpy(), atol=float(raw.max()) / 400)
+        assert table.clip_scores[i] == pytest.approx(score.item(), abs=1e-5)
+
+
+def test_a_text_is_encoded_once_per_shard(pictures, tmp_path, tiny_clip, monkeypatch):
+    from saliency.towers.tower import Tower
+
+    seen = Counter()
+    encode = Tower.encode_texts
+    monkeypatch.setattr(Tower, "encode_texts", lambda self, texts: (seen.update(texts), encode(self, texts))[1])
+    build(pictures, tmp_path / "maps", tiny_clip, shard_size=100, batch_size=2)
+    assert seen == {f"picture {i}": 1 for i in range(5)}
+
+
+def test_grid_and_crop(pictures, tmp_path, tiny_clip):
+    build(pictures, tmp_path / "maps", tiny_clip, grid=7, fit="crop")
+    table = SaliencyTable(tmp_path / "maps")
+    assert table.grid == 7
+    np.testing.assert_allclose(table.boxes(np.arange(2)), [[0.125, 0, 0.875, 1]] * 2)
+
+
+def test_all_captions_of_an_image(tmp_path, tiny_clip):
+    folder = write_pictures(tmp_path / "p", ["x"] * 3)
+    lines = [{"file_name": f"{i:03d}.png", "captions": [f"a {i}", f"b {i}"]} for i in range(3)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert build(folder, tmp_path / "first", tiny_clip).written == 3
+    assert build(folder, tmp_path / "all", tiny_clip, captions="all").written == 6
+    pairs = pq.read_table(tmp_path / "all" / "data", columns=["key", "caption"]).to_pylist()
+    assert {(p["key"], p["caption"]) for p in pairs} == {(f"{i:03d}.png", f"{c} {i}") for i in range(3) for c in "ab"}
+
+
+# bad input
+
+
+@pytest.fixture
+def bad_pictures(tmp_path):
+    """Ten good pairs and one of every bad kind."""
+    folder = write_pictures(tmp_path / "bad", [f"picture {i}" for i in range(10)])
+    good = (folder / "000.png").read_bytes()
+    (folder / "truncated.png").write_bytes(good[: len(good) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("this is no image")
+    Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+    (folder / "bomb.png").write_bytes(_png_header_of(50_000, 50_000))
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    for name in ("truncated.png", "empty.jpg", "text.jpg", "pixel.png", "bomb.png", "absent.png"):
+        lines.append(json.dumps({"file_name": name, "caption": "bad"}))
+    for name, caption in (("000.png", None), ("001.png", ""), ("002.png", "  \n"), ("003.png", "picture 3")):
+        lines.append(json.dumps({"file_name": name, "caption": caption}))
+    lines.append(json.dumps({"file_name": "004.png", "caption": "long " * 2000}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def _png_header_of(width, height):
+    """A PNG of a few bytes that claims to be of this size."""
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def test_bad_pairs_are_rejected_with_their_reason_and_the_counts_add_up(bad_pictures, tmp_path, tiny_clip):
+    manifest = build(bad_pictures, tmp_path / "maps", tiny_clip)
+    assert (manifest.taken, manifest.written, manifest.rejected) == (21, 11, 10)
+    assert len(SaliencyTable(tmp_path / "maps")) == 11
+    reasons = {(line["key"], line["caption"]): line["reason"] for line in rejects(tmp_path / "maps")}
+    assert len(reasons) == 10
+    expected = {
+        ("truncated.png", "bad"): "truncated",
+        ("empty.jpg", "bad"): "empty",
+        ("text.jpg", "bad"): "not an image",
+        ("pixel.png", "bad"): "1×1 pixels is too small",
+        ("bomb.png", "bad"): "too large",
+        ("absent.png", "bad"): "No such file",
+        ("000.png", None): "no caption",
+        ("001.png", ""): "no caption",
+        ("002.png", "  \n"): "no caption",
+        ("003.png", "picture 3"): "duplicate",
+    }
+    for pair, reason in expected.items():
+        assert reason in reasons[pair]
+    assert SaliencyTable(tmp_path / "maps").join(*map(_arrow, (["004.png"], ["long " * 2000]))).tolist() != [-1]
+
+
+def _arrow(values):
+    import pyarrow as pa
+
+    return pa.array(values)
+
+
+def test_too_many_rejects_fail_but_keep_what_is_good(bad_pictures, tmp_path, tiny_clip):
+    out = tmp_path / "maps"
+    with pytest.raises(UserError, match=r"10 of 21 pairs \(47.6%\) were rejected.*--max-rejected 0.01.*11 good maps"):
+        build(bad_pictures, out, tiny_clip, max_rejected=0.01)
+    assert read_manifest(out).complete
+    before = tree(out)
+    assert build(bad_pictures, out, tiny_clip, max_rejected=0.5).written == 11
+    assert tree(out) == before
+
+
+def test_a_source_where_all_is_bad(tmp_path, tiny_clip):
+    folder = write_pictures(tmp_path / "p", ["", "", ""])
+    manifest = build(folder, tmp_path / "maps", tiny_clip)
+    assert (manifest.taken, manifest.written) == (3, 0)
+    assert len(SaliencyTable(tmp_path / "maps")) == 0
+
+
+def test_a_source_without_captions(tmp_path, tiny_clip):
+    (tmp_path / "p").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "p" / "a.png")
+    with pytest.raises(UserError, match="has no captions.*--caption-column"):
+        build(tmp_path / "p", tmp_path / "maps", tiny_clip)
+
+
+def test_an_unknown_column_lists_those_there_are(pictures, tmp_path, tiny_clip):
+    with pytest.raises(UserError, match=r"nonsense.*caption"):
+        build(pictures, tmp_path / "maps", tiny_clip, caption_column="nonsense")
+
+
+def test_other_settings_and_foreign_folders_are_refused(pictures, tmp_path, tiny_clip):
+    build(pictures, tmp_path / "maps", tiny_clip)
+    before = tree(tmp_path / "maps")
+    with pytest.raises(UserError, match="other settings.*grid 4 → 7"):
+        build(pictures, tmp_path / "maps", tiny_clip, grid=7)
+    with pytest.raises(UserError, match="other settings.*pairs 10 → 9"):
+        build(pictures, tmp_path / "maps", tiny_clip, limit=9)
+    (pictures / "metadata.jsonl").write_text((pictures / "metadata.jsonl").read_text().replace("picture 0", "changed"))
+    with pytest.raises(UserError, match="other settings.*pairs_sha256"):
+        build(pictures, tmp_path / "maps", tiny_clip)
+    assert tree(tmp_path / "maps") == before
+    with pytest.raises(UserError, match="holds no maps"):
+        build(pictures, pictures, tiny_clip)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size"),
+        ({"shard_size": 0}, "--shard-size"),
+        ({"grid": 0}, "--grid"),
+        ({"fit": "stretch"}, "--fit"),
+        ({"method": "magic"}, "--method.*gradcam"),
+        ({"max_rejected": 2}, "--max-rejected"),
+    ],
+)
+def test_bad_options_name_themselves(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        BuildOptions("x", tmp_path, **options)
+
+
+def test_an_output_that_cannot_be_written(pictures, tmp_path, tiny_clip):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="Not a directory|exists"):
+        build(pictures, tmp_path / "file" / "maps", tiny_clip)
+
+
+# stopped anywhere, it goes on to the same bytes
+
+
+@pytest.mark.parametrize("failing", range(6))
+def test_stopped_at_any_write_it_ends_byte_identical(bad_pictures, tmp_path, tiny_clip, monkeypatch, failing):
+    """The disk fills at the n-th file; the next run finishes, and nothing tells the two apart."""
+    import saliency.files
+
+    build(bad_pictures, tmp_path / "whole", tiny_clip)
+    sync, calls = os.fsync, iter(range(1000))
+
+    def full(descriptor):
+        if next(calls) // 2 == failing:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(saliency.files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        build(bad_pictures, tmp_path / "stopped", tiny_clip)
+    monkeypatch.undo()
+    assert not list((tmp_path / "stopped").rglob(".tmp-*"))
+    build(bad_pictures, tmp_path / "stopped", tiny_clip)
+    assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
+
+
+def test_batches_and_workers_do_not_change_what_is_kept(bad_pictures, tmp_path, tiny_clip):
+    build(bad_pictures, tmp_path / "a", tiny_clip, workers=1)
+    build(bad_pictures, tmp_path / "b", tiny_clip, workers=5)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_rejects_of_a_stopped_run_do_not_outlive_the_mended_source(pictures, tmp_path, tiny_clip, monkeypatch):
+    good = (pictures / "001.png").read_bytes()
+    (pictures / "001.png").write_bytes(good[:100])
+    monkeypatch.setattr("pipelines.build.shards.write_shard", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    with pytest.raises(OSError, match="No space"):
+        build(pictures, tmp_path / "maps", tiny_clip)
+    monkeypatch.undo()
+    assert len(rejects(tmp_path / "maps")) == 1
+    (pictures / "001.png").write_bytes(good)
+    assert build(pictures, tmp_path / "maps", tiny_clip).rejected == 0
+    assert not rejects(tmp_path / "maps")
+
+
+def test_a_stream_of_unknown_length_gets_its_final_names_at_the_end(tmp_path, tiny_clip, monkeypatch, hf_cache):
+    """The Hub's path, over local Parquet: the same maps as with random access, stopped half-way or not."""
+    import datasets
+
+    from pipelines.build import build_saliency as module
+    from pipelines.build import job as build_job
+    from pipelines.sources.columns import Wishes
+    from pipelines.sources.hub_stream import stream_dataset
+
+    folder = write_pictures(tmp_path / "pictures", [f"picture {i}" for i in range(10)])
+    images = [{"bytes": (folder / f"{i:03d}.png").read_bytes(), "path": None} for i in range(10)]
+    rows = {
+        "key": [f"{i % 9:03d}.png" for i in range(10)],
+        "image": images,
+        "caption": [f"picture {i % 9}" for i in range(10)],
+    }
+    features = datasets.Features(
+        {"key": datasets.Value("string"), "image": datasets.Image(), "caption": datasets.Value("string")}
+    )
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "hub" / "train.parquet"))
+
+    def open_stream(*_, **__):
+        dataset = datasets.load_dataset(str(tmp_path / "hub"), split="train", streaming=True)
+        return stream_dataset("me/pairs", dataset, Wishes())
+
+    monkeypatch.setattr(build_job, "open_source", open_stream)
+    manifest = build("me/pairs", tmp_path / "whole", tiny_clip)
+    assert (manifest.taken, manifest.written, manifest.rejected) == (10, 9, 1)
+    assert "duplicate" in rejects(tmp_path / "whole")[0]["reason"]
+    assert [path.name for path in shard_files(tmp_path / "whole")] == [
+        f"train-0000{i}-of-00003.parquet" for i in range(3)
+    ]
+    assert len(SaliencyTable(tmp_path / "whole")) == 9
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_give_final_names", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build("me/pairs", tmp_path / "stopped", tiny_clip)
+    assert not read_manifest(tmp_path / "stopped").complete
+    build("me/pairs", tmp_path / "stopped", tiny_clip)
+    assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
+
+
+def run_cli(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def arguments(source, out, clip):
+    return ["build-saliency", source, "--out", out, "--clip", clip, "--shard-size", 8, "--batch-size", 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", [1, 3, 6])
+def test_kill_9_loses_nothing(tmp_path, tiny_clip, wanted):
+    folder = write_pictures(tmp_path / "pictures", [f"picture {i}" for i in range(80)], size=(300, 300))
+    whole = run_cli(*arguments(folder, tmp_path / "whole", tiny_clip))
+    assert whole.wait(120) == 0
+    killed = run_cli(*arguments(folder, tmp_path / "killed", tiny_clip))
+    deadline = time.monotonic() + 60
+    while len(shard_files(tmp_path / "killed")) < wanted and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    left = read_manifest(tmp_path / "killed")
+    assert left is not None
+    for shard in left.shards:  # what the manifest calls done is whole
+        data = (tmp_path / "killed" / "data" / shard.file).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == shard.sha256
+    again = run_cli(*arguments(folder, tmp_path / "killed", tiny_clip))
+    output, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert "80 pairs: 80 maps" in output
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path, tiny_clip):
+    folder = write_pictures(tmp_path / "pictures", [f"picture {i}" for i in range(400)], size=(300, 300))
+    running = run_cli(*arguments(folder, tmp_path / "maps", tiny_clip))
+    deadline = time.monotonic() + 60
+    while not shard_files(tmp_path / "maps") and time.monotonic() < deadline:
+        time.sleep(0.002)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert errors.splitlines()[-1].startswith("error: interrupted; the same command goes on")
+    assert "Traceback" not in errors
+    again = run_cli(*arguments(folder, tmp_path / "maps", tiny_clip))
+    assert again.wait(120) == 0
+    assert read_manifest(tmp_path / "maps").written == 400
+
+
+WITHOUT_PRIVILEGES = """
+import ctypes, sys
+header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+assert ctypes.CDLL(None).capset(header, nothing) == 0  # root without capabilities obeys permission bits
+import cli
+sys.argv[0] = "mae-cli"
+cli.app()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="drops Linux capabilities")
+def test_no_write_permission_is_one_line(tmp_path, tiny_clip):
+    folder = write_pictures(tmp_path / "pictures", ["a", "b"])
+    (tmp_path / "locked").mkdir(mode=0o500)
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_PRIVILEGES,
+        *map(str, arguments(folder, tmp_path / "locked" / "x", tiny_clip)),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Permission denied" in done.stderr
+    assert not list((tmp_path / "locked").iterdir())
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(tmp_path, tiny_clip):
+    """A real limit on file size: the kernel refuses the write, as on a full disk."""
+    folder = write_pictures(tmp_path / "pictures", [f"picture {i}" for i in range(8)])
+    code = (
+        "import resource, signal, sys, cli; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500)); sys.argv[0] = 'mae-cli'; cli.app()"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments(folder, tmp_path / "maps", tiny_clip))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "maps").rglob(".tmp-*"))
+    assert run_cli(*arguments(folder, tmp_path / "maps", tiny_clip)).wait(60) == 0
+    assert read_manifest(tmp_path / "maps").written == 8

@@ -1,0 +1,182 @@
+import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.build.model_input import Prepared, prepare, see
+from pipelines.build.pairs import Pair, Rejected
+from pipelines.build.stages import DECODE, READ, Stages
+from pipelines.prefetch import prefetch
+from pipelines.sources.images import BadImage
+from saliency.towers.tower import load_tower
+
+
+@pytest.fixture(scope="module")
+def tower(tiny_clip):
+    return load_tower(tiny_clip)
+
+
+def encode(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, **{"format": "JPEG", "quality": 95} | options)
+    return buffer.getvalue()
+
+
+def smooth(width, height):
+    """A picture with structure at every scale a CLIP sees, none finer."""
+    rows, columns = np.mgrid[:height, :width] / np.array([[[height]], [[width]]])
+    waves = [np.sin(7 * columns + 3 * rows), np.cos(9 * rows), np.sin(5 * rows * columns)]
+    return Image.fromarray(((np.stack(waves, -1) + 1) * 127).astype(np.uint8))
+
+
+# drafts
+
+
+@pytest.mark.parametrize("size", [(1000, 700), (700, 1000), (129, 129), (64, 2000)])
+def test_a_large_jpeg_gives_the_same_picture_and_its_true_size(tower, size):
+    data = encode(smooth(*size))
+    pixels, seen_size, box = see(data, tower, "squash", 1)
+    whole = tower.squash(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert seen_size == size
+    assert box == (0, 0, 1, 1)
+    assert pixels.shape == (1, 3, 32, 32)
+    assert np.abs(pixels[0].astype(int) - whole).mean() < 3  # of 255
+
+
+def test_a_turned_jpeg_has_its_upright_size(tower):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(smooth(1000, 400), exif=exif.tobytes())
+    pixels, size, box = see(data, tower, "crop", 1)
+    assert size == (400, 1000)
+    np.testing.assert_allclose(box, (0, 0.3, 1, 0.7))
+    upright = Image.open(io.BytesIO(data)).transpose(Image.Transpose.ROTATE_270)
+    expected = np.asarray(upright.resize((32, 32), Image.Resampling.BICUBIC, box=(0, 300, 400, 700))).transpose(2, 0, 1)
+    assert np.abs(pixels[0].astype(int) - expected).mean() < 1.5
+
+
+def test_the_draft_is_cheaper(tower):
+    data = encode(smooth(3000, 3000))
+    started = time.thread_time()
+    see(data, tower, "squash", 1)
+    drafted = time.thread_time() - started
+    started = time.thread_time()
+    tower.squash(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert drafted < (time.thread_time() - started) / 2
+
+
+def test_too_small_to_look_at(tower):
+    with pytest.raises(BadImage, match="3×100 pixels is too small"):
+        see(encode(Image.new("RGB", (3, 100))), tower, "squash", 1)
+
+
+# pairs
+
+
+def pair(data, caption="a", duplicate=False):
+    def read():
+        if isinstance(data, Exception):
+            raise data
+        return data
+
+    return Pair("key", caption, "http://x", duplicate, read)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (pair(b"x", caption=None), "no caption"),
+        (pair(b"x", caption=" \n"), "no caption"),
+        (pair(b"x", duplicate=True), "duplicate"),
+        (pair(b"no image"), "not an image"),
+        (pair(OSError("the disk\nis gone")), "the disk is gone"),
+    ],
+)
+def test_a_bad_pair_says_why(tower, given, reason):
+    stages = Stages()
+    rejected = prepare(given, tower, "squash", 1, stages)
+    assert isinstance(rejected, Rejected)
+    assert reason in rejected.reason
+    assert "\n" not in rejected.reason
+
+
+def test_a_good_pair_and_its_stages(tower):
+    stages = Stages()
+    prepared = prepare(pair(encode(smooth(50, 40))), tower, "squash", 1, stages)
+    assert isinstance(prepared, Prepared)
+    assert (prepared.row.width, prepared.row.height, prepared.row.url) == (50, 40, "http://x")
+    assert prepared.pixels.flags.c_contiguous
+    assert stages.seconds[DECODE] > 0
+    assert READ in stages.seconds
+
+
+# prefetch
+
+
+def test_results_come_in_order_and_no_more_than_asked_are_under_way():
+    under_way, most, lock = 0, 0, threading.Lock()
+    drawn = []
+
+    def items():
+        nonlocal under_way, most
+        for i in range(100):
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+            drawn.append(i)
+            yield i
+
+    with ThreadPoolExecutor(4) as executor:
+        results = []
+        for value in prefetch(executor, lambda i: (time.sleep(0.001 * (i % 3)), i)[1], items(), depth=5):
+            with lock:
+                under_way -= 1
+            results.append(value)
+    assert results == list(range(100))
+    assert most <= 5 + 3  # one drawn and not yet handed over, one waited for, one being consumed
+
+
+def test_an_error_of_the_items_comes_behind_the_results_before_it():
+    def items():
+        yield from range(3)
+        raise OSError("the network is gone")
+
+    seen = []
+    with ThreadPoolExecutor(2) as executor, pytest.raises(OSError, match="network"):
+        seen.extend(prefetch(executor, lambda i: i, items(), depth=2))
+    with ThreadPoolExecutor(2) as executor:
+        working = prefetch(executor, lambda i: i, items(), depth=2)
+        assert [next(working) for _ in range(3)] == [0, 1, 2]
+
+
+def test_an_error_of_the_function_is_raised_where_its_result_would_be():
+    with ThreadPoolExecutor(2) as executor:
+        working = prefetch(executor, lambda i: 1 / i, [1, 2, 0, 4], depth=4)
+        assert [next(working), next(working)] == [1, 0.5]
+        with pytest.raises(ZeroDivisionError):
+            next(working)
+
+
+def test_who_leaves_early_stops_the_drawing():
+    drawn = []
+
+    def endless():
+        i = 0
+        while True:
+            drawn.append(i)
+            yield i
+            i += 1
+
+    with ThreadPoolExecutor(2) as executor:
+        working = prefetch(executor, lambda i: i, endless(), depth=3)
+        assert next(working) == 0
+        working.close()
+        deadline = time.monotonic() + 5
+        while any(thread.name == "feeder" for thread in threading.enumerate()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert not any(thread.name == "feeder" for thread in threading.enumerate())
+    assert len(drawn) < 20

@@ -1,0 +1,114 @@
+"""What ``pipelines.commandline.option`` and ``pipelines.commandline.typer_commands`` make of a dataclass and of a function."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mae.masks.attention import AttentionSettings
+from mae.masks.gate_loss import GateObjective
+from mae.masks.hard import HardSettings
+from mae.multilevel.mlo import MultilevelSettings
+from pipelines.commandline.option import Argument, Option, declared_options, given_values
+from pipelines.commandline.typer_commands import with_options
+from pipelines.pretrain.options import PretrainArguments
+
+
+def halves(text):
+    try:
+        low, high = (int(part) for part in text.split("-"))
+    except ValueError:
+        raise ValueError(f"{text!r} is not A-B") from None
+    return low, high
+
+
+@dataclass(frozen=True)
+class Wishes:
+    place: Annotated[str, Argument("Where.")]
+    file: Annotated[str | Path | None, Option("A file.")] = None
+    span: Annotated[tuple[int, int], Option("From and to.", parse=halves, written="1-2")] = (1, 2)
+    rates: Annotated[tuple[float, ...], Option("Rates [of what].", flags=("--rate", "-r"))] = (0.5,)
+    draw: Annotated[bool, Option("Draw it.")] = True
+    hurry: Annotated[bool, Option("Don't wait.")] = False
+    count: Annotated[int, Option("How many.", least=2)] = 3
+    device: Annotated[str, Option("Where to.", settled=True)] = "cpu"
+
+
+def typed(*words, kind=Wishes):
+    """(Exit code, what was printed, what the command was called with)."""
+    calls = []
+
+    def command(given, loud: Annotated[bool, Option("Say more.")] = False):
+        """Does it."""
+        calls.append((given, loud))
+
+    app = typer.Typer()
+    app.command()(with_options(command, kind, before="draw"))
+    done = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+    return done.exit_code, done.output, calls
+
+
+def test_what_is_not_given_is_none_or_what_is_shown():
+    _, _, [(given, loud)] = typed("here")
+    assert not loud
+    assert given_values(Wishes, given) == {"place": "here", "span": (1, 2), "draw": True, "hurry": False, "count": 3}
+    assert Wishes(**given_values(Wishes, given)) == Wishes("here")
+
+
+def test_what_is_given_has_the_fields_types():
+    words = ["--file=x", "--span=3-9", "--rate=1", "-r", "2.5", "--no-draw", "--hurry", "--count=5", "--device=cuda"]
+    _, _, [(given, loud)] = typed("here", *words, "--loud")
+    assert loud
+    assert Wishes(**given_values(Wishes, given)) == Wishes(
+        "here", "x", (3, 9), (1.0, 2.5), draw=False, hurry=True, count=5, device="cuda"
+    )
+
+
+def test_a_text_that_can_not_be_parsed_is_a_value_error_when_the_options_are_made():
+    _, _, [(given, _)] = typed("here", "--span", "all")
+    with pytest.raises(ValueError, match="'all' is not A-B"):
+        given_values(Wishes, given)
+
+
+@pytest.mark.parametrize("words", [[], ["here", "--count", "1"], ["here", "--no-hurry"], ["here", "--rates", "1"]])
+def test_the_command_line_refuses(words):
+    code, _, calls = typed(*words)
+    assert (code, calls) == (2, [])
+
+
+def test_the_help_has_everything_in_the_fields_order():
+    _, text, _ = typed("--help")
+    names = ["place", "--file", "--span", "--rate", "--loud", "--draw", "--hurry", "--count", "--device"]
+    places = [text.index(f" {name} ") for name in names if name != "--draw"]
+    assert places == sorted(places)
+    for part in ("Does it.", "Rates [of what].", "--no-draw", "[default: 1-2]", "[default: 3]", "Where to."):
+        assert part in text
+    assert "--no-hurry" not in text
+    assert "default: cpu" not in text
+
+
+@dataclass
+class Bare:
+    told: Annotated[int, Option("A number.")] = 1
+    bare: int = 2
+
+
+def test_an_option_without_a_help_text_is_refused():
+    with pytest.raises(TypeError, match="bare"):
+        declared_options(Bare)
+    with pytest.raises(TypeError, match="bare"):
+        typed(kind=Bare)
+
+
+def test_defaults_of_pretrain_are_those_of_the_settings_that_it_fills():
+    gate, attention, hard, levels = GateObjective(), AttentionSettings(), HardSettings(), MultilevelSettings()
+    asked = PretrainArguments("shapes:1", Path())
+    assert asked.gate_contrast == gate.contrast
+    assert (asked.attention_momentum, asked.attention_momentum_end) == (attention.momentum, attention.momentum_end)
+    assert asked.hard_final == hard.final
+    for name in ("masker", "path", "hypergradient", "head_rate", "masker_rate", "exploration", "pool"):
+        assert getattr(asked, f"mlo_{name}") == getattr(levels, name), name
+    assert asked.mlo_unroll == ",".join(map(str, levels.unroll))

@@ -1,0 +1,143 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.compare.plan import BUILT_IN_ARMS, plan_from_flags, read_plan
+from pipelines.errors import UserError
+
+GOOD = """
+source: shapes:24
+saliency: maps/
+seeds: [0, 4]
+pretrain: {model: tiny, image-size: 32, blr: 1e-3, limit: 20}
+evaluate: {source: "shapes:30,split=probe", protocols: [knn], pool: mean}
+arms:
+  random: {masking: random}
+  all: {salient_ratio: 0.75}
+  inverse:
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    def reads(text):
+        (tmp_path / "plan.yaml").write_text(text)
+        return read_plan(tmp_path / "plan.yaml")
+
+    return reads
+
+
+def test_a_plan(read):
+    plan = read(GOOD)
+    assert (plan.baseline, plan.seeds, list(plan.arms)) == ("random", (0, 4), ["random", "all", "inverse"])
+    options = plan.pretrain_options("all", 4, Path("run"))
+    assert (options.masking, options.salient_ratio, options.saliency) == ("salient", 0.75, "maps/")
+    assert (options.seed, options.out, options.blr, options.image_size) == (4, Path("run"), 1e-3, (32,))
+    assert plan.pretrain_options("random", 0, Path("run")).saliency is None  # it needs no maps
+    judged = plan.evaluate_options(4, Path("run"))
+    assert (judged.run, judged.seed, judged.protocols, judged.pool) == ("run", 4, ("knn",), "mean")
+
+
+def test_what_a_plan_leaves_out(read):
+    plan = read("{source: shapes:9, arms: [center, block]}")
+    assert (plan.seeds, plan.baseline) == ((0, 1, 2), "center")
+    assert plan.evaluate_options(1, Path("run")).source == "shapes:9"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "the plan: takes names and values, not a list"),
+        ("", "the plan: takes names and values, not nothing"),
+        ("{arms: [random", "is not YAML"),
+        ("{source: a, arms: [random, block], sources: b}", "unknown section 'sources'"),
+        ("{arms: [random, block]}", "source: say where"),
+        ("{source: a}", "arms: takes names and values, not nothing"),
+        ("{source: a, arms: [random]}", "at least two"),
+        ("{source: a, arms: [random, random]}", "arms: 'random' is there twice"),
+        ("{source: a, arms: {x: {epochs: 1}, x: {epochs: 2}}}", "'x' is there twice"),
+        ("{source: a, arms: {x: , random: }}", "arms: 'x' has no options, and is not one of: random"),
+        ("{source: a, arms: {no: {epochs: 1}, random: }}", "arms: False is no text; put the name in quotes"),
+        ("{source: a, arms: {untrained: {epochs: 1}, random: }}", "'untrained' can't be a name"),
+        ("{source: a, arms: {a/b: {epochs: 1}, random: }}", "'a/b' can't be a name"),
+        ("{source: a, arms: {x: 3, random: }}", "arms: x: takes names and values, not a int"),
+        ("{source: a, arms: {x: {epoch: 3}, random: }}", "arms: x: unknown option 'epoch'; did you mean epochs"),
+        ("{source: a, arms: {x: {seed: 3}, random: }}", "arms: x: seed can't be given here: give seeds at the top"),
+        ("{source: a, arms: {x: {limit: 3}, random: }}", "limit can't be given here: all arms share it"),
+        ("{source: a, pretrain: {out: b}, arms: [random, block]}", "pretrain: out can't be given here"),
+        ("{source: a, pretrain: {epochs: many}, arms: [random, block]}", "pretrain: epochs: takes a whole number"),
+        ("{source: a, evaluate: {beside: b}, arms: [random, block]}", "evaluate: beside can't be given here"),
+        ("{source: a, baseline: x, arms: [random, block]}", "baseline: 'x' is not one of the arms: random, block"),
+        ("{source: a, seeds: [1, 1], arms: [random, block]}", "seeds: takes different whole numbers"),
+        ("{source: a, seeds: 0, arms: [random, block]}", "seeds: takes how many"),
+        ("{source: a, seeds: all, arms: [random, block]}", "seeds: takes how many"),
+        ("{source: a, saliency: [b], arms: [random, block]}", "saliency: takes the folder"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_place(read, text, message):
+    with pytest.raises(UserError) as caught:
+        read(text)
+    assert message in str(caught.value)
+    assert "plan.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ("{salient_ratio: 0.9}", "arms: x: --salient-ratio 0.9 is above"),
+        ("{masking: magic}", "arms: x: --masking 'magic'"),
+        ("{batch_size: 0}", "arms: x: --batch-size is 0"),
+        ("{masking: random, salient_ratio: 0.5}", "arms: x: salient_ratio has no effect on random masks"),
+    ],
+)
+def test_an_arm_that_could_not_run(read, arm, message):
+    plan = read(f"{{source: a, saliency: maps, arms: {{x: {arm}, random: }}}}")
+    with pytest.raises(ValueError, match=message):
+        plan.pretrain_options("x", 0, Path("run"))
+
+
+@pytest.mark.parametrize("arm", ["{salient_ratio: 0.5}", "{masking: inverse}"])
+def test_an_arm_without_its_maps(read, arm):
+    """Not masked at random unasked, which would compare random with random."""
+    plan = read(f"{{source: a, arms: {{x: {arm}, random: }}}}")
+    with pytest.raises(ValueError, match="give saliency: MAPS"):
+        plan.pretrain_options("x", 0, Path("run"))
+
+
+def test_a_plan_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="can't be read"):
+        read_plan(tmp_path / "none.yaml")
+
+
+def test_flags_stand_in_for_a_plan():
+    judged = {"source": None, "test": "t", "protocols": ["knn"]}
+    plan = plan_from_flags("s", None, "2", "maps", judged, ["--epochs", "3", "--no-norm-pix"])
+    assert list(plan.arms) == [name for name in BUILT_IN_ARMS if name != "block"]
+    assert (plan.seeds, plan.pretrain) == ((0, 1), {"epochs": 3, "norm_pix": False})
+    judging = plan.evaluate_options(1, Path("run"))
+    assert (judging.source, judging.test, judging.protocols) == ("s", "t", ("knn",))
+    with pytest.raises(UserError, match="unknown option 'epoch'"):
+        plan_from_flags("s", None, None, "maps", {}, ["--epoch", "3"])
+    with pytest.raises(UserError, match="'rundom' has no options"):
+        plan_from_flags("s", "rundom,block", None, None, {}, [])
+
+
+def test_a_part_of_a_plan(read):
+    plan = read(GOOD).narrowed("inverse,random", "7")
+    assert (list(plan.arms), plan.seeds) == (["random", "inverse"], tuple(range(7)))
+    with pytest.raises(UserError, match="'x' is not one of: random, all, inverse"):
+        read(GOOD).narrowed("random,x", None)
+    with pytest.raises(UserError, match="baseline: 'random'"):
+        read(GOOD).narrowed("all,inverse", None)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.75])
+def test_all_salient_hides_nothing_else_whatever_the_mask_ratio(read, ratio):
+    text = f"{{source: a, saliency: maps, pretrain: {{mask_ratio: {ratio}}}, arms: [random, all-salient]}}"
+    masking = read(text).pretrain_options("all-salient", 0, Path("run")).masks()
+    saliency = torch.rand(3, 16, generator=torch.Generator().manual_seed(0))
+    mask = masking(3, (4, 4), generator=torch.Generator().manual_seed(1), saliency=saliency)
+    assert int(mask.hidden[0].sum()) == 16 * ratio
+    assert saliency[~mask.hidden].reshape(3, -1).amax(1).lt(saliency.masked_fill(~mask.hidden, 2).amin(1)).all()

@@ -1,0 +1,293 @@
+"""`reconstruct` and `encode` of streams: what is written is whole, visible pixels are kept, faults are told of."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+pytest.importorskip("av")
+
+import cli
+from mae.evaluation.image_quality import psnr, ssim
+from mae.recovery.stream_encoder import StreamEncoder
+from pipelines.frames.live import Live, LiveOptions
+from pipelines.reconstruct.reconstruct_video import Figures, Frame
+from pipelines.views.geometry import View, central_box, view_image
+from tests.mae.recovery.test_stream_encoder import video
+from tests.pipelines.video_files import write_video
+from tests.tiny_mae import nano
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    nano().save_pretrained(folder / "image")
+    video().save_pretrained(folder / "video")  # tubelets of two frames, 16×24 pixels
+    return folder
+
+
+def footage(count=9, width=50, height=37):
+    """Smooth pictures that change."""
+    small = np.random.default_rng(0).integers(0, 256, (count, 4, 5, 3), np.uint8)
+    return np.stack([np.asarray(Image.fromarray(each).resize((width, height))) for each in small])
+
+
+def invoke(command, *arguments, stdin=None):
+    return CliRunner().invoke(cli.app, [command, *map(str, arguments), "--device", "cpu"], input=stdin)
+
+
+def frames_of(path):
+    return np.stack(list(Live(LiveOptions(str(path)))))
+
+
+def inside(shape=(37, 50)):
+    box = np.zeros(shape, bool)
+    box[9:28, 10:30] = True
+    return box
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_a_video_with_a_box(models, tmp_path, kind):
+    write_video(tmp_path / "clip.mkv", footage(), codec="ffv1", pixels="bgr0")
+    place, out = tmp_path / "clip.mkv", tmp_path / "out"
+    done = invoke(
+        "reconstruct", models / kind, place, "--box", "0.2,0.25,0.6,0.75", "--truth", place, "--lossless", "--out", out
+    )
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in out.iterdir()) == ["clip-side.mkv", "clip.mkv", "report.json"]
+    completed = frames_of(out / "clip.mkv")
+    assert completed.shape == footage().shape
+    assert (completed[:, ~inside()] == footage()[:, ~inside()]).all()
+    assert (completed[:, inside()] != footage()[:, inside()]).any(-1).mean() > 0.9
+    side = frames_of(out / "clip-side.mkv")
+    assert np.array_equal(side[:, :, 50:100], completed)
+    assert np.array_equal(side[:, :, 100:], footage())
+    assert (side[:, :, :50][:, inside()] == 128).all()
+    report = json.loads((out / "report.json").read_text())
+    assert report["frames"] == 9
+    assert report["latency"] == (2 if kind == "video" else 1)
+    given, found = (torch.from_numpy(each.copy()).permute(0, 3, 1, 2) for each in (footage(), completed))
+    region = torch.from_numpy(inside())[None].expand(9, -1, -1)
+    assert report["means"]["psnr"] == pytest.approx(float(psnr(found, given, region).mean()), rel=1e-4)
+    assert report["means"]["ssim"] == pytest.approx(float(ssim(found, given, region).mean()), abs=1e-5)
+
+
+def test_mp4_is_what_is_written_if_nothing_is_said(models, tmp_path):
+    write_video(tmp_path / "clip.mkv", footage(3))
+    done = invoke(
+        "reconstruct", models / "video", tmp_path / "clip.mkv", "--box", "0,0,0.5,1", "--out", tmp_path / "out"
+    )
+    assert done.exit_code == 0, done.output
+    assert "3 frames in" in done.output
+    assert frames_of(tmp_path / "out" / "clip.mp4").shape == (3, 38, 50, 3)
+
+
+def moving_masks(count=9):
+    masks = np.zeros((count, 37, 50), bool)
+    for number, mask in enumerate(masks):
+        mask[5 : 5 + 3 * number, 4 + number : 20 + number] = True
+    return masks
+
+
+def changed(out, name="clip.mkv"):
+    return (frames_of(out / name) != footage()).any(-1)
+
+
+@pytest.mark.parametrize("kind", ["video", "folder", "picture"])
+def test_masks_of_a_video(models, tmp_path, kind):
+    masks = moving_masks()
+    write_video(tmp_path / "clip.mkv", footage(), codec="ffv1", pixels="bgr0")
+    if kind == "video":
+        write_video(
+            tmp_path / "masks.mp4",
+            np.repeat(255 * masks[..., None], 3, 3).astype(np.uint8),
+            codec="libx264",
+            pixels="yuv444p",
+        )
+        place = tmp_path / "masks.mp4"
+    else:
+        place = tmp_path / "masks"
+        place.mkdir()
+        for number, mask in enumerate(masks):
+            Image.fromarray(mask).save(place / f"{number:02}.png")
+    if kind == "picture":
+        place, masks = place / "05.png", masks[[5] * 9]
+    done = invoke(
+        "reconstruct", models / "video", tmp_path / "clip.mkv", "--mask", place, "--lossless", "--out", tmp_path / "out"
+    )
+    assert done.exit_code == 0, done.output
+    found = changed(tmp_path / "out")
+    assert not found[~masks].any()
+    assert found[masks].mean() > 0.9
+
+
+def test_a_folder_of_frames_with_its_own_masks(models, tmp_path):
+    masks = moving_masks()
+    for number, (frame, mask) in enumerate(zip(footage(), masks, strict=True)):
+        (tmp_path / "clip").mkdir(exist_ok=True)
+        Image.fromarray(frame).save(tmp_path / "clip" / f"{number:05}.png")
+        Image.fromarray(mask).save(tmp_path / "clip" / f"{number:05}_mask.png")
+    place = tmp_path / "clip"
+    done = invoke(
+        "reconstruct", models / "video", place, "--as-video", "--mask", place, "--lossless", "--out", tmp_path / "out"
+    )
+    assert done.exit_code == 0, done.output
+    found = changed(tmp_path / "out")
+    assert not found[~masks].any()
+    assert found[masks].mean() > 0.9
+    (place / "00004_mask.png").unlink()
+    done = invoke("reconstruct", models / "video", place, "--as-video", "--mask", place, "--out", tmp_path / "other")
+    assert done.exit_code == 2
+    assert "no picture for 00004.png" in done.stderr.replace("\n", " ")
+    assert not list((tmp_path / "other").glob("*"))
+
+
+def test_masks_that_end_early_are_told_of(models, tmp_path):
+    write_video(tmp_path / "clip.mkv", footage(), codec="ffv1", pixels="bgr0")
+    (tmp_path / "masks").mkdir()
+    for number, mask in enumerate(moving_masks(6)):
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    done = invoke(
+        "reconstruct",
+        models / "video",
+        tmp_path / "clip.mkv",
+        "--mask",
+        tmp_path / "masks",
+        "--lossless",
+        "--out",
+        tmp_path / "out",
+    )
+    assert done.exit_code == 0, done.output
+    assert "the masks ended at frame 6" in done.output
+    found = changed(tmp_path / "out")
+    assert found[8][moving_masks()[5]].mean() > 0.9
+
+
+def test_raw_frames_on_standard_input(models, tmp_path):
+    raw = footage().tobytes()
+    arguments = (models / "video", "-", "--size", "50x37", "--box", "0.2,0.25,0.6,0.75", "--lossless", "--fps", "12.5")
+    done = invoke("reconstruct", *arguments, "--out", tmp_path / "out", stdin=raw[:-100])
+    assert done.exit_code == 0, done.output
+    assert "ended within a frame" in done.output
+    live = Live(LiveOptions(str(tmp_path / "out" / "stdin.mkv")))
+    found = np.stack(list(live))
+    assert live.fps == 12.5
+    assert np.array_equal(found[:, ~inside()], footage()[:8, ~inside()])
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["faults"] == {"truncated": True}
+
+
+@pytest.mark.slow
+def test_a_stream_that_stalls_is_finished_and_the_process_ends(models, tmp_path):
+    command = [sys.executable, "cli.py", "reconstruct", models / "video", "-", "--size", "50x37", "--box", "0,0,1,0.5"]
+    command += ["--stall-timeout", "1", "--out", tmp_path / "out", "--lossless"]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert process.stdin
+    process.stdin.write(footage(5).tobytes() + b"begun")
+    process.stdin.flush()
+    try:
+        assert process.wait(120) == 0, process.stderr.read()
+        assert "sent nothing for 1 seconds" in process.stdout.read().decode()
+    finally:
+        process.kill()
+        process.stdin.close()
+    assert len(frames_of(tmp_path / "out" / "stdin.mkv")) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("clip.mkv", "--box", "0,0,1,1", "--mask", "small.png"), "its mask has 10×10 pixels, the picture 50×37"),
+        (("clip.mkv", "--mask", "none.png"), "--mask none.png does not exist"),
+        (("clip.mkv", "--box", "0,0,1,1", "--truth", "small.png"), "the true picture has another size"),
+        (("clip.mkv", "--box", "0,0,1,1", "--fps", "0"), "--fps is 0"),
+        (("torn.mp4", "--box", "0,0,1,1"), "not a video that can be read"),
+        (("none.mp4", "--box", "0,0,1,1"), "none.mp4 does not exist"),
+        (("-", "--box", "0,0,1,1"), "need their --size"),
+        (("-", "--box", "0,0,1,1", "--size", "50x37"), "standard input has no frame"),
+        (("small.png", "--box", "0,0,1,1"), "is a model of video"),
+        (("clip.mkv", "--gate"), "has no gate"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(models, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write_video("clip.mkv", footage(4))
+    Path("torn.mp4").write_bytes(b"torn" * 99)
+    Image.new("L", (10, 10), 255).save("small.png")
+    done = invoke("reconstruct", models / "video", *arguments, "--out", "out", stdin=b"")
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert not list(Path("out").glob("*")) if Path("out").exists() else True
+
+
+def test_features_of_a_video(models, tmp_path):
+    write_video(tmp_path / "clip.mkv", footage(), codec="ffv1", pixels="bgr0")
+    done = invoke("encode", models / "video", tmp_path / "clip.mkv", "--out", tmp_path / "features.parquet")
+    assert done.exit_code == 0, done.output
+    assert "5 rows" in done.output
+    table = pq.read_table(tmp_path / "features.parquet")
+    assert table["frame"].to_pylist() == [0, 2, 4, 6, 8]
+    assert table["frames"].to_pylist() == [2, 2, 2, 2, 1]
+    assert table["time"].to_pylist() == pytest.approx([0, 0.08, 0.16, 0.24, 0.32])
+    view = View(central_box(50, 37, 24 / 16))
+    seen = np.stack([view_image(Image.fromarray(frame), view, (16, 24)) for frame in footage()])
+    encoder = StreamEncoder(video())
+    expected = [each.feature() for each in encoder.push(torch.from_numpy(seen)) + encoder.flush()]
+    assert np.array_equal(np.stack(table["feature"].to_pylist()).astype(np.float32), torch.stack(expected).numpy())
+    assert table.schema.metadata[b"tubelet"] == b"2"
+    assert pq.read_metadata(tmp_path / "features.parquet").metadata[b"faults"] == b"{}"
+
+
+def test_features_of_pictures(models, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number, frame in enumerate(footage(3)):
+        Image.fromarray(frame).save(tmp_path / "in" / f"{number}.png")
+    (tmp_path / "in" / "4.png").write_bytes(b"torn")
+    done = invoke("encode", models / "image", tmp_path / "in", "--out", tmp_path / "features.parquet")
+    assert done.exit_code == 0, done.output
+    table = pq.read_table(tmp_path / "features.parquet")
+    assert table["name"].to_pylist() == ["0.png", "1.png", "2.png"]
+    assert np.isfinite(np.stack(table["feature"].to_pylist())).all()
+    rejected = json.loads((tmp_path / "features.rejected.jsonl").read_text())
+    assert rejected == {"name": "4.png", "reason": "not an image"}
+    done = invoke("encode", models / "image", tmp_path / "in" / "4.png", "--out", tmp_path / "none.parquet")
+    assert done.exit_code == 2
+    assert not (tmp_path / "none.parquet").exists()
+    as_frames = invoke("encode", models / "image", tmp_path / "in", "--as-video", "--out", tmp_path / "frames.parquet")
+    assert as_frames.exit_code == 0, as_frames.output
+    assert "1 frames could not be decoded" in as_frames.output
+    frames = np.stack(pq.read_table(tmp_path / "frames.parquet")["feature"].to_pylist())
+    assert len(frames) == 4
+    assert np.allclose(frames[:3], np.stack(table["feature"].to_pylist()), atol=1e-5)
+    assert np.array_equal(frames[2], frames[3])
+
+
+def test_figures_do_not_depend_on_what_lies_around():
+    """PSNR and SSIM of the smallest box around a region are those of the whole picture."""
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randint(0, 256, (2, 3, 60, 80), dtype=torch.uint8, generator=generator)
+    for box in ((20, 30, 40, 50), (0, 5, 70, 80), (55, 60, 0, 3)):
+        hidden = torch.zeros(60, 80, dtype=torch.bool)
+        hidden[box[0] : box[1], box[2] : box[3]] = True
+        hidden[box[0], box[2]] = False
+        figures = Figures()
+        figures.add(Frame(one, hidden, other), one)
+        whole = [float(measure(one[None], other[None], hidden[None])[0]) for measure in (psnr, ssim)]
+        assert [figures.means()["psnr"], figures.means()["ssim"]] == pytest.approx(whole, rel=1e-5)

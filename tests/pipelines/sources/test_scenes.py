@@ -1,0 +1,67 @@
+"""``shapes:N``: labels and captions known without drawing are those of the drawn scenes."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.sources.images import decode_rgb
+from pipelines.sources.open_source import open_source
+from pipelines.sources.scene_drawing import COLORS, draw_scene
+from pipelines.sources.scenes import parse_scenes
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [("shapes:12", {}), ("shapes:12,split=test,objects=2-3,size=32", {"split": "test", "objects": (2, 3), "size": 32})],
+)
+def test_columns_are_those_of_the_drawn_scenes(spec, options):
+    source = open_source(spec)
+    scenes = [draw_scene(i, **options) for i in range(12)]
+    assert source.captions.to_pylist() == [scene.caption for scene in scenes]
+    assert source.labels.tolist() == [scene.label for scene in scenes]
+    assert source.label_names == list(COLORS)
+    for i in (0, 11):
+        assert np.array_equal(np.asarray(decode_rgb(source.read_image(i))), scenes[i].image)
+        assert np.array_equal(source.read_mask(i), scenes[i].mask)
+
+
+def test_keys_name_all_that_a_scene_depends_on():
+    assert open_source("shapes:2").keys.to_pylist() == ["shapes-train-000000", "shapes-train-000001"]
+    assert open_source("shapes:1,split=test,objects=2-3").keys.to_pylist() == ["shapes-test-objects2-3-000000"]
+    assert open_source("shapes:1,size=64", split="val").keys.to_pylist() == ["shapes-val-size64-000000"]
+
+
+def test_single_captions_limits_and_selections_agree():
+    source = open_source("shapes:9", limit=5)
+    assert len(source) == 5
+    captions = [source.caption(i) for i in range(5)]
+    assert captions == source.captions.to_pylist()
+    chosen = open_source("shapes:9").select([4, 2])
+    assert chosen.captions.to_pylist() == [captions[4], captions[2]]
+    assert chosen[0].caption == captions[4]
+    assert chosen[0].image == source[4].image
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy[3] == source[3]
+    assert len(pickle.dumps(source)) < 5_000
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "shapes:", "shapes:0", "shapes:-1", "shapes:many", "shapes:5,", "shapes:5,split=", "shapes:5,objects=0-2",
+        "shapes:5,objects=3-2", "shapes:5,objects=1-4", "shapes:5,size=1", "shapes:5,size=x", "shapes:5,colour=red",
+        "shapes:5,size=32,size=64", "shapes:5,split=a/b",
+    ],
+)  # fmt: skip
+def test_bad_options_show_the_grammar(spec):
+    with pytest.raises(UserError, match=r"shapes:N\[,split=NAME\]\[,objects=A-B\]\[,size=PIXELS\]"):
+        open_source(spec)
+
+
+def test_one_number_of_objects_and_two_splits():
+    assert parse_scenes("shapes:5,objects=2").objects == (2, 2)
+    assert parse_scenes("shapes:5,split=test", "test").split == "test"
+    with pytest.raises(UserError, match="'test' and 'train'"):
+        parse_scenes("shapes:5,split=test", "train")
