@@ -2,7 +2,8 @@
 
 A user's mistake is one line and exit code 2. An interrupted run says how to go on and exits with 130. Heavy imports
 stay inside the commands, so that ``--help`` is instant. What can be asked of a pipeline is declared in its options
-dataclass alone, see ``pipelines.commandline.option``; a command names it, and what is left here is what the command prints.
+dataclass alone, see ``pipelines.commandline.option``; a command names it, and what is left here is what the command
+prints.
 """
 
 from __future__ import annotations

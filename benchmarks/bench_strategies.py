@@ -7,8 +7,8 @@ A step is that of ``bench_step.py``: normalising uint8 images, drawing masks, fo
 with 75 % hidden and normalised targets. All strategies train one and the same model, a step each in turns, in a new
 order every round; a ratio is the median over the rounds of the quotient within a round, with the quartiles. The row
 *random again* is random masking a second time: how far it is from 1 is what the machine's noise does to a ratio.
-Learners are as ``pretrain`` makes them. Operations are the products of matrices of an image, as ``mae.training.flops`` counts
-them, and the learner's beside. Weights are random, images and maps are noise, and reading images is not in it.
+Learners are as ``pretrain`` makes them. Operations are the products of matrices of an image, as ``mae.training.flops``
+counts them, and the learner's beside. Weights are random, images and maps are noise, and reading images is not in it.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Occluders of clips, from those of images: one that stands still in all frames, or one for every frame.
 
-A clip's frames are images, and what hides them is what hides images (:mod:`mae.evaluation.occluders`), with the same share in
-every frame. What moves is an occluder whose place in each frame lies on a straight line, at constant speed.
+A clip's frames are images, and what hides them is what hides images (:mod:`mae.evaluation.occluders`), with the same
+share in every frame. What moves is an occluder whose place in each frame lies on a straight line, at constant speed.
 
 Shapes: B clips of T frames of H×W pixels; a region is bool [B, T, H, W], True = hidden.
 """

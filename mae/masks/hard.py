@@ -6,8 +6,8 @@ objective, for exact values change all the time). A share of the mask, growing o
 the patches of the highest predicted error; the rest is random.
 
 The paper predicts with a second decoder behind the autoencoder's encoder, and takes the masks from a moving average of
-all that, which has to see the whole image. Here a gate's small network (``mae.masks.gate``) reads the patch embeddings: it
-costs a few percent of that, and knows neither what the encoder makes of a patch nor where it lies.
+all that, which has to see the whole image. Here a gate's small network (``mae.masks.gate``) reads the patch embeddings:
+it costs a few percent of that, and knows neither what the encoder makes of a patch nor where it lies.
 
 Shapes: B images, N patches, M' of them decoded.
 """

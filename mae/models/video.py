@@ -2,9 +2,9 @@
 
 Written from Tong et al. 2022, "VideoMAE" (arXiv 2203.12602). A clip [B, C, T, H, W] is cut into tubelets of t×p×p
 pixels on a grid of T/t time slots, H/p rows and W/p columns; everything else, the fast paths included, is
-:class:`mae.models.vit.MaskedAutoencoder`'s. Targets are VideoMAE's: pixels in 0..1, each tubelet normalised channel by channel
-over its t·p·p pixels. There is no class token unless it is asked for. ``inflate`` makes a video model of an image one
-(Carreira and Zisserman 2017, arXiv 1705.07750).
+:class:`mae.models.vit.MaskedAutoencoder`'s. Targets are VideoMAE's: pixels in 0..1, each tubelet normalised channel by
+channel over its t·p·p pixels. There is no class token unless it is asked for. ``inflate`` makes a video model of an
+image one (Carreira and Zisserman 2017, arXiv 1705.07750).
 
 Shapes: B clips of T frames of H×W pixels, N = T/t · H/p · W/p tubelets, slot by slot and row by row, D the width.
 """

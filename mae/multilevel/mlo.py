@@ -44,8 +44,8 @@ class MultilevelSettings:
     """How the mask becomes differentiable: see ``mae.multilevel.masker.loss_weights``."""
     hypergradient: str = "finite"
     radius: float = 0.1
-    """Of the finite difference, see ``mae.multilevel.nested.Nested``: with 0.1 the hypergradients of a ``mini`` model were
-    nearest to the exact ones, in fp32 (cosine 1.000) and bf16 (0.994, where DARTS' 0.01 has 0.80)."""
+    """Of the finite difference, see ``mae.multilevel.nested.Nested``: with 0.1 the hypergradients of a ``mini`` model
+    were nearest to the exact ones, in fp32 (cosine 1.000) and bf16 (0.994, where DARTS' 0.01 has 0.80)."""
     unroll: tuple[int, int] = (2, 1)
     """Steps of the autoencoder to one of the head, and of the head to one of the masker."""
     head_rate: float = 1e-3
@@ -55,7 +55,8 @@ class MultilevelSettings:
     """How T steps: a key of RULES. AdamW's steps have one length whatever the gradients', which grow a thousandfold
     once the head knows something; ``momentum`` (0.9) follows their size, so its rate has to be found for each task."""
     exploration: float = 0.0
-    """0: the patches of highest probability are hidden, as in the paper; above it: see ``mae.multilevel.masker.top_mask``."""
+    """0: the patches of highest probability are hidden, as in the paper; above it, see
+    ``mae.multilevel.masker.top_mask``."""
     pool: str = "cls"
 
     def __post_init__(self) -> None:

@@ -1,9 +1,10 @@
 """Pictures of any size completed: what is hidden of them is filled in by a model of another size, without a seam.
 
 The picture is brought to the model's size by averaging visible pixels alone, so that nothing of what is hidden is ever
-seen; :func:`mae.recovery.recover.recover` fills in; the result is enlarged again, and its colours are bent towards those just
-outside of the hidden region: the difference there is spread smoothly over the region (a membrane, as in Pérez et al.,
-"Poisson image editing", 2003, here by pull and push over a pyramid). Pixels outside the region are kept to the bit.
+seen; :func:`mae.recovery.recover.recover` fills in; the result is enlarged again, and its colours are bent towards
+those just outside of the hidden region: the difference there is spread smoothly over the region (a membrane, as in
+Pérez et al., "Poisson image editing", 2003, here by pull and push over a pyramid). Pixels outside the region are kept
+to the bit.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """A video without an end whose hidden pixels are filled in as it comes, from what was visible until then.
 
-Every tubelet passes a :class:`mae.recovery.stream_encoder.StreamEncoder`, which never sees a tubelet with a hidden pixel. Its hidden
-tubelets are then decoded in the company of all visible ones of the window, and get their brightness and contrast,
-channel by channel as in VideoMAE, from pixels that are visible nearby in space and time (:mod:`mae.recovery.recover`). At the
-video's own size only hidden pixels are replaced and bent towards what lies around them (:mod:`mae.recovery.completion`); all
-others stay as they are, to the bit. Memory is bounded, the latency is a tubelet, and the portions in which frames come
-make no difference.
+Every tubelet passes a :class:`mae.recovery.stream_encoder.StreamEncoder`, which never sees a tubelet with a hidden
+pixel. Its hidden tubelets are then decoded in the company of all visible ones of the window, and get their brightness
+and contrast, channel by channel as in VideoMAE, from pixels that are visible nearby in space and time
+(:mod:`mae.recovery.recover`). At the video's own size only hidden pixels are replaced and bent towards what lies around
+them (:mod:`mae.recovery.completion`); all others stay as they are, to the bit. Memory is bounded, the latency is a
+tubelet, and the portions in which frames come make no difference.
 
 Shapes: a tubelet is t frames of H×W pixels and h×w at the model's size, S places of t·p·p pixels.
 """

@@ -14,7 +14,8 @@ from mae.training.training import TrainingSettings
 
 
 class Trained(Protocol):
-    """:class:`mae.training.training.Training` and :class:`mae.multilevel.mlo_training.MultilevelTraining`, as far as they are alike."""
+    """:class:`mae.training.training.Training` and
+    :class:`mae.multilevel.mlo_training.MultilevelTraining`, as far as they are alike."""
 
     step: int
     steps_per_epoch: int

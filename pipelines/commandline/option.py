@@ -1,9 +1,9 @@
 """An option, declared once: a field of an options dataclass, whose annotation says the rest.
 
 ``tiles: Annotated[int, Option("Look also at N × N overlapping windows.")] = 1`` is all that there is to ``--tiles``:
-its name, its type, its default and its help. ``pipelines.commandline.typer_commands`` makes the command line of it. ``mae-cli --help``
-reads all modules that declare options, so they import nothing heavy, and leave out ``from __future__ import
-annotations``: an annotation that is a text would be compiled once more at every start.
+its name, its type, its default and its help. ``pipelines.commandline.typer_commands`` makes the command line of it.
+``mae-cli --help`` reads all modules that declare options, so they import nothing heavy, and leave out ``from __future__
+import annotations``: an annotation that is a text would be compiled once more at every start.
 """
 
 from __future__ import annotations

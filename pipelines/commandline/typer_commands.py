@@ -20,8 +20,8 @@ def with_options(function: Command, kind: type[Any] | None = None, *, before: st
     """``function`` as typer takes it: its parameters, and the fields of the dataclass ``kind``, are options.
 
     With a ``kind``, the function's first argument is what the command line took for its fields, {name: value} with
-    None or an empty list where nothing was given: see ``pipelines.commandline.option.given_values``. The function's further
-    parameters are options of its own, listed ``before`` the field of that name or, without one, last.
+    None or an empty list where nothing was given: see ``pipelines.commandline.option.given_values``. The function's
+    further parameters are options of its own, listed ``before`` the field of that name or, without one, last.
     """
     own = list(_own_options(function, skip=0 if kind is None else 1))
     options = [] if kind is None else declared_options(kind)

@@ -1,8 +1,8 @@
 """One arm at one seed: pretrained in a run folder of its own, then judged; what is finished is found, not done again.
 
 The runs of a seed start from the same weights and see the same views in the same order, for both follow from the seed,
-the epoch and the image alone (``pipelines.views.image_views``): they differ by their arm's options and nothing else. The untrained
-encoder that ``evaluate`` puts beside a run has those very starting weights.
+the epoch and the image alone (``pipelines.views.image_views``): they differ by their arm's options and nothing else.
+The untrained encoder that ``evaluate`` puts beside a run has those very starting weights.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """``encode``: features of pictures, or of a stream of frames as it comes, as Parquet.
 
-A picture is a row; of a stream, every tubelet is one: the mean of the tokens that a :class:`mae.recovery.stream_encoder.StreamEncoder`
-gives for it, with what was seen before remembered (of an image model: every frame). All see the central part that has
-the model's shape. The file appears when it is whole; rows are written as they come, so memory does not grow.
+A picture is a row; of a stream, every tubelet is one: the mean of the tokens that a
+:class:`mae.recovery.stream_encoder.StreamEncoder` gives for it, with what was seen before remembered (of an image
+model: every frame). All see the central part that has the model's shape. The file appears when it is whole; rows are
+written as they come, so memory does not grow.
 """
 
 from __future__ import annotations

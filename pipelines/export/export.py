@@ -37,7 +37,8 @@ _PLACE = "<folder>"
 
 
 def export(model: Path, kind: str, out: Path) -> str:
-    """Write the model (a run, a saved model, or what :func:`mae.formats.foreign.load_foreign` reads) into the folder ``out``.
+    """Write the model (a run, a saved model, or what :func:`mae.formats.foreign.load_foreign` reads) into the folder
+    ``out``.
 
     ``kind`` is ``mae``, ``timm`` or ``transformers``. A gate that was trained with the model goes along. Returns the
     line of Python that loads the result. Raises UserError for what is no model, does not fit the other format, or a

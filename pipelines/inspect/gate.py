@@ -1,8 +1,8 @@
 """What a run's gate calls important: its scores judged against true masks, checkpoint by checkpoint, and drawn.
 
 Images are squashed to the model's size, so that the scores cover them as maps do, and are judged as maps are
-(:mod:`pipelines.inspect.map_scores`): a score is the sigmoid of a patch's logit. Nothing is hidden at random here: the pictures show
-the patches that the gate counts as important, of which a pretraining hides a share.
+(:mod:`pipelines.inspect.map_scores`): a score is the sigmoid of a patch's logit. Nothing is hidden at random here: the
+pictures show the patches that the gate counts as important, of which a pretraining hides a share.
 """
 
 from __future__ import annotations

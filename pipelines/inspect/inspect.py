@@ -1,7 +1,7 @@
 """``inspect``: look at a maps folder, a run or a source before trusting it.
 
-Maps are judged (:mod:`pipelines.inspect.map_scores`): where their source has true masks by pointing game, energy, IoU and AUC
-beside a centre prior, a shuffled caption and a uniform map; always by what needs no masks.
+Maps are judged (:mod:`pipelines.inspect.map_scores`): where their source has true masks by pointing game, energy, IoU
+and AUC beside a centre prior, a shuffled caption and a uniform map; always by what needs no masks.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """``pretrain``: images (and their maps) in, a run folder with a masked autoencoder out.
 
 It joins maps to images once, by key and caption, draws one view for image and map together, and feeds the training
-step of ``mae.training.training``. A run stopped at any moment goes on with ``--resume`` from its newest checkpoint, and on one
-CPU process ends with the same losses to the bit. Under torchrun all processes do one run together: each reads its part
-of every batch, and the main one alone writes.
+step of ``mae.training.training``. A run stopped at any moment goes on with ``--resume`` from its newest checkpoint, and
+on one CPU process ends with the same losses to the bit. Under torchrun all processes do one run together: each reads
+its part of every batch, and the main one alone writes.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ class VideoReconstruction:
     means: dict[str, float] = field(default_factory=dict)
     """Of the figures of all frames that have them."""
     faults: dict[str, int | bool] = field(default_factory=dict)
-    """As :class:`pipelines.frames.live.Faults`; ``mask_ended``, ``truth_ended``: the frame from which on the last stays."""
+    """As :class:`pipelines.frames.live.Faults`; ``mask_ended``, ``truth_ended``: the frame from which
+    the last one stays."""
     latency: int = 1
     """In frames."""
     seconds: float = 0.0

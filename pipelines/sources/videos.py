@@ -42,7 +42,8 @@ class FileVideos:
 
 
 class FrameFolder:
-    """A folder of numbered pictures as :class:`pipelines.views.clip_views.Video`; a frame lasts a second, for want of a rate."""
+    """A folder of numbered pictures as :class:`pipelines.views.clip_views.Video`; a frame lasts a second, for
+    want of a rate."""
 
     def __init__(self, path: str) -> None:
         self._folder = Path(path)

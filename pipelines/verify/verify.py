@@ -1,8 +1,8 @@
 """``verify``: is a maps folder whole, and does it belong to the images it is to be used with?
 
-Everything that can be seen in the folder alone is ``saliency.table.checks``; here the source is brought in: how many of its
-pairs have a map and how many maps a pair, whether the images' stored bytes are those that the maps were made of, and
-whether they can be read. All checks are run, whatever the first ones find; nothing is written.
+Everything that can be seen in the folder alone is ``saliency.table.checks``; here the source is brought in: how many of
+its pairs have a map and how many maps a pair, whether the images' stored bytes are those that the maps were made of,
+and whether they can be read. All checks are run, whatever the first ones find; nothing is written.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ class Video(Protocol):
         """Width and height of the upright frames."""
 
     def read(self, frames: Sequence[int], *, draft: int | None = None) -> list[Image.Image]:
-        """These frames, ascending numbers, in upright RGB; ``draft`` as in :func:`pipelines.sources.images.decode_rgb`."""
+        """These frames, ascending numbers, in upright RGB; ``draft`` as in
+        :func:`pipelines.sources.images.decode_rgb`."""
 
     def masks(self, frames: Sequence[int]) -> NDArray[np.bool_] | None:
         """The true masks of these frames, bool [k, H, W]; None where a frame has none."""

@@ -1,8 +1,8 @@
 """Random views whose pixels are computed on the training's device: the workers only decode and cut.
 
 A worker decodes an image as it would otherwise, cuts out what its view depends on and sends the bytes as they are; the
-batch is copied at once and resized there (``pipelines.views.pillow_resize``). The images are those that the workers would show,
-byte for byte, so a run may go on with the one or the other.
+batch is copied at once and resized there (``pipelines.views.pillow_resize``). The images are those that the workers
+would show, byte for byte, so a run may go on with the one or the other.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def gradcam_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """Grad-CAM at the tower's layer; see :data:`saliency.methods.methods.Maps` for the arguments and what is returned."""
+    """Grad-CAM at the tower's layer; see :data:`saliency.methods.methods.Maps` for the arguments and what is
+    returned."""
     activations, gradients, scores = read_layer(tower, inputs, texts)
     return gradcam(activations, gradients), scores
 

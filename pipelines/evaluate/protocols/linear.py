@@ -1,7 +1,8 @@
 """``evaluate --protocol linear``: MAE's linear probe on any encoder, a sweep of learning rates in one pass.
 
-Every epoch the frozen encoder sees new random crops, and all heads of :class:`~mae.evaluation.linear_probe.LinearSweep` learn from
-the same features. The head that is judged on the test part is the one that was right most often on a tenth of the
+Every epoch the frozen encoder sees new random crops, and all heads of :class:`~mae.evaluation.linear_probe.LinearSweep`
+learn from the same features. The head that is judged on the test part is the one that was right most often on a tenth
+of the
 *training* part, which no head has learned from (where every class has one image, there is nothing to hold out, and the
 training part itself decides); the test part is only ever predicted.
 """

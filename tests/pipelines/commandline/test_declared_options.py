@@ -1,4 +1,4 @@
-"""What ``pipelines.commandline.option`` and ``pipelines.commandline.typer_commands`` make of a dataclass and of a function."""
+"""What ``commandline.option`` and ``commandline.typer_commands`` make of a dataclass and of a function."""
 
 from dataclasses import dataclass
 from pathlib import Path
