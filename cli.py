@@ -28,18 +28,14 @@ from pipelines.commandline.shared_options import (
     StallTimeout,
     StreamInput,
 )
-from pipelines.commandline.terminal import (
-    fail,
-    faults_in_words,
-    guarded,
-    print_comparison,
-    print_evaluation,
-    print_facts,
-    print_judgement,
-    print_recovery,
-)
+from pipelines.commandline.terminal import fail, guarded, print_facts
 from pipelines.commandline.typer_commands import with_options
+from pipelines.compare.report import print_comparison
+from pipelines.demo.demo_video import print_recovery
 from pipelines.evaluate.options import EvaluateOptions
+from pipelines.evaluate.printed import print_evaluation
+from pipelines.frames.live import faults_in_words
+from pipelines.inspect.map_verdict import print_judgement
 from pipelines.prepare.options import PrepareOptions
 from pipelines.pretrain.options import PretrainArguments
 from pipelines.publish.options import PublishOptions

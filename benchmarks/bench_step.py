@@ -47,10 +47,10 @@ import torch
 from mae.masks.masking import Masking
 from mae.models import linear
 from mae.models.vit import SIZES, MaskedAutoencoder
-from mae.optimisation import parameter_groups
+from mae.optimisation import parameter_groups, resolve_precision
 from mae.pixels import normalise
 from mae.training.flops import peak_flops, training_flops
-from mae.training.training import Batch, Training, TrainingSettings, resolve_precision
+from mae.training.training import Batch, Training, TrainingSettings
 
 SIDE, MASK_RATIO = 224, 0.75
 LEARNING_RATE, BETAS, WEIGHT_DECAY = 1e-4, (0.9, 0.95), 0.05

@@ -27,8 +27,9 @@ from mae.masks.gate_training import GateSettings
 from mae.masks.learner import MaskLearner
 from mae.masks.masking import STRATEGIES, Masking
 from mae.models.vit import SIZES, MaskedAutoencoder
+from mae.optimisation import resolve_precision
 from mae.training.flops import training_flops
-from mae.training.training import Batch, resolve_precision
+from mae.training.training import Batch
 from pipelines.pretrain.mask_learners import new_learner
 from pipelines.pretrain.settings import LEARNED, MULTILEVEL, PretrainOptions
 

@@ -37,3 +37,13 @@ def check_disjoint(**parts: Iterable[str]) -> None:
                 f"key {min(common)!r} is in both the {one} and the {other} split ({len(common)} keys are): "
                 "the splits must not overlap"
             )
+
+
+def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """True for a share of every class, drawn by ``seed``; a class of one image stays in training."""
+    rng = np.random.default_rng([seed, 1])
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        held[members[: min(len(members) - 1, max(1, round(fraction * len(members))))]] = True
+    return held

@@ -19,9 +19,8 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from mae.optimisation import learning_rate
+from mae.optimisation import learning_rate, resolve_precision
 from mae.randomness import seeded
-from mae.training.training import resolve_precision
 
 _STRONGEST = 9.99
 """At magnitude 10, which the deviation of 0.5 around 9 reaches, timm posterises to 0 bits, which Pillow 13 refuses."""

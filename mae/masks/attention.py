@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from mae.distributed import World
 from mae.masks.learner import Look
-from mae.masks.masking import Mask, forced_priorities, hidden_count, mask_from_priorities, top_ranks
+from mae.masks.masking import forced_priorities, mask_from_priorities, top_ranks
 from mae.models.blocks import Block
 from mae.models.linear import linear
+from mae.models.mask import Mask, hidden_count
 from mae.models.vit import MaskedAutoencoder
 
 

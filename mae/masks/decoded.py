@@ -16,7 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mae.masks.masking import Mask, Part, to_device
+from mae.masks.masking import Part, to_device
+from mae.models.mask import Mask
 
 DECODER_MASKINGS = ("random", "running-cell")
 

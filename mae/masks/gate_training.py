@@ -22,8 +22,9 @@ from mae.masks.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate
 from mae.masks.gate_exchange import Exchange
 from mae.masks.gate_loss import GateObjective, gate_loss, teacher_loss
 from mae.masks.learner import Look
-from mae.masks.masking import Mask, Part, as_tubes, hidden_count, mask_from_priorities
+from mae.masks.masking import Part, as_tubes, mask_from_priorities
 from mae.masks.network_learner import NetworkLearner
+from mae.models.mask import Mask, hidden_count
 
 _LEAST = 8
 """Images of a batch that the gate learns from, if it has as many."""

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from mae.masks.gate import Gate
 from mae.masks.learner import Look
-from mae.masks.masking import Mask, forced_priorities, hidden_count, mask_from_priorities, top_ranks
+from mae.masks.masking import forced_priorities, mask_from_priorities, top_ranks
 from mae.masks.network_learner import NetworkLearner
+from mae.models.mask import Mask, hidden_count
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from mae.distributed import World
-from mae.masks.masking import Mask, Part
+from mae.masks.masking import Part
+from mae.models.mask import Mask
 
 Noise = Callable[[int, int], Tensor]
 """How many, of how many numbers each → further noises in [0, 1), [k, B, n], on the images' device."""

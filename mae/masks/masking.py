@@ -20,31 +20,10 @@ import torch
 from torch import Tensor
 
 from mae.masks.noise import COLORS, RECTANGLES, block_priorities, color_priorities, grid_priorities
+from mae.models.mask import Mask, hidden_count, inverse
 
 SALIENT_OF = ("image", "mask", "salient")
 SALIENT_PICKS = ("top", "weighted")
-
-
-@dataclass(frozen=True)
-class Mask:
-    """Which patches of a batch are hidden, in the three forms that a model needs."""
-
-    ids_keep: Tensor
-    """int64 [B, K]: the visible patches, lowest priority first (MAE's order)."""
-    ids_restore: Tensor
-    """int64 [B, N]: where each patch stands in the sequence *kept patches, then hidden ones*."""
-    hidden: Tensor
-    """bool [B, N]: 1 = hidden, 0 = visible."""
-
-    @property
-    def ids_hidden(self) -> Tensor:
-        """int64 [B, M]: the hidden patches, lowest priority first."""
-        return _inverse(self.ids_restore)[:, self.ids_keep.shape[1] :]
-
-
-def hidden_count(patches: int, mask_ratio: float) -> int:
-    """M = N − int(N·(1 − mask ratio)), the number of patches of N that are hidden."""
-    return patches - int(patches * (1 - mask_ratio))
 
 
 def mask_from_priorities(priorities: Tensor, mask_ratio: float) -> Mask:
@@ -52,7 +31,7 @@ def mask_from_priorities(priorities: Tensor, mask_ratio: float) -> Mask:
     # A stable sort, because an unstable one may order equal priorities differently on another device.
     order = torch.argsort(priorities, dim=1, stable=True)
     keep = order.shape[1] - hidden_count(order.shape[1], mask_ratio)
-    ids_restore = _inverse(order)
+    ids_restore = inverse(order)
     return Mask(order[:, :keep], ids_restore, ids_restore >= keep)
 
 
@@ -65,7 +44,7 @@ def top_order(scores: Tensor, ties: Tensor) -> Tensor:
 
 def top_ranks(scores: Tensor, ties: Tensor) -> Tensor:
     """Rank [B, N] of each patch by ``scores``: 0 is the highest; ties are broken by the noise ``ties``."""
-    return _inverse(top_order(scores, ties))
+    return inverse(top_order(scores, ties))
 
 
 def weighted_scores(saliency: Tensor, uniform: Tensor, temperature: float) -> Tensor:
@@ -91,7 +70,7 @@ def salient_set(saliency: Tensor, ties: Tensor, mass: float) -> Tensor:
     before = cumulative - sorted_saliency
     # Without the margin, rounding of mass · total decides whether 7 of 10 equal patches hold 0.7.
     inside = before < mass * (1 - 1e-12) * cumulative[:, -1:]
-    return inside.gather(1, _inverse(order))
+    return inside.gather(1, inverse(order))
 
 
 def forced_priorities(ranks: Tensor, count: int, uniform: Tensor) -> Tensor:
@@ -358,12 +337,6 @@ _MAPPED = ("salient", "inverse", "shuffled")
 
 RANKED = (*_MAPPED, "center")
 """The strategies that the salient ratio and its companions govern."""
-
-
-def _inverse(order: Tensor) -> Tensor:
-    """The inverse of each row's permutation, [B, N]."""
-    positions = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, positions)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -24,9 +24,9 @@ from huggingface_hub import PyTorchModelHubMixin
 from timm.models.vision_transformer import PatchEmbed
 from torch import Tensor, nn
 
-from mae.masks.masking import Mask
 from mae.models.blocks import Block
 from mae.models.linear import Linear, linear
+from mae.models.mask import Mask
 
 
 class Size(NamedTuple):

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mae.masks.masking import Mask, mask_from_priorities, top_ranks, weighted_scores
+from mae.masks.masking import mask_from_priorities, top_ranks, weighted_scores
+from mae.models.mask import Mask
 
 PATHS = ("weighted", "relative", "straight-through")
 

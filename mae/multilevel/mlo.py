@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mae.masks.gate import Gate
-from mae.masks.masking import Mask
+from mae.models.mask import Mask
 from mae.models.vit import MaskedAutoencoder
 from mae.multilevel.differentiable_rules import adamw, momentum
 from mae.multilevel.masker import PATHS, GridMasker, MlpMasker, loss_weights, top_mask

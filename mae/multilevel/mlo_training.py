@@ -18,18 +18,19 @@ from torch import Tensor, nn
 
 from mae.distributed import World
 from mae.masks.learner import MaskLearner
-from mae.masks.masking import Mask, Masking, Part
+from mae.masks.masking import Masking, Part
+from mae.models.mask import Mask
 from mae.models.vit import MaskedAutoencoder
 from mae.multilevel.differentiable_rules import Group, adamw
 from mae.multilevel.mlo import LEVELS, RULES, Head, Inputs, Losses, MultilevelSettings, build_masker
 from mae.multilevel.nested import Level, Nested, Passes, Point
-from mae.optimisation import learning_rate
+from mae.optimisation import learning_rate, resolve_precision
 from mae.pixels import normalise
 from mae.training.flops import Peak, flop_counter, peak_flops
 from mae.training.guard import NonFinite
 from mae.training.resolution_schedule import ResolutionSchedule
 from mae.training.spread import Whole
-from mae.training.training import TrainingSettings, _seed, resolve_precision
+from mae.training.training import TrainingSettings, _seed
 
 
 @dataclass(frozen=True)

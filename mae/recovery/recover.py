@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.masks.masking import Mask
+from mae.models.mask import Mask
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, denormalise, normalise

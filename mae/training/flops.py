@@ -20,9 +20,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mae.masks.decoded import decoded_count
-from mae.masks.masking import hidden_count
 from mae.models.blocks import Block
 from mae.models.linear import linear
+from mae.models.mask import hidden_count
 from mae.models.vit import MaskedAutoencoder
 
 _PEAKS: dict[str, tuple[float, float]] = {

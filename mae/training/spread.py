@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
 from mae.distributed import World
-from mae.masks.masking import Mask
+from mae.models.mask import Mask
 from mae.models.vit import MaskedAutoencoder
 
 

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from mae.distributed import World
 from mae.masks.decoded import DECODER_MASKINGS, choose_decoded
 from mae.masks.learner import Look, MaskLearner, look_noise
-from mae.masks.masking import Mask, Masking, Part
+from mae.masks.masking import Masking, Part
+from mae.models.mask import Mask
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
-from mae.optimisation import guarded_step, learning_rate, parameter_groups
+from mae.optimisation import guarded_step, learning_rate, parameter_groups, resolve_precision
 from mae.pixels import normalise
 from mae.training.compiling import compile_in_place, eager
 from mae.training.flops import Peak, peak_flops, training_flops
@@ -362,18 +363,6 @@ class Training:
 
 def _readable(batch: Batch) -> int:
     return len(batch.images) if batch.readable is None else batch.readable
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` made definite for a device; ValueError for bf16 where there is none."""
-    has_bf16 = device.type == "cpu" or (
-        device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    if precision == "bf16" and not has_bf16:
-        raise ValueError(f"--precision bf16: {device} has no bfloat16; use fp32")
-    if precision == "auto":
-        return "bf16" if device.type == "cuda" and has_bf16 else "fp32"
-    return precision
 
 
 def _seed(*numbers: int) -> int:

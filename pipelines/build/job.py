@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.build.options import BuildOptions
-from pipelines.build.pairs import hash_pairs
 from pipelines.build.shard_plan import Plan
 from pipelines.build.shards import Recipe
 from pipelines.errors import UserError, user_errors
-from pipelines.sources.open_source import Source, StreamSource, open_source
+from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.scenes import BUILT_IN
+from pipelines.sources.source import Source, hash_pairs
 from saliency import __version__
 from saliency.methods.methods import check_method, layer_name
 from saliency.methods.windows import finest_grid

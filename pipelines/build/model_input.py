@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.build.pairs import Pair, Rejected
+from pipelines.build.pairs import Pair
 from pipelines.build.stages import DECODE, READ, Stages
 from pipelines.sources.images import BadImage, decode_sized
+from pipelines.sources.source import Rejected
 from pipelines.views.geometry import central_box
 from saliency.maps import FULL, Box
 from saliency.methods.windows import squash_windows

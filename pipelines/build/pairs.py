@@ -6,11 +6,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from pipelines.build.shard_plan import Plan
-from pipelines.sources.open_source import Sample, Source, StreamSource
+from pipelines.sources.open_source import StreamSource
+from pipelines.sources.source import Sample, Source
 
 
 @dataclass(frozen=True)
@@ -22,15 +20,6 @@ class Pair:
     url: str | None
     duplicate: bool
     read: Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A pair or an image that can't be had, and why."""
-
-    key: str
-    caption: str | None
-    reason: str
 
 
 def read_shards(source: Source | StreamSource, plan: Plan, todo: Iterable[int]) -> Iterator[tuple[int, Pair]]:
@@ -73,15 +62,3 @@ class _Holder:
 
     def __call__(self) -> bytes:
         return self.sample.image
-
-
-def hash_pairs(source: Source, *, captions: bool = True) -> str:
-    """sha256 of all keys, and captions if asked for, in order."""
-    digest = hashlib.sha256()
-    for column in (source.keys, source.captions if captions else None):
-        if column is None:
-            continue
-        for piece in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-            values = pc.binary_join_element_wise(pc.fill_null(piece, "\x00"), "\n", "")
-            digest.update(b"".join(value.encode() for value in values.to_pylist()))
-    return digest.hexdigest()

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from pipelines.build.model_input import Prepared, prepare
-from pipelines.build.pairs import Pair, Rejected
+from pipelines.build.pairs import Pair
 from pipelines.build.stages import MODEL, READ, STARVED, TEXTS, WRITE, Stages
 from pipelines.prefetch import prefetch
+from pipelines.sources.source import Rejected
 from saliency.files import write_text_atomically
 from saliency.maps import quantise
 from saliency.methods.windows import map_windows, windows

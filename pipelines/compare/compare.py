@@ -14,20 +14,19 @@ from typing import Any
 
 import torch
 
-from pipelines.build.pairs import hash_pairs
 from pipelines.compare.jobs import cores, outcomes
 from pipelines.compare.plan import ComparePlan
 from pipelines.compare.report import Comparison, summarise, write_report
 from pipelines.compare.unit import FINISHED, NEW, Outcome, Unit, attempt, state_of, units_of
 from pipelines.errors import UserError, user_errors
+from pipelines.evaluate.data import open_test
 from pipelines.evaluate.independent_maps import refuse_same
 from pipelines.evaluate.options import LABELLED, MASKED
 from pipelines.hub import find_maps
 from pipelines.pretrain.job import new_model, open_training
 from pipelines.run_folder import RunFolder
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.joined_maps import join_maps
-from pipelines.views.labelled import open_test
 from saliency.files import write_text_atomically
 from saliency.table.table import SaliencyTable
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from mae.masks.masking import RANKED
 from pipelines.compare.plan import UNTRAINED, ComparePlan
@@ -328,3 +330,15 @@ def _machine(device: str, jobs: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "jobs": jobs,
     }
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Every arm's accuracy and its difference from the baseline, by protocol."""
+    from pipelines.compare.report import tables_of
+
+    for protocol, (heading, *rows) in tables_of(comparison).items():
+        title = f"\n{protocol}: means over seeds and paired differences, 95 % intervals"
+        table = Table(*heading, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for cells in rows:
+            table.add_row(*cells)
+        Console().print(table)

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
@@ -158,3 +160,13 @@ def _markdown(result: VideoDemoResult) -> str:
 def _say(text: str, quiet: bool) -> None:
     if not quiet:
         print(text, flush=True)
+
+
+def print_recovery(result: VideoDemoResult) -> None:
+    """What was filled in of unseen clips by the model, and by what needs none."""
+    heading, *rows = result.table()
+    title = f"\nHidden pixels alone, means over {result.clips} unseen scenes"
+    table = Table(*heading, box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
+    for cells in rows:
+        table.add_row(*cells)
+    Console().print(table)

@@ -20,8 +20,7 @@ from mae.models.video import VideoMaskedAutoencoder
 from mae.recovery.completion import spread_inwards
 from mae.recovery.recover import interpolate, nearest_in_time
 from mae.recovery.stream_recoverer import stream_recoverer
-from pipelines.sources.source import Source
-from pipelines.views.clip_views import Video
+from pipelines.sources.source import Source, Video
 
 BLOCKS = {"standing": "standing block", "moving": "moving block", "riding": "block on the object"}
 """How the block goes, and the same in words."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluate.cells import Cells
+from pipelines.evaluate.data import open_data
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.measured import Measured
 from pipelines.evaluate.options import LABELLED, EvaluateOptions
@@ -17,7 +18,6 @@ from pipelines.evaluate.protocols.classify import Judge
 from pipelines.evaluate.protocols.judging_further import OcclusionJudge, PropagateJudge, SegmentJudge
 from pipelines.evaluate.protocols.occlusion import occlusion_row
 from pipelines.views.clip_views import ClipShape
-from pipelines.views.labelled import open_data
 
 
 class Panel:

@@ -312,3 +312,19 @@ def _decoded(av: Any, container: Any, stream: Any, faults: Faults) -> Iterator[A
     faults.truncated |= stream.frames > packets
     if timed and last is not None:  # what could not be decoded at the end
         yield Arrival(seconds(last), None)
+
+
+def faults_in_words(faults: dict[str, int | bool], stall_timeout: float) -> dict[str, str]:
+    """What was wrong with a stream, as facts to print."""
+    words = {
+        "stalled": f"the stream sent nothing for {stall_timeout:g} seconds; what had come is done",
+        "truncated": "the stream ended within a frame, or before the end that it says it has",
+        "corrupt": "{} frames could not be decoded",
+        "repeated": "{} times the last frame stands in for one that is missing",
+        "skipped": "{} frames came faster than they were taken",
+        "resized": "{} frames had another size than the first",
+        "jumps": "{} times the clock of the stream jumped",
+        "mask_ended": "the masks ended at frame {}; from there on the last one holds",
+        "truth_ended": "the true frames ended at frame {}; from there on the last one holds",
+    }
+    return {name.replace("_", " "): words[name].format(value) for name, value in faults.items()}

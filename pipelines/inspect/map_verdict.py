@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 
 from saliency.quality import FIGURES
 
@@ -171,3 +173,16 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nan(item) for name, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def print_judgement(judgement: Judgement) -> None:
+    """The maps beside their controls, figure by figure, and what follows in words."""
+    heading, *rows = judgement.table() or [[]]
+    console = Console()
+    if rows:
+        title = f"\n{judgement.judged} maps with true masks, 95 % intervals"
+        table = Table(*heading, box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
+        for cells in rows:
+            table.add_row(*cells)
+        console.print(table)
+    console.print(f"\n{judgement.verdict()}", highlight=False)

@@ -23,7 +23,6 @@ from typing import Any, BinaryIO
 from PIL import __version__ as pillow_version
 from tqdm import tqdm
 
-from pipelines.build.pairs import Rejected
 from pipelines.errors import UserError
 from pipelines.prefetch import prefetch
 from pipelines.prepare.entries import Columns, Entries, Entry, EntryRow, open_entries
@@ -33,6 +32,7 @@ from pipelines.prepare.writers import SUFFIX, WRITERS, Picture
 from pipelines.sources.columns import Wishes
 from pipelines.sources.images import BadImage
 from pipelines.sources.prepared_folder import PreparedShard, open_prepared, totals
+from pipelines.sources.source import Rejected
 from saliency import __version__
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 from saliency.table.manifest import Manifest

@@ -19,7 +19,6 @@ from mae.training.any_training import Trained
 from mae.training.checkpoints import load_model, load_training
 from mae.training.flops import training_flops
 from mae.training.training import Training
-from pipelines.build.pairs import hash_pairs
 from pipelines.errors import UserError, user_errors
 from pipelines.pretrain.mask_learners import new_learner
 from pipelines.pretrain.processes import agreed, check_processes, in_turn, newest_of_all
@@ -27,7 +26,7 @@ from pipelines.pretrain.settings import FREE_ON_RESUME, MULTILEVEL, PretrainOpti
 from pipelines.pretrain.trackers import check_trackers
 from pipelines.run_folder import RunFolder
 from pipelines.sources.random_access import open_images, open_videos
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.joined_maps import JoinedMaps, join_maps
 from saliency import __version__
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mae.masks.masking import Mask
+from mae.models.mask import Mask
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import denormalise, normalise
 from pipelines.plots import grey_out, overlay

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from pipelines.plots import overlay
 from pipelines.sources.images import BadImage, decode_rgb
-from pipelines.sources.open_source import Source
+from pipelines.sources.source import Source
 from saliency.files import write_atomically
 from saliency.quality import as_box, lay_on_image
 from saliency.table.rows import pair_hashes, read_rows

@@ -28,8 +28,9 @@ from pipelines.errors import UserError
 from pipelines.hub import check_login, check_name, look_up, upload
 from pipelines.publish.options import PublishOptions
 from pipelines.publish.preview import Preview, spread, write_preview
-from pipelines.sources.open_source import Source, StreamSource, open_source
+from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.scenes import BUILT_IN
+from pipelines.sources.source import Source
 from pipelines.verify.verify import check_folder
 from saliency.files import write_atomically, write_text_atomically
 from saliency.table.card import CardFacts, dataset_card, last_part, without_folders

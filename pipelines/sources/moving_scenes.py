@@ -22,7 +22,7 @@ from pipelines.errors import UserError
 from pipelines.sources.scene_drawing import COLORS, Plan, generator_of, plan_scene, scene_label
 from pipelines.sources.scenes import Scenes, parse_scenes
 from pipelines.sources.source import Source
-from pipelines.views.clip_views import MiddleFrames, MiddleMasks
+from pipelines.sources.videos import MiddleFrames, MiddleMasks
 
 MOTIONS = {
     "going left": (-1, 0, 0),
@@ -48,7 +48,7 @@ _SCALE = 0.6
 
 @dataclass(frozen=True)
 class MovingScenes:
-    """Moving scenes by number: ``scenes[row]`` is a :class:`pipelines.views.clip_views.Video`."""
+    """Moving scenes by number: ``scenes[row]`` is a :class:`pipelines.sources.source.Video`."""
 
     scenes: Scenes
     frames: int = _FRAMES
@@ -67,7 +67,7 @@ class MovingScenes:
 
 @dataclass(frozen=True)
 class MovingScene:
-    """One video, as :class:`pipelines.views.clip_views.Video`; frames are drawn when they are read."""
+    """One video, as :class:`pipelines.sources.source.Video`; frames are drawn when they are read."""
 
     index: int
     scenes: Scenes

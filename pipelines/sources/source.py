@@ -7,21 +7,20 @@ earlier; nothing is dropped and nothing is repeated, so a consumer can account f
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines.sources.images import BadImage, decode_mask, image_size
-
-if TYPE_CHECKING:
-    from pipelines.views.clip_views import Video, Videos
 
 
 class NoImage(BadImage):
@@ -214,3 +213,49 @@ def read_file(path: str | None) -> bytes:
     if "\0" in path:
         raise BadImage("its file name holds a zero byte")
     return Path(path).read_bytes()
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A pair or an image that can't be had, and why."""
+
+    key: str
+    caption: str | None
+    reason: str
+
+
+def hash_pairs(source: Source, *, captions: bool = True) -> str:
+    """sha256 of all keys, and captions if asked for, in order."""
+    digest = hashlib.sha256()
+    for column in (source.keys, source.captions if captions else None):
+        if column is None:
+            continue
+        for piece in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            values = pc.binary_join_element_wise(pc.fill_null(piece, "\x00"), "\n", "")
+            digest.update(b"".join(value.encode() for value in values.to_pylist()))
+    return digest.hexdigest()
+
+
+class Video(Protocol):
+    """A video that is open for reading; whatever is wrong with it raises BadImage or OSError when it shows."""
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """When each frame begins, in seconds, ascending, float64 [n], n ≥ 1."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the upright frames."""
+
+    def read(self, frames: Sequence[int], *, draft: int | None = None) -> list[Image.Image]:
+        """These frames, ascending numbers, in upright RGB; ``draft`` as in
+        :func:`pipelines.sources.images.decode_rgb`."""
+
+    def masks(self, frames: Sequence[int]) -> NDArray[np.bool_] | None:
+        """The true masks of these frames, bool [k, H, W]; None where a frame has none."""
+
+
+class Videos(Protocol):
+    """Where a source's videos are: row number to an open video, raising BadImage or OSError."""
+
+    def __getitem__(self, row: int, /) -> Video: ...

@@ -56,7 +56,7 @@ def require_av() -> Any:
 
 
 class VideoFile:
-    """A video file, as :class:`pipelines.views.clip_views.Video`."""
+    """A video file, as :class:`pipelines.sources.source.Video`."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = str(path)

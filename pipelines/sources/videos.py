@@ -9,6 +9,7 @@ middle frame.
 from __future__ import annotations
 
 import functools
+import io
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -22,9 +23,8 @@ from PIL import Image
 
 from pipelines.sources.folders import class_caption, class_names
 from pipelines.sources.images import SUFFIXES, BadImage, EncodedImage, decode_mask
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, Video, Videos
 from pipelines.sources.video_file import VIDEO_SUFFIXES, VideoFile, require_av
-from pipelines.views.clip_views import MiddleFrames, MiddleMasks, Video
 
 _NUMBERED = re.compile(r"\d+$")
 _FEWEST_FRAMES = 2
@@ -42,7 +42,7 @@ class FileVideos:
 
 
 class FrameFolder:
-    """A folder of numbered pictures as :class:`pipelines.views.clip_views.Video`; a frame lasts a second, for
+    """A folder of numbered pictures as :class:`pipelines.sources.source.Video`; a frame lasts a second, for
     want of a rate."""
 
     def __init__(self, path: str) -> None:
@@ -162,3 +162,28 @@ def _caption(path: Path) -> str | None:
         return file.read_text("utf-8", errors="replace").strip() or None
     except OSError:
         return None
+
+
+@dataclass(frozen=True)
+class MiddleFrames:
+    """The middle frame of every video, as PNG: what an image is to commands that know images alone."""
+
+    videos: Videos
+
+    def __getitem__(self, row: int) -> bytes:
+        video = self.videos[row]
+        buffer = io.BytesIO()
+        video.read([(len(video.times) - 1) // 2])[0].save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class MiddleMasks:
+    """The true mask of the same frames."""
+
+    videos: Videos
+
+    def __getitem__(self, row: int) -> NDArray[np.bool_] | None:
+        video = self.videos[row]
+        masks = video.masks([(len(video.times) - 1) // 2])
+        return None if masks is None else masks[0]

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from pipelines.errors import UserError
 from pipelines.hub import find_maps
 from pipelines.sources.images import BadImage, decode_rgb
-from pipelines.sources.open_source import Source, StreamSource, open_source
+from pipelines.sources.open_source import StreamSource, open_source
+from pipelines.sources.source import Source
 from pipelines.verify.options import VerifyOptions
 from saliency.table.checks import Check, TableReport, check_table, rejected_pairs
 from saliency.table.manifest import NAME, part_manifests, read_manifest

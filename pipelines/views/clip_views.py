@@ -8,42 +8,20 @@ is drawn follows from (seed, epoch, index) alone.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from pipelines.sources.images import BadImage
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, Video
 from pipelines.views.geometry import View, central_box, random_view, stack_views, view_image, view_maps
 from pipelines.views.image_views import Seen, Unreadable, Views, stream_of
 from saliency.maps import FULL
-
-
-class Video(Protocol):
-    """A video that is open for reading; whatever is wrong with it raises BadImage or OSError when it shows."""
-
-    @property
-    def times(self) -> NDArray[np.float64]:
-        """When each frame begins, in seconds, ascending, float64 [n], n ≥ 1."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the upright frames."""
-
-    def read(self, frames: Sequence[int], *, draft: int | None = None) -> list[Image.Image]:
-        """These frames, ascending numbers, in upright RGB; ``draft`` as in
-        :func:`pipelines.sources.images.decode_rgb`."""
-
-    def masks(self, frames: Sequence[int]) -> NDArray[np.bool_] | None:
-        """The true masks of these frames, bool [k, H, W]; None where a frame has none."""
 
 
 @dataclass(frozen=True)
@@ -122,34 +100,3 @@ class ClipViews(Views):
             return clip_frames(video.times, self.shape), View(central_box(width, height, size[1] / size[0]))
         rng = stream_of(self.seed, epoch, index)
         return clip_frames(video.times, self.shape, rng), random_view(rng, width, height)
-
-
-@dataclass(frozen=True)
-class MiddleFrames:
-    """The middle frame of every video, as PNG: what an image is to commands that know images alone."""
-
-    videos: Videos
-
-    def __getitem__(self, row: int) -> bytes:
-        video = self.videos[row]
-        buffer = io.BytesIO()
-        video.read([(len(video.times) - 1) // 2])[0].save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue()
-
-
-@dataclass(frozen=True)
-class MiddleMasks:
-    """The true mask of the same frames."""
-
-    videos: Videos
-
-    def __getitem__(self, row: int) -> NDArray[np.bool_] | None:
-        video = self.videos[row]
-        masks = video.masks([(len(video.times) - 1) // 2])
-        return None if masks is None else masks[0]
-
-
-class Videos(Protocol):
-    """Where a source's videos are: row number to an open video, raising BadImage or OSError."""
-
-    def __getitem__(self, row: int, /) -> Video: ...

@@ -6,18 +6,14 @@ What is held out, and which share of the labels is used, follows from seeds alon
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.build.pairs import hash_pairs
 from pipelines.errors import UserError
-from pipelines.evaluate.options import EvaluateOptions
 from pipelines.sources.images import BadImage
-from pipelines.sources.random_access import open_images, open_videos
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.clip_views import ClipShape, ClipViews, clip_frames
 from pipelines.views.image_views import Views
 
@@ -77,20 +73,6 @@ class Labelled:
         return digest.hexdigest()
 
 
-def open_data(options: EvaluateOptions, clip: ClipShape | None = None) -> tuple[Labelled, Labelled, list[str]]:
-    """The training part, the test part, and the names of the classes that both are numbered by. Raises UserError.
-
-    With ``clip`` the sources are of videos.
-    """
-    train, names = open_labelled(open_images(options) if clip is None else open_videos(options))
-    train, test = _parts(
-        options, train, lambda other: _renumbered(*open_labelled(other), names), videos=clip is not None
-    )
-    if len(names) == 1:
-        raise UserError(f"{options.source}: all images are of one class, {names[0]}: there is nothing to tell apart")
-    return replace(train, clip=clip), replace(test, clip=clip), names
-
-
 def open_labelled(source: Source, what: str = "evaluate") -> tuple[Labelled, list[str]]:
     """The pairs of a source that have a label, and the names of their classes (a number, where it has no names).
 
@@ -104,16 +86,6 @@ def open_labelled(source: Source, what: str = "evaluate") -> tuple[Labelled, lis
     found, labels = np.unique(source.labels[rows], return_inverse=True)
     names = [str(label) if source.label_names is None else source.label_names[label] for label in found]
     return Labelled(source.select(rows), labels), names
-
-
-def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """True for a share of every class, drawn by ``seed``; a class of one image stays in training."""
-    rng = np.random.default_rng([seed, 1])
-    held = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        held[members[: min(len(members) - 1, max(1, round(fraction * len(members))))]] = True
-    return held
 
 
 def balanced_share(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -136,59 +108,6 @@ def balanced_share(labels: NDArray[np.int64], fraction: float, seed: int) -> NDA
     below = max(low - 1, 1)
     nearer = wanted - np.minimum(counts, below).sum() <= np.minimum(counts, low).sum() - wanted
     return rank < (below if nearer else low)
-
-
-def _renumbered(test: Labelled, test_names: list[str], names: list[str]) -> Labelled:
-    """The test part numbered as the training part, whose classes are ``names``: the same name is the same class."""
-    unknown = [name for name in test_names if name not in names]
-    if unknown:
-        raise UserError(
-            f"--test {test.source.name} has classes without a training image, first: {', '.join(unknown[:5])}"
-        )
-    return replace(test, labels=np.asarray([names.index(name) for name in test_names], np.int64)[test.labels])
-
-
-def open_masked(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]]:
-    """As :func:`open_data` for sources with true masks; without labels, or if they are not wanted, of one class.
-
-    The names are empty then, and all labels 0. Raises UserError.
-    """
-    source = open_images(options)
-    if source.labels is not None and options.segment_classes:
-        train, names = open_labelled(source)
-        train, test = _parts(options, train, lambda other: _renumbered(*open_labelled(other), names))
-    else:
-        names = []
-        train, test = _parts(options, unlabelled(source), unlabelled)
-    for part in (train, test):
-        if not part.source.has_masks:
-            raise UserError(
-                f"{part.source.name} has no masks: segment needs a column mask_file_name, or NAME_mask.png beside "
-                "NAME.jpg"
-            )
-    return train, test, names
-
-
-def open_test(options: EvaluateOptions, *, videos: bool = False) -> Source:
-    """What a protocol without training is judged on: ``--test`` if it is given, else the source. Raises UserError."""
-    opened = open_videos if videos else open_images
-    if options.test is None:
-        return opened(options)
-    return opened(replace(options, split=None), spec=options.test, limit=options.test_limit)
-
-
-def _parts(
-    options: EvaluateOptions, train: Labelled, opened: Callable[[Source], Labelled], *, videos: bool = False
-) -> tuple[Labelled, Labelled]:
-    """The training part and the test part, which is held out or ``--test``. UserError if one is empty."""
-    if options.test is None:
-        held = hold_out(train.labels, options.test_fraction, options.seed)
-        train, test = train.select(~held), train.select(held)
-    else:
-        test = opened(open_test(options, videos=videos))
-    if min(len(train), len(test)) == 0:
-        raise UserError(f"{options.source}: {len(train)} training and {len(test)} test images; both are needed")
-    return train, test
 
 
 def unlabelled(source: Source) -> Labelled:

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
 from mae.formats.foreign import build, load_foreign
-from mae.masks.masking import Mask, Masking
+from mae.masks.masking import Masking
+from mae.models.mask import Mask
 from mae.models.video import VideoMaskedAutoencoder
 from mae.training.checkpoints import load_model
 from pipelines.errors import UserError

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.cells import Cells
+from pipelines.evaluate.data import open_masked, open_test
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features
 from pipelines.evaluate.independent_maps import check_independent
@@ -25,7 +26,7 @@ from pipelines.evaluate.protocols.segment import segment_classes, segment_row, s
 from pipelines.hub import find_maps
 from pipelines.sources.images import BadImage
 from pipelines.views.joined_maps import JoinedMaps, join_maps
-from pipelines.views.labelled import Labelled, balanced_share, open_masked, open_test, unlabelled
+from pipelines.views.labelled import Labelled, balanced_share, unlabelled
 from saliency.table.table import SaliencyTable
 
 USUAL_GRID = 14

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from mae.evaluation.linear_probe import RATES, LinearSweep
 from mae.randomness import seed_of
+from mae.splits import hold_out
 from pipelines.errors import UserError
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features, compute_features
@@ -29,7 +30,7 @@ from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Outcome
 from pipelines.evaluate.supervised import BatchPlan, TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
 from pipelines.views.geometry import random_view, view_image
-from pipelines.views.labelled import Labelled, hold_out
+from pipelines.views.labelled import Labelled
 
 USUAL_BATCH = 16384
 _HELD_OUT = 0.1

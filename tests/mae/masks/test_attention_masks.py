@@ -11,7 +11,8 @@ import torch
 from mae.distributed import World
 from mae.masks.attention import AttentionMasks, AttentionSettings, Teacher, attention_priorities
 from mae.masks.learner import Look, look_noise
-from mae.masks.masking import Masking, Part, hidden_count, mask_from_priorities
+from mae.masks.masking import Masking, Part, mask_from_priorities
+from mae.models.mask import hidden_count
 from mae.models.vit import MaskedAutoencoder
 from mae.training.training import Batch, Training, TrainingSettings
 from tests.tiny_mae import nano

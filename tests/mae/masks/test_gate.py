@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mae.masks.gate import SIGNS, Gate, gate_priorities, gate_width, grid_positions, important_counts, stand_out
-from mae.masks.masking import hidden_count, mask_from_priorities
+from mae.masks.masking import mask_from_priorities
+from mae.models.mask import hidden_count
 
 
 def seeded(seed=0):

@@ -9,7 +9,8 @@ from mae.masks.gate import Gate, load_gate
 from mae.masks.gate_loss import GateObjective
 from mae.masks.gate_training import GateSettings, GateTraining, second_view
 from mae.masks.learner import Look, look_noise
-from mae.masks.masking import Masking, Part, hidden_count
+from mae.masks.masking import Masking, Part
+from mae.models.mask import hidden_count
 from tests.tiny_mae import nano
 
 GO, STOP = torch.zeros(()), torch.ones(())

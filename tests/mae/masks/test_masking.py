@@ -18,15 +18,14 @@ from mae.masks.masking import (
     SALIENT_OF,
     SALIENT_PICKS,
     STRATEGIES,
-    Mask,
     Masking,
     check_saliency,
-    hidden_count,
     mask_from_priorities,
     salient_set,
     top_ranks,
 )
 from mae.masks.noise import COLORS
+from mae.models.mask import Mask, hidden_count
 
 RANKED = ("salient", "inverse", "shuffled", "center")
 EXAMPLES = 60

@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
-from mae.masks.masking import Masking, hidden_count
+from mae.masks.masking import Masking
 from mae.masks.noise import _SIGMAS, COLORS, color_priorities, grid_priorities
+from mae.models.mask import hidden_count
 
 
 def seeded(seed=0):

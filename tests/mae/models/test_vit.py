@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mae.masks.masking import Mask, Masking, mask_from_priorities
+from mae.masks.masking import Masking, mask_from_priorities
+from mae.models.mask import Mask
 from mae.models.vit import SIZES, MaskedAutoencoder, sincos_positions
 
 BLOCK = [

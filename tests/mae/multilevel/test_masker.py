@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mae.masks.gate import Gate
-from mae.masks.masking import hidden_count
+from mae.models.mask import hidden_count
 from mae.multilevel.masker import PATHS, GridMasker, MlpMasker, loss_weights, top_mask
 
 

@@ -133,7 +133,7 @@ def brute_force(run, step):
             ranks = scores.detach().argsort(1).argsort(1)
             hidden = ranks >= count
             order = scores.detach().argsort(1)
-            from mae.masks.masking import Mask
+            from mae.models.mask import Mask
 
             mask = Mask(order[:, :count], ranks, hidden)
             prediction = predict(images, mask)

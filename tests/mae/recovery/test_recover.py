@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mae.masks.masking import Mask
+from mae.models.mask import Mask
 from mae.pixels import denormalise, normalise
 from mae.recovery import recover as module
 from mae.recovery.recover import interpolate, recover

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae.masks.masking import Mask
+from mae.models.mask import Mask
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.recovery.completion import complete

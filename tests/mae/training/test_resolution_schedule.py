@@ -6,7 +6,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mae.masks.masking import Masking, hidden_count
+from mae.masks.masking import Masking
+from mae.models.mask import hidden_count
 from mae.models.vit import sincos_positions
 from mae.training.flops import training_flops
 from mae.training.resolution_schedule import ResolutionSchedule

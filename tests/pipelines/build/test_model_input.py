@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from pipelines.build.model_input import Prepared, prepare, see
-from pipelines.build.pairs import Pair, Rejected
+from pipelines.build.pairs import Pair
 from pipelines.build.stages import DECODE, READ, Stages
 from pipelines.prefetch import prefetch
 from pipelines.sources.images import BadImage
+from pipelines.sources.source import Rejected
 from saliency.towers.tower import load_tower
 
 

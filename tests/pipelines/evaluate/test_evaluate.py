@@ -15,14 +15,16 @@ import cli
 from mae.evaluation.probes import PENALTIES
 from mae.masks.masking import Masking
 from mae.pixels import normalise
+from mae.splits import hold_out
 from mae.training.checkpoints import load_model, save_checkpoint
 from mae.training.training import Training, TrainingSettings
 from pipelines.errors import UserError
+from pipelines.evaluate.data import open_data
 from pipelines.evaluate.encoder import open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.features import compute_features
 from pipelines.sources.random_access import open_images
-from pipelines.views.labelled import hold_out, open_data, open_labelled
+from pipelines.views.labelled import open_labelled
 from tests.tiny_mae import nano
 
 COLOURS = {"blue": (40, 60, 200), "green": (30, 160, 40), "red": (210, 40, 50)}

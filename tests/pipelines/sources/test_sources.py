@@ -10,7 +10,8 @@ from PIL import Image
 from pipelines.errors import UserError, user_errors
 from pipelines.sources.folders import class_caption
 from pipelines.sources.images import BadImage, decode_rgb
-from pipelines.sources.open_source import Sample, expand_braces, open_source
+from pipelines.sources.open_source import expand_braces, open_source
+from pipelines.sources.source import Sample
 
 
 def png(value):

@@ -103,7 +103,7 @@ def test_images_that_are_gone_or_broken(folder):
 
 
 def test_the_sample_follows_the_seed(folder, monkeypatch):
-    from pipelines.sources.open_source import Source
+    from pipelines.sources.source import Source
 
     read, original = [], Source.read_image
     monkeypatch.setattr(Source, "read_image", lambda self, i: (read.append(i), original(self, i))[1])

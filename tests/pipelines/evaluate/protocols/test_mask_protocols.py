@@ -9,6 +9,7 @@ from torch import nn
 
 from pipelines.errors import UserError
 from pipelines.evaluate.baseline_encoders import colour_encoder, place_encoder
+from pipelines.evaluate.data import open_masked
 from pipelines.evaluate.encoder import Encoder, open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.protocols import judging_further
@@ -16,7 +17,6 @@ from pipelines.evaluate.protocols.propagate import propagation, videos_of
 from pipelines.evaluate.protocols.segment import segment_row, segmentation
 from pipelines.evaluate.protocols.whole_images import view_size
 from pipelines.sources.open_source import open_source
-from pipelines.views.labelled import open_masked
 from tests.pipelines.evaluate.protocols.test_occlusion_protocol import save_run
 
 SIDE = 24

@@ -17,13 +17,13 @@ from scipy import stats
 from mae.evaluation.finetune import FineTuning
 from mae.evaluation.linear_probe import LinearSweep
 from pipelines.errors import UserError
+from pipelines.evaluate.data import open_data
 from pipelines.evaluate.encoder import open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate, remarks
 from pipelines.evaluate.features import compute_features
 from pipelines.evaluate.protocols import classify as judging
 from pipelines.evaluate.protocols import linear
 from pipelines.evaluate.supervised import plan_batches
-from pipelines.views.labelled import open_data
 from tests.pipelines.evaluate.test_evaluate import COLOURS, invoke, picture, save_run, tree
 from tests.tiny_mae import nano
 
