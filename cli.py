@@ -30,12 +30,7 @@ from pipelines.commandline.shared_options import (
 )
 from pipelines.commandline.terminal import fail, guarded, print_facts
 from pipelines.commandline.typer_commands import with_options
-from pipelines.compare.report import print_comparison
-from pipelines.demo.demo_video import print_recovery
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.printed import print_evaluation
-from pipelines.frames.live import faults_in_words
-from pipelines.inspect.map_verdict import print_judgement
 from pipelines.prepare.options import PrepareOptions
 from pipelines.pretrain.options import PretrainArguments
 from pipelines.publish.options import PublishOptions
@@ -116,6 +111,7 @@ def inspect(
 ) -> None:
     """Describe maps, a run or a source; judge maps beside a centre prior, a shuffled caption and a uniform map."""
     from pipelines.inspect.inspect import inspect as look
+    from pipelines.inspect.map_verdict import print_judgement
 
     found = look(
         what,
@@ -196,6 +192,7 @@ def evaluate(given: Given) -> None:
     """Judge an encoder by probes, fine-tuning, occlusion, masks, beside itself untrained; goes on where it stopped."""
     from pipelines.evaluate.evaluate import evaluate as judge
     from pipelines.evaluate.evaluate import remarks
+    from pipelines.evaluate.printed import print_evaluation
 
     workers = half_the_cores() if given["workers"] is None else given["workers"]
     result = judge(_options(EvaluateOptions, given, workers=workers))
@@ -237,7 +234,7 @@ def reconstruct(
 ) -> None:
     """Fill in what is occluded in pictures or a video; all other pixels stay as they are."""
     from pipelines.errors import user_errors
-    from pipelines.frames.live import is_stream
+    from pipelines.frames.live import faults_in_words, is_stream
     from pipelines.reconstruct.hidden_region import OcclusionOptions, parse_box
     from pipelines.reconstruct.reconstruct import ReconstructOptions
     from pipelines.reconstruct.reconstruct import reconstruct as fill_in
@@ -278,6 +275,7 @@ def encode(
     """Features of pictures, or of a video as it comes."""
     from pipelines.encode.encode import EncodeOptions, rejects
     from pipelines.encode.encode import encode as write
+    from pipelines.frames.live import faults_in_words
 
     options = EncodeOptions(run, _live(input, size, fps, stall_timeout, limit), out, as_video, usable_device(device))
     found = write(options, quiet=False)
@@ -319,6 +317,7 @@ def compare(
     from pipelines.compare.compare import compare as run_all
     from pipelines.compare.compare import dry_run as look
     from pipelines.compare.plan import asked_plan
+    from pipelines.compare.report import print_comparison
 
     judged = {"source": labelled, "test": test, "protocols": protocol}
     plan = asked_plan(what, arms, seeds, saliency, judged, options or [])
@@ -358,6 +357,8 @@ def demo(
         _demo_video(out or Path("demo-video-out"), seed, usable_device(device))
         return
     from pipelines.demo.demo import run_demo
+    from pipelines.evaluate.printed import print_evaluation
+    from pipelines.inspect.map_verdict import print_judgement
 
     out = out or Path("demo-out")
     summary = run_demo(out, seed=seed, device=usable_device(device))
@@ -368,7 +369,7 @@ def demo(
 
 
 def _demo_video(out: Path, seed: int, device: str) -> None:
-    from pipelines.demo.demo_video import run_video_demo
+    from pipelines.demo.demo_video import print_recovery, run_video_demo
 
     print_recovery(run_video_demo(out, seed=seed, device=device))
     typer.echo(f"Look at standing-side.mp4, moving-side.mp4 and contact-sheet.png in {out}; the table is in table.md")

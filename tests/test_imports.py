@@ -1,6 +1,7 @@
-"""The import rule: cli → pipelines → {saliency, mae}, and nothing the other way or between the last two."""
+"""The import rule: cli → pipelines → {saliency, mae}, and one way between rooms; tests mirror the rooms."""
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
@@ -22,25 +23,59 @@ HEAVY = {
 FILES = [ROOT / "cli.py", *(path for room in ("pipelines", "saliency", "mae") for path in (ROOT / room).rglob("*.py"))]
 
 
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+
+
 def imported(path):
+    """The modules of the project that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} imports relatively"
-            yield (node.module or "").split(".")[0]
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from names & set(MODULES) or {node.module or ""}
+
+
+def room_of(module):
+    """The folder of a package that a module is in; what lies in a folder of a room belongs to the room."""
+    package, *inner = MODULES[module].relative_to(ROOT).parts[:-1] or (module,)
+    return f"{package}/{inner[0]}" if inner else package
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_run_one_way(path):
-    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    ours = set(imported(path)) & {*ALLOWED, "tests", "tools", "benchmarks"}
-    assert ours <= ALLOWED[room], f"{path.relative_to(ROOT)} imports {sorted(ours - ALLOWED[room])}"
+def test_packages_import_one_way(path):
+    package = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    ours = {name.split(".")[0] for name in imported(path)} & {*ALLOWED, "tests", "tools", "benchmarks"}
+    assert ours <= ALLOWED[package], f"{path.relative_to(ROOT)} imports {sorted(ours - ALLOWED[package])}"
 
 
-def test_every_room_is_watched():
+def test_every_package_is_watched():
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == {"cli.py", "pipelines", "saliency", "mae"}
     assert len(FILES) > 20
+
+
+def test_files_and_rooms_import_one_way():
+    files = {module: {name for name in imported(path) if name in MODULES} for module, path in MODULES.items()}
+    rooms = {room_of(module): set() for module in MODULES}
+    for module, names in files.items():
+        rooms[room_of(module)] |= {room_of(name) for name in names} - {room_of(module)}
+    list(graphlib.TopologicalSorter(files).static_order())  # CycleError names the circle
+    list(graphlib.TopologicalSorter(rooms).static_order())
+    for package in ("pipelines", "saliency", "mae"):
+        above = {room for room in rooms[package] if room.startswith(f"{package}/")}
+        assert not above, f"files at the root of {package} import the rooms {sorted(above)}"
+
+
+def test_every_room_says_what_it_is():
+    for folder in {path.parent for path in FILES} - {ROOT}:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+
+
+def test_tests_mirror_the_rooms():
+    rooms = {str(path.parent.relative_to(ROOT)) for path in FILES} - {"."}
+    tested = {str(path.parent.relative_to(ROOT / "tests")) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert tested == rooms | {".", "reference"}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"]], ids=" ".join)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Option:
     """The field's default as it is typed, for ``parse`` to read."""
     settled: bool = False
     """Where it is not given, the command settles it by the machine; the field's default is the library's alone."""
+    panel: str | None = None
+    """The heading under which ``--help`` lists it."""
+    choices: tuple[str, ...] = ()
+    """The values it takes, which ``--help`` lists and the shell completes; those of a ``Literal`` need no mention."""
 
 
 class Argument(Option):
@@ -49,8 +53,24 @@ class Declared:
     """``dataclasses.MISSING`` where there is none: it has to be given."""
     option: Option
 
+    @property
+    def flag(self) -> str:
+        """The option's name on the command line."""
+        return self.option.flags[0] if self.option.flags else f"--{self.name.replace('_', '-')}"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values it takes; empty where there are too many to list."""
+        if self.option.choices:
+            return self.option.choices
+        kinds = [kind for kind in (self.type, *get_args(self.type)) if get_origin(kind) is Literal]
+        return get_args(kinds[0]) if kinds else ()
+
     def value(self, typed: Any) -> Any:
-        """What the command line took, as the field's value; ValueError from ``parse``."""
+        """What the command line took, as the field's value; ValueError for none of ``choices``, and from ``parse``."""
+        for each in typed if isinstance(typed, (list, tuple)) else [typed]:
+            if self.choices and each not in self.choices:
+                raise ValueError(f"{self.flag} {each!r} is not one of: {', '.join(self.choices)}")
         if self.option.parse is not None:
             return self.option.parse(typed)
         return tuple(typed) if isinstance(typed, list) else typed

@@ -5,6 +5,11 @@ from typing import Annotated, Literal
 
 from pipelines.commandline.option import Argument, Option
 
+DATA, MASKS, MODEL, VIDEO, TRAINING, SPEED, MACHINE = (
+    *("Data", "Masks", "Model", "Video", "Training", "Speed", "Where it runs"),
+)
+"""Panels of ``--help`` that several commands have."""
+
 SourcePlace = Annotated[
     str,
     Argument(
@@ -17,18 +22,21 @@ Out = Annotated[Path, Option("Where results go.")]
 Captions = Literal["first", "all"]
 """Of a row's several captions: take the first, or make every one a pair of its own."""
 
-ImageColumn = Annotated[str | None, Option("Column with the images; found by convention if not given.")]
-CaptionColumn = Annotated[str | None, Option("Column with the captions; found by convention if not given.")]
+ImageColumn = Annotated[str | None, Option("Column with the images; found by convention if not given.", panel=DATA)]
+CaptionColumn = Annotated[str | None, Option("Column with the captions; found by convention if not given.", panel=DATA)]
 CaptionsOfAnImage = Annotated[
-    Captions, Option("Of several captions of an image take the `first` or `all` (a pair each).")
+    Captions, Option("Of several captions of an image take the `first` or `all` (a pair each).", panel=DATA)
 ]
-Limit = Annotated[int | None, Option("Take the first N samples.", least=1)]
-Split = Annotated[str | None, Option("Split of a Hub dataset, or of a folder that holds splits.")]
+Limit = Annotated[int | None, Option("Take the first N samples.", least=1, panel=DATA)]
+Split = Annotated[str | None, Option("Split of a Hub dataset, or of a folder that holds splits.", panel=DATA)]
 
-DEVICE = Option("cpu, cuda, cuda:1, mps; the best there is if not given.", settled=True)
+DEVICE = Option("cpu, cuda, cuda:1, mps; the best there is if not given.", settled=True, panel=MACHINE)
 Device = Annotated[str, DEVICE]
 Workers = Annotated[
-    int, Option("Processes or threads that decode images; half the cores if not given.", least=0, settled=True)
+    int,
+    Option(
+        "Processes or threads that decode images; half the cores if not given.", least=0, settled=True, panel=MACHINE
+    ),
 ]
 Seed = Annotated[int, Option("All random numbers follow from it.", least=0)]
 

@@ -15,6 +15,9 @@ from pipelines.commandline.option import Argument, Declared, declared_as, declar
 
 Command = Callable[..., None]
 
+_WIDEST_METAVAR = 24
+"""Characters; wider ones would leave the help texts no room on a terminal of 80."""
+
 
 def with_options(function: Command, kind: type[Any] | None = None, *, before: str | None = None) -> Command:
     """``function`` as typer takes it: its parameters, and the fields of the dataclass ``kind``, are options.
@@ -49,11 +52,26 @@ def _own_options(function: Command, *, skip: int) -> Iterator[Declared]:
 def _parameter(declared: Declared) -> inspect.Parameter:
     """An option as the parameter that typer makes one of."""
     option, default = declared.option, _default(declared)
-    told: dict[str, Any] = {"help": _escaped(option.help), "min": option.least}
+    told: dict[str, Any] = {"help": _escaped(_help(declared)), "min": option.least, "rich_help_panel": option.panel}
+    if declared.choices:
+        told |= {"metavar": _metavar(declared), "autocompletion": lambda: list(declared.choices)}
     argument = isinstance(option, Argument)
     info = typer.Argument(default, **told) if argument else typer.Option(default, *_flags(declared), **told)
     typed = _typed(declared) if default is not None else _typed(declared) | None
     return inspect.Parameter(declared.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=typed)
+
+
+def _metavar(declared: Declared) -> str | None:
+    """A few choices in the place of the type; None for more."""
+    text = f"[{'|'.join(declared.choices)}]"
+    return text if len(text) <= _WIDEST_METAVAR else None
+
+
+def _help(declared: Declared) -> str:
+    """The help text, with the choices that are too many to stand in the place of the type."""
+    if not declared.choices or _metavar(declared):
+        return declared.option.help
+    return f"{declared.option.help} One of: {', '.join(declared.choices)}."
 
 
 def _default(declared: Declared) -> Any:

@@ -334,8 +334,6 @@ def _machine(device: str, jobs: int) -> dict[str, Any]:
 
 def print_comparison(comparison: Comparison) -> None:
     """Every arm's accuracy and its difference from the baseline, by protocol."""
-    from pipelines.compare.report import tables_of
-
     for protocol, (heading, *rows) in tables_of(comparison).items():
         title = f"\n{protocol}: means over seeds and paired differences, 95 % intervals"
         table = Table(*heading, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)

@@ -9,3 +9,18 @@ def hf_cache(tmp_path_factory, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A folder with a saved model of images, ``image``, and one of video, ``video``: two frames of 16×24 pixels."""
+    import torch
+
+    from tests.mae.recovery.test_stream_encoder import video
+    from tests.tiny_mae import nano
+
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    nano().save_pretrained(folder / "image")
+    video().save_pretrained(folder / "video")
+    return folder

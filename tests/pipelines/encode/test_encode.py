@@ -1,0 +1,59 @@
+"""`encode`: features of pictures and of streams, row by row."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("av")
+
+from mae.recovery.stream_encoder import StreamEncoder
+from pipelines.views.geometry import View, central_box, view_image
+from tests.mae.recovery.test_stream_encoder import video
+from tests.pipelines.reconstruct.test_reconstruct_video import footage, invoke
+from tests.pipelines.video_files import write_video
+
+
+def test_features_of_a_video(models, tmp_path):
+    write_video(tmp_path / "clip.mkv", footage(), codec="ffv1", pixels="bgr0")
+    done = invoke("encode", models / "video", tmp_path / "clip.mkv", "--out", tmp_path / "features.parquet")
+    assert done.exit_code == 0, done.output
+    assert "5 rows" in done.output
+    table = pq.read_table(tmp_path / "features.parquet")
+    assert table["frame"].to_pylist() == [0, 2, 4, 6, 8]
+    assert table["frames"].to_pylist() == [2, 2, 2, 2, 1]
+    assert table["time"].to_pylist() == pytest.approx([0, 0.08, 0.16, 0.24, 0.32])
+    view = View(central_box(50, 37, 24 / 16))
+    seen = np.stack([view_image(Image.fromarray(frame), view, (16, 24)) for frame in footage()])
+    encoder = StreamEncoder(video())
+    expected = [each.feature() for each in encoder.push(torch.from_numpy(seen)) + encoder.flush()]
+    assert np.array_equal(np.stack(table["feature"].to_pylist()).astype(np.float32), torch.stack(expected).numpy())
+    assert table.schema.metadata[b"tubelet"] == b"2"
+    assert pq.read_metadata(tmp_path / "features.parquet").metadata[b"faults"] == b"{}"
+
+
+def test_features_of_pictures(models, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number, frame in enumerate(footage(3)):
+        Image.fromarray(frame).save(tmp_path / "in" / f"{number}.png")
+    (tmp_path / "in" / "4.png").write_bytes(b"torn")
+    done = invoke("encode", models / "image", tmp_path / "in", "--out", tmp_path / "features.parquet")
+    assert done.exit_code == 0, done.output
+    table = pq.read_table(tmp_path / "features.parquet")
+    assert table["name"].to_pylist() == ["0.png", "1.png", "2.png"]
+    assert np.isfinite(np.stack(table["feature"].to_pylist())).all()
+    rejected = json.loads((tmp_path / "features.rejected.jsonl").read_text())
+    assert rejected == {"name": "4.png", "reason": "not an image"}
+    done = invoke("encode", models / "image", tmp_path / "in" / "4.png", "--out", tmp_path / "none.parquet")
+    assert done.exit_code == 2
+    assert not (tmp_path / "none.parquet").exists()
+    as_frames = invoke("encode", models / "image", tmp_path / "in", "--as-video", "--out", tmp_path / "frames.parquet")
+    assert as_frames.exit_code == 0, as_frames.output
+    assert "1 frames could not be decoded" in as_frames.output
+    frames = np.stack(pq.read_table(tmp_path / "frames.parquet")["feature"].to_pylist())
+    assert len(frames) == 4
+    assert np.allclose(frames[:3], np.stack(table["feature"].to_pylist()), atol=1e-5)
+    assert np.array_equal(frames[2], frames[3])
