@@ -18,7 +18,7 @@ ALLOWED = {
 }
 HEAVY = {
     *("torch", "torchvision", "open_clip", "timm", "datasets", "huggingface_hub", "pyarrow", "numpy", "PIL"),
-    *("safetensors", "matplotlib", "tqdm", "yaml", "ray", "wandb"),
+    *("safetensors", "scipy", "matplotlib", "tqdm", "yaml", "ray", "wandb"),
 }
 FILES = [ROOT / "cli.py", *(path for room in ("pipelines", "saliency", "mae") for path in (ROOT / room).rglob("*.py"))]
 
