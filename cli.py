@@ -61,12 +61,12 @@ def _options_of_all(
     pass
 
 
-def command(kind: type[Any], *, before: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command of the function's name and docstring; the fields of ``kind`` and its parameters are its options."""
-    return lambda function: app.command()(guarded(with_options(function, kind, before=before)))
+    return lambda function: app.command()(guarded(with_options(function, kind)))
 
 
-@command(BuildOptions, before="device")
+@command(BuildOptions)
 def build_saliency(
     given: Given,
     report: Annotated[bool, Option("Print the time of each stage and the bottleneck.", panel=SPEED)] = False,
@@ -168,7 +168,7 @@ def pretrain(given: Given) -> None:
 
 @command(PrepareOptions)
 def prepare(given: Given) -> None:
-    """Write the images of a source small, with everything known about them, as Parquet or tars for fast epochs."""
+    """Write smaller copies of a source's images, with all that is known of them, as Parquet or tars for fast epochs."""
     from pipelines.prepare.prepare import prepare as make
     from pipelines.prepare.prepare import summary
 

@@ -57,7 +57,7 @@ class BuildOptions:
         ),
     ] = "gradcam"
     grid: Annotated[
-        int | None, Option("Cells per side of a map, 256 at most [default: the model's patches]", panel=MAPS)
+        int | None, Option("Cells per side of a map, 256 at most [default: the model's patch grid]", panel=MAPS)
     ] = None
     clip_size: Annotated[
         int | None,

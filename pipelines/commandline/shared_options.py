@@ -33,8 +33,10 @@ Limit = Annotated[int | None, Option("Use only the first N samples.", least=1, p
 Split = Annotated[str | None, Option("Split of a Hub dataset, or of a folder that contains splits.", panel=DATA)]
 Rejects = Annotated[float, Option("Fraction of unreadable samples above which the command fails.", panel=DATA)]
 
-DEVICE = Option("Device, such as cpu, cuda, cuda:1 or mps [default: the best available]", settled=True, panel=MACHINE)
-Device = Annotated[str, DEVICE]
+Device = Annotated[
+    str,
+    Option("Device, such as cpu, cuda, cuda:1 or mps [default: the best available]", settled=True, panel=MACHINE),
+]
 Workers = Annotated[
     int,
     Option("Processes or threads that decode images [default: half the cores]", least=0, settled=True, panel=MACHINE),

@@ -19,15 +19,14 @@ _WIDEST_CHOICES = 23
 """Characters; wider ones would leave the help texts no room on a terminal of 80."""
 
 
-def with_options(function: Command, kind: type[Any], *, before: str | None = None) -> Command:
+def with_options(function: Command, kind: type[Any]) -> Command:
     """``function`` as typer takes it: the fields of the dataclass ``kind``, and its further parameters, are options.
 
     The function's first argument is what the command line took for the fields, {name: value} with None or an empty
     list where nothing was given: see ``pipelines.commandline.option.given_values``. Its further parameters are options
-    of its own, listed ``before`` the field of that name or, without one, last.
+    of its own, listed last.
     """
-    own, options = list(_own_options(function)), declared_options(kind)
-    place = next((index for index, each in enumerate(options) if each.name == before), len(options))
+    own = list(_own_options(function))
     names = {each.name for each in own}
 
     @wraps(function)
@@ -35,7 +34,7 @@ def with_options(function: Command, kind: type[Any], *, before: str | None = Non
         mine = {name: typed.pop(name) for name in names}
         function(typed, **mine)
 
-    parameters = [_parameter(each) for each in (*options[:place], *own, *options[place:])]
+    parameters = [_parameter(each) for each in (*declared_options(kind), *own)]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     return call

@@ -55,7 +55,7 @@ class CompareOptions:
         str | None, Option("Device, such as cpu or cuda [default: the plan's, or the best available]", panel=MACHINE)
     ] = None
     options: Annotated[
-        tuple[str, ...], Argument("Options of pretrain for all arms, after --, where there is no plan.")
+        tuple[str, ...], Argument("Options of pretrain for all arms, given after --. A plan has its own.")
     ] = ()
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ class VerifyOptions:
     maps: Annotated[str, Argument("A maps folder, or the Hub dataset id of a published table.")]
     source: Annotated[str | None, Argument("The images that the maps will be used with.")] = None
     sample: Annotated[
-        int, Option("Images to hash, drawn at random: 0 checks none, a large number checks all.", least=0)
+        int, Option("Number of images to hash, drawn at random: 0 checks none, a large number checks all.", least=0)
     ] = 1000
     seed: Seed = 0
     image_column: ImageColumn = None

@@ -46,7 +46,7 @@ def typed(*words, kind=Wishes):
         calls.append((given, loud))
 
     app = typer.Typer()
-    app.command()(with_options(command, kind, before="draw"))
+    app.command()(with_options(command, kind))
     done = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
     return done.exit_code, done.output, calls
 
@@ -81,7 +81,7 @@ def test_the_command_line_refuses(words):
 
 def test_the_help_has_everything_in_the_fields_order():
     _, text, _ = typed("--help")
-    names = ["place", "--file", "--span", "--rate", "--loud", "--draw", "--hurry", "--count", "--device"]
+    names = ["place", "--file", "--span", "--rate", "--draw", "--hurry", "--count", "--device", "--loud"]
     places = [text.index(f" {name} ") for name in names if name != "--draw"]
     assert places == sorted(places)
     for part in ("Does it.", "Rates [of what].", "--no-draw", "[default: 1-2]", "[default: 3]", "Where to."):
