@@ -188,7 +188,7 @@ def test_a_requirement_that_is_not_met_is_a_verdict_not_a_mistake(scene_maps, tm
     ("arguments", "message"),
     [
         (["shapes:3", "--require", "pointing"], "judges maps"),
-        (["shapes:3", "--require", "beauty"], "none of pointing, energy, iou, auc"),
+        (["shapes:3", "--require", "beauty"], "is not one of: pointing, energy, iou, auc"),
         (["shapes:3", "--gallery", "picture.xyz"], "ends in .png"),
         (["shapes:3", "--json", "."], "is a folder"),
     ],
