@@ -48,7 +48,7 @@ Given = dict[str, Any]
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """The command line, with the words after ``mae-cli`` or those that the process was started with; ends it."""
+    """Runs the command line on these words, by default those of the process, and exits."""
     sys.exit(run_app(app, "mae-cli", words))
 
 

@@ -85,7 +85,8 @@ def _help(declared: Declared) -> str:
     """The help text, with the choices that are too many to stand in the place of the type."""
     if not declared.choices or _listed(declared):
         return declared.option.help
-    return f"{declared.option.help} One of: {', '.join(declared.choices)}."
+    text, default, rest = declared.option.help.partition(" [default: ")
+    return f"{text.rstrip('.')}. One of: {', '.join(declared.choices)}{default or '.'}{rest}"
 
 
 def _default(declared: Declared) -> Any:

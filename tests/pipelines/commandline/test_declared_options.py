@@ -90,11 +90,15 @@ def test_the_help_has_everything_in_the_fields_order():
     assert "default: cpu" not in text
 
 
+MANY = tuple(f"choice-{i}" for i in range(9))
+
+
 @dataclass(frozen=True)
 class Choosy:
     one: Annotated[Literal["a", "b"], Option("One of two.")] = "a"
     some: Annotated[tuple[Literal["a", "b"], ...], Option("Some of them.")] = ()
-    many: Annotated[str | None, Option("Many.", choices=tuple(f"choice-{i}" for i in range(9)))] = None
+    many: Annotated[str | None, Option("Many.", choices=MANY)] = None
+    more: Annotated[tuple[str, ...], Option("More [default: all]", choices=MANY)] = ()
     counts: Annotated[tuple[int, ...], Option("Numbers.", least=2)] = (2,)
 
     def __post_init__(self):
@@ -104,7 +108,7 @@ class Choosy:
 def test_choices_that_are_taken():
     words = ["--one", "b", "--some", "b", "--some", "a", "--many", "choice-7", "--counts", "3"]
     _, _, [(given, _)] = typed(*words, kind=Choosy)
-    assert Choosy(**given_values(Choosy, given)) == Choosy("b", ("b", "a"), "choice-7", (3,))
+    assert Choosy(**given_values(Choosy, given)) == Choosy("b", ("b", "a"), "choice-7", counts=(3,))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +136,8 @@ def test_the_help_lists_choices_in_the_place_of_the_type_or_in_the_text():
     assert rows["--some"] == "--some [a|b] Some of them."
     assert rows["--counts"] == "--counts <int>... Numbers."
     assert rows["--many"].startswith("--many <str> Many. One of: choice-0, choice-1, ")
+    assert f"Many. One of: {', '.join(MANY)}." in " ".join(text.replace("│", " ").split())
+    assert f"More. One of: {', '.join(MANY)} [default: all]" in " ".join(text.replace("│", " ").split())
     assert rows["--loud"] == "--loud Say more."
 
 
