@@ -16,10 +16,13 @@ from mae.training.checkpoints import load_model
 from mae.training.training import Training
 from pipelines.build.build_saliency import build_saliency
 from pipelines.build.options import BuildOptions
+from pipelines.commandline.terminal import print_facts
 from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate, to_json
+from pipelines.evaluate.printed import print_evaluation
 from pipelines.inspect.inspect import inspect
-from pipelines.inspect.map_verdict import Judgement
+from pipelines.inspect.map_verdict import Judgement, print_judgement
+from pipelines.inspect.options import InspectOptions
 from pipelines.plots import bars, contact_sheet, loss_curve
 from pipelines.pretrain.pretrain import pretrain
 from pipelines.pretrain.reconstructions import reconstruction_sheet
@@ -66,7 +69,7 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
     _say(f"1/4  saliency maps of {TRAINED_ON}", quiet)
     build_saliency(BuildOptions(TRAINED_ON, out / "maps", batch_size=_BATCH, device=device), quiet=quiet)
     build_saliency(BuildOptions(JUDGED_ON, out / "judged-maps", batch_size=_BATCH, device=device), quiet=quiet)
-    found = inspect(str(out / "judged-maps"), gallery=out / "maps.png", device=device, quiet=quiet)
+    found = inspect(InspectOptions(str(out / "judged-maps"), gallery=out / "maps.png", device=device), quiet=quiet)
     assert found.judgement
     arms = {"random": None, "salient": out / "maps"}
     for name, maps in arms.items():
@@ -161,3 +164,11 @@ def _table(facts: dict[str, str], judgement: Judgement, result: dict[str, Any]) 
 def _say(text: str, quiet: bool) -> None:
     if not quiet:
         print(text, flush=True)
+
+
+def print_demo(result: DemoResult, out: Path) -> None:
+    """What the demo found, and where its pictures are."""
+    print_facts(result.maps, title="Saliency maps")
+    print_judgement(result.judgement)
+    print_evaluation(result.evaluation)
+    print(f"Look at contact-sheet.png, maps.png, accuracy.png and loss.png in {out}; the table is in table.md")
