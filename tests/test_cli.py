@@ -61,13 +61,15 @@ def example(option):
     """A value that the option could have and does not have by default, and how it is typed."""
     kinds = [kind for kind in get_args(option.type) or (option.type,) if kind not in (type(None), Ellipsis)]
     if get_origin(option.type) is tuple:
-        value = {str: ("one", "two"), float: (0.5, 2.0)}[kinds[0]]
+        value = option.choices[-2:] or {str: ("one", "two"), float: (0.5, 2.0)}[kinds[0]]
         return value, [str(part) for part in value]
     if kinds == [bool]:
         return not option.default, []
     if get_origin(option.type) is Literal:
         value = next(each for each in kinds if each != option.default)
         return value, [value]
+    if option.choices:
+        return option.choices[-1], [option.choices[-1]]
     value = "some" if str in kinds else {int: 77, float: 0.375, Path: Path("some")}[kinds[0]]
     return value, [str(value)]
 

@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.evaluate.measured import Measured
-from pipelines.evaluate.outcome import Outcome
+from pipelines.evaluate.outcome import Measured, Outcome
 from saliency.files import remove_leftovers, write_text_atomically
 
 T = TypeVar("T", Outcome, Measured)

@@ -8,6 +8,7 @@ DAVIS leaves out too. The figure, J&F, is the mean over videos of each one's mea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,44 @@ from tqdm import tqdm
 from mae.evaluation.propagation import propagate, to_mask
 from mae.evaluation.region_scores import boundary_accuracy, region_similarity
 from pipelines.errors import UserError
+from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoder import Encoder
-from pipelines.evaluate.measured import Measured
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.protocols.whole_images import Masked, patch_features, read_masked, view_size
-from pipelines.evaluate.supervised import Rejected, check_readable
+from pipelines.evaluate.outcome import Measured, UnreadableImages
+from pipelines.evaluate.protocols.whole_images import DenseMeasurement, Masked, patch_features, read_masked, view_size
+from pipelines.evaluate.supervised import check_readable
 from pipelines.sources.source import Source
 from pipelines.views.image_views import Unreadable
 from saliency.maps import area_resample
 from saliency.quality import bootstrap_intervals
+
+
+class Propagate(DenseMeasurement):
+    """J&F of masks that are carried through videos; nothing is learned or drawn."""
+
+    name, unit = "propagate", "J&F"
+    meaning = "the mean of DAVIS's region and boundary scores, J&F"
+
+    def open(self, data: Data) -> Parts:
+        """Frames with true masks; UserError."""
+        return data.frames
+
+    def settings(self, encoder: Encoder, seed: int) -> dict[str, Any]:
+        """The size of the frames, and where labels come from; a seed makes no difference."""
+        options = self.options
+        return {
+            "dense_size": options.dense_size,
+            "context_frames": options.context_frames,
+            "radius": options.radius,
+        }
+
+    def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Measured:
+        """J and F of every video. Raises UserError."""
+        return propagation(encoder, self.parts.test.source, self.options, quiet=self.quiet)
+
+    def figures(self, found: Sequence[Measured], first: Sequence[Measured] | None) -> dict[str, Any]:
+        """See :func:`propagate_row`."""
+        return propagate_row(found, self.options.seed)
 
 
 def videos_of(source: Source) -> dict[str, NDArray[np.int64]]:
@@ -44,7 +74,7 @@ def videos_of(source: Source) -> dict[str, NDArray[np.int64]]:
 
 def propagation(encoder: Encoder, source: Source, options: EvaluateOptions, *, quiet: bool = False) -> Measured:
     """J and F of every video: ``scores`` has a row a video. Raises UserError."""
-    unreadable: Rejected = {}
+    unreadable: UnreadableImages = {}
     rows, names, frames = [], [], 0
     videos = videos_of(source)
     for name, chosen in tqdm(
@@ -83,7 +113,7 @@ def propagate_row(found: Sequence[Measured], seed: int) -> dict[str, Any]:
     }
 
 
-def _frames(encoder: Encoder, part: Source, options: EvaluateOptions, unreadable: Rejected) -> list[Masked]:
+def _frames(encoder: Encoder, part: Source, options: EvaluateOptions, unreadable: UnreadableImages) -> list[Masked]:
     size, seen = view_size(encoder, options.dense_size), list[Masked]()
     for batch in read_masked(part, size, batch_size=options.batch_size, workers=options.workers):
         unreadable |= {part.keys[i.index].as_py(): i.reason for i in batch if isinstance(i, Unreadable)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,16 @@ from mae.evaluation.intervals import bootstrap_interval
 from mae.evaluation.probes import Logistic
 from mae.evaluation.segmentation import class_ious, fit_patches, mean_iou, overlaps, segment
 from pipelines.errors import UserError
+from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoder import Encoder
-from pipelines.evaluate.measured import Measured
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.protocols.whole_images import Masked, patch_features, read_masked, view_size
-from pipelines.evaluate.supervised import Rejected, check_readable
+from pipelines.evaluate.outcome import Measured, UnreadableImages
+from pipelines.evaluate.protocols.whole_images import DenseMeasurement, Masked, patch_features, read_masked, view_size
+from pipelines.evaluate.supervised import check_readable
 from pipelines.views.image_views import Unreadable
 from pipelines.views.labelled import Labelled
 from saliency.maps import area_resample
 
-BACKGROUND, OBJECT = "background", "object"
 MOST_PATCHES = 50_000
 """Patches that the probe learns from at most, the same number of each image, drawn by the seed."""
 
@@ -41,9 +42,28 @@ class _Patches:
     images: Tensor
 
 
-def segment_classes(names: Sequence[str], *, labelled: bool) -> list[str]:
-    """The names of the classes; those of a source without labels are background and object."""
-    return [BACKGROUND, *names] if labelled else [BACKGROUND, OBJECT]
+class Segment(DenseMeasurement):
+    """mIoU of a linear probe of patches."""
+
+    name, unit = "segment", "mIoU"
+    meaning = "the mean over classes of the intersection over union"
+
+    def open(self, data: Data) -> Parts:
+        """Two parts with true masks; UserError."""
+        return data.masked
+
+    def settings(self, encoder: Encoder, seed: int) -> dict[str, Any]:
+        """The seed, which draws patches, and the size of the images."""
+        return {"seed": seed, "dense_size": self.options.dense_size}
+
+    def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Measured:
+        """What the probe segments of every test image. Raises UserError."""
+        train, test, classes = self.parts.part(seed), self.parts.test, len(self.parts.names)
+        return segmentation(encoder, train, test, classes, self.options, seed=seed, quiet=self.quiet)
+
+    def figures(self, found: Sequence[Measured], first: Sequence[Measured] | None) -> dict[str, Any]:
+        """See :func:`segment_row`."""
+        return segment_row(found, self.parts.names, self.options.seed)
 
 
 def segmentation(
@@ -60,7 +80,7 @@ def segmentation(
 
     ``train`` and ``test`` have a mask an image, of the class label + 1 of ``classes``. Raises UserError.
     """
-    unreadable: Rejected = {}
+    unreadable: UnreadableImages = {}
     known = _training_patches(encoder, train, classes, options, seed, unreadable, quiet)
     probe = fit_patches(known.features, known.targets, known.images, seed=seed)
     rows: list[list[float]] = []
@@ -103,7 +123,7 @@ def _training_patches(
     classes: int,
     options: EvaluateOptions,
     seed: int,
-    unreadable: Rejected,
+    unreadable: UnreadableImages,
     quiet: bool,
 ) -> _Patches:
     each = max(1, MOST_PATCHES // max(1, len(train)))
@@ -128,7 +148,7 @@ def _training_patches(
 
 
 def _masked(
-    encoder: Encoder, part: Labelled, options: EvaluateOptions, unreadable: Rejected, quiet: bool, what: str
+    encoder: Encoder, part: Labelled, options: EvaluateOptions, unreadable: UnreadableImages, quiet: bool, what: str
 ) -> Any:
     """Pictures that have a mask, a batch at a time; what can't be read goes into ``unreadable``."""
     size = view_size(encoder, options.dense_size)

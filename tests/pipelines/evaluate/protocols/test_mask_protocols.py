@@ -12,7 +12,7 @@ from pipelines.evaluate.baseline_encoders import colour_encoder, place_encoder
 from pipelines.evaluate.data import open_masked
 from pipelines.evaluate.encoder import Encoder, open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
-from pipelines.evaluate.protocols import judging_further
+from pipelines.evaluate.protocols import propagate
 from pipelines.evaluate.protocols.propagate import propagation, videos_of
 from pipelines.evaluate.protocols.segment import segment_row, segmentation
 from pipelines.evaluate.protocols.whole_images import view_size
@@ -134,7 +134,7 @@ def test_the_result(tmp_path):
 def test_what_is_finished_is_not_computed_again(tmp_path, monkeypatch):
     given = replace(options(video(tmp_path / "video"), protocols=("propagate",)), run=save_run(tmp_path / "run"))
     result = evaluate(given, quiet=True)
-    monkeypatch.setattr(judging_further, "propagation", lambda *_, **__: pytest.fail("it is finished"))
+    monkeypatch.setattr(propagate, "propagation", lambda *_, **__: pytest.fail("it is finished"))
     assert evaluate(given, quiet=True) == result
     assert result["test"] == given.source
 
@@ -151,7 +151,7 @@ def test_fewer_masks_to_learn_from(tmp_path):
 
 
 def test_an_encoder_that_can_not_be_asked_is_told_before_any_is_judged(tmp_path, monkeypatch):
-    monkeypatch.setattr(judging_further, "propagation", lambda *_, **__: pytest.fail("nothing may run"))
+    monkeypatch.setattr(propagate, "propagation", lambda *_, **__: pytest.fail("nothing may run"))
     given = options(video(tmp_path / "video"), protocols=("propagate",), dense_size=40, beside=("timm:test_vit@none",))
     with pytest.raises(UserError, match="--dense-size 40: timm:test_vit@none sees images of 160×160 pixels alone"):
         evaluate(replace(given, run=save_run(tmp_path / "run")), quiet=True)
