@@ -70,16 +70,17 @@ class Parts:
 
     def facts(self, seed: int) -> dict[str, Any]:
         """What the result says of the images."""
+        labels = self.test.labels
         facts: dict[str, Any] = {
-            "train_images": 0 if self.train is None else len(self.part(seed)),
-            "test_images": len(self.test),
+            "train_images": 0 if self.train is None else len(self.part(seed).labels),
+            "test_images": len(labels),
             "classes": len(self.names),
             "chance": None,
         }
         if self.train is None:
             return {"test": self.test.source.name, **facts}
         if not self.masks:
-            facts["chance"] = float(np.bincount(self.test.labels).max() / len(self.test))
+            facts["chance"] = float(np.bincount(labels).max() / len(labels))
         return facts
 
     def _key(self, seed: int) -> int:
@@ -194,6 +195,7 @@ def _parts(
         train, test = train.divide(options.test_fraction, options.seed)
     else:
         test = opened(open_test(options, videos=videos))
-    if min(len(train), len(test)) == 0:
-        raise UserError(f"{options.source}: {len(train)} training and {len(test)} test images; both are needed")
+    counts = len(train.labels), len(test.labels)
+    if min(counts) == 0:
+        raise UserError(f"{options.source}: {counts[0]} training and {counts[1]} test images; both are needed")
     return train, test

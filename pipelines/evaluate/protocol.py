@@ -1,8 +1,9 @@
 """What a protocol of ``evaluate`` is: from what decides a cell to how its figure is told, all in its own file.
 
 A protocol is a subclass in a file under ``protocols/`` and a row of :data:`pipelines.evaluate.table.PROTOCOLS`; nothing
-else knows it by name. One that ends in right and wrong is a :class:`Classification` and needs ``settings`` and
-``measure`` alone; any other is a :class:`Measurement` and adds ``figures``.
+else knows it by name. A :class:`Probe` of frozen features needs ``settings`` and ``predict`` alone. What else ends in
+right and wrong is a :class:`Classification`, with ``settings`` and ``measure``. Any other is a :class:`Measurement`,
+which adds ``figures``.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from rich.table import Table
+from torch import Tensor
 
 from mae.evaluation.intervals import seeds_interval, share_interval
 from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.features import Features
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Measured, Outcome, most_confused, per_class
 from pipelines.evaluate.table import PROTOCOLS
@@ -131,6 +134,21 @@ class Classification(Protocol[Outcome]):
             return []
         pairs = most_confused(np.asarray(result["rows"][0][f"{cls.name}_confusion"]), result["class_names"])
         return [f"most confused ({cls.name}): {', '.join(pairs)}"] if pairs else []
+
+
+class Probe(Classification):
+    """A classification by frozen features of central views, computed once for all probes."""
+
+    def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Outcome:
+        """What :meth:`predict` makes of the features. Raises UserError."""
+        test, known = self.parts.test_features(encoder), self.parts.train_features(encoder, seed)
+        predictions, facts = self.predict(known, test.values, seed)
+        unreadable = known.unreadable | test.unreadable
+        return Outcome.of(predictions, test.labels, len(self.parts.names), facts=facts, unreadable=unreadable)
+
+    @abstractmethod
+    def predict(self, known: Features, queries: Tensor, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        """The classes int64 [m] of ``queries`` float32 [m, D], learned from ``known``; and what was chosen or used."""
 
 
 class Measurement(Protocol[Measured]):

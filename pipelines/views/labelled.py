@@ -77,12 +77,13 @@ class Labelled:
 
         Of videos their middle frames are such images, and the clip's length and stride count as well.
         """
+        chosen = self._spaced(_IMAGES_LOOKED_AT)
         digest = hashlib.sha256(hash_pairs(self.source, captions=False).encode())
         digest.update(self.labels.tobytes())
         digest.update(b"" if self.clip is None else f"{self.clip.count} frames, {self.clip.stride} apart".encode())
-        for i in np.unique(np.linspace(0, len(self) - 1, _IMAGES_LOOKED_AT).astype(int)):
+        for i in chosen:
             try:
-                digest.update(hashlib.sha256(self.source.read_image(int(i))).digest())
+                digest.update(hashlib.sha256(self.source.read_image(i)).digest())
             except (BadImage, OSError):
                 digest.update(b"unreadable")
         return digest.hexdigest()
@@ -90,13 +91,18 @@ class Labelled:
     def identity_with_masks(self) -> str:
         """sha256 of :meth:`identity`, and of up to 32 evenly spaced masks."""
         digest = hashlib.sha256(self.identity().encode())
-        for i in np.unique(np.linspace(0, len(self) - 1, _MASKS_LOOKED_AT).astype(int)):
+        for i in self._spaced(_MASKS_LOOKED_AT):
             try:
-                mask = self.source.read_mask(int(i))
+                mask = self.source.read_mask(i)
                 digest.update(b"none" if mask is None else np.packbits(mask).tobytes())
             except (BadImage, OSError):
                 digest.update(b"unreadable")
         return digest.hexdigest()
+
+    def _spaced(self, most: int) -> list[int]:
+        """Up to so many pairs, evenly spaced."""
+        spaced: list[int] = np.unique(np.linspace(0, len(self) - 1, most).astype(int)).tolist()
+        return spaced
 
 
 def open_labelled(source: Source, what: str = "evaluate") -> tuple[Labelled, list[str]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from mae.evaluation.probes import knn_predict
 from pipelines.evaluate.encoder import Encoder
-from pipelines.evaluate.outcome import Outcome
-from pipelines.evaluate.protocol import Classification
+from pipelines.evaluate.features import Features
+from pipelines.evaluate.protocol import Probe
 
 
-class Knn(Classification):
-    """Weighted k-NN on frozen features; nothing is drawn, so that a seed makes no difference but to the parts."""
+class Knn(Probe):
+    """Weighted k-NN; nothing is drawn, so that a seed makes no difference but to what it learns from."""
 
     name = "knn"
 
@@ -20,19 +21,11 @@ class Knn(Classification):
         """Pooling, and how the neighbours vote."""
         return {"pool": self.options.pool, **self._votes()}
 
-    def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Outcome:
-        """The class that has the most votes. Raises UserError."""
-        test, known = self.parts.test_features(encoder), self.parts.train_features(encoder, seed)
-        classes, votes = len(self.parts.names), self._votes()
-        predictions = knn_predict(
-            known.values,
-            known.labels,
-            test.values,
-            k=self.options.neighbours,
-            temperature=self.options.temperature,
-            classes=classes,
-        )
-        return Outcome.of(predictions, test.labels, classes, facts=votes, unreadable=known.unreadable | test.unreadable)
+    def predict(self, known: Features, queries: Tensor, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        """The classes with the most votes."""
+        k, temperature, classes = self.options.neighbours, self.options.temperature, len(self.parts.names)
+        votes = self._votes()
+        return knn_predict(known.values, known.labels, queries, k=k, temperature=temperature, classes=classes), votes
 
     def _votes(self) -> dict[str, Any]:
         return {"neighbours": self.options.neighbours, "temperature": self.options.temperature}

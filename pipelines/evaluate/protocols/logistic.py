@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from mae.evaluation.probes import logistic_predict
 from pipelines.evaluate.encoder import Encoder
-from pipelines.evaluate.outcome import Outcome
-from pipelines.evaluate.protocol import Classification
+from pipelines.evaluate.features import Features
+from pipelines.evaluate.protocol import Probe
 
 
-class LogisticRegression(Classification):
-    """A logistic regression on standardised features; a fifth of the training images chooses the penalty."""
+class LogisticRegression(Probe):
+    """A logistic regression on standardised features; a fifth of the training images chooses its penalty."""
 
     name = "logistic"
 
@@ -20,10 +21,8 @@ class LogisticRegression(Classification):
         """Pooling, and the seed that draws the fifth."""
         return {"pool": self.options.pool, "seed": seed}
 
-    def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Outcome:
-        """The most probable class. Raises UserError."""
-        test, known = self.parts.test_features(encoder), self.parts.train_features(encoder, seed)
+    def predict(self, known: Features, queries: Tensor, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        """The most probable classes."""
         classes = len(self.parts.names)
-        predictions, penalty = logistic_predict(known.values, known.labels, test.values, classes=classes, seed=seed)
-        unreadable = known.unreadable | test.unreadable
-        return Outcome.of(predictions, test.labels, classes, facts={"penalty": penalty}, unreadable=unreadable)
+        predictions, penalty = logistic_predict(known.values, known.labels, queries, classes=classes, seed=seed)
+        return predictions, {"penalty": penalty}
