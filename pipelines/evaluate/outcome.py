@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,9 @@ class Measured:
     def plain(self) -> dict[str, Any]:
         """For a JSON file."""
         return asdict(self)
+
+
+Found = TypeVar("Found", Outcome, Measured)
 
 
 def per_class(confusion: NDArray[np.int64]) -> list[float | None]:

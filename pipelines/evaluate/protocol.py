@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 from rich.table import Table
@@ -23,10 +23,8 @@ from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Measured, Outcome, most_confused, per_class
+from pipelines.evaluate.outcome import Found, Measured, Outcome, most_confused, per_class
 from pipelines.evaluate.table import PROTOCOLS
-
-Found = TypeVar("Found", Outcome, Measured)
 
 
 class Protocol(ABC, Generic[Found]):
