@@ -1,6 +1,7 @@
 """What ``evaluate`` can be asked for, checked before anything is opened; options of one protocol are in ``table``."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from pipelines.commandline.shared_options import (
 )
 from pipelines.evaluate.table import PROTOCOLS, QUICK, ProtocolOptions, check_choice, check_least
 
-_PROTOCOLS, _RESULTS = "Protocols", "Results"
+_Data, _What, _Result, _Machine = (partial(Option, panel=panel) for panel in (DATA, "Protocols", "Results", MACHINE))
 
 
 @dataclass(frozen=True)
@@ -34,51 +35,40 @@ class _Shared:
         ),
     ]
     source: SourcePlace
-    test: Annotated[
-        str | None, Option("Source to test on. If not given, a part of SOURCE is held out.", panel=DATA)
-    ] = None
+    test: Annotated[str | None, _Data("Source to test on. If not given, a part of SOURCE is held out.")] = None
     protocols: Annotated[
         tuple[str, ...],
-        Option(
+        _What(
             "What to measure. Repeat it for several [default: knn and logistic] (docs/protocols.md).",
             flags=("--protocol",),
             choices=tuple(PROTOCOLS),
-            panel=_PROTOCOLS,
         ),
     ] = QUICK
     beside: Annotated[
-        tuple[str, ...],
-        Option("Another run or timm model to measure on the same images. Repeat it for several.", panel=_PROTOCOLS),
+        tuple[str, ...], _What("Another run or timm model to measure on the same images. Repeat it for several.")
     ] = ()
-    untrained: Annotated[bool, Option("Measure the same encoder with random weights as well.", panel=_PROTOCOLS)] = True
+    untrained: Annotated[bool, _What("Measure the same encoder with random weights as well.")] = True
     pool: Annotated[
         Literal["mean", "cls"],
-        Option(
+        _What(
             "Features are the class token (cls) or the mean of the patch tokens. Fine-tuning, and models without a "
-            "class token, take the mean.",
-            panel=_PROTOCOLS,
+            "class token, take the mean."
         ),
     ] = "cls"
     """Measured better than ``mean`` on the demo's scenes, by k-NN above all. Fine-tuning always pools by the mean."""
     seeds: Annotated[
-        str,
-        Option(
-            "How many seeds, counted from --seed, or which: 0,1,2. Several give a mean ± interval.", panel=_PROTOCOLS
-        ),
+        str, _What("How many seeds, counted from --seed, or which: 0,1,2. Several give a mean ± interval.")
     ] = "1"
-    seed: Annotated[int, Option("All random numbers follow from it.", least=0, panel=_PROTOCOLS)] = 0
-    test_fraction: Annotated[
-        float, Option("Fraction of every class that is held out where there is no --test.", panel=DATA)
-    ] = 0.2
+    seed: Annotated[int, _What("All random numbers follow from it.", least=0)] = 0
+    test_fraction: Annotated[float, _Data("Fraction of every class that is held out where there is no --test.")] = 0.2
     label_fraction: Annotated[
-        float, Option("Fraction of the training images to learn from, as many of every class.", panel=DATA)
+        float, _Data("Fraction of the training images to learn from, as many of every class.")
     ] = 1.0
     frame_stride: Annotated[
-        int | None,
-        Option("Ticks between the frames of a clip, for models of video. The training's if not given.", panel=DATA),
+        int | None, _Data("Ticks between the frames of a clip, for models of video. The training's if not given.")
     ] = None
     limit: Limit = None
-    test_limit: Annotated[int | None, Option("Take the first N samples of --test.", least=1, panel=DATA)] = None
+    test_limit: Annotated[int | None, _Data("Take the first N samples of --test.", least=1)] = None
     split: Split = None
     image_column: ImageColumn = None
     caption_column: CaptionColumn = None
@@ -89,14 +79,10 @@ class _Shared:
 class EvaluateOptions(ProtocolOptions, _Shared):
     """What ``evaluate`` was asked for; the CLI's options under the same names."""
 
-    out: Annotated[
-        Path | None, Option("JSON file to write. If not given: evaluation.json in the run folder.", panel=_RESULTS)
-    ] = None
-    confusion: Annotated[Path | None, Option("PNG file for the encoder's confusion matrices.", panel=_RESULTS)] = None
-    fresh: Annotated[
-        bool, Option("Compute everything again, even what an earlier command has finished.", panel=_RESULTS)
-    ] = False
-    batch_size: Annotated[int, Option("Images that are computed at a time.", panel=MACHINE)] = 256
+    out: Annotated[Path | None, _Result("JSON file to write. If not given: evaluation.json in the run folder.")] = None
+    confusion: Annotated[Path | None, _Result("PNG file for the encoder's confusion matrices.")] = None
+    fresh: Annotated[bool, _Result("Compute everything again, even what an earlier command has finished.")] = False
+    batch_size: Annotated[int, _Machine("Images that are computed at a time.")] = 256
     workers: Workers = 1
     device: Device = "cpu"
 

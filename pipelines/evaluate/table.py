@@ -6,6 +6,7 @@ base of :class:`ProtocolOptions`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 from pipelines.commandline.option import Option
@@ -47,8 +48,10 @@ CLIP_OCCLUDERS = (
 )  # fmt: skip
 """Of clips: in one place in all frames, or moving on a straight line; what is salient is so frame by frame."""
 
-_KNN, _LINEAR, _FINETUNE = "k-NN", "Linear probe", "Fine-tuning"
-_OCCLUSION, _MASKED = "Occlusion", "Segment and propagate"
+_Knn, _Linear, _Finetune, _Occlusion, _Masked = (
+    partial(Option, panel=panel)
+    for panel in ("k-NN", "Linear probe", "Fine-tuning", "Occlusion", "Segment and propagate")
+)
 
 
 def check_least(options: object, **least: int) -> None:
@@ -85,9 +88,9 @@ class _Options:
 class KnnOptions(_Options):
     """Of ``knn``, and of ``occlusion`` where its probe is k-NN."""
 
-    neighbours: Annotated[int, Option("Number of neighbours that vote: the k of k-NN.", panel=_KNN)] = 20
+    neighbours: Annotated[int, _Knn("Number of neighbours that vote: the k of k-NN.")] = 20
     temperature: Annotated[
-        float, Option("Temperature of the votes: the lower it is, the more the nearest neighbours count.", panel=_KNN)
+        float, _Knn("Temperature of the votes: the lower it is, the more the nearest neighbours count.")
     ] = 0.07
 
     def __post_init__(self) -> None:
@@ -100,20 +103,16 @@ class KnnOptions(_Options):
 class LinearOptions(_Options):
     """Of ``linear``."""
 
-    linear_epochs: Annotated[int, Option("Epochs of the linear probe.", panel=_LINEAR)] = 90
+    linear_epochs: Annotated[int, _Linear("Epochs of the linear probe.")] = 90
     linear_blr: Annotated[
         tuple[float, ...],
-        Option(
+        _Linear(
             "Base learning rate of the linear probe. Repeat it for several: the best on held-out training images is "
-            "used [default: 0.1 to 300]",
-            panel=_LINEAR,
+            "used [default: 0.1 to 300]"
         ),
     ] = ()
     linear_batch_size: Annotated[
-        int | None,
-        Option(
-            "Images per step of the linear probe. If not given: 16384, or fewer for 32 steps an epoch.", panel=_LINEAR
-        ),
+        int | None, _Linear("Images per step of the linear probe. If not given: 16384, or fewer for 32 steps an epoch.")
     ] = None
 
     def __post_init__(self) -> None:
@@ -130,31 +129,24 @@ class FinetuneOptions(_Options):
     """Of ``finetune``; None leaves each to the recipe for a model of that size."""
 
     finetune_epochs: Annotated[
-        int | None,
-        Option("Epochs of fine-tuning. If not given: 100, or 50 for large and huge models.", panel=_FINETUNE),
+        int | None, _Finetune("Epochs of fine-tuning. If not given: 100, or 50 for large and huge models.")
     ] = None
     finetune_blr: Annotated[
         float | None,
-        Option(
-            "Base learning rate of fine-tuning. If not given: 5e-4, or 1e-3 for large and huge models.",
-            panel=_FINETUNE,
-        ),
+        _Finetune("Base learning rate of fine-tuning. If not given: 5e-4, or 1e-3 for large and huge models."),
     ] = None
     finetune_batch_size: Annotated[
-        int | None,
-        Option("Images per step of fine-tuning. If not given: 1024, or fewer for 32 steps an epoch.", panel=_FINETUNE),
+        int | None, _Finetune("Images per step of fine-tuning. If not given: 1024, or fewer for 32 steps an epoch.")
     ] = None
     layer_decay: Annotated[
         float | None,
-        Option(
+        _Finetune(
             "Factor on the learning rate from each block to the one before it. If not given: 0.65, or 0.75 for large "
-            "and huge models.",
-            panel=_FINETUNE,
+            "and huge models."
         ),
     ] = None
     drop_path: Annotated[
-        float | None,
-        Option("Drop path rate of the last block. If not given: 0.1, for large 0.2, for huge 0.3.", panel=_FINETUNE),
+        float | None, _Finetune("Drop path rate of the last block. If not given: 0.1, for large 0.2, for huge 0.3.")
     ] = None
 
     def __post_init__(self) -> None:
@@ -179,36 +171,31 @@ class OcclusionOptions(_Options):
 
     occluder: Annotated[
         tuple[str, ...],
-        Option(
+        _Occlusion(
             "What hides the test images. Repeat it for several. If not given: all that the images allow; `salient` "
             "and `non-salient` need true masks or --occluder-maps. Clips have `-static` and `-moving` ones.",
             choices=tuple(dict.fromkeys((*OCCLUDERS, *CLIP_OCCLUDERS))),
-            panel=_OCCLUSION,
         ),
     ] = ()
     """None given: all that the test images allow."""
-    occlusion_shares: Annotated[
-        str, Option("Fractions of the image that are hidden, in rising order.", panel=_OCCLUSION)
-    ] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    occlusion_shares: Annotated[str, _Occlusion("Fractions of the image that are hidden, in rising order.")] = (
+        "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    )
     occluder_maps: Annotated[
         str | None,
-        Option(
-            "Maps that say what is salient; true masks do if not given. The model must not have been trained with "
-            "them.",
-            panel=_OCCLUSION,
+        _Occlusion(
+            "Maps that say what is salient; true masks do if not given. The model must not have been trained with them."
         ),
     ] = None
     occluder_grid: Annotated[
-        int | None,
-        Option("Cells per side that are hidden. If not given: the model's own patches, or 14.", panel=_OCCLUSION),
+        int | None, _Occlusion("Cells per side that are hidden. If not given: the model's own patches, or 14.")
     ] = None
-    occluder_fill: Annotated[Literal["grey", "noise"], Option("What hidden pixels become.", panel=_OCCLUSION)] = "grey"
-    occlusion_probe: Annotated[
-        Literal["knn", "logistic"], Option("The probe, which learns from whole images.", panel=_OCCLUSION)
-    ] = "logistic"
+    occluder_fill: Annotated[Literal["grey", "noise"], _Occlusion("What hidden pixels become.")] = "grey"
+    occlusion_probe: Annotated[Literal["knn", "logistic"], _Occlusion("The probe, which learns from whole images.")] = (
+        "logistic"
+    )
     recover_images: Annotated[
-        int,
-        Option("Number of test images that the decoder fills in, to be compared with the true ones.", panel=_OCCLUSION),
+        int, _Occlusion("Number of test images that the decoder fills in, to be compared with the true ones.")
     ] = 256
 
     def __post_init__(self) -> None:
@@ -249,8 +236,7 @@ class WholeImageOptions(_Options):
     """Of the protocols that need features by place."""
 
     dense_size: Annotated[
-        int | None,
-        Option("Shorter side of the images, in pixels. The model's own size if not given.", panel=_MASKED),
+        int | None, _Masked("Shorter side of the images, in pixels. The model's own size if not given.")
     ] = None
 
     def __post_init__(self) -> None:
@@ -263,8 +249,7 @@ class SegmentOptions(WholeImageOptions):
     """Of ``segment``."""
 
     segment_classes: Annotated[
-        bool,
-        Option("Segment by class where the source has labels, instead of object from background.", panel=_MASKED),
+        bool, _Masked("Segment by class where the source has labels, instead of object from background.")
     ] = True
 
 
@@ -273,11 +258,9 @@ class PropagateOptions(WholeImageOptions):
     """Of ``propagate``."""
 
     context_frames: Annotated[
-        int, Option("Frames before the present one that labels come from, as well as the first frame.", panel=_MASKED)
+        int, _Masked("Frames before the present one that labels come from, as well as the first frame.")
     ] = 7
-    radius: Annotated[
-        int, Option("Rows and columns within which a patch looks for patches like it.", panel=_MASKED)
-    ] = 12
+    radius: Annotated[int, _Masked("Rows and columns within which a patch looks for patches like it.")] = 12
 
     def __post_init__(self) -> None:
         check_least(self, context_frames=0, radius=1)
