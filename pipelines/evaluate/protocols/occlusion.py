@@ -1,4 +1,10 @@
-"""``evaluate --protocol occlusion``: how well a probe of an encoder does under occlusion that is the same for all."""
+"""``evaluate --protocol occlusion``: how accuracy falls as more of the test images is hidden.
+
+A probe learns from features of whole training images; then the test images are occluded by each kind of occluder at
+each share, and the probe predicts. The figure is the area under the curve of accuracy over the share, divided by the
+range of shares: the mean accuracy over them. Where an encoder has a decoder, it is also asked to fill in what was
+hidden, and its picture is compared with the true one inside the hidden region.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +12,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
+from torch import Tensor
+from tqdm import tqdm
 
+from mae.evaluation.probes import fit_logistic, knn_predict
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.data import Data
 from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.features import Features
 from pipelines.evaluate.independent_maps import check_independent, refuse_same
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Measured
+from pipelines.evaluate.outcome import Measured, UnreadableImages
 from pipelines.evaluate.protocol import Measurement
 from pipelines.evaluate.protocols.occluders import Occluders
-from pipelines.evaluate.protocols.occlusion_curves import occlusion, occlusion_row
+from pipelines.evaluate.protocols.occlusion_curves import Predict, occluded, occlusion_row, recovery, right_about
 from pipelines.evaluate.protocols.occlusion_plots import draw_occlusion
+from pipelines.evaluate.supervised import check_readable
 from pipelines.hub import find_maps
 from pipelines.views.joined_maps import JoinedMaps, join_maps
 from saliency.table.table import SaliencyTable
@@ -66,12 +78,36 @@ class Occlusion(Measurement):
         }
 
     def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Measured:
-        """Whether the probe is right about every test image, by occluder and share. Raises UserError."""
+        """Whether the probe is right about every test image, and how well hidden pixels come back. Raises UserError.
+
+        ``figures`` has for each occluder a row an image and a column a share, 1 where the probe is right; under
+        ``recovery/OCCLUDER/WHO/psnr`` (and ``ssim``) those of the first ``recover_images`` images, None where nothing
+        is hidden.
+        """
+        options, test = self.options, self.test
         known, occluders = self.parts.train_features(encoder, seed), self._occluders(encoder, seed)
-        classes, kinds = len(self.parts.names), self._kinds(occluders)
-        return occlusion(
-            encoder, known, self.test, classes, self.options, occluders, kinds, seed=seed, quiet=self.quiet
-        )
+        predict, facts = self._probe(known, seed)
+        kinds, shares, unreadable = self._kinds(occluders), options.shares(), UnreadableImages()
+        figures: dict[str, list[list[float | None]]] = {}
+        loader = test.batches(encoder.size, options.batch_size, workers=options.workers)
+        for batch in tqdm(loader, desc=f"{encoder.name}: occlusion", unit="batch", disable=self.quiet, leave=False):
+            unreadable |= {test.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
+            if not len(batch.images):
+                continue
+            labels = torch.from_numpy(test.labels[batch.indices])
+            filling = occluders.filling(batch)
+            whole = right_about(encoder, predict, batch.images, labels)
+            for kind in kinds:
+                occluder = occluders.draw(kind, batch)
+                right = [
+                    right_about(encoder, predict, occluded(batch, occluder, share, filling), labels) if share else whole
+                    for share in shares
+                ]
+                figures.setdefault(kind, []).extend(torch.stack(right, dim=1).tolist())
+                for name, values in recovery(encoder, batch, occluder, shares, options.recover_images).items():
+                    figures.setdefault(f"recovery/{kind}/{name}", []).extend(values)
+        check_readable(len(unreadable), test.source)
+        return Measured(figures, facts, known.unreadable | unreadable)
 
     def figures(self, found: Sequence[Measured], first: Sequence[Measured] | None) -> dict[str, Any]:
         """See :func:`occlusion_row`."""
@@ -107,6 +143,17 @@ class Occlusion(Measurement):
                 cells = [f"{100 * value:.1f}" for value in curve["accuracy"]]
                 table.add_row(row["encoder"], *cells, f"{100 * curve['area']:.1f} ± {100 * half:.1f}")
             yield table
+
+    def _probe(self, known: Features, seed: int) -> tuple[Predict, dict[str, Any]]:
+        k, temperature, classes = self.options.neighbours, self.options.temperature, len(self.parts.names)
+        if self.options.occlusion_probe == "logistic":
+            fitted = fit_logistic(known.values, known.labels, classes=classes, seed=seed)
+            return fitted.predict, {"probe": "logistic", "penalty": fitted.penalty}
+
+        def vote(features: Tensor) -> Tensor:
+            return knn_predict(known.values, known.labels, features, k=k, temperature=temperature, classes=classes)
+
+        return vote, {"probe": "knn", "neighbours": k, "temperature": temperature}
 
     def _occluders(self, encoder: Encoder, seed: int) -> Occluders:
         """Those of a seed; their grid is the option's, or that of the first encoder that was asked for."""

@@ -1,10 +1,4 @@
-"""What ``evaluate --protocol occlusion`` measures: how accuracy falls as more of the test images is hidden.
-
-A probe learns from features of whole training images; then the test images are occluded by each kind of occluder at
-each share, and the probe predicts. The figure is the area under the curve of accuracy over the share, divided by the
-range of shares: the mean accuracy over them. Where an encoder has a decoder, it is also asked to fill in what was
-hidden, and its picture is compared with the true one inside the hidden region.
-"""
+"""What ``evaluate --protocol occlusion`` makes of a batch, and curves of what it measured."""
 
 from __future__ import annotations
 
@@ -15,21 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from mae.evaluation.image_quality import psnr, ssim
 from mae.evaluation.occluders import Occluder, cover
-from mae.evaluation.probes import fit_logistic, knn_predict
 from mae.models.vit import MaskedAutoencoder
 from mae.recovery.recover import interpolate, nearest_in_time, recover
 from pipelines.evaluate.encoder import Encoder
-from pipelines.evaluate.features import Features
-from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Measured, UnreadableImages
-from pipelines.evaluate.protocols.occluders import Occluders
-from pipelines.evaluate.supervised import check_readable
+from pipelines.evaluate.outcome import Measured
 from pipelines.views.image_views import ViewBatch
-from pipelines.views.labelled import Labelled
 from saliency.quality import bootstrap_intervals
 
 Predict = Callable[[Tensor], Tensor]
@@ -37,48 +24,6 @@ MODEL, NEIGHBOURS, NEAREST_FRAME = "model", "neighbours", "nearest_frame"
 """Who filled in: the model, the mean colour of visible pixels nearby, or, of clips, the pixel that is seen in its place
 in the nearest frame.
 """
-
-
-def occlusion(
-    encoder: Encoder,
-    known: Features,
-    test: Labelled,
-    classes: int,
-    options: EvaluateOptions,
-    occluders: Occluders,
-    kinds: Sequence[str],
-    *,
-    seed: int,
-    quiet: bool = False,
-) -> Measured:
-    """Whether the probe is right about every test image, by occluder and share; and how well hidden pixels come back.
-
-    ``figures`` has for each occluder a row an image and a column a share, 1 where the probe is right; under
-    ``recovery/OCCLUDER/WHO/psnr`` (and ``ssim``) those of the first ``recover_images`` images, None where nothing is
-    hidden. Raises UserError.
-    """
-    predict, facts = _probe(known, classes, options, seed)
-    shares, unreadable = options.shares(), UnreadableImages()
-    figures: dict[str, list[list[float | None]]] = {}
-    loader = test.batches(encoder.size, options.batch_size, workers=options.workers)
-    for batch in tqdm(loader, desc=f"{encoder.name}: occlusion", unit="batch", disable=quiet, leave=False):
-        unreadable |= {test.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
-        if not len(batch.images):
-            continue
-        labels = torch.from_numpy(test.labels[batch.indices])
-        filling = occluders.filling(batch)
-        whole = _right(encoder, predict, batch.images, labels)
-        for kind in kinds:
-            occluder = occluders.draw(kind, batch)
-            right = [
-                _right(encoder, predict, occluded(batch, occluder, share, filling), labels) if share else whole
-                for share in shares
-            ]
-            figures.setdefault(kind, []).extend(torch.stack(right, dim=1).tolist())
-            for name, values in _recovery(encoder, batch, occluder, shares, options.recover_images).items():
-                figures.setdefault(f"recovery/{kind}/{name}", []).extend(values)
-    check_readable(len(unreadable), test.source)
-    return Measured(figures, facts, known.unreadable | unreadable)
 
 
 def occluded(batch: ViewBatch, occluder: Occluder, share: float, filling: Tensor) -> Tensor:
@@ -105,30 +50,12 @@ def filled_in(model: MaskedAutoencoder, images: Tensor, region: Tensor) -> dict[
     return filled
 
 
-def _probe(known: Features, classes: int, options: EvaluateOptions, seed: int) -> tuple[Predict, dict[str, Any]]:
-    if options.occlusion_probe == "logistic":
-        fitted = fit_logistic(known.values, known.labels, classes=classes, seed=seed)
-        return fitted.predict, {"probe": "logistic", "penalty": fitted.penalty}
-
-    def vote(features: Tensor) -> Tensor:
-        return knn_predict(
-            known.values,
-            known.labels,
-            features,
-            k=options.neighbours,
-            temperature=options.temperature,
-            classes=classes,
-        )
-
-    return vote, {"probe": "knn", "neighbours": options.neighbours, "temperature": options.temperature}
-
-
-def _right(encoder: Encoder, predict: Predict, images: Tensor, labels: Tensor) -> Tensor:
+def right_about(encoder: Encoder, predict: Predict, images: Tensor, labels: Tensor) -> Tensor:
     """1 where the probe is right, int64 [B]."""
     return (predict(encoder.features(images)).cpu() == labels).long()
 
 
-def _recovery(
+def recovery(
     encoder: Encoder, batch: ViewBatch, occluder: Occluder, shares: Sequence[float], most: int
 ) -> dict[str, list[list[float | None]]]:
     """PSNR and SSIM in the hidden region of a batch's images among the first ``most``: rows images, columns shares."""

@@ -52,12 +52,43 @@ class Propagate(DenseMeasurement):
         }
 
     def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Measured:
-        """J and F of every video. Raises UserError."""
-        return propagation(encoder, self.parts.test.source, self.options, quiet=self.quiet)
+        """J and F of every video: ``scores`` has a row a video. Raises UserError."""
+        source, options, unreadable = self.parts.test.source, self.options, UnreadableImages()
+        rows, names, frames = [], [], 0
+        videos = videos_of(source)
+        for name, chosen in tqdm(
+            videos.items(), desc=f"{encoder.name}: propagate", unit="video", disable=self.quiet, leave=False
+        ):
+            part = source.select(chosen)
+            seen = _frames(encoder, part, options, unreadable)
+            scores = _scores(encoder, seen, options)
+            if scores:
+                rows.append(np.mean(scores, axis=0).tolist())
+                names.append(name)
+                frames += len(scores)
+        check_readable(len(unreadable), source)
+        if not rows:
+            raise UserError(f"{source.name} has no video with masks in its first and in later frames")
+        return Measured({"scores": rows}, {"videos": names, "frames": frames}, unreadable)
 
     def figures(self, found: Sequence[Measured], first: Sequence[Measured] | None) -> dict[str, Any]:
-        """See :func:`propagate_row`."""
-        return propagate_row(found, self.options.seed)
+        """``propagate`` is J&F; its parts and videos have keys of their own."""
+        scores = np.mean([each.array("scores") for each in found], axis=0)  # [videos, 2]
+        means = scores.mean(1)
+        low, high = bootstrap_intervals(means[:, None], seed=self.options.seed)[:, 0]
+        known = bool(np.isfinite(low))
+        return {
+            "propagate": float(means.mean()),
+            "propagate_interval": float(high - low) / 2 if known else None,
+            "propagate_ends": [float(low), float(high)] if known else None,
+            "propagate_region": float(scores[:, 0].mean()),
+            "propagate_boundary": float(scores[:, 1].mean()),
+            "propagate_videos": {
+                name: {"region": float(region), "boundary": float(edge)}
+                for name, (region, edge) in zip(found[0].facts["videos"], scores, strict=True)
+            },
+            "propagate_frames": found[0].facts["frames"],
+        }
 
 
 def videos_of(source: Source) -> dict[str, NDArray[np.int64]]:
@@ -70,47 +101,6 @@ def videos_of(source: Source) -> dict[str, NDArray[np.int64]]:
     if not videos:
         raise UserError(f"{source.name} holds no video: propagate needs folders of at least three frames with masks")
     return videos
-
-
-def propagation(encoder: Encoder, source: Source, options: EvaluateOptions, *, quiet: bool = False) -> Measured:
-    """J and F of every video: ``scores`` has a row a video. Raises UserError."""
-    unreadable: UnreadableImages = {}
-    rows, names, frames = [], [], 0
-    videos = videos_of(source)
-    for name, chosen in tqdm(
-        videos.items(), desc=f"{encoder.name}: propagate", unit="video", disable=quiet, leave=False
-    ):
-        part = source.select(chosen)
-        seen = _frames(encoder, part, options, unreadable)
-        scores = _scores(encoder, seen, options)
-        if scores:
-            rows.append(np.mean(scores, axis=0).tolist())
-            names.append(name)
-            frames += len(scores)
-    check_readable(len(unreadable), source)
-    if not rows:
-        raise UserError(f"{source.name} has no video with masks in its first and in later frames")
-    return Measured({"scores": rows}, {"videos": names, "frames": frames}, unreadable)
-
-
-def propagate_row(found: Sequence[Measured], seed: int) -> dict[str, Any]:
-    """The row of an encoder from what each seed gave: ``propagate`` is J&F, its parts and videos are beside it."""
-    scores = np.mean([each.array("scores") for each in found], axis=0)  # [videos, 2]
-    means = scores.mean(1)
-    low, high = bootstrap_intervals(means[:, None], seed=seed)[:, 0]
-    known = bool(np.isfinite(low))
-    return {
-        "propagate": float(means.mean()),
-        "propagate_interval": float(high - low) / 2 if known else None,
-        "propagate_ends": [float(low), float(high)] if known else None,
-        "propagate_region": float(scores[:, 0].mean()),
-        "propagate_boundary": float(scores[:, 1].mean()),
-        "propagate_videos": {
-            name: {"region": float(region), "boundary": float(edge)}
-            for name, (region, edge) in zip(found[0].facts["videos"], scores, strict=True)
-        },
-        "propagate_frames": found[0].facts["frames"],
-    }
 
 
 def _frames(encoder: Encoder, part: Source, options: EvaluateOptions, unreadable: UnreadableImages) -> list[Masked]:

@@ -177,7 +177,7 @@ def test_accuracy_under_occlusion_and_what_is_filled_in(base, tmp_path, monkeypa
             still = np.allclose(curve["recovery"]["nearest_frame_psnr"][1], curve["recovery"]["neighbours_psnr"][1])
             assert still == (kind == "block-static")
     assert {path.name for path in (tmp_path / "run" / "plots").iterdir()} == {"occlusion.png", "occluded.png"}
-    monkeypatch.setattr(occlusion, "occlusion", lambda *_, **__: pytest.fail("it is finished"))
+    monkeypatch.setattr(occlusion.Occlusion, "measure", lambda *_, **__: pytest.fail("it is finished"))
     assert judge(options) == result
 
 

@@ -74,8 +74,8 @@ def test_what_is_finished_is_not_computed_again(base, monkeypatch):
     monkeypatch.setattr(occlusion, "draw_occlusion", lambda *_: None)
     result = judge(base)
     calls = []
-    real = occlusion.occlusion
-    monkeypatch.setattr(occlusion, "occlusion", lambda *a, **k: calls.append(a) or real(*a, **k))
+    real = occlusion.Occlusion.measure
+    monkeypatch.setattr(occlusion.Occlusion, "measure", lambda *a, **k: calls.append(a) or real(*a, **k))
     assert judge(base) == result
     assert not calls
     judge(replace(base, occluder_fill="noise"))

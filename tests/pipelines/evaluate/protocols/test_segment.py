@@ -2,11 +2,16 @@
 
 from dataclasses import replace
 
-from pipelines.evaluate.data import open_masked
+from pipelines.evaluate.data import Data, open_masked
 from pipelines.evaluate.evaluate import evaluate
-from pipelines.evaluate.protocols.segment import segment_row, segmentation
+from pipelines.evaluate.protocols.segment import Segment
 from tests.pipelines.evaluate.protocols.test_occlusion_protocol import save_run
 from tests.pipelines.evaluate.protocols.test_whole_images import options, oracle, write_frame
+
+
+def row_of(given):
+    protocol = Segment(given, Data(given), quiet=True)
+    return protocol.row([protocol.measure(oracle(), 0, None)], [0], None)
 
 
 def test_an_oracle_segments_without_an_error(tmp_path):
@@ -15,8 +20,7 @@ def test_an_oracle_segments_without_an_error(tmp_path):
     given = options(tmp_path / "data", test_fraction=0.3)
     train, test, names = open_masked(given)
     assert (len(train), len(test), names) == (7, 3, [])
-    found = segmentation(oracle(), train, test, 2, given, seed=0, quiet=True)
-    row = segment_row([found], ["background", "object"], 0)
+    row = row_of(given)
     assert row["segment"] == 1
     assert row["segment_per_class"] == {"background": 1, "object": 1}
     assert row["segment_ends"] == (1, 1)
@@ -28,12 +32,9 @@ def test_an_oracle_segments_classes(tmp_path):
         for i in range(6):
             write_frame(tmp_path / "data" / name, f"{i}", (6 + i, 12), colour)
     given = options(tmp_path / "data")
-    train, test, names = open_masked(given)
+    _, _, names = open_masked(given)
     assert names == ["green", "red"]
-    found = segmentation(oracle(), train, test, 3, given, seed=0, quiet=True)
-    assert segment_row([found], ["background", *names], 0)["segment_per_class"] == dict.fromkeys(
-        ["background", *names], 1
-    )
+    assert row_of(given)["segment_per_class"] == {"background": 1, "green": 1, "red": 1}
     _, _, names = open_masked(replace(given, segment_classes=False))
     assert names == []
 
