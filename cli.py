@@ -179,12 +179,11 @@ def prepare(given: Given) -> None:
 @command(EvaluateOptions)
 def evaluate(given: Given) -> None:
     """Evaluate an encoder by probes, fine-tuning, occlusion or masks, against the same encoder with random weights."""
-    from pipelines.evaluate.evaluate import evaluate as judge
-    from pipelines.evaluate.evaluate import remarks
-    from pipelines.evaluate.printed import print_evaluation
+    from pipelines.evaluate.evaluate import evaluate as measure
+    from pipelines.evaluate.printed import print_evaluation, remarks
 
     workers = half_the_cores() if given["workers"] is None else given["workers"]
-    result = judge(_options(EvaluateOptions, given, workers=workers))
+    result = measure(_options(EvaluateOptions, given, workers=workers))
     print_evaluation(result)
     for line in remarks(result):
         typer.echo(line)

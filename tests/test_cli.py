@@ -80,7 +80,7 @@ def example(option):
     """A value that the option could have and does not have by default, and how it is typed."""
     kinds = [kind for kind in get_args(option.type) or (option.type,) if kind not in (type(None), Ellipsis)]
     if get_origin(option.type) is tuple:
-        value = option.choices[:2] or {str: ("one", "two"), float: (0.5, 2.0)}[kinds[0]]
+        value = option.choices[-2:] or {str: ("one", "two"), float: (0.5, 2.0)}[kinds[0]]
         return value, [str(part) for part in value]
     if kinds == [bool]:
         return not option.default, []

@@ -49,6 +49,7 @@ TRAINING: dict[str, Any] = {
     "epochs": 10,
 }
 
+_PROBES = {"knn": "k-NN", "logistic": "logistic"}
 _BATCH = 32  # keeps the demo within a few hundred MB
 _SHEET_ROWS = 8
 
@@ -81,6 +82,7 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
             str(out / "salient"),
             PROBED_ON,
             test=TESTED_ON,
+            protocols=tuple(_PROBES),
             beside=(str(out / "random"),),
             out=out / "evaluation.json",
             batch_size=_BATCH,
@@ -121,9 +123,7 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
         metrics = RunFolder(out / name).metrics()
         curves[name] = ([line["step"] for line in metrics], [line["loss"] for line in metrics])
     loss_curve(out / "loss.png", curves, title="Pretraining loss (masks differ, so the levels do not compare)")
-    accuracies = {
-        row["encoder"]: {"k-NN": 100 * row["knn"], "logistic": 100 * row["logistic"]} for row in result["rows"]
-    }
+    accuracies = {row["encoder"]: {shown: 100 * row[name] for name, shown in _PROBES.items()} for row in result["rows"]}
     bars(
         out / "accuracy.png",
         accuracies,
@@ -145,9 +145,9 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
 
 
 def _table(facts: dict[str, str], judgement: Judgement, result: dict[str, Any]) -> str:
-    lines = ["| encoder | k-NN % | logistic % |", "|---|---|---|"]
+    lines = [f"| encoder | {' | '.join(f'{shown} %' for shown in _PROBES.values())} |", "|---|---|---|"]
     for row in result["rows"]:
-        cells = [f"{100 * row[name]:.1f} ± {100 * row[name + '_interval']:.1f}" for name in ("knn", "logistic")]
+        cells = [f"{100 * row[name]:.1f} ± {100 * row[name + '_interval']:.1f}" for name in _PROBES]
         lines.append(f"| {row['encoder']} | {' | '.join(cells)} |")
     lines += [
         "",
