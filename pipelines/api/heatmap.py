@@ -95,8 +95,8 @@ def load_clip(
         return load_tower(name, pretrained, device=usable_device(device), precision=precision, size=clip_size)
 
 
-@overload  # type: ignore[overload-overlap]  # a text is a sequence of texts as well
-def heatmap(
+@overload
+def heatmap(  # type: ignore[overload-overlap]  # a text is a sequence of texts as well
     clip: Tower,
     image: Picture,
     caption: str,

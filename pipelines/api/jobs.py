@@ -1,24 +1,21 @@
 """The commands as functions: keyword arguments by the command line's names in, results as objects out.
 
-What a command can be asked for is declared in its options dataclass alone (``pipelines.commandline.option``). A
-function here names that class: :func:`_asked` makes the options of keyword arguments, and :func:`_declared_by` gives
-the function the signature and the documentation that ``help`` shows.
+What a command can be asked for is declared in its options dataclass alone; a function here names that class.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass
-from typing import Annotated, Any, TypeAlias, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
 
+from pipelines.api.keywords import declared_by, options_of
 from pipelines.api.results import BuiltMaps, Checks, Compared, Evaluation, Published, Run
 from pipelines.build.build_saliency import build_saliency as build
 from pipelines.build.options import BuildOptions
-from pipelines.commandline.machine import half_the_cores, usable_device
-from pipelines.commandline.option import Argument, Declared, Option, declared_options
-from pipelines.commandline.option_text import option_values
+from pipelines.commandline.machine import usable_device
+from pipelines.commandline.option import Argument, Option
 from pipelines.commandline.shared_options import DEVICE, Out
 from pipelines.compare.compare import compare as run_all
 from pipelines.compare.compare import dry_run as look
@@ -32,9 +29,6 @@ from pipelines.publish.options import PublishOptions
 from pipelines.publish.publish import publish as upload
 from pipelines.verify.options import VerifyOptions
 from pipelines.verify.verify import verify as check
-
-T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 Place: TypeAlias = str | os.PathLike[str]
 """A folder or file, a source such as ``shapes:64``, a Hub id, or a result that is a folder."""
@@ -59,26 +53,7 @@ class _CompareOptions:
     options: Annotated[tuple[str, ...], Argument('Options of pretrain for all arms, as words: ["--epochs", "2"].')] = ()
 
 
-def _declared_by(kind: type[Any]) -> Callable[[F], F]:
-    """Gives a function the signature that ``kind`` declares, and documents its options below the function's own text."""
-
-    def dress(function: F) -> F:
-        quiet = inspect.signature(function).parameters["quiet"]
-        options = declared_options(kind)
-        first = [each for each in options if each.name in inspect.signature(function).parameters]
-        rest = [each for each in options if each not in first]
-        parameters = [_parameter(each, inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in first]
-        parameters += [_parameter(each, inspect.Parameter.KEYWORD_ONLY) for each in rest]
-        told = "\n".join(f"{each.name}: {each.option.help}" for each in (*first, *rest))
-        returned = inspect.signature(function).return_annotation
-        function.__signature__ = inspect.Signature([*parameters, quiet], return_annotation=returned)  # type: ignore[attr-defined]
-        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions\n-------\n{told}\n"
-        return function
-
-    return dress
-
-
-@_declared_by(BuildOptions)
+@declared_by(BuildOptions)
 def build_saliency(source: Place, out: Place, *, quiet: bool = False, **options: Any) -> BuiltMaps:
     """Make the saliency maps of a source's image–caption pairs: ``mae-cli build-saliency``.
 
@@ -89,11 +64,11 @@ def build_saliency(source: Place, out: Place, *, quiet: bool = False, **options:
     >>> maps.manifest.taken, maps.manifest.written
     (16, 16)
     """
-    asked = _asked(BuildOptions, {"source": source, "out": out} | options)
+    asked = options_of(BuildOptions, {"source": source, "out": out} | options)
     return BuiltMaps(asked.out, build(asked, quiet=quiet))
 
 
-@_declared_by(VerifyOptions)
+@declared_by(VerifyOptions)
 def verify(maps: Place, source: Place | None = None, *, quiet: bool = False, **options: Any) -> Checks:
     """Check that a maps folder is whole and, with a ``source``, that it belongs to its images: ``mae-cli verify``.
 
@@ -102,11 +77,11 @@ def verify(maps: Place, source: Place | None = None, *, quiet: bool = False, **o
     >>> sm.verify("maps", "shapes:16", quiet=True).passed
     True
     """
-    asked = _asked(VerifyOptions, {"maps": maps, "source": source} | options)
+    asked = options_of(VerifyOptions, {"maps": maps, "source": source} | options)
     return Checks(tuple(check(asked, quiet=quiet)))
 
 
-@_declared_by(PublishOptions)
+@declared_by(PublishOptions)
 def publish(maps: Place, name: str, *, quiet: bool = False, **options: Any) -> Published:
     """Publish maps as a dataset on the Hub, or with ``dry_run=FOLDER`` write it there: ``mae-cli publish``.
 
@@ -115,10 +90,10 @@ def publish(maps: Place, name: str, *, quiet: bool = False, **options: Any) -> P
     >>> sm.publish("maps", "me/shapes-saliency", dry_run="dataset", quiet=True).facts["maps"]
     16
     """
-    return Published(upload(_asked(PublishOptions, {"maps": maps, "name": name} | options), quiet=quiet))
+    return Published(upload(options_of(PublishOptions, {"maps": maps, "name": name} | options), quiet=quiet))
 
 
-@_declared_by(PretrainOptions)
+@declared_by(PretrainOptions)
 def pretrain(source: Place, out: Place, *, quiet: bool = False, **options: Any) -> Run:
     """Pretrain a masked autoencoder: ``mae-cli pretrain``. Under ``torchrun`` all processes call it.
 
@@ -131,11 +106,11 @@ def pretrain(source: Place, out: Place, *, quiet: bool = False, **options: Any) 
     >>> run.metrics()[-1]["step"]
     2
     """
-    asked = _asked(PretrainOptions, {"source": source, "out": out} | options)
+    asked = options_of(PretrainOptions, {"source": source, "out": out} | options)
     return Run(train(asked, quiet=quiet).folder)
 
 
-@_declared_by(EvaluateOptions)
+@declared_by(EvaluateOptions)
 def evaluate(run: Place, source: Place, *, quiet: bool = False, **options: Any) -> Evaluation:
     """Judge an encoder on a labelled source, beside the same one untrained: ``mae-cli evaluate``.
 
@@ -145,11 +120,11 @@ def evaluate(run: Place, source: Place, *, quiet: bool = False, **options: Any) 
     >>> [row["encoder"] for row in found.rows]
     ['run', 'untrained']
     """
-    asked = _asked(EvaluateOptions, {"run": run, "source": source} | options)
+    asked = options_of(EvaluateOptions, {"run": run, "source": source} | options)
     return Evaluation(judge(asked, quiet=quiet))
 
 
-@_declared_by(_CompareOptions)
+@declared_by(_CompareOptions)
 def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False, **options: Any) -> Compared:
     """Pretrain with several maskings at several seeds, judge all, and say what differs: ``mae-cli compare``.
 
@@ -161,7 +136,7 @@ def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False,
     {'random, seed 0': 'new', 'block, seed 0': 'new'}
     """
     named = {} if isinstance(what, Mapping) else {"what": what}
-    asked = _asked(_CompareOptions, {"what": "a dict"} | named | {"out": out} | options, settle=False)
+    asked = options_of(_CompareOptions, {"what": "a dict"} | named | {"out": out} | options, settle=False)
     if isinstance(what, Mapping):
         with user_errors():
             plan = plan_from(dict(what)).narrowed(asked.arms, asked.seeds)
@@ -174,66 +149,3 @@ def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False,
         return Compared(asked.out, None, {unit.name: state for unit, state in found})
     ended = run_all(plan, asked.out, jobs=asked.jobs, device=device, workers=asked.workers, quiet=quiet)
     return Compared(asked.out, ended, {})
-
-
-def _asked(kind: type[T], given: Mapping[str, Any], *, settle: bool = True) -> T:
-    """The options ``kind`` of keyword arguments; None is left to the default. UserError, worded as by the command."""
-    options = {each.name: each for each in declared_options(kind)}
-    flags = {each.flag: each.name for each in options.values()}
-    flags |= {flag: each.name for each in options.values() for flag in each.option.flags}
-    alias = {flag.removeprefix("--").replace("-", "_"): name for flag, name in flags.items()}
-    with user_errors():
-        typed = {
-            name: _as_typed(value, options.get(alias.get(name, name)))
-            for name, value in given.items()
-            if value is not None
-        }
-        values = option_values(kind, typed, barred={}, alias=alias)
-        for name, value in values.items():
-            _check(value, options[name])
-        return kind(**values, **(_settled(values, options) if settle else {}))
-
-
-def _as_typed(value: Any, option: Declared | None) -> Any:
-    """A value in the form that the command line would have: paths as texts, lists as texts where it takes a text."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if option is None or isinstance(value, bool):
-        return value
-    if option.option.parse is not None and isinstance(value, str):
-        return option.option.parse(value)
-    if option.type in (str, str | None) and isinstance(value, (int, float, list, tuple)):
-        parts = value if isinstance(value, (list, tuple)) else [value]
-        return ",".join(map(str, parts))
-    if isinstance(value, (list, tuple)):
-        return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in value]
-    return value
-
-
-def _check(value: Any, option: Declared) -> None:
-    """ValueError for what the command line refuses before the options see it."""
-    least = option.option.least
-    if least is not None and value is not None and value < least:
-        raise ValueError(f"{option.flag} is {value}; it must be at least {least}")
-    for each in (value if isinstance(value, tuple) else (value,)) if option.choices else ():
-        if each is not None and each not in option.choices:
-            raise ValueError(f"{option.flag} {each!r} is not one of: {', '.join(option.choices)}")
-
-
-def _settled(values: dict[str, Any], options: Mapping[str, Declared]) -> dict[str, Any]:
-    """What the machine settles, of that which was not given; a device that was given is made sure of."""
-    found: dict[str, Any] = {}
-    if "device" in options:
-        elsewhere = values.get("engine") == "ray"  # on other machines, which know best what they have
-        asked = values.pop("device", None)
-        found["device"] = asked or "auto" if elsewhere else usable_device(asked)
-    if "workers" in options and "workers" not in values:
-        found["workers"] = half_the_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return found
-
-
-def _parameter(option: Declared, kind: Any) -> inspect.Parameter:
-    default = inspect.Parameter.empty if option.default is MISSING else option.default
-    if option.option.settled:
-        default = None
-    return inspect.Parameter(option.name, kind, default=default, annotation=option.type)
