@@ -135,7 +135,7 @@ def find_model(place: str | Path) -> Path:
     if not _is_remote(place):
         return Path(place).expanduser()
     found = _download(str(place), "model", _OF_A_MODEL["safetensors"])
-    return found if any(found.glob("*.safetensors")) else _download(str(place), "model", _OF_A_MODEL["bin"])
+    return found if any(found.glob("model*.safetensors")) else _download(str(place), "model", _OF_A_MODEL["bin"])
 
 
 def _is_remote(place: str | Path) -> bool:

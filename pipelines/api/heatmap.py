@@ -86,7 +86,7 @@ def load_clip(
 
     >>> clip = sm.load_clip("demo")
     >>> clip.size, clip.grid
-    (64, (12, 12))
+    (96, (12, 12))
     """
     name = f"local-dir:{DEMO_CLIP}" if clip == "demo" else clip
     if clip == DEFAULT_CLIP[0]:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mae.formats.foreign import build, foreign_kind, load_foreign
+from mae.formats.interchange import is_decoder
 from mae.masks.gate import Gate, load_gate
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
@@ -89,7 +90,8 @@ class Model:
         return Image.fromarray(whole[0].permute(1, 2, 0).cpu().numpy())
 
     def __repr__(self) -> str:
-        parameters = sum(weight.numel() for weight in self.network.parameters())
+        weights = self.network.named_parameters()
+        parameters = sum(each.numel() for name, each in weights if self.has_decoder or not is_decoder(name))
         height, width = self.image_size
         return f"Model({self.name!r}, {height}×{width} pixels, {parameters / 1e6:.1f} M parameters, on {self.device})"
 
