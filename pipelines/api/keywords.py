@@ -44,21 +44,25 @@ def declared_by(kind: type[Any]) -> Callable[[F], F]:
 
 
 def options_of(kind: type[T], given: Mapping[str, Any], *, settle: bool = True) -> T:
-    """The options ``kind`` of keyword arguments; None is left to the default. UserError, worded as by the command."""
+    """The options ``kind`` of keyword arguments, with what the machine settles. UserError, worded as by the command."""
     options = {each.name: each for each in declared_options(kind)}
-    flags = {each.flag: each.name for each in options.values()}
-    flags |= {flag: each.name for each in options.values() for flag in each.option.flags}
-    alias = {flag.removeprefix("--").replace("-", "_"): name for flag, name in flags.items()}
     with user_errors():
-        typed = {
-            name: _as_typed(value, options.get(alias.get(name, name)))
-            for name, value in given.items()
-            if value is not None
-        }
-        values = option_values(kind, typed, barred={}, alias=alias)
-        for name, value in values.items():
-            _check(value, options[name])
-        return kind(**values, **(_settled(values, options) if settle else {}))
+        values = values_of(kind, given)
+        return kind(**values | (_settled(values, options) if settle else {}))
+
+
+def values_of(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``kind`` that are given, by their own names or the command line's. None is not given. ValueError."""
+    options = {each.name: each for each in declared_options(kind)}
+    flags = [(flag, each.name) for each in options.values() for flag in (each.flag, *each.option.flags)]
+    alias = {flag.removeprefix("--").replace("-", "_"): name for flag, name in flags}
+    typed = {
+        name: _as_typed(value, options.get(alias.get(name, name))) for name, value in given.items() if value is not None
+    }
+    values = option_values(kind, typed, barred={}, alias=alias)
+    for name, value in values.items():
+        _check(value, options[name])
+    return values
 
 
 def _as_typed(value: Any, option: Declared | None) -> Any:
@@ -87,12 +91,12 @@ def _check(value: Any, option: Declared) -> None:
             raise ValueError(f"{option.flag} {each!r} is not one of: {', '.join(option.choices)}")
 
 
-def _settled(values: dict[str, Any], options: Mapping[str, Declared]) -> dict[str, Any]:
+def _settled(values: Mapping[str, Any], options: Mapping[str, Declared]) -> dict[str, Any]:
     """What the machine settles, of that which was not given; a device that was given is made sure of."""
     found: dict[str, Any] = {}
     if "device" in options:
         elsewhere = values.get("engine") == "ray"  # on other machines, which know best what they have
-        asked = values.pop("device", None)
+        asked = values.get("device")
         found["device"] = asked or "auto" if elsewhere else usable_device(asked)
     if "workers" in options and "workers" not in values:
         found["workers"] = half_the_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

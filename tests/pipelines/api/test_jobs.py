@@ -4,25 +4,25 @@ import inspect
 import json
 from dataclasses import MISSING
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import saliency_mae as sm
-from pipelines.api import jobs, keywords
-from pipelines.api.keywords import options_of
+from pipelines.api import keywords
+from pipelines.api.keywords import options_of, values_of
 from pipelines.build.options import BuildOptions
-from pipelines.commandline.option import declared_options
+from pipelines.commandline.option import declared_options, given_values
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.pretrain.settings import PretrainOptions
 from pipelines.publish.options import PublishOptions
 from pipelines.verify.options import VerifyOptions
 from saliency.table.table import SaliencyTable
 from tests.pipelines.build.test_build_saliency import tree, write_pictures
+from tests.test_cli import GIVEN, IDS, KINDS, OPTIONS, example
 from tests.tiny_mae import nano
 
-KINDS = {
+FUNCTIONS = {
     "build_saliency": BuildOptions,
     "verify": VerifyOptions,
     "publish": PublishOptions,
@@ -39,9 +39,9 @@ def settled(monkeypatch):
     monkeypatch.setattr(keywords, "half_the_cores", lambda processes=1: 16 // processes)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_option_of_the_command_is_an_argument(name):
-    function, options = getattr(sm, name), declared_options(KINDS[name])
+    function, options = getattr(sm, name), declared_options(FUNCTIONS[name])
     parameters = inspect.signature(function).parameters
     assert set(parameters) == {each.name for each in options} | {"quiet"}
     for each in options:
@@ -90,33 +90,14 @@ def test_what_is_not_given_is_left_to_the_default_or_the_machine(settled, monkey
     assert options_of(BuildOptions, asked | {"engine": "ray", "device": "cuda"}).device == "cuda"
 
 
-def test_the_command_line_and_python_ask_for_the_same(settled, monkeypatch):
-    """For every option: its value on a command line, and as a keyword argument, make the same options."""
-    from pipelines.commandline.option import given_values
-    from tests.test_cli import KINDS as TYPED
-    from tests.test_cli import example
-
-    for name, kind in TYPED.items():
-        if kind not in KINDS.values():
-            continue
-        for option in declared_options(kind):
-            if option.option.parse or option.choices or option.type is bool:
-                continue
-            value, words = example(option)
-            typed = {option.name: list(value) if isinstance(value, tuple) else value}
-            expected = given_values(kind, typed)[option.name]
-            fake = SimpleNamespace(options=None)
-            monkeypatch.setattr(keywords, "declared_options", lambda _kind, option=option: [option])
-            monkeypatch.setattr(
-                keywords,
-                "option_values",
-                lambda _kind, given, fake=fake, **_: fake.__setattr__("options", given) or given,
-            )
-            options_of(lambda **_: None, {option.name: value}, settle=False)
-            (found,) = fake.options.values()
-            assert (tuple(found) if isinstance(found, list) else str(found)) == (
-                expected if isinstance(expected, tuple) else str(expected)
-            ), (name, option.name, words)
+@pytest.mark.parametrize(("name", "option"), OPTIONS, ids=IDS)
+def test_a_keyword_argument_is_what_the_command_line_makes_of_it(name, option):
+    value, words = GIVEN.get((name, option.name)) or example(option)
+    typed = list(words) if isinstance(option.default, tuple) and not option.option.parse else (words or [value])[0]
+    if option.type in (int, float, Path, int | None, float | None, Path | None, tuple[float, ...]):
+        typed = list(value) if isinstance(value, tuple) else value
+    expected = given_values(KINDS[name], {option.name: typed})
+    assert values_of(KINDS[name], {option.name: value}) == expected == {option.name: value}
 
 
 @pytest.mark.parametrize(
@@ -247,7 +228,3 @@ def test_quiet_is_quiet(tmp_path, tiny_clip, capfd):
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
     assert np.isfinite(sm.open_maps(tmp_path / "maps")[0].map).all()
-
-
-def test_place_is_documented():
-    assert jobs.Place
