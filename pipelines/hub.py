@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, as much of it as maps need: a folder goes up as a dataset, a published table comes down.
+"""The Hugging Face Hub, as much of it as is needed: maps go up as a dataset, a published table or a model comes down.
 
 The client is ``huggingface_hub``, and the token is looked up by it (``HF_TOKEN``, or what ``hf auth login`` stored);
 no message of ours holds it. The client repeats single requests itself; ``upload`` repeats the whole call where that was
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ _PAUSE = 2.0  # seconds before the second attempt; each further pause is twice a
 _NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}  # what the client's errors may come from
 _OVERLOADED = {408, 409, 412, 429, 500, 502, 503, 504}  # answers that may be another in a moment
 _DOWNLOADED = ("data/*", "manifest.json")
+_OF_A_MODEL = {kind: ("config.json", f"*.{kind}", f"*.{kind}.index.json") for kind in ("safetensors", "bin")}
 
 T = TypeVar("T")
 
@@ -109,21 +110,10 @@ def find_maps(place: str | Path) -> Path:
 
     Raises UserError if the dataset can't be had, or not all of it.
     """
-    folder = Path(place).expanduser()
-    if folder.exists() or not _HUB_ID.fullmatch(str(place)) or folder.parent.is_dir():
+    name, folder = str(place), Path(place).expanduser()
+    if not _is_remote(place):
         return folder
-    from huggingface_hub import constants, snapshot_download
-
-    name = str(place)
-    try:
-        found = Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(_DOWNLOADED)))
-    except (OSError, ValueError, RuntimeError) as error:
-        if constants.HF_HUB_OFFLINE:
-            raise UserError(
-                f"there is no folder {name}, and the Hub dataset of this name is not whole in the cache: "
-                "unset HF_HUB_OFFLINE once"
-            ) from error
-        raise _explained(error, name) from error
+    found = _download(name, "dataset", _DOWNLOADED)
     with user_errors():
         manifest = read_manifest(found)
     if manifest is None:
@@ -135,6 +125,38 @@ def find_maps(place: str | Path) -> Path:
             f"{min(missing)}; give it the network once, without HF_HUB_OFFLINE"
         )
     return found
+
+
+def find_model(place: str | Path) -> Path:
+    """The file or folder of a model: a local one as it is, a Hub model's (``user/name``) downloaded into the cache.
+
+    Raises UserError if it can't be had.
+    """
+    if not _is_remote(place):
+        return Path(place).expanduser()
+    found = _download(str(place), "model", _OF_A_MODEL["safetensors"])
+    return found if any(found.glob("model*.safetensors")) else _download(str(place), "model", _OF_A_MODEL["bin"])
+
+
+def _is_remote(place: str | Path) -> bool:
+    """Whether this can only be the name of a repository on the Hub."""
+    folder = Path(place).expanduser()
+    return not (folder.exists() or folder.parent.is_dir()) and _HUB_ID.fullmatch(str(place)) is not None
+
+
+def _download(name: str, kind: str, patterns: Sequence[str]) -> Path:
+    """The files of a repository, from the cache where they are in it. UserError."""
+    from huggingface_hub import constants, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, repo_type=kind, allow_patterns=list(patterns)))
+    except (OSError, ValueError, RuntimeError) as error:
+        if constants.HF_HUB_OFFLINE:
+            raise UserError(
+                f"there is no folder {name}, and the Hub {kind} of this name is not whole in the cache: "
+                "unset HF_HUB_OFFLINE once"
+            ) from error
+        raise _explained(error, name, kind) from error
 
 
 def _repeated(call: Callable[[], T], name: str) -> T:
@@ -183,7 +205,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         following = following.__cause__ or following.__context__
 
 
-def _explained(error: BaseException, name: str) -> UserError:
+def _explained(error: BaseException, name: str, kind: str = "dataset") -> UserError:
     """The one line for an error of the client."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -191,7 +213,7 @@ def _explained(error: BaseException, name: str) -> UserError:
     status = _status(error)
     if isinstance(error, RepositoryNotFoundError):
         return UserError(
-            f"there is no folder {name} here, and no dataset of this name on the Hub that your token may see "
+            f"there is no folder {name} here, and no {kind} of this name on the Hub that your token may see "
             "(log in with `hf auth login`)"
         )
     if status == 401:

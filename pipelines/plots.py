@@ -57,13 +57,17 @@ def _wrapped(text: str, width: int = 22, most: int = 7) -> str:
 
 def overlay(image: NDArray[np.uint8], saliency: NDArray[Any]) -> NDArray[np.uint8]:
     """A map [h, w] laid over its RGB image [H, W, 3] in colours; where the map is low the image stays dark."""
+    height, width = image.shape[:2]
+    heat = in_colours(_enlarge(saliency, height, width))
+    return np.asarray(np.clip(0.45 * image + 0.6 * heat, 0, 255), np.uint8)
+
+
+def in_colours(saliency: NDArray[np.float32]) -> NDArray[np.float64]:
+    """A map [H, W] ≥ 0 in colours up to its peak, RGB from 0 to 255, [H, W, 3]."""
     import matplotlib
 
-    height, width = image.shape[:2]
-    values = np.asarray(_enlarge(saliency, height, width), np.float32)
-    peak = values.max()
-    heat = matplotlib.colormaps["magma"](values / peak if peak > 0 else values)[..., :3] * 255
-    return np.asarray(np.clip(0.45 * image + 0.6 * heat, 0, 255), np.uint8)
+    peak = saliency.max()
+    return np.asarray(matplotlib.colormaps["magma"](saliency / peak if peak > 0 else saliency)[..., :3] * 255)
 
 
 def grey_out(image: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:

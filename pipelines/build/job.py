@@ -65,12 +65,10 @@ def open_job(options: BuildOptions) -> Job:
         )
     with user_errors():
         tower = load_clip(options)
-        check_method(options.method, tower)
+        recipe = recipe_of(options, tower)
         if options.compile:
             tower.compile()
-        grid = options.grid or finest_grid(max(tower.grid), options.tiles)
-        recipe = Recipe(options.method, grid, options.tiles, options.fit, options.batch_size, static=options.compile)
-        settings = _settings(options, tower, grid, source)
+        settings = _settings(options, tower, recipe.grid, source)
     plan = Plan(len(source) if isinstance(source, Source) else None, options.shard_size, options.shard)
     return Job(source, tower, plan, recipe, settings)
 
@@ -83,6 +81,13 @@ def load_clip(options: BuildOptions) -> Tower:
     elif clip is None:
         clip, pretrained = DEFAULT_CLIP[0], pretrained or DEFAULT_CLIP[1]
     return load_tower(clip, pretrained, device=options.device, precision=options.precision, size=options.clip_size)
+
+
+def recipe_of(options: BuildOptions, tower: Tower) -> Recipe:
+    """How maps are made of what the tower sees; ValueError if the method can't read the tower."""
+    check_method(options.method, tower)
+    grid = options.grid or finest_grid(max(tower.grid), options.tiles)
+    return Recipe(options.method, grid, options.tiles, options.fit, options.batch_size, static=options.compile)
 
 
 def _settings(options: BuildOptions, tower: Tower, grid: int, source: Source | StreamSource) -> dict[str, Any]:

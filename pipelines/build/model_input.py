@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines.build.pairs import Pair
 from pipelines.build.stages import DECODE, READ, Stages
@@ -75,7 +76,15 @@ def see(data: bytes, tower: Tower, fit: str, tiles: int) -> tuple[NDArray[np.uin
     Returns the pixels of its windows uint8 [T, 3, S, S], the upright image's (width, height) and the box the windows
     cover: all of it, or with ``fit`` crop the central square. Raises BadImage.
     """
-    image, (width, height) = decode_sized(data, draft=_DRAFT * tower.size * tiles)
+    image, size = decode_sized(data, draft=_DRAFT * tower.size * tiles)
+    return see_image(image, size, tower, fit, tiles)
+
+
+def see_image(
+    image: Image.Image, size: tuple[int, int], tower: Tower, fit: str, tiles: int
+) -> tuple[NDArray[np.uint8], tuple[int, int], Box]:
+    """:func:`see` of an upright RGB image that is decoded, and is ``size`` (width, height) large when decoded whole."""
+    width, height = size
     if min(width, height) < SMALLEST_SIDE:
         raise BadImage(f"image of {width}×{height} pixels is too small")
     box = FULL if fit == "squash" else central_box(width, height, 1.0)

@@ -33,7 +33,7 @@ from pipelines.errors import UserError, user_errors
 from pipelines.frames.live import Live, faults_in_words, is_stream
 from pipelines.reconstruct.reconstruct import open_model, picture_files
 from pipelines.sources.images import BadImage, decode_rgb
-from pipelines.views.geometry import View, central_box, view_image
+from pipelines.views.geometry import central_view
 from saliency.files import opened_atomically, write_text_atomically
 
 _ROWS = 1024
@@ -125,8 +125,7 @@ def _of_pictures(model: MaskedAutoencoder, files: list[Path], found: Encoding, *
 
 def _view(image: Image.Image, model: MaskedAutoencoder) -> Tensor:
     """The central part of an image, uint8 [1, 3, H, W] of the model's size."""
-    height, width = model.image_size
-    return torch.from_numpy(view_image(image, View(central_box(*image.size, width / height)), (height, width)))[None]
+    return torch.from_numpy(central_view(image, model.image_size))[None]
 
 
 def _numbers(feature: Tensor) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from pipelines.plots import overlay
+from pipelines.plots import in_colours, overlay
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import Source
 from saliency.files import write_atomically
@@ -114,13 +114,9 @@ _TEXTS = ("key", "url", "caption", "clip_score")
 
 def heat_map(values: NDArray[np.float32], box: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.uint8]:
     """A map [h, w] in colours where it lies on an image of that (height, width), RGB uint8 within 256 pixels a side."""
-    import matplotlib
-
     scale = LONGEST_SIDE / max(shape)
     height, width = (max(1, round(side * scale)) for side in shape)
-    laid = lay_on_image(values, (height, width), as_box(box))
-    colours = matplotlib.colormaps["magma"](laid / max(float(laid.max()), 1e-12))[..., :3] * 255
-    return np.asarray(np.rint(colours), np.uint8)
+    return np.asarray(np.rint(in_colours(lay_on_image(values, (height, width), as_box(box)))), np.uint8)
 
 
 def _image(source: Source, place: int, sha256: str) -> NDArray[np.uint8] | None:

@@ -74,6 +74,11 @@ def _decode(image: Image.Image, draft: int | None) -> tuple[Image.Image, tuple[i
     return upright, whole[::-1] if orientation in _TURNED else whole
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """:func:`decode_rgb` of an image that Pillow has opened. Raises ``BadImage``."""
+    return _decode(image, None)[0]
+
+
 class EncodedImage:
     """Encoded bytes whose size is known before they are decoded: :func:`image_size`, then :func:`decode_rgb`, at less
     cost, for the header is not read twice, nor a PNG decoded twice. Raises ``BadImage`` as they do, on either occasion.

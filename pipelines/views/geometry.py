@@ -73,6 +73,11 @@ def view_image(image: Image.Image, view: View, size: tuple[int, int]) -> NDArray
     return np.ascontiguousarray((array[:, ::-1] if view.flip else array).transpose(2, 0, 1))
 
 
+def central_view(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The largest central part of an RGB image that has the shape of ``size`` (height, width), uint8 [3, h, w]."""
+    return view_image(image, View(central_box(*image.size, size[1] / size[0])), size)
+
+
 def view_maps(maps: Tensor, covered: Tensor, boxes: Tensor, flips: Tensor, grid: tuple[int, int]) -> Tensor:
     """The same views of a batch of maps: mean saliency of every training patch, float32 [B, H·W].
 

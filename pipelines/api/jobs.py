@@ -1,0 +1,151 @@
+"""The commands as functions: keyword arguments by the command line's names in, results as objects out.
+
+What a command can be asked for is declared in its options dataclass alone; a function here names that class.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+from pipelines.api.keywords import declared_by, options_of
+from pipelines.api.results import BuiltMaps, Checks, Compared, Evaluation, Published, Run
+from pipelines.build.build_saliency import build_saliency as build
+from pipelines.build.options import BuildOptions
+from pipelines.commandline.machine import usable_device
+from pipelines.commandline.option import Argument, Option
+from pipelines.commandline.shared_options import DEVICE, Out
+from pipelines.compare.compare import compare as run_all
+from pipelines.compare.compare import dry_run as look
+from pipelines.compare.plan import asked_plan, plan_from
+from pipelines.errors import user_errors
+from pipelines.evaluate.evaluate import evaluate as judge
+from pipelines.evaluate.options import EvaluateOptions
+from pipelines.pretrain.pretrain import pretrain as train
+from pipelines.pretrain.settings import PretrainOptions
+from pipelines.publish.options import PublishOptions
+from pipelines.publish.publish import publish as upload
+from pipelines.verify.options import VerifyOptions
+from pipelines.verify.verify import verify as check
+
+Place: TypeAlias = str | os.PathLike[str]
+"""A folder or file, a source such as ``shapes:64``, a Hub id, or a result that is a folder."""
+
+
+@dataclass(frozen=True)
+class _CompareOptions:
+    """What ``compare`` can be asked for."""
+
+    what: Annotated[str, Argument("A plan: a YAML file, or the same as a dict; or the source of the images.")]
+    out: Out
+    arms: Annotated[str | None, Option("Arms by their names; with a plan, which of its arms.")] = None
+    seeds: Annotated[str | None, Option("How many, or which: [0, 1, 2]; 3, or the plan's, if not given.")] = None
+    saliency: Annotated[str | None, Option("Maps, for the arms that need them; without a plan.")] = None
+    labelled: Annotated[str | None, Option("Labelled source to judge by; WHAT if not given; without a plan.")] = None
+    test: Annotated[str | None, Option("Source to test on; without a plan.")] = None
+    protocol: Annotated[tuple[str, ...], Option("As of evaluate; without a plan.")] = ()
+    jobs: Annotated[int, Option("Runs at a time.")] = 1
+    dry_run: Annotated[bool, Option("Check everything, say what would run, and stop.")] = False
+    workers: Annotated[int | None, Option("Processes of each run that decode images.", least=0)] = None
+    device: Annotated[str | None, DEVICE] = None
+    options: Annotated[tuple[str, ...], Argument('Options of pretrain for all arms, as words: ["--epochs", "2"].')] = ()
+
+
+@declared_by(BuildOptions)
+def build_saliency(source: Place, out: Place, *, quiet: bool = False, **options: Any) -> BuiltMaps:
+    """Make the saliency maps of a source's image–caption pairs: ``mae-cli build-saliency``.
+
+    The same call goes on where a stopped one was, and does nothing where all is done. ``quiet`` hides the progress bar.
+    Raises UserError for a mistake, or for more bad pairs than ``max_rejected``.
+
+    >>> maps = sm.build_saliency("shapes:16", out="maps", quiet=True)
+    >>> maps.manifest.taken, maps.manifest.written
+    (16, 16)
+    """
+    asked = options_of(BuildOptions, {"source": source, "out": out} | options)
+    return BuiltMaps(asked.out, build(asked, quiet=quiet))
+
+
+@declared_by(VerifyOptions)
+def verify(maps: Place, source: Place | None = None, *, quiet: bool = False, **options: Any) -> Checks:
+    """Check that a maps folder is whole and, with a ``source``, that it belongs to its images: ``mae-cli verify``.
+
+    A check that fails is in the result, not an error. Raises UserError if there is nothing to check.
+
+    >>> sm.verify("maps", "shapes:16", quiet=True).passed
+    True
+    """
+    asked = options_of(VerifyOptions, {"maps": maps, "source": source} | options)
+    return Checks(tuple(check(asked, quiet=quiet)))
+
+
+@declared_by(PublishOptions)
+def publish(maps: Place, name: str, *, quiet: bool = False, **options: Any) -> Published:
+    """Publish maps as a dataset on the Hub, or with ``dry_run=FOLDER`` write it there: ``mae-cli publish``.
+
+    Raises UserError for maps that are not whole, and for whatever the Hub refuses.
+
+    >>> sm.publish("maps", "me/shapes-saliency", dry_run="dataset", quiet=True).facts["maps"]
+    16
+    """
+    return Published(upload(options_of(PublishOptions, {"maps": maps, "name": name} | options), quiet=quiet))
+
+
+@declared_by(PretrainOptions)
+def pretrain(source: Place, out: Place, *, quiet: bool = False, **options: Any) -> Run:
+    """Pretrain a masked autoencoder: ``mae-cli pretrain``. Under ``torchrun`` all processes call it.
+
+    With ``workers`` above 0 other processes decode images: in a script, where Python starts processes by importing the
+    script again (macOS, Windows), call it under ``if __name__ == "__main__"``. ``resume=True`` goes on with the run
+    in ``out``. Raises UserError for a mistake in options or images.
+
+    >>> small = {"model": "mini", "image_size": 48, "batch_size": 16, "epochs": 1, "workers": 0}
+    >>> run = sm.pretrain("shapes:32", out="run", saliency="maps", on_missing="random", quiet=True, **small)
+    >>> run.metrics()[-1]["step"]
+    2
+    """
+    asked = options_of(PretrainOptions, {"source": source, "out": out} | options)
+    return Run(train(asked, quiet=quiet).folder)
+
+
+@declared_by(EvaluateOptions)
+def evaluate(run: Place, source: Place, *, quiet: bool = False, **options: Any) -> Evaluation:
+    """Judge an encoder on a labelled source, beside the same one untrained: ``mae-cli evaluate``.
+
+    ``protocol`` and ``protocols`` are the same: a name or a list of them. Raises UserError for a mistake.
+
+    >>> found = sm.evaluate(run, "shapes:64", protocol="knn", neighbours=5, workers=0, quiet=True)
+    >>> [row["encoder"] for row in found.rows]
+    ['run', 'untrained']
+    """
+    asked = options_of(EvaluateOptions, {"run": run, "source": source} | options)
+    return Evaluation(judge(asked, quiet=quiet))
+
+
+@declared_by(_CompareOptions)
+def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False, **options: Any) -> Compared:
+    """Pretrain with several maskings at several seeds, judge all, and say what differs: ``mae-cli compare``.
+
+    ``what`` is a plan (a YAML file, or a dict of the same form, docs/comparing.md) or the source of the images. Runs
+    that fail are in ``comparison.failed``. Raises UserError for a mistake in the plan.
+
+    >>> plan = {"source": "shapes:32", "arms": ["random", "block"], "seeds": 1, "pretrain": small}
+    >>> sm.compare(plan, out="comparison", dry_run=True).states
+    {'random, seed 0': 'new', 'block, seed 0': 'new'}
+    """
+    named = {} if isinstance(what, Mapping) else {"what": what}
+    asked = options_of(_CompareOptions, {"what": "a dict"} | named | {"out": out} | options, settle=False)
+    if isinstance(what, Mapping):
+        with user_errors():
+            plan = plan_from(dict(what)).narrowed(asked.arms, asked.seeds)
+    else:
+        judged = {"source": asked.labelled, "test": asked.test, "protocols": list(asked.protocol)}
+        plan = asked_plan(asked.what, asked.arms, asked.seeds, asked.saliency, judged, list(asked.options))
+    device = asked.device and usable_device(asked.device)
+    if asked.dry_run:
+        found = look(plan, asked.out, jobs=asked.jobs, device=device, workers=asked.workers)
+        return Compared(asked.out, None, {unit.name: state for unit, state in found})
+    ended = run_all(plan, asked.out, jobs=asked.jobs, device=device, workers=asked.workers, quiet=quiet)
+    return Compared(asked.out, ended, {})

@@ -1,0 +1,157 @@
+"""What the commands' functions give in Python: values to compute with, whose ``str`` is what the terminal shows.
+
+Those that are a folder can be given wherever a folder is asked for (they are ``os.PathLike``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.api.maps import Maps, open_maps
+from pipelines.api.model import Model, load
+from pipelines.compare.report import Comparison, tables_of
+from pipelines.run_folder import RunFolder
+from saliency.table.checks import Check
+from saliency.table.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class BuiltMaps:
+    """What ``build_saliency`` made: a maps folder."""
+
+    folder: Path
+    manifest: Manifest
+    """Settings and counts: pairs ``taken`` in = ``written`` + ``rejected``."""
+
+    def open(self) -> Maps:
+        """The maps, row by row. UserError for a part of a job array, which is not merged yet."""
+        return open_maps(self.folder)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        counts = f"{self.manifest.written} maps, {self.manifest.rejected} rejected"
+        return f"{self.manifest.taken} pairs: {counts} in {self.folder}"
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What ``verify`` looked at; each has a ``name``, ``passed`` and what was ``found``, in a line."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all is well."""
+        return not self.failed
+
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if not check.passed]
+
+    def __iter__(self) -> Iterator[Check]:
+        return iter(self.checks)
+
+    def __len__(self) -> int:
+        return len(self.checks)
+
+    def __str__(self) -> str:
+        return _aligned([[check.name, "ok" if check.passed else "FAILED", check.found] for check in self.checks])
+
+
+@dataclass(frozen=True)
+class Published:
+    """What ``publish`` put together."""
+
+    facts: dict[str, Any]
+    """By title: ``dataset`` (its address), ``maps``, ``shards``, ``preview``, …"""
+
+    def __str__(self) -> str:
+        return _aligned([[name, str(value)] for name, value in self.facts.items()])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A pretraining's run folder."""
+
+    folder: Path
+
+    def config(self) -> dict[str, Any]:
+        """The resolved settings."""
+        return RunFolder(self.folder).config()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every logged step: ``step``, ``loss``, ``learning_rate``, …"""
+        return RunFolder(self.folder).metrics()
+
+    def model(self, *, device: str | None = None) -> Model:
+        """The model of the newest checkpoint; see :func:`load`."""
+        return load(self.folder, device=device)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        loss = "".join(f", loss {line['loss']:.4f}" for line in self.metrics()[-1:])
+        return f"{self.folder}: step {self.config()['steps']}{loss}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good encoders are; ``str`` is a table."""
+
+    result: dict[str, Any]
+    """Everything, as ``evaluation.json`` holds it."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row an encoder, the judged one first: under a protocol's name its figure 0..1, under ``knn_interval`` and
+        the like the half width of its interval, and more (docs/protocols.md)."""
+        rows: list[dict[str, Any]] = self.result["rows"]
+        return rows
+
+    def __str__(self) -> str:
+        names = self.result["protocols"]
+        rows = [*self.rows, *self.result.get("baselines", ())]
+        lines = [[row["encoder"], *(_figure(row, name) for name in names)] for row in rows]
+        return _aligned([["encoder", *(f"{name} %" for name in names)], *lines])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What ``compare`` found; ``str`` is its tables."""
+
+    folder: Path
+    """Where the runs, ``report.md`` and ``results.json`` are."""
+    comparison: Comparison | None
+    """``values``, ``means``, ``differences`` and what ``failed``; None of a dry run."""
+    states: dict[str, str]
+    """Of a dry run, by ``arm, seed n``: new, begun, trained or finished."""
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        if self.comparison is None:
+            return _aligned([[name, state] for name, state in self.states.items()])
+        return "\n\n".join(_aligned(rows) for rows in tables_of(self.comparison).values())
+
+
+def _figure(row: dict[str, Any], protocol: str) -> str:
+    """A figure in per cent with the interval of its test set; a dash where a row has none."""
+    if protocol not in row:
+        return "–"
+    interval = row[f"{protocol}_interval"]
+    return f"{100 * row[protocol]:.1f}" + ("" if interval is None else f" ± {100 * interval:.1f}")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines in which the columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
