@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from pipelines.build.options import BuildOptions, MergeOptions
-from pipelines.commandline.machine import half_the_cores, usable_device
+from pipelines.commandline.machine import settled_options
 from pipelines.commandline.option import Option, given_values
 from pipelines.commandline.shared_options import SPEED
 from pipelines.commandline.terminal import fail, guarded, print_facts, print_version, run_app
@@ -76,7 +76,7 @@ def build_saliency(
     from pipelines.build.stages import Stages
 
     stages = Stages()
-    options = _options(BuildOptions, given, workers=given["workers"] or half_the_cores())
+    options = _options(BuildOptions, given)
     manifest = build(options, stages=stages)
     typer.echo(
         f"{manifest.taken} pairs: {manifest.written} maps in {options.out / 'data'}"
@@ -153,8 +153,7 @@ def pretrain(given: Given) -> None:
 
     with one_world(given["device"]) as world:
         with agreed(world):
-            workers = half_the_cores(world.local_size) if given["workers"] is None else given["workers"]
-            options = _options(PretrainOptions, given, workers=workers)
+            options = _options(PretrainOptions, given)
         run = train(options, world=world)
         if world.is_main:
             metrics = run.metrics()
@@ -172,7 +171,7 @@ def prepare(given: Given) -> None:
     from pipelines.prepare.prepare import prepare as make
     from pipelines.prepare.prepare import summary
 
-    options = _options(PrepareOptions, given, workers=given["workers"] or half_the_cores())
+    options = _options(PrepareOptions, given)
     typer.echo(summary(make(options), options.out))
 
 
@@ -182,8 +181,7 @@ def evaluate(given: Given) -> None:
     from pipelines.evaluate.evaluate import evaluate as measure
     from pipelines.evaluate.printed import print_evaluation, remarks
 
-    workers = half_the_cores() if given["workers"] is None else given["workers"]
-    result = measure(_options(EvaluateOptions, given, workers=workers))
+    result = measure(_options(EvaluateOptions, given))
     print_evaluation(result)
     for line in remarks(result):
         typer.echo(line)
@@ -265,18 +263,12 @@ def demo(given: Given) -> None:
         print_demo(run_demo(out, seed=options.seed, device=options.device), out)
 
 
-def _options(kind: type[T], given: Given, **settled: Any) -> T:
+def _options(kind: type[T], given: Given) -> T:
     """The options of a pipeline from what was given, and settled by the machine; a bad value is the user's error."""
     from pipelines.errors import user_errors
 
     with user_errors():
-        values = given_values(kind, given) | settled
-    if given.get("engine") == "ray":  # on other machines, which know best what they have
-        values["device"] = given["device"] or "auto"
-    elif given.get("device") or getattr(kind, "device", None):  # a default of None is the pipeline's to settle
-        values["device"] = usable_device(given["device"])
-    with user_errors():
-        return kind(**values)
+        return kind(**given_values(kind, given) | settled_options(kind, given))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from PIL import Image
 from pipelines.api.pictures import Picture, Pictures, each_of, open_picture, read_picture
 from pipelines.build.job import DEFAULT_CLIP, recipe_of
 from pipelines.build.model_input import Prepared, see, see_image
-from pipelines.build.options import BuildOptions
+from pipelines.build.options import BuildOptions, Fit
 from pipelines.build.shards import ShardMaps
 from pipelines.build.stages import Stages
 from pipelines.commandline.machine import usable_device
@@ -104,7 +104,7 @@ def heatmap(  # type: ignore[overload-overlap]  # a text is a sequence of texts 
     *,
     grid: int | None = ...,
     tiles: int = ...,
-    fit: str = ...,
+    fit: Fit = ...,
     batch_size: int = ...,
 ) -> Heatmap: ...
 
@@ -118,7 +118,7 @@ def heatmap(
     *,
     grid: int | None = ...,
     tiles: int = ...,
-    fit: str = ...,
+    fit: Fit = ...,
     batch_size: int = ...,
 ) -> list[Heatmap]: ...
 
@@ -131,7 +131,7 @@ def heatmap(
     *,
     grid: int | None = None,
     tiles: int = 1,
-    fit: str = "squash",
+    fit: Fit = "squash",
     batch_size: int = 64,
 ) -> Heatmap | list[Heatmap]:
     """What speaks for a caption in an image: the map that ``build-saliency`` stores of them.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from typing import Any, TypeVar
 
-from pipelines.commandline.machine import half_the_cores, usable_device
+from pipelines.commandline.machine import settled_options
 from pipelines.commandline.option import Declared, declared_options
 from pipelines.commandline.option_text import option_values
 from pipelines.errors import user_errors
@@ -43,16 +43,15 @@ def declared_by(kind: type[Any]) -> Callable[[F], F]:
     return dress
 
 
-def options_of(kind: type[T], given: Mapping[str, Any], *, settle: bool = True) -> T:
+def options_of(kind: type[T], given: Mapping[str, Any]) -> T:
     """The options ``kind`` of keyword arguments, with what the machine settles. UserError, worded as by the command."""
-    options = {each.name: each for each in declared_options(kind)}
     with user_errors():
         values = values_of(kind, given)
-        return kind(**values | (_settled(values, options) if settle else {}))
+        return kind(**values | settled_options(kind, values))
 
 
 def values_of(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of ``kind`` that are given, by their own names or the command line's. None is not given. ValueError."""
+    """The fields of ``kind`` that are given, by their own names or the command line's, None being none. ValueError."""
     options = {each.name: each for each in declared_options(kind)}
     flags = [(flag, each.name) for each in options.values() for flag in (each.flag, *each.option.flags)]
     alias = {flag.removeprefix("--").replace("-", "_"): name for flag, name in flags}
@@ -61,7 +60,8 @@ def values_of(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     }
     values = option_values(kind, typed, barred={}, alias=alias)
     for name, value in values.items():
-        _check(value, options[name])
+        if value is not None:
+            options[name].check(value)
     return values
 
 
@@ -79,28 +79,6 @@ def _as_typed(value: Any, option: Declared | None) -> Any:
     if isinstance(value, (list, tuple)):
         return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in value]
     return value
-
-
-def _check(value: Any, option: Declared) -> None:
-    """ValueError for what the command line refuses before the options see it."""
-    least = option.option.least
-    if least is not None and value is not None and value < least:
-        raise ValueError(f"{option.flag} is {value}; it must be at least {least}")
-    for each in (value if isinstance(value, tuple) else (value,)) if option.choices else ():
-        if each is not None and each not in option.choices:
-            raise ValueError(f"{option.flag} {each!r} is not one of: {', '.join(option.choices)}")
-
-
-def _settled(values: Mapping[str, Any], options: Mapping[str, Declared]) -> dict[str, Any]:
-    """What the machine settles, of that which was not given; a device that was given is made sure of."""
-    found: dict[str, Any] = {}
-    if "device" in options:
-        elsewhere = values.get("engine") == "ray"  # on other machines, which know best what they have
-        asked = values.get("device")
-        found["device"] = asked or "auto" if elsewhere else usable_device(asked)
-    if "workers" in options and "workers" not in values:
-        found["workers"] = half_the_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return found
 
 
 def _parameter(option: Declared, kind: Any) -> inspect.Parameter:

@@ -24,7 +24,8 @@ from pipelines.api.pictures import Picture, Pictures, each_of, open_picture
 from pipelines.commandline.machine import usable_device
 from pipelines.errors import UserError, user_errors
 from pipelines.hub import find_model
-from pipelines.reconstruct.hidden_region import Box, OcclusionOptions, Occlusions
+from pipelines.reconstruct.hidden_region import Occlusions
+from pipelines.reconstruct.options import Box, ReconstructOptions
 from pipelines.views.geometry import central_view
 
 Hidden: TypeAlias = NDArray[np.bool_] | Tensor | Box | Sequence[Box] | str
@@ -129,7 +130,9 @@ class Model:
         if isinstance(hidden, str) and hidden != "gate":
             raise UserError(f"hidden={hidden!r}: give a bool array, boxes, or 'gate'")
         with user_errors():
-            asked = OcclusionOptions(gate=True) if isinstance(hidden, str) else OcclusionOptions(boxes=_boxes(hidden))
+            gate = isinstance(hidden, str)
+            boxes = () if gate else tuple(",".join(map(str, box)) for box in _boxes(hidden))
+            asked = ReconstructOptions(Path(), "", Path(), box=boxes, gate=gate)
         return Occlusions(asked, self.network, self.gate).hidden("", pixels)
 
 

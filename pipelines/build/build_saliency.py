@@ -19,6 +19,7 @@ from pipelines.build.options import BuildOptions
 from pipelines.build.progress import Progress
 from pipelines.build.shard_plan import Plan, shard_name
 from pipelines.build.stages import Stages
+from pipelines.commandline.machine import half_the_cores
 from pipelines.errors import UserError, user_errors
 from saliency.files import remove_leftovers
 from saliency.table.manifest import Manifest, Shard, open_manifest
@@ -49,7 +50,14 @@ def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages
         job = open_job(options)
         plan = job.plan
         manifest = _begin(options, job.settings, plan)
-        _run(options, plan, manifest, stages, quiet, partial(build_here, job, workers=options.workers))
+        _run(
+            options,
+            plan,
+            manifest,
+            stages,
+            quiet,
+            partial(build_here, job, workers=options.workers or half_the_cores()),
+        )
     _check_rejected(manifest, options, plan, final=True)
     return manifest
 

@@ -34,6 +34,9 @@ def parse_part(text: str) -> tuple[int, int]:
     raise ValueError(f"--shard {text!r} is not i/n with i from 1 to n, such as 3/8")
 
 
+Fit = Literal["squash", "crop"]
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """What ``build-saliency`` was asked for; the CLI's options under the same names."""
@@ -71,7 +74,7 @@ class BuildOptions:
         ),
     ] = 1
     fit: Annotated[
-        Literal["squash", "crop"],
+        Fit,
         Option("Squash the whole image into the model's square, or crop its centre.", panel=MAPS),
     ] = "squash"
     image_column: ImageColumn = None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
+from pipelines.commandline.option import declared_options
 from pipelines.errors import UserError
 
 
@@ -24,3 +27,15 @@ def half_the_cores(processes: int = 1) -> int:
     """Workers of each of several processes on this machine, 1 to 16."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
     return max(1, min(16, cores // 2 // processes))
+
+
+def settled_options(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an options dataclass that the machine settles, where ``given`` has none; UserError as above."""
+    options, found = {each.name: each for each in declared_options(kind)}, dict[str, Any]()
+    if "workers" in options and options["workers"].option.settled and given.get("workers") is None:
+        found["workers"] = half_the_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if given.get("engine") == "ray":  # on other machines, which know best what they have
+        found["device"] = given.get("device") or "auto"
+    elif "device" in options and (given.get("device") or options["device"].default):
+        found["device"] = usable_device(given.get("device"))  # a default of None is the pipeline's to settle
+    return found

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from PIL import __version__ as pillow_version
 from tqdm import tqdm
 
+from pipelines.commandline.machine import half_the_cores
 from pipelines.errors import UserError
 from pipelines.prefetch import prefetch
 from pipelines.prepare.entries import Columns, Entries, Entry, EntryRow, open_entries
@@ -120,10 +121,11 @@ def _make(options: PrepareOptions, entries: Entries, manifest: Manifest, quiet: 
     todo = (number for number in numbers if shard_name(number, count, options.format) not in done)
     shrink = partial(_shrink_numbered, options=options, columns=entries.columns)
     bar = tqdm(total=entries.rows(), initial=manifest.taken, unit="row", disable=quiet, smoothing=0.1)
-    executor = ThreadPoolExecutor(options.workers)  # threads, for Pillow decodes and resizes without the interpreter
+    workers = options.workers or half_the_cores()
+    executor = ThreadPoolExecutor(workers)  # threads, for Pillow decodes and resizes without the interpreter
     try:
         items = entries.read(todo, options.shard_size)
-        with closing(bar), closing(prefetch(executor, shrink, items, depth=4 * options.workers)) as shrunk:
+        with closing(bar), closing(prefetch(executor, shrink, items, depth=4 * workers)) as shrunk:
             for number, members in itertools.groupby(shrunk, key=lambda item: item[0]):
                 contents = _Contents(bar)
                 made = contents.take(pictures for _, pictures in members)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import saliency_mae as sm
-from pipelines.api import keywords
 from pipelines.api.keywords import options_of, values_of
 from pipelines.build.options import BuildOptions
+from pipelines.commandline import machine
 from pipelines.commandline.option import declared_options, given_values
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.pretrain.settings import PretrainOptions
@@ -35,8 +35,8 @@ SMALL = {"model": "mini", "image_size": 32, "batch_size": 8, "epochs": 1, "worke
 @pytest.fixture
 def settled(monkeypatch):
     """What the machine settles, always the same."""
-    monkeypatch.setattr(keywords, "usable_device", lambda name: name or "best")
-    monkeypatch.setattr(keywords, "half_the_cores", lambda processes=1: 16 // processes)
+    monkeypatch.setattr(machine, "usable_device", lambda name: name or "best")
+    monkeypatch.setattr(machine, "half_the_cores", lambda processes=1: 16 // processes)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -110,7 +110,7 @@ def test_a_keyword_argument_is_what_the_command_line_makes_of_it(name, option):
         (lambda: sm.pretrain("x", "y", norm_pix="yes"), "norm_pix: takes true or false, not 'yes'"),
         (lambda: sm.pretrain("x", "y", salient_schedule="high"), "--salient-schedule 'high' is not A:B"),
         (lambda: sm.build_saliency("x", "y", limit=0), "--limit is 0; it must be at least 1"),
-        (lambda: sm.build_saliency("x", "y", method="cam"), "--method is 'cam'; it must be one of gradcam"),
+        (lambda: sm.build_saliency("x", "y", method="cam"), "--method 'cam' is not one of: gradcam"),
         (
             lambda: sm.build_saliency("x", "y", captions="some"),
             "--captions 'some' is not one of: first, all|captions: 'some'",
