@@ -187,8 +187,8 @@ class VideoMaskedAutoencoder(
         replaced = ((width, image), (decoder_width, width), (image, decoder_width))
         for outputs, inputs in replaced:
             torch.rand(outputs * (inputs + 1))
-        kept = (m.weight.shape for m in (*self.blocks.modules(), *self.decoder_blocks.modules()) if isinstance(m, Linear))
-        for outputs, inputs in (*replaced, *kept):
+        blocks = (*self.blocks.modules(), *self.decoder_blocks.modules())
+        for outputs, inputs in (*replaced, *(each.weight.shape for each in blocks if isinstance(each, Linear))):
             torch.rand(outputs * inputs)
         for numbers in (width, decoder_width):
             torch.randn(numbers)

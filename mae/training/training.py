@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.optimisation import guarded_step, learning_rate, parameter_groups, resolve_precision
 from mae.pixels import normalise
+from mae.randomness import seed_of
 from mae.training.compiling import compile_in_place, eager
 from mae.training.flops import Peak, peak_flops, training_flops
 from mae.training.guard import Guard, NonFinite
@@ -260,7 +260,7 @@ class Training:
 
     def _look(self, images: Tensor, batch: Batch, number: int, share: float, batch_share: float | None = None) -> Look:
         """A batch as the mask learner is shown it; its noise is that of ``draw_masks`` to begin with."""
-        generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
+        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, number))
         return Look(
             images,
             self.grid,
@@ -294,7 +294,7 @@ class Training:
 
     def draw_masks(self, count: int, saliency: Tensor | None, number: int, part: Part | None = None) -> Mask:
         """The masks of batch ``number`` of the coming step, or of a part of it."""
-        generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
+        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, number))
         return self.masking(
             count,
             self.grid,
@@ -307,7 +307,7 @@ class Training:
 
     def draw_decoded(self, mask: Mask, number: int, part: Part | None = None) -> Tensor | None:
         """Which hidden patches of batch ``number`` of the coming step, or a part of it, are decoded; None for all."""
-        generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number, _DECODED))
+        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, number, _DECODED))
         cells = self.grid if self.settings.decoder_masking == "running-cell" else None
         return choose_decoded(mask, self.settings.decode_ratio, generator, part, running_cell=cells)
 
@@ -363,7 +363,3 @@ class Training:
 
 def _readable(batch: Batch) -> int:
     return len(batch.images) if batch.readable is None else batch.readable
-
-
-def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
