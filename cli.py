@@ -32,7 +32,7 @@ from pipelines.commandline.terminal import fail, guarded, print_facts
 from pipelines.commandline.typer_commands import with_options
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.prepare.options import PrepareOptions
-from pipelines.pretrain.options import PretrainArguments
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.publish.options import PublishOptions
 from pipelines.verify.options import VerifyOptions
 
@@ -153,13 +153,12 @@ def publish(given: Given) -> None:
     print_facts(upload(_options(PublishOptions, given)))
 
 
-@command(PretrainArguments)
+@command(PretrainOptions)
 def pretrain(given: Given) -> None:
     """Pretrain a masked autoencoder, hiding a chosen share of salient patches."""
     from pipelines.pretrain.multilevel_cost import told_cost
     from pipelines.pretrain.pretrain import pretrain as train
     from pipelines.pretrain.processes import agreed, one_world
-    from pipelines.pretrain.settings import PretrainOptions
     from pipelines.pretrain.throughput import throughput
 
     with one_world(given["device"]) as world:

@@ -2,7 +2,7 @@ import re
 import shlex
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import get_args, get_origin
 
 import pytest
 from typer.main import get_command
@@ -13,7 +13,7 @@ from pipelines.build.options import BuildOptions
 from pipelines.commandline.option import Argument, declared_options, given_values
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.prepare.options import PrepareOptions
-from pipelines.pretrain.settings import PretrainOptions
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.publish.options import PublishOptions
 from pipelines.verify.options import VerifyOptions
 from tests.pipelines.build.test_build_saliency import write_pictures
@@ -60,14 +60,14 @@ def parsed(name, words):
 def example(option):
     """A value that the option could have and does not have by default, and how it is typed."""
     kinds = [kind for kind in get_args(option.type) or (option.type,) if kind not in (type(None), Ellipsis)]
+    if option.choices:
+        value = next(each for each in option.choices if each != option.default)
+        return ((value,) if get_origin(option.type) is tuple else value), [value]
     if get_origin(option.type) is tuple:
         value = {str: ("one", "two"), float: (0.5, 2.0)}[kinds[0]]
         return value, [str(part) for part in value]
     if kinds == [bool]:
         return not option.default, []
-    if get_origin(option.type) is Literal:
-        value = next(each for each in kinds if each != option.default)
-        return value, [value]
     value = "some" if str in kinds else {int: 77, float: 0.375, Path: Path("some")}[kinds[0]]
     return value, [str(value)]
 

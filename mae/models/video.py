@@ -173,7 +173,7 @@ class VideoMaskedAutoencoder(
         cells = cells.permute(0, 7, 1, 4, 2, 5, 3, 6)  # [B, C, slots, t, h, p, w, p]
         return cells.reshape(len(patches), self.channels, self.frames, *self.image_size)
 
-    def _new_embedding(self, width: int) -> nn.Module:
+    def _new_embedding(self, width: int) -> TubeletEmbed:
         return TubeletEmbed(self.tubelet, self.patch_size, self.channels, width)
 
     def _initialise(self) -> None:

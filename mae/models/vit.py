@@ -302,7 +302,7 @@ class MaskedAutoencoder(
         prediction = self._as_pixels(prediction.float(), patches.float())
         return self.unpatchify(torch.where(mask.hidden[:, :, None], prediction.to(patches.dtype), patches))
 
-    def _new_embedding(self, width: int) -> nn.Module:
+    def _new_embedding(self, width: int) -> Any:
         """Patches to tokens [B, N, width]; its projection ``proj`` is a convolution."""
         return PatchEmbed(self.image_size, self.patch_size, self.channels, width)
 

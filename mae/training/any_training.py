@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
+
 from mae.distributed import World
 from mae.masks.learner import MaskLearner
 from mae.masks.masking import Masking
+from mae.models.vit import MaskedAutoencoder
+from mae.training.flops import Peak
 from mae.training.guard import NonFinite
 from mae.training.resolution_schedule import ResolutionSchedule
 from mae.training.spread import Whole
@@ -17,8 +21,11 @@ class Trained(Protocol):
     """:class:`mae.training.training.Training` and
     :class:`mae.multilevel.mlo_training.MultilevelTraining`, as far as they are alike."""
 
+    model: MaskedAutoencoder
+    device: torch.device
     step: int
     steps_per_epoch: int
+    total_steps: int
     masking: Masking
     settings: TrainingSettings
     precision: str
@@ -26,6 +33,17 @@ class Trained(Protocol):
     spread: Whole
     resolutions: ResolutionSchedule | None
     learner: MaskLearner | None
+
+    @property
+    def progress(self) -> float:
+        """Share of the training done, 0..1."""
+
+    @property
+    def peak(self) -> Peak | None:
+        """What the device can do in this precision, None where that is not known."""
+
+    def learning_rate(self) -> float:
+        """The rate of the coming step."""
 
     def state(self) -> dict[str, Any]:
         """Everything beside the weights that the next step depends on; tensors and plain values only."""

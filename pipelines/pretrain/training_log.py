@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae.masks.masking import RANKED
 from mae.training.any_training import Trained
 from pipelines.errors import UserError
 from pipelines.pretrain.divergence import stop, stop_at_weights
@@ -92,7 +91,7 @@ class TrainingLog:
             "epoch": training.step / training.steps_per_epoch,
             "learning_rate": learning_rate,
         }
-        if training.masking.strategy in RANKED:
+        if training.masking.row.ranked:
             line["salient_ratio"] = salient_ratio
         if training.resolutions is not None:
             line["image_size"] = list(training.image_size(training.step - 1))

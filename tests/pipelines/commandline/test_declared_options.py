@@ -14,7 +14,7 @@ from mae.masks.hard import HardSettings
 from mae.multilevel.mlo import MultilevelSettings
 from pipelines.commandline.option import Argument, Option, declared_options, given_values
 from pipelines.commandline.typer_commands import with_options
-from pipelines.pretrain.options import PretrainArguments
+from pipelines.pretrain.options import PretrainOptions
 
 
 def halves(text):
@@ -105,7 +105,7 @@ def test_an_option_without_a_help_text_is_refused():
 
 def test_defaults_of_pretrain_are_those_of_the_settings_that_it_fills():
     gate, attention, hard, levels = GateObjective(), AttentionSettings(), HardSettings(), MultilevelSettings()
-    asked = PretrainArguments("shapes:1", Path())
+    asked = PretrainOptions("shapes:1", Path())
     assert asked.gate_contrast == gate.contrast
     assert (asked.attention_momentum, asked.attention_momentum_end) == (attention.momentum, attention.momentum_end)
     assert asked.hard_final == hard.final
