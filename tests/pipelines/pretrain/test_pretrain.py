@@ -431,7 +431,7 @@ def test_the_command(tmp_path):
         ((SOURCE, "--blr", "nan"), "--blr is nan"),
         ((SOURCE, "--device", "abacus"), "--device abacus can't be used here"),
         ((SOURCE, "--masking", "center", "--salient-ratio", "0.9"), "above --mask-ratio"),
-        ((SOURCE, "--captions", "some"), "captions is 'some'"),
+        ((SOURCE, "--captions", "some"), "--captions 'some' is not one of: first, all"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, arguments, message):

@@ -13,7 +13,7 @@ from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import list_checkpoints, load_model
 from pipelines.errors import UserError
 from pipelines.evaluate.encoder import open_encoder
-from pipelines.pretrain import pretrain as module
+from pipelines.pretrain import plain
 from pipelines.pretrain.pretrain import pretrain
 from pipelines.pretrain.settings import settings_of
 from pipelines.sources.open_source import open_clips
@@ -147,7 +147,7 @@ def test_the_reconstructions_are_a_sheet_of_frames(base, monkeypatch):
 
     monkeypatch.setitem(vit.SIZES, "nano", NANO)
     sheets = []
-    monkeypatch.setattr(module, "contact_sheet", lambda path, columns: sheets.append((path.name, columns)))
+    monkeypatch.setattr(plain, "contact_sheet", lambda path, columns: sheets.append((path.name, columns)))
     pretrain(replace(base, epochs=1), quiet=True)
     ((name, columns),) = sheets
     assert name == "reconstructions.png"
