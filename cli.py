@@ -156,24 +156,17 @@ def publish(given: Given) -> None:
 @command(PretrainOptions)
 def pretrain(given: Given) -> None:
     """Pretrain a masked autoencoder, hiding a chosen share of salient patches."""
-    from pipelines.pretrain.multilevel_cost import told_cost
     from pipelines.pretrain.pretrain import pretrain as train
+    from pipelines.pretrain.pretrain import summary
     from pipelines.pretrain.processes import agreed, one_world
-    from pipelines.pretrain.throughput import throughput
 
     with one_world(given["device"]) as world:
         with agreed(world):
             workers = half_the_cores(world.local_size) if given["workers"] is None else given["workers"]
             options = _options(PretrainOptions, given, workers=workers)
         run = train(options, world=world)
-        if world.is_main:
-            metrics = run.metrics()
-            loss = "".join(f", loss {line['loss']:.4f}" for line in metrics[-1:])
-            typer.echo(f"{options.out}: step {run.config()['steps']}{loss}; pictures in {options.out / 'plots'}")
-            if cost := told_cost(options.out):
-                typer.echo(cost)
-            if hint := throughput(metrics).hint():
-                typer.echo(hint)
+        for line in summary(run) if world.is_main else ():
+            typer.echo(line)
 
 
 @command(PrepareOptions)

@@ -199,11 +199,6 @@ class Masking:
         """Whether a call needs the saliency of its images."""
         return "maps" in self.row.needs
 
-    @property
-    def least_batch(self) -> int:
-        """The fewest images a call can mask: a strategy may need another one's map."""
-        return 2 if "another image" in self.row.needs else 1
-
     def ratio_at(self, progress: float) -> float:
         """The salient ratio at training ``progress``, 0 (start) to 1 (end); beyond them it stays at the ends."""
         if self.salient_schedule is None:

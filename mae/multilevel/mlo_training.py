@@ -137,6 +137,10 @@ class MultilevelTraining:
         """The rate of a level's next step."""
         return self._rate(level, self.step * self.batches_per_step[level])
 
+    def schedules(self) -> dict[str, Any]:
+        """As :meth:`mae.training.training.Training.schedules`."""
+        return {"learning_rate": self.learning_rate()}
+
     def cost(self) -> dict[str, dict[str, float]]:
         """What all steps so far took, by level: forward and backward passes over a batch, and FLOPs.
 

@@ -230,6 +230,22 @@ class Training:
             self.learner.hear(look, chosen, errors.detach())
         return loss.detach()
 
+    def schedules(self) -> dict[str, Any]:
+        """What follows a schedule, by name, as it is at the coming step; plain values, for the log."""
+        values: dict[str, Any] = {"learning_rate": self.learning_rate()}
+        if self.masking.row.ranked:
+            values["salient_ratio"] = self.masking.ratio_at(self.progress)
+        if self.resolutions is not None:
+            values["image_size"] = list(self.image_size())
+        return values
+
+    def check_masks(self) -> None:
+        """Draw the masks of a batch on every grid that the training will have; ValueError where that can't be."""
+        count = self.settings.batch_size
+        for grid in self.grids:
+            flat = torch.ones(count, math.prod(grid))
+            self.masking(count, grid, generator=torch.Generator(), saliency=flat)
+
     @property
     def needs_errors(self) -> bool:
         """Whether a step asks for every patch's error, not for their mean alone."""

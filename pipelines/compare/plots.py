@@ -23,9 +23,9 @@ from pipelines.pretrain.plain import open_training
 from pipelines.pretrain.settings import settings_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source
-from pipelines.views.clip_views import ClipViews
-from pipelines.views.image_views import InOrder, ViewBatch, Views, load_views
+from pipelines.views.image_views import ViewBatch
 from pipelines.views.joined_maps import join_maps
+from pipelines.views.loaders import first_views
 
 Panel = Mapping[str, tuple[Sequence[float], Mean]]
 """Arm → the values of its seeds, and their mean with its interval; in per cent or percentage points."""
@@ -132,11 +132,7 @@ def _sample(options: PretrainOptions, config: dict[str, Any]) -> tuple[Source, V
     chosen = np.unique(np.linspace(0, len(source) - 1, _SHEET_IMAGES).round().astype(np.int64))
     source = source.select(chosen)
     rows, columns = config["options"]["image_size"] * (2 if len(config["options"]["image_size"]) == 1 else 1)
-    views = Views(source, (rows, columns), augment=False)
-    clip = settings_of(options).clip
-    if clip is not None:
-        views = ClipViews(source, (rows, columns), clip, augment=False)
-    return source, next(iter(load_views(views, InOrder(len(source), len(source)), workers=0)))
+    return source, first_views(source, (rows, columns), len(source), settings_of(options).clip)
 
 
 def _masks(

@@ -11,9 +11,8 @@ from typing import Any, cast
 import torch
 
 from mae.distributed import World
-from mae.training.any_training import Trained
+from mae.training.any_training import Trained, training_facts
 from mae.training.checkpoints import load_training
-from mae.training.flops import training_flops
 from pipelines.errors import UserError, user_errors
 from pipelines.pretrain.model import new_model
 from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, option_defaults
@@ -75,21 +74,14 @@ def load_newest(checkpoint: Path, training: Trained) -> None:
 
 def run_config(options: PretrainOptions, settings: PretrainSettings, task: Task, world: World) -> dict[str, Any]:
     """What ``config.json`` is to hold of a run."""
-    training, maps, masking = task.training, task.maps, settings.masking
+    maps = task.maps
     return {
         "options": options.recorded(),
         "images": len(task.source),
         "keys_sha256": hash_pairs(task.source, captions=False),
         "maps": {**maps.table.metadata, "images_without_map": maps.missing} if maps else None,
         "masking": _recorded_masking(settings),
-        "grid": list(training.model.grid),
-        "parameters": sum(p.numel() for p in training.model.parameters()),
-        "steps_per_epoch": training.steps_per_epoch,
-        "steps": training.total_steps,
-        "peak_learning_rate": training.settings.peak_learning_rate,
-        "precision": training.precision,
-        "flops_per_image": training_flops(training.model, masking.mask_ratio, training.settings.decode_ratio),
-        "peak_flops": training.peak._asdict() if training.peak else None,
+        **training_facts(task.training),
         "versions": {"saliency-mae": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
         "processes": world.size,

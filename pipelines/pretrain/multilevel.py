@@ -30,7 +30,7 @@ from pipelines.pretrain.reconstructions import reconstruction_sheet
 from pipelines.pretrain.settings import PretrainSettings
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source
-from pipelines.views.image_views import InOrder, Views, load_views
+from pipelines.views.loaders import first_views
 
 _PICTURED = 8
 _AVERAGED = 256
@@ -120,11 +120,10 @@ class MultilevelTask:
         """T's scores of images of the mask split; in the last row the mean image and the mean score of each place."""
         training, grid = self.training, self.training.model.grid
         source = self.source.select(self.data.mask[:_AVERAGED])
-        views = Views(source, training.model.image_size, augment=False)
-        batch = next(iter(load_views(views, InOrder(len(source), len(source)), workers=0)))
+        batch = first_views(source, training.model.image_size, len(source))
         if not len(batch.images):
             return
-        found = torch.cat([training.probabilities(normalise(part)) for part in batch.images.split(32)])
+        found = torch.cat([training.probabilities(normalise(part)) for part in torch.split(batch.images, 32)])
         scores = found.float().cpu().reshape(-1, *grid).numpy()
         images = [image.permute(1, 2, 0).numpy() for image in batch.images[:_PICTURED]]
         images.append(batch.images.float().mean(0).permute(1, 2, 0).to(torch.uint8).numpy())

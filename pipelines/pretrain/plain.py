@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -48,6 +47,11 @@ class PlainTask:
     training: Training
 
     @property
+    def _shuffled(self) -> bool:
+        """Whether each image is masked by another one's map."""
+        return "another image" in self.settings.strategy.needs
+
+    @property
     def batches_per_step(self) -> int:
         """Batches whose gradients add up to a step."""
         return self.settings.training.accumulate
@@ -72,7 +76,8 @@ class PlainTask:
 
     def readable(self, batches: Sequence[GlobalBatch]) -> list[GlobalBatch]:
         """The batches in which as many images could be read as the masks need."""
-        return [batch for batch in batches if len(batch.indices) >= self.training.masking.least_batch]
+        least = 2 if self._shuffled else 1
+        return [batch for batch in batches if len(batch.indices) >= least]
 
     def step(self, batches: Sequence[GlobalBatch]) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimiser step."""
@@ -82,7 +87,7 @@ class PlainTask:
         """This process's part of a batch, with the maps of its views."""
         training = self.training
         saliency = self.maps.on_views(batch.views, training.grid, training.device) if self.maps else None
-        return to_batch(batch, saliency, training.world, shuffled=training.masking.least_batch > 1)
+        return to_batch(batch, saliency, training.world, shuffled=self._shuffled)
 
     def facts(self) -> dict[str, Any]:
         """Nothing more."""
@@ -115,14 +120,11 @@ def new_task(
     world: World,
 ) -> PlainTask:
     """The task before its first step. ValueError for settings that do not fit."""
-    masking, training = settings.masking, settings.training
+    training = settings.training
     steps_per_epoch = len(data.source) // (training.batch_size * training.accumulate)
     learner = new_learner(options, model, device)
-    made = Training(model, masking, training, steps_per_epoch, device, settings.resolutions, learner)
-    # masks that can't be drawn are the settings' fault, and better known now than at the first step
-    for grid in made.grids:
-        flat = torch.ones(training.batch_size, math.prod(grid))
-        masking(training.batch_size, grid, generator=torch.Generator(), saliency=flat)
+    made = Training(model, settings.masking, training, steps_per_epoch, device, settings.resolutions, learner)
+    made.check_masks()  # which are the settings' fault, and better known now than at the first step
     made.distribute(world, parts=options.shard_model)
     return PlainTask(settings, data.source, data.maps, made)
 

@@ -21,14 +21,15 @@ from mae.training.determinism import NotDeterministicError, deterministic
 from pipelines.errors import UserError
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
 from pipelines.pretrain.job import PretrainJob, open_pretraining
+from pipelines.pretrain.multilevel_cost import told_cost
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.processes import agreed, one_world
+from pipelines.pretrain.throughput import throughput
 from pipelines.pretrain.trackers import Tracking, tracking
 from pipelines.pretrain.training_log import TrainingLog
 from pipelines.run_folder import REJECTED, RunFolder
-from pipelines.views.clip_views import ClipViews
-from pipelines.views.device_views import CutViews, load_on_device, views_on_device
-from pipelines.views.image_views import ViewBatch, Views, load_views
+from pipelines.views.image_views import ViewBatch
+from pipelines.views.loaders import training_views
 
 _FLUSH_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 
@@ -55,6 +56,14 @@ def pretrain(options: PretrainOptions, *, quiet: bool = False, world: World | No
     raise AssertionError  # the error above is raised
 
 
+def summary(run: RunFolder) -> list[str]:
+    """Lines that say what a finished run came to: its last loss, where its pictures are, its cost and its speed."""
+    metrics = run.metrics()
+    loss = "".join(f", loss {line['loss']:.4f}" for line in metrics[-1:])
+    done = f"{run.folder}: step {run.config()['steps']}{loss}; pictures in {run.folder / 'plots'}"
+    return [line for line in (done, told_cost(run.folder), throughput(metrics).hint()) if line]
+
+
 def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
     options, task, run, training = job.options, job.task, job.run, job.task.training
     world, images = training.world, task.images_per_step
@@ -67,10 +76,10 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
                 log.reject({})  # a resumed run may allow fewer
         for group in log.waiting_for(_groups(_load(job), task.batches_per_step)):
             batches = _readable(group, job, log)
-            rate, ratio = training.learning_rate(), training.masking.ratio_at(training.progress)
+            schedules = training.schedules()
             loss, figures = task.step(batches)
             indices = [batch.indices for batch in batches]
-            log.add(loss, learning_rate=rate, salient_ratio=ratio, batches=indices, figures=figures)
+            log.add(loss, schedules=schedules, batches=indices, figures=figures)
             bar.update(images)
             saves = training.step % every == 0 or training.step == training.total_steps
             if saves or training.step % _FLUSH_EVERY == 0:
@@ -108,16 +117,17 @@ def _readable(group: list[ViewBatch], job: PretrainJob, log: TrainingLog) -> lis
 def _load(job: PretrainJob) -> Iterable[ViewBatch]:
     """The batches from the coming step to the end of training, this process's part of each."""
     options, task, training = job.options, job.task, job.task.training
-    batches, size = task.batches(), training.model.image_size
-    sizes = training.resolutions.sizes() if training.resolutions else None
-    if job.settings.clip is None and views_on_device(options.augment_on, training.device):
-        cut = CutViews(task.source, size, augment=True, seed=options.seed, sizes=sizes)
-        return load_on_device(cut, batches, training.device, workers=options.workers)
-    if job.settings.clip is None:
-        views = Views(task.source, size, augment=True, seed=options.seed, sizes=sizes)
-    else:
-        views = ClipViews(task.source, size, job.settings.clip, augment=True, seed=options.seed, sizes=sizes)
-    return load_views(views, batches, workers=options.workers, pin=training.device.type == "cuda")
+    return training_views(
+        task.source,
+        task.batches(),
+        training.model.image_size,
+        clip=job.settings.clip,
+        sizes=training.resolutions.sizes() if training.resolutions else None,
+        seed=options.seed,
+        augment_on=options.augment_on,
+        device=training.device,
+        workers=options.workers,
+    )
 
 
 def _groups(loader: Iterable[ViewBatch], size: int) -> Iterator[list[ViewBatch]]:

@@ -141,11 +141,7 @@ def test_unreadable_videos_are_recorded(base, tmp_path):
         run(replace(options, max_rejected=0.05, out=tmp_path / "strict"))
 
 
-def test_the_reconstructions_are_a_sheet_of_frames(base, monkeypatch):
-    monkeypatch.undo()
-    from mae.models import vit
-
-    monkeypatch.setitem(vit.SIZES, "nano", NANO)
+def test_the_reconstructions_are_a_sheet_of_frames(base, pictures, monkeypatch):
     sheets = []
     monkeypatch.setattr(plain, "contact_sheet", lambda path, columns: sheets.append((path.name, columns)))
     pretrain(replace(base, epochs=1), quiet=True)
