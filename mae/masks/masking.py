@@ -207,6 +207,10 @@ class Masking:
         share = min(max(progress, 0.0), 1.0)
         return (1 - share) * start + share * end
 
+    def schedules(self, progress: float) -> dict[str, float]:
+        """What moves with training ``progress``, by name, for a log: the salient ratio, where it governs the masks."""
+        return {"salient_ratio": self.ratio_at(progress)} if self.row.ranked else {}
+
     def __call__(
         self,
         batch: int,

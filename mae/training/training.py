@@ -232,9 +232,7 @@ class Training:
 
     def schedules(self) -> dict[str, Any]:
         """What follows a schedule, by name, as it is at the coming step; plain values, for the log."""
-        values: dict[str, Any] = {"learning_rate": self.learning_rate()}
-        if self.masking.row.ranked:
-            values["salient_ratio"] = self.masking.ratio_at(self.progress)
+        values: dict[str, Any] = {"learning_rate": self.learning_rate(), **self.masking.schedules(self.progress)}
         if self.resolutions is not None:
             values["image_size"] = list(self.image_size())
         return values
@@ -276,7 +274,7 @@ class Training:
 
     def _look(self, images: Tensor, batch: Batch, number: int, share: float, batch_share: float | None = None) -> Look:
         """A batch as the mask learner is shown it; its noise is that of ``draw_masks`` to begin with."""
-        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, number))
+        generator = self._generator(number)
         return Look(
             images,
             self.grid,
@@ -310,7 +308,7 @@ class Training:
 
     def draw_masks(self, count: int, saliency: Tensor | None, number: int, part: Part | None = None) -> Mask:
         """The masks of batch ``number`` of the coming step, or of a part of it."""
-        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, number))
+        generator = self._generator(number)
         return self.masking(
             count,
             self.grid,
@@ -323,9 +321,13 @@ class Training:
 
     def draw_decoded(self, mask: Mask, number: int, part: Part | None = None) -> Tensor | None:
         """Which hidden patches of batch ``number`` of the coming step, or a part of it, are decoded; None for all."""
-        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, number, _DECODED))
+        generator = self._generator(number, _DECODED)
         cells = self.grid if self.settings.decoder_masking == "running-cell" else None
         return choose_decoded(mask, self.settings.decode_ratio, generator, part, running_cell=cells)
+
+    def _generator(self, *numbers: int) -> torch.Generator:
+        """The random numbers of the coming step for the batch, and for what else the numbers mark."""
+        return torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, *numbers))
 
     def learning_rate(self) -> float:
         """The rate of the coming step."""
