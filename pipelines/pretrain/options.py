@@ -117,20 +117,15 @@ class PretrainOptions:
             panel=SALIENT,
         ),
     ] = "top"
-    salient_mass: Annotated[
-        float, Option("Fraction of a map's total saliency that the salient set holds.", panel=SALIENT)
-    ] = 0.5
+    salient_mass: Annotated[float, Option("Fraction of a map's total that the salient set holds.", panel=SALIENT)] = 0.5
     temperature: Annotated[
-        float,
-        Option("Temperature of the weighted draw. Low values approach top, high values uniform.", panel=SALIENT),
+        float, Option("Temperature of the weighted draw. Low values approach top, high values uniform.", panel=SALIENT)
     ] = 1.0
     salient_schedule: Annotated[
         tuple[float, float] | None,
         Option("A:B changes the salient ratio from A to B over training.", parse=parse_schedule, panel=SALIENT),
     ] = None
-    tubes: Annotated[
-        bool, Option("Use the same mask in every time slot if it follows from maps or from a gate.", panel=VIDEO)
-    ] = True
+    tubes: Annotated[bool, Option("Give masks by maps or a gate to all time slots alike.", panel=VIDEO)] = True
     saliency_weight: Annotated[
         float,
         Option(
@@ -138,20 +133,12 @@ class PretrainOptions:
             panel=MASKS,
         ),
     ] = 0.0
-    gate_ratio: Annotated[
-        float, Option("Fraction of the patches the gate finds important that is hidden for it.", panel=GATE)
-    ] = 0.5
+    gate_ratio: Annotated[float, Option("Fraction of the important patches that is hidden.", panel=GATE)] = 0.5
     gate_sign: Annotated[
-        str,
-        Option(
-            "Hide the chosen important patches, or keep them visible.",
-            choices=("hide", "keep"),
-            panel=GATE,
-        ),
+        str, Option("Hide the chosen important patches, or keep them visible.", choices=("hide", "keep"), panel=GATE)
     ] = "hide"
     gate_teacher: Annotated[
-        str | Path | None,
-        Option("Saliency maps that guide the gate during the first fifth of training.", panel=GATE),
+        str | Path | None, Option("Saliency maps that guide the gate during the first fifth of training.", panel=GATE)
     ] = None
     gate_positions: Annotated[
         bool, Option("Let the gate see where patches lie, and treat the image's border as background.", panel=GATE)
@@ -177,8 +164,7 @@ class PretrainOptions:
         ),
     ] = 0.5
     mlo_masker: Annotated[
-        str,
-        Option("Network that masks: the gate's, or the MLP of the paper.", choices=("gate", "mlp"), panel=LEVELS),
+        str, Option("Network that masks: the gate's, or the MLP of the paper.", choices=("gate", "mlp"), panel=LEVELS)
     ] = "gate"
     mlo_path: Annotated[
         str,
@@ -198,12 +184,9 @@ class PretrainOptions:
         ),
     ] = "finite"
     mlo_unroll: Annotated[
-        str,
-        Option("Autoencoder steps per step of the head, and head steps per step of the masker.", panel=LEVELS),
+        str, Option("Autoencoder steps per step of the head, and head steps per step of the masker.", panel=LEVELS)
     ] = "2,1"
-    mlo_split: Annotated[
-        float, Option("Fraction of every class that is held out of SOURCE to judge the masks by.", panel=LEVELS)
-    ] = 0.2
+    mlo_split: Annotated[float, Option("Fraction of every class held out to judge the masks.", panel=LEVELS)] = 0.2
     mlo_head_rate: Annotated[float, Option("Peak learning rate of the head.", panel=LEVELS)] = 1e-3
     mlo_masker_rate: Annotated[float, Option("Peak learning rate of the masker.", panel=LEVELS)] = 1e-3
     mlo_exploration: Annotated[
@@ -226,8 +209,7 @@ class PretrainOptions:
         Option("What to do with an image that has no map: stop, or mask it at random.", choices=ON_MISSING, panel=DATA),
     ] = "error"
     model: Annotated[
-        str,
-        Option("Size of the model.", choices=("mini", "tiny", "small", "base", "large", "huge"), panel=MODEL),
+        str, Option("Size of the model.", choices=("mini", "tiny", "small", "base", "large", "huge"), panel=MODEL)
     ] = "base"
     image_size: Annotated[
         tuple[int, ...],
@@ -236,15 +218,11 @@ class PretrainOptions:
     patch_size: Annotated[
         int | None, Option("Side of a patch in pixels [default: 16, or 14 for huge].", least=1, panel=MODEL)
     ] = None
-    decoder_width: Annotated[
-        int | None, Option("Width of the decoder, by default the model size's own.", panel=MODEL)
-    ] = None
-    decoder_depth: Annotated[
-        int | None, Option("Blocks of the decoder, by default the model size's own.", panel=MODEL)
-    ] = None
+    decoder_width: Annotated[int | None, Option("Width of the decoder, by default the size's own.", panel=MODEL)] = None
+    decoder_depth: Annotated[int | None, Option("Depth of the decoder, by default the size's own.", panel=MODEL)] = None
     decode_ratio: Annotated[
         float,
-        Option("Fraction of the hidden patches that is decoded, redrawn at every step (docs/speed.md).", panel=SPEED),
+        Option("Fraction of hidden patches that is decoded, drawn anew at every step (docs/speed.md).", panel=SPEED),
     ] = 1.0
     decoder_masking: Annotated[
         str,
@@ -280,20 +258,15 @@ class PretrainOptions:
             panel=SPEED,
         ),
     ] = None
-    norm_pix: Annotated[
-        bool, Option("Predict patches normalised by their own mean and standard deviation.", panel=MODEL)
-    ] = True
+    norm_pix: Annotated[bool, Option("Predict patches normalised by their mean and deviation.", panel=MODEL)] = True
     batch_size: Annotated[int, Option("Images per batch, over all processes.", panel=TRAINING)] = 256
     accumulate: Annotated[int, Option("Batches per optimiser step.", panel=TRAINING)] = 1
     epochs: Annotated[int, Option("Passes over the images.", panel=TRAINING)] = 100
-    blr: Annotated[
-        float,
-        Option("Base learning rate. The peak rate is blr × batch size × accumulate / 256.", panel=TRAINING),
-    ] = 1.5e-4
+    blr: Annotated[float, Option("Base learning rate; the peak is blr × effective batch / 256.", panel=TRAINING)] = (
+        1.5e-4
+    )
     weight_decay: Annotated[float, Option("Weight decay of AdamW.", panel=TRAINING)] = 0.05
-    warmup_epochs: Annotated[
-        float | None, Option("Epochs of linear warm-up, by default a tenth of all.", panel=TRAINING)
-    ] = None
+    warmup_epochs: Annotated[float | None, Option("Epochs of warm-up, by default a tenth.", panel=TRAINING)] = None
     precision: Annotated[
         str,
         Option(
@@ -302,9 +275,7 @@ class PretrainOptions:
             panel=SPEED,
         ),
     ] = "auto"
-    compile: Annotated[
-        bool, Option("Compile the training step. The first step takes minutes, later ones less.", panel=SPEED)
-    ] = False
+    compile: Annotated[bool, Option("Compile the step. The first one takes minutes.", panel=SPEED)] = False
     deterministic: Annotated[
         bool, Option("Give identical bits in every such run, on a GPU too. It is slower there.", panel=MACHINE)
     ] = False
@@ -319,11 +290,7 @@ class PretrainOptions:
     resume: Annotated[bool, Option("Resume the run in --out.", panel=RUN)] = False
     track: Annotated[
         tuple[str, ...],
-        Option(
-            "Also log to an experiment tracker (pip install 'saliency-mae[track]').",
-            choices=TRACKERS,
-            panel=RUN,
-        ),
+        Option("Also log to an experiment tracker (pip install 'saliency-mae[track]').", choices=TRACKERS, panel=RUN),
     ] = ()
     seed: Seed = 0
     workers: Workers = 1

@@ -97,6 +97,7 @@ def test_the_command_line_lists_and_takes_it(tmp_path):
     )
     model = [*map(str, SMALL)]
     model[model.index("nano")] = "mini"
+    model += ["--patch-size", "8"]
 
     def called(*words):
         environment = os.environ | {"COLUMNS": "120", "OMP_NUM_THREADS": "1"}
