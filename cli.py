@@ -28,7 +28,7 @@ from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.options import ExportOptions
 from pipelines.inspect.options import InspectOptions
 from pipelines.prepare.options import PrepareOptions
-from pipelines.pretrain.options import PretrainArguments
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.publish.options import PublishOptions
 from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.verify.options import VerifyOptions
@@ -142,27 +142,19 @@ def publish(given: Given) -> None:
     print_facts(upload(_options(PublishOptions, given)))
 
 
-@command(PretrainArguments)
+@command(PretrainOptions)
 def pretrain(given: Given) -> None:
     """Pretrain a masked autoencoder that hides a chosen share of the salient patches."""
-    from pipelines.pretrain.multilevel_cost import told_cost
     from pipelines.pretrain.pretrain import pretrain as train
+    from pipelines.pretrain.pretrain import summary
     from pipelines.pretrain.processes import agreed, one_world
-    from pipelines.pretrain.settings import PretrainOptions
-    from pipelines.pretrain.throughput import throughput
 
     with one_world(given["device"]) as world:
         with agreed(world):
             options = _options(PretrainOptions, given)
         run = train(options, world=world)
-        if world.is_main:
-            metrics = run.metrics()
-            loss = "".join(f", loss {line['loss']:.4f}" for line in metrics[-1:])
-            typer.echo(f"{options.out}: step {run.config()['steps']}{loss}; pictures in {options.out / 'plots'}")
-            if cost := told_cost(options.out):
-                typer.echo(cost)
-            if hint := throughput(metrics).hint():
-                typer.echo(hint)
+        for line in summary(run) if world.is_main else ():
+            typer.echo(line)
 
 
 @command(PrepareOptions)

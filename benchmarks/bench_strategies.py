@@ -25,13 +25,14 @@ from bench_step import BATCHES, MASK_RATIO, ROUNDS, SIDE, Setting, Way, machine,
 from mae.masks.gate import gate_width
 from mae.masks.gate_training import GateSettings
 from mae.masks.learner import MaskLearner
-from mae.masks.masking import STRATEGIES, Masking
+from mae.masks.masking import Masking
+from mae.masks.strategies import STRATEGIES, blind, learned
 from mae.models.vit import SIZES, MaskedAutoencoder
 from mae.optimisation import resolve_precision
 from mae.training.flops import training_flops
 from mae.training.training import Batch
-from pipelines.pretrain.mask_learners import new_learner
-from pipelines.pretrain.settings import LEARNED, MULTILEVEL, PretrainOptions
+from pipelines.pretrain.options import PretrainOptions
+from pipelines.pretrain.settings import new_learner
 
 RANDOM, AGAIN, WEIGHTED = "random", "random again", "random, errors weighted by saliency"
 
@@ -47,12 +48,12 @@ class Strategy(NamedTuple):
 
 
 def strategies(setting: Setting, model: MaskedAutoencoder, only: list[str] | None) -> dict[str, Strategy]:
-    of_images = [name for name in STRATEGIES if name != "tube"]
+    of_images = [name for name in blind() if name != "tube"]
     found = {name: Strategy(Masking(name, MASK_RATIO), None, 0.0, 0) for name in of_images}
     found[AGAIN] = found[RANDOM]
     found[WEIGHTED] = found[RANDOM]._replace(weight=1.0)
-    for name in LEARNED:
-        if name == MULTILEVEL:  # takes steps of its own: bench_mlo.py
+    for name in learned():
+        if STRATEGIES[name].levels:  # takes steps of its own: bench_mlo.py
             continue
         if only is None or name in only:
             options = PretrainOptions("", Path(), masking=name)

@@ -7,6 +7,7 @@ hosts tell each other (indices, errors) travels on a gloo group of its own, so t
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,7 +44,7 @@ class World:
     _hosts: Any = field(default=None, repr=False, compare=False)
     _store: Any = field(default=None, repr=False, compare=False)
 
-    @property
+    @functools.cached_property
     def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0

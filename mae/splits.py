@@ -17,13 +17,10 @@ def split_rows(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[N
     """
     if not 0 < fraction < 1:
         raise ValueError(f"the share held out for the masks is {fraction:g}; it must lie between 0 and 1")
-    rng = np.random.default_rng([seed, 3])
-    held = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        if len(members) < 2:
-            raise ValueError(f"class {label} has one image; both parts of the split need one")
-        held[members[: min(len(members) - 1, max(1, round(fraction * len(members))))]] = True
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(alone := classes[counts < 2]):
+        raise ValueError(f"class {alone[0]} has one image; both parts of the split need one")
+    held = _draw(labels, fraction, np.random.default_rng([seed, 3]))
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
@@ -41,7 +38,11 @@ def check_disjoint(**parts: Iterable[str]) -> None:
 
 def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
     """True for a share of every class, drawn by ``seed``; a class of one image stays in training."""
-    rng = np.random.default_rng([seed, 1])
+    return _draw(labels, fraction, np.random.default_rng([seed, 1]))
+
+
+def _draw(labels: NDArray[np.int64], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """True for a share of every class, one image at least and all but one at most; none of a class of one."""
     held = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))

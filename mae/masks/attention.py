@@ -12,6 +12,7 @@ Shapes: B images, N patches in row-major order, D the encoder's width.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,3 +174,16 @@ class AttentionMasks:
 
     def save(self, folder: Path) -> None:
         """The teacher is of no use after the training."""
+
+
+def settings_from(asked: Mapping[str, Any]) -> AttentionSettings:
+    """The settings of masks by attention; without ``attention_shown`` there are no hints. ValueError."""
+    shown = asked.get("attention_shown")
+    if shown == 0:
+        raise ValueError("--attention-shown 0 shows no hints: that is --masking attention-high")
+    return AttentionSettings(shown or 0.0, asked["attention_momentum"], asked["attention_momentum_end"])
+
+
+def new_learner(asked: Mapping[str, Any], model: MaskedAutoencoder, device: torch.device) -> AttentionMasks:
+    """Masks by the attention of a teacher that starts as the model's encoder."""
+    return AttentionMasks(model.to(device), settings_from(asked))

@@ -9,9 +9,10 @@ generators that the caller seeds by step, so a resumed run repeats an uninterrup
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from mae.masks.learner import Look
 from mae.masks.masking import Part, as_tubes, mask_from_priorities
 from mae.masks.network_learner import NetworkLearner
 from mae.models.mask import Mask, hidden_count
+from mae.models.vit import MaskedAutoencoder
 
 _LEAST = 8
 """Images of a batch that the gate learns from, if it has as many."""
@@ -173,6 +175,19 @@ class GateTraining(NetworkLearner):
     def save(self, folder: Path) -> None:
         """``gate.safetensors``, which ``mae.masks.gate.load_gate`` reads."""
         save_gate(self.network, folder / GATE_FILE)
+
+
+def settings_from(asked: Mapping[str, Any]) -> GateSettings:
+    """The settings of a gate; its frame is background where it sees places. ValueError."""
+    objective = GateObjective(contrast=asked["gate_contrast"], frame_is_background=asked["gate_positions"])
+    return GateSettings(ratio=asked["gate_ratio"], sign=asked["gate_sign"], objective=objective)
+
+
+def new_learner(asked: Mapping[str, Any], model: MaskedAutoencoder, device: torch.device) -> GateTraining:
+    """A gate for a model's patch embeddings; with ``gate_teacher`` it starts from maps."""
+    gate = Gate(model.pos_embed.shape[-1], positions=asked["gate_positions"])
+    taught = asked["gate_teacher"] is not None
+    return GateTraining(gate, model.to(device).embed, settings_from(asked), device, teacher=taught)
 
 
 def second_view(images: Tensor, noise: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ Shapes: B images, N patches, M' of them decoded.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from mae.masks.learner import Look
 from mae.masks.masking import forced_priorities, mask_from_priorities, top_ranks
 from mae.masks.network_learner import NetworkLearner
 from mae.models.mask import Mask, hidden_count
+from mae.models.vit import MaskedAutoencoder
 
 
 @dataclass(frozen=True)
@@ -121,3 +123,13 @@ class HardMasks(NetworkLearner):
         self._predicted = None
         self.loss += look.share * loss.detach()
         self.terms += look.share * torch.stack([loss.detach(), right.detach()])
+
+
+def settings_from(asked: Mapping[str, Any]) -> HardSettings:
+    """The settings of masks of hard patches. ValueError."""
+    return HardSettings(final=asked["hard_final"])
+
+
+def new_learner(asked: Mapping[str, Any], model: MaskedAutoencoder, device: torch.device) -> HardMasks:
+    """Masks by a predictor that reads the model's patch embeddings."""
+    return HardMasks(Gate(model.pos_embed.shape[-1]), model.to(device).embed, settings_from(asked), device)

@@ -8,7 +8,7 @@ resumed run and one of several processes repeat an uninterrupted one of one proc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mae.distributed import World
 from mae.masks.masking import Part
 from mae.models.mask import Mask
+from mae.models.vit import MaskedAutoencoder
 
 Noise = Callable[[int, int], Tensor]
 """How many, of how many numbers each → further noises in [0, 1), [k, B, n], on the images' device."""
@@ -101,6 +102,19 @@ class MaskLearner(Protocol):
 
     def save(self, folder: Path) -> None:
         """Puts what is of use after the training, if there is any, beside the model's weights."""
+
+
+class LearnerModule(Protocol):
+    """The module that the row of a learned strategy names; ``asked`` are the values of the row's options, by name."""
+
+    def settings_from(self, asked: Mapping[str, Any]) -> Any:
+        """The settings, a frozen dataclass of plain values. ValueError names the option that is wrong."""
+
+    def new_learner(self, asked: Mapping[str, Any], model: MaskedAutoencoder, device: torch.device) -> MaskLearner:
+        """The learner, untrained, for a model, on the device. ValueError for settings that do not fit.
+
+        Not asked of a strategy that learns in levels of its own.
+        """
 
 
 def look_noise(generator: torch.Generator, count: int, device: torch.device, part: Part | None = None) -> Noise:

@@ -1,8 +1,9 @@
 """Who is hidden: every strategy gives each patch a priority, and the M patches of highest priority are hidden.
 
 With uniform noise as the priority this is the random masking of MAE (He et al. 2021, arXiv 2111.06377); the salient
-strategies raise some patches above that noise. M = N − int(N·(1 − mask ratio)) whatever the image. Noise comes from the
-CPU, as much of it for every map: a seed gives the same masks on every device, and salient ratio 0 is the random run.
+strategies raise some patches above that noise, and ``mae.masks.strategies`` lists them all. M = N − int(N·(1 − mask
+ratio)) whatever the image. Noise comes from the CPU, as much of it for every map: a seed gives the same masks on every
+device, and salient ratio 0 is the random run.
 
 A video's grid is (slots, rows, columns). Its masks are tubes, one image's mask in every time slot (Tong et al. 2022,
 arXiv 2203.12602): what moves little can't be looked up in another frame. ``random`` is of space and time.
@@ -19,11 +20,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mae.masks.noise import COLORS, RECTANGLES, block_priorities, color_priorities, grid_priorities
+from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, SALIENT_RATIO, STRATEGIES, Strategy, blind
 from mae.models.mask import Mask, hidden_count, inverse
-
-SALIENT_OF = ("image", "mask", "salient")
-SALIENT_PICKS = ("top", "weighted")
 
 
 def mask_from_priorities(priorities: Tensor, mask_ratio: float) -> Mask:
@@ -145,10 +143,10 @@ class Masking:
     """The settings of a mask; calling it draws the masks of a batch. ValueError names the option that is wrong."""
 
     strategy: str = "random"
-    """A key of STRATEGIES."""
+    """The name of a blind one of STRATEGIES."""
     mask_ratio: float = 0.75
     """Share of the patches that is hidden, 0 < ratio < 1."""
-    salient_ratio: float = 0.25
+    salient_ratio: float = SALIENT_RATIO
     """How much is hidden because it is the most salient, 0..1; of what, ``salient_of`` says."""
     salient_of: str = "image"
     """``image``: the ratio counts the image's patches (0 is ``random``, the mask ratio hides nothing but the most
@@ -167,7 +165,7 @@ class Masking:
     for ``random``, which is of space and time."""
 
     def __post_init__(self) -> None:
-        _one_of("--masking", self.strategy, STRATEGIES)
+        _one_of("--masking", self.strategy, blind())
         _one_of("--salient-of", self.salient_of, SALIENT_OF)
         _one_of("--salient-pick", self.salient_pick, SALIENT_PICKS)
         _require(0 < self.mask_ratio < 1, f"--mask-ratio {self.mask_ratio:g} must lie between 0 and 1, both excluded")
@@ -176,14 +174,19 @@ class Masking:
         option = "--salient-ratio" if self.salient_schedule is None else "--salient-schedule"
         for ratio in self.salient_schedule or (self.salient_ratio,):
             _require(0 <= ratio <= 1, f"{option} {ratio:g} must lie between 0 and 1")
-            if self.strategy in RANKED and self.salient_of == "image":
+            if self.row.ranked and self.salient_of == "image":
                 above = f"{option} {ratio:g} is above --mask-ratio {self.mask_ratio:g}"
                 _require(ratio <= self.mask_ratio, f"{above}; lower it, or count it in the mask: --salient-of mask")
 
     @property
+    def row(self) -> Strategy:
+        """What the table says of the strategy."""
+        return STRATEGIES[self.strategy]
+
+    @property
     def in_tubes(self) -> bool:
         """Whether a video's mask is the same in every time slot."""
-        return self.strategy != "random" and (self.tubes or self.strategy not in RANKED)
+        return self.tubes if self.row.tubes == "asked" else self.row.tubes == "always"
 
     def hidden(self, grid: tuple[int, ...]) -> int:
         """How many patches of a grid are hidden; with tubes, as many in every time slot."""
@@ -194,12 +197,7 @@ class Masking:
     @property
     def needs_saliency(self) -> bool:
         """Whether a call needs the saliency of its images."""
-        return self.strategy in _MAPPED
-
-    @property
-    def least_batch(self) -> int:
-        """The fewest images a call can mask: ``shuffled`` needs another one's map."""
-        return 2 if self.strategy == "shuffled" else 1
+        return "maps" in self.row.needs
 
     def ratio_at(self, progress: float) -> float:
         """The salient ratio at training ``progress``, 0 (start) to 1 (end); beyond them it stays at the ends."""
@@ -208,6 +206,10 @@ class Masking:
         start, end = self.salient_schedule
         share = min(max(progress, 0.0), 1.0)
         return (1 - share) * start + share * end
+
+    def schedules(self, progress: float) -> dict[str, float]:
+        """What moves with training ``progress``, by name, for a log: the salient ratio, where it governs the masks."""
+        return {"salient_ratio": self.ratio_at(progress)} if self.row.ranked else {}
 
     def __call__(
         self,
@@ -255,7 +257,7 @@ class Masking:
         )
         uniform, ties, pick = noise(3, patches)
         draw = Draw(grid, hidden, self.ratio_at(progress), noise, uniform, ties, pick, saliency, before)
-        return mask_from_priorities(STRATEGIES[self.strategy](self, draw), self.mask_ratio)
+        return mask_from_priorities(self.row.load()(self, draw), self.mask_ratio)
 
     def rank(self, saliency: Tensor, draw: Draw) -> Tensor:
         """Priorities [B, N] of the batch by ``saliency`` [B, N], as the settings and the draw's salient ratio say."""
@@ -301,42 +303,6 @@ def on_slots(
     if part is not None and part.before is not None:
         part = replace(part, before=fit(part.before))
     return None if saliency is None else fit(saliency), part
-
-
-def _shuffled(masking: Masking, draw: Draw) -> Tensor:
-    if draw.before is not None:
-        return masking.rank(torch.cat([draw.before[None], draw.saliency[:-1]]), draw)
-    _require(len(draw.saliency) > 1, "--masking shuffled takes another image's map; --batch-size must be at least 2")
-    return masking.rank(draw.saliency.roll(1, dims=0), draw)
-
-
-def _center(masking: Masking, draw: Draw) -> Tensor:
-    return masking.rank(center_prior(draw.grid, draw.uniform.device).expand_as(draw.uniform), draw)
-
-
-def _color(color: str) -> Callable[[Masking, Draw], Tensor]:
-    return lambda masking, draw: color_priorities(color, draw.grid, draw.noise)
-
-
-STRATEGIES: dict[str, Callable[[Masking, Draw], Tensor]] = {
-    "random": lambda masking, draw: draw.uniform,
-    "block": lambda masking, draw: block_priorities(draw.grid, draw.uniform, draw.noise(4, RECTANGLES)),
-    "grid": lambda masking, draw: grid_priorities(draw.grid, draw.hidden, draw.uniform, draw.noise(1, 2)[0]),
-    **{f"color-{color}": _color(color) for color in COLORS},
-    "salient": lambda masking, draw: masking.rank(draw.saliency, draw),
-    "inverse": lambda masking, draw: masking.rank(draw.saliency.amax(1, keepdim=True) - draw.saliency, draw),
-    "shuffled": _shuffled,
-    "center": _center,
-    "tube": lambda masking, draw: draw.uniform,
-}
-"""Name → function from settings and draw to priorities [B, N]. ``inverse``, ``shuffled`` and ``center`` are
-controls for experiments: the least salient patches, another image's map, and no map but a centred prior. ``tube`` is
-random, and the same in every time slot of a video."""
-
-_MAPPED = ("salient", "inverse", "shuffled")
-
-RANKED = (*_MAPPED, "center")
-"""The strategies that the salient ratio and its companions govern."""
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -94,24 +94,25 @@ class VideoMaskedAutoencoder(
         class_token: bool = False,
         decoder_bias: bool = False,
     ) -> None:
-        encoder = (width, depth, heads)
-        super().__init__(
-            image_size, patch_size, *encoder, decoder_width, decoder_depth, decoder_heads, mlp_ratio, norm_pix, channels
-        )
         if tubelet < 1 or frames < tubelet or frames % tubelet:
             raise ValueError(f"--frames {frames} must be a multiple of --tubelet {tubelet}")
         if positions not in POSITIONS:
             raise ValueError(f"positions {positions!r} is not one of: {', '.join(POSITIONS)}")
         self.frames, self.tubelet, self.position_kind = frames, tubelet, positions
-        self.grid = (frames // tubelet, *self.grid)
-        if not class_token:
-            self.class_tokens, self.cls_token = 0, None
-        self.patch_embed = TubeletEmbed(tubelet, patch_size, channels, width)
-        self.pos_embed = nn.Parameter(self._fixed_positions(self.grid, width), requires_grad=False)
-        self.decoder_pos_embed = nn.Parameter(self._fixed_positions(self.grid, decoder_width), requires_grad=False)
-        self.decoder_embed = Linear(width, decoder_width, bias=decoder_bias)
-        self.decoder_pred = Linear(decoder_width, tubelet * patch_size**2 * channels)
-        self._initialise()
+        self.class_tokens, self.decoder_bias = int(class_token), decoder_bias
+        super().__init__(
+            image_size=image_size,
+            patch_size=patch_size,
+            width=width,
+            depth=depth,
+            heads=heads,
+            decoder_width=decoder_width,
+            decoder_depth=decoder_depth,
+            decoder_heads=decoder_heads,
+            mlp_ratio=mlp_ratio,
+            norm_pix=norm_pix,
+            channels=channels,
+        )
 
     @classmethod
     def from_size(
@@ -152,6 +153,11 @@ class VideoMaskedAutoencoder(
         """The grid of clips of the model's length and another size (height, width), in pixels."""
         return self.frames // self.tubelet, size[0] // self.patch_size, size[1] // self.patch_size
 
+    @property
+    def numbers_per_patch(self) -> int:
+        """How many numbers a tubelet holds, t·p·p·C."""
+        return self.tubelet * self.patch_size**2 * self.channels
+
     def patchify(self, images: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Clips [B, C, T, H, W] as tubelets [B, N, t·p·p·C]: frame by frame and row by row, a pixel's channels last."""
         self._check_images(images, grid)
@@ -167,9 +173,28 @@ class VideoMaskedAutoencoder(
         cells = cells.permute(0, 7, 1, 4, 2, 5, 3, 6)  # [B, C, slots, t, h, p, w, p]
         return cells.reshape(len(patches), self.channels, self.frames, *self.image_size)
 
+    def _new_embedding(self, width: int) -> TubeletEmbed:
+        return TubeletEmbed(self.tubelet, self.patch_size, self.channels, width)
+
+    def _initialise(self) -> None:
+        """As an image model, after as many random numbers as one of the same size draws.
+
+        A seed thus gives the weights that it has always given: a video model once was an image model, some of whose
+        layers were replaced.
+        """
+        image, width = self.patch_size**2 * self.channels, self.pos_embed.shape[-1]
+        decoder_width = self.decoder_pos_embed.shape[-1]
+        replaced = ((width, image), (decoder_width, width), (image, decoder_width))
+        for outputs, inputs in replaced:
+            torch.rand(outputs * (inputs + 1))
+        blocks = (*self.blocks.modules(), *self.decoder_blocks.modules())
+        for outputs, inputs in (*replaced, *(each.weight.shape for each in blocks if isinstance(each, Linear))):
+            torch.rand(outputs * inputs)
+        for numbers in (width, decoder_width):
+            torch.randn(numbers)
+        super()._initialise()
+
     def _fixed_positions(self, grid: tuple[int, ...], width: int) -> Tensor:
-        if len(grid) == 2:  # while the base class is being made
-            return super()._fixed_positions(grid, width)
         if self.position_kind == "table":
             if grid != self.grid:
                 raise ValueError("a model with VideoMAE's table of positions takes clips of its own size alone")

@@ -97,7 +97,15 @@ class MaskedAutoencoder(
 
     ``image_size`` is a side or (height, width), in pixels and multiples of ``patch_size``; ``norm_pix`` normalises each
     target patch by its own mean and deviation. Anything that does not divide is a ValueError.
+
+    A subclass for something else than images overrides ``grid_of``, ``numbers_per_patch`` and the embedding, from which
+    the rest is built.
     """
+
+    class_tokens = 1
+    """How many tokens stand before the patches; a video model may have none."""
+    decoder_bias = True
+    """Whether the layer between encoder and decoder has a bias."""
 
     def __init__(
         self,
@@ -125,25 +133,24 @@ class MaskedAutoencoder(
         self.patch_size = patch_size
         self.norm_pix = norm_pix
         self.channels = channels
-        self.grid: tuple[int, ...] = (height // patch_size, columns // patch_size)
+        self.grid = self.grid_of(self.image_size)
         """Rows and columns of patches; a video's has its time slots before them."""
-        self.class_tokens = 1  # that stand before the patches; a video model may have none
         norm = partial(nn.LayerNorm, eps=1e-6)
         block = partial(Block, mlp_ratio=mlp_ratio)
 
-        self.patch_embed = PatchEmbed(self.image_size, patch_size, channels, width)
-        self.cls_token: nn.Parameter | None = nn.Parameter(torch.zeros(1, 1, width))
+        self.patch_embed = self._new_embedding(width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if self.class_tokens else None
         # Positions are fixed, yet parameters: the published checkpoints hold them.
         self.pos_embed = nn.Parameter(self._fixed_positions(self.grid, width), requires_grad=False)
         self.blocks = nn.ModuleList([block(width, heads) for _ in range(depth)])
         self.norm = norm(width)
 
-        self.decoder_embed = Linear(width, decoder_width)
+        self.decoder_embed = Linear(width, decoder_width, bias=self.decoder_bias)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
         self.decoder_pos_embed = nn.Parameter(self._fixed_positions(self.grid, decoder_width), requires_grad=False)
         self.decoder_blocks = nn.ModuleList([block(decoder_width, decoder_heads) for _ in range(decoder_depth)])
         self.decoder_norm = norm(decoder_width)
-        self.decoder_pred = Linear(decoder_width, patch_size**2 * channels)
+        self.decoder_pred = Linear(decoder_width, self.numbers_per_patch)
         self._other_positions: dict[tuple[tuple[int, ...], torch.device], tuple[Tensor, Tensor]] = {}
         self._initialise()
 
@@ -187,6 +194,11 @@ class MaskedAutoencoder(
     def grid_of(self, size: tuple[int, int]) -> tuple[int, ...]:
         """The patch grid of images of a size (height, width), in pixels."""
         return size[0] // self.patch_size, size[1] // self.patch_size
+
+    @property
+    def numbers_per_patch(self) -> int:
+        """How many numbers a patch holds, p·p·C."""
+        return self.patch_size**2 * self.channels
 
     def positions(self, grid: tuple[int, ...] | None = None) -> tuple[Tensor, Tensor]:
         """The encoder's and the decoder's positions, [1, 1+N, D] and [1, 1+N, decoder width], on a grid of patches.
@@ -289,6 +301,10 @@ class MaskedAutoencoder(
         prediction = self.decode(self.encode_visible(images, mask.ids_keep), mask.ids_restore)
         prediction = self._as_pixels(prediction.float(), patches.float())
         return self.unpatchify(torch.where(mask.hidden[:, :, None], prediction.to(patches.dtype), patches))
+
+    def _new_embedding(self, width: int) -> Any:
+        """Patches to tokens [B, N, width]; its projection ``proj`` is a convolution."""
+        return PatchEmbed(self.image_size, self.patch_size, self.channels, width)
 
     def _embed(self, patches: Tensor) -> Tensor:
         """Tokens [..., D] of patches [..., p·p·C], without positions; what the projection of ``patch_embed`` gives."""

@@ -11,7 +11,7 @@ a stop-gradient, so that level 1 cannot lower its loss by misleading T. ``mae.mu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -78,6 +78,18 @@ class MultilevelSettings:
                 )
         if not 0 <= self.exploration < math.inf:
             raise ValueError(f"--mlo-exploration is {self.exploration}; it must be a number from 0 on")
+
+
+def settings_from(asked: Mapping[str, Any]) -> MultilevelSettings:
+    """The settings of the levels from the options of ``pretrain``. ValueError."""
+    try:
+        lower, upper = (int(part) for part in asked["mlo_unroll"].split(","))
+    except ValueError as error:
+        raise ValueError(f"--mlo-unroll {asked['mlo_unroll']!r} is not two numbers, such as 2,1") from error
+    if not 0 < asked["mlo_split"] < 1:
+        raise ValueError(f"--mlo-split is {asked['mlo_split']:g}; it must lie between 0 and 1")
+    same = ("masker", "path", "hypergradient", "head_rate", "masker_rate", "exploration", "pool")
+    return MultilevelSettings(unroll=(lower, upper), **{name: asked[f"mlo_{name}"] for name in same})
 
 
 class Inputs(NamedTuple):

@@ -26,11 +26,12 @@ from mae.multilevel.mlo import LEVELS, RULES, Head, Inputs, Losses, MultilevelSe
 from mae.multilevel.nested import Level, Nested, Passes, Point
 from mae.optimisation import learning_rate, resolve_precision
 from mae.pixels import normalise
+from mae.randomness import seed_of
 from mae.training.flops import Peak, flop_counter, peak_flops
 from mae.training.guard import NonFinite
 from mae.training.resolution_schedule import ResolutionSchedule
 from mae.training.spread import Whole
-from mae.training.training import TrainingSettings, _seed
+from mae.training.training import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,10 @@ class MultilevelTraining:
     def learning_rate(self, level: str = "mae") -> float:
         """The rate of a level's next step."""
         return self._rate(level, self.step * self.batches_per_step[level])
+
+    def schedules(self) -> dict[str, Any]:
+        """As :meth:`mae.training.training.Training.schedules`."""
+        return {"learning_rate": self.learning_rate()}
 
     def cost(self) -> dict[str, dict[str, float]]:
         """What all steps so far took, by level: forward and backward passes over a batch, and FLOPs.
@@ -285,7 +290,7 @@ class MultilevelTraining:
         return Inputs(images, batch.labels.to(self.device, non_blocking=True), share=share)
 
     def _noise(self, count: int, number: int, part: Part | None = None) -> Tensor:
-        generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
+        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, number))
         drawn = torch.rand(part.size if part else count, math.prod(self.model.grid), generator=generator)
         return (drawn[part.rows] if part else drawn).to(self.device, non_blocking=True)
 

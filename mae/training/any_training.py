@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
+
 from mae.distributed import World
 from mae.masks.learner import MaskLearner
 from mae.masks.masking import Masking
+from mae.models.vit import MaskedAutoencoder
+from mae.training.flops import Peak, training_flops
 from mae.training.guard import NonFinite
 from mae.training.resolution_schedule import ResolutionSchedule
 from mae.training.spread import Whole
@@ -17,8 +21,11 @@ class Trained(Protocol):
     """:class:`mae.training.training.Training` and
     :class:`mae.multilevel.mlo_training.MultilevelTraining`, as far as they are alike."""
 
+    model: MaskedAutoencoder
+    device: torch.device
     step: int
     steps_per_epoch: int
+    total_steps: int
     masking: Masking
     settings: TrainingSettings
     precision: str
@@ -26,6 +33,13 @@ class Trained(Protocol):
     spread: Whole
     resolutions: ResolutionSchedule | None
     learner: MaskLearner | None
+
+    @property
+    def peak(self) -> Peak | None:
+        """What the device can do in this precision, None where that is not known."""
+
+    def schedules(self) -> dict[str, Any]:
+        """What follows a schedule, by name, as it is at the coming step; plain values, for the log."""
 
     def state(self) -> dict[str, Any]:
         """Everything beside the weights that the next step depends on; tensors and plain values only."""
@@ -47,3 +61,18 @@ class Trained(Protocol):
 
     def non_finite_weight(self) -> str | None:
         """The name of the first weight that is infinite or NaN, None if there is none; waits for the device."""
+
+
+def training_facts(training: Trained) -> dict[str, Any]:
+    """What a run notes of its training before it begins, in plain values: sizes, steps, peak rate, FLOPs."""
+    model, settings = training.model, training.settings
+    return {
+        "grid": list(model.grid),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps_per_epoch": training.steps_per_epoch,
+        "steps": training.total_steps,
+        "peak_learning_rate": settings.peak_learning_rate,
+        "precision": training.precision,
+        "flops_per_image": training_flops(model, training.masking.mask_ratio, settings.decode_ratio),
+        "peak_flops": training.peak._asdict() if training.peak else None,
+    }

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.optimisation import guarded_step, learning_rate, parameter_groups, resolve_precision
 from mae.pixels import normalise
+from mae.randomness import seed_of
 from mae.training.compiling import compile_in_place, eager
 from mae.training.flops import Peak, peak_flops, training_flops
 from mae.training.guard import Guard, NonFinite
@@ -230,6 +230,20 @@ class Training:
             self.learner.hear(look, chosen, errors.detach())
         return loss.detach()
 
+    def schedules(self) -> dict[str, Any]:
+        """What follows a schedule, by name, as it is at the coming step; plain values, for the log."""
+        values: dict[str, Any] = {"learning_rate": self.learning_rate(), **self.masking.schedules(self.progress)}
+        if self.resolutions is not None:
+            values["image_size"] = list(self.image_size())
+        return values
+
+    def check_masks(self) -> None:
+        """Draw the masks of a batch on every grid that the training will have; ValueError where that can't be."""
+        count = self.settings.batch_size
+        for grid in self.grids:
+            flat = torch.ones(count, math.prod(grid))
+            self.masking(count, grid, generator=torch.Generator(), saliency=flat)
+
     @property
     def needs_errors(self) -> bool:
         """Whether a step asks for every patch's error, not for their mean alone."""
@@ -260,7 +274,7 @@ class Training:
 
     def _look(self, images: Tensor, batch: Batch, number: int, share: float, batch_share: float | None = None) -> Look:
         """A batch as the mask learner is shown it; its noise is that of ``draw_masks`` to begin with."""
-        generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
+        generator = self._generator(number)
         return Look(
             images,
             self.grid,
@@ -294,7 +308,7 @@ class Training:
 
     def draw_masks(self, count: int, saliency: Tensor | None, number: int, part: Part | None = None) -> Mask:
         """The masks of batch ``number`` of the coming step, or of a part of it."""
-        generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number))
+        generator = self._generator(number)
         return self.masking(
             count,
             self.grid,
@@ -307,9 +321,13 @@ class Training:
 
     def draw_decoded(self, mask: Mask, number: int, part: Part | None = None) -> Tensor | None:
         """Which hidden patches of batch ``number`` of the coming step, or a part of it, are decoded; None for all."""
-        generator = torch.Generator().manual_seed(_seed(self.settings.seed, self.step, number, _DECODED))
+        generator = self._generator(number, _DECODED)
         cells = self.grid if self.settings.decoder_masking == "running-cell" else None
         return choose_decoded(mask, self.settings.decode_ratio, generator, part, running_cell=cells)
+
+    def _generator(self, *numbers: int) -> torch.Generator:
+        """The random numbers of the coming step for the batch, and for what else the numbers mark."""
+        return torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, *numbers))
 
     def learning_rate(self) -> float:
         """The rate of the coming step."""
@@ -363,7 +381,3 @@ class Training:
 
 def _readable(batch: Batch) -> int:
     return len(batch.images) if batch.readable is None else batch.readable
-
-
-def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

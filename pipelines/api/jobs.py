@@ -20,8 +20,8 @@ from pipelines.compare.plan import asked_plan, plan_from
 from pipelines.errors import user_errors
 from pipelines.evaluate.evaluate import evaluate as measure
 from pipelines.evaluate.options import EvaluateOptions
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain as train
-from pipelines.pretrain.settings import PretrainOptions
 from pipelines.publish.options import PublishOptions
 from pipelines.publish.publish import publish as upload
 from pipelines.verify.options import VerifyOptions

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae.masks.masking import RANKED, STRATEGIES, Masking, check_saliency
+from mae.masks.masking import Masking, check_saliency
+from mae.masks.strategies import blind, is_ranked, learned
 from mae.models.mask import Mask
 from pipelines.commandline.option_text import option_values
 from pipelines.errors import UserError, user_errors
-from pipelines.pretrain.settings import LEARNED
 
 
 class Masks:
@@ -73,13 +73,13 @@ def mask(strategy: str = "salient", ratio: float | None = None, **options: Any) 
     >>> drawn.hidden.sum(1).tolist()
     [147, 147]
     """
-    if strategy in LEARNED:
+    if strategy in learned():
         raise UserError(
             f"{strategy!r} masks need a learner that trains with the model: pretrain(…, masking={strategy!r}) has it; "
-            f"without one there are: {', '.join(STRATEGIES)}"
+            f"without one there are: {', '.join(blind())}"
         )
     if ratio is not None:
-        if strategy in STRATEGIES and strategy not in RANKED:
+        if strategy in blind() and not is_ranked(strategy):
             raise UserError(
                 f"ratio is the share hidden by saliency, which {strategy!r} masks do not know: mask_ratio=…"
             )

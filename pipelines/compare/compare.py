@@ -22,7 +22,9 @@ from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.data import open_test
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
-from pipelines.pretrain.job import new_model, open_training
+from pipelines.pretrain.model import new_model
+from pipelines.pretrain.plain import open_training
+from pipelines.pretrain.settings import settings_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.joined_maps import join_maps
@@ -109,13 +111,13 @@ def _check_clips(units: Sequence[Unit]) -> None:
     """UserError if arms differ in what they see, images or clips, or are judged by what such models can't be."""
     first = units[0]
     for unit in units:
-        seen, wanted = unit.pretrain.clip, first.pretrain.clip
         if unit.pretrain.frames != first.pretrain.frames:
             raise UserError(
                 f"arms: {first.arm} and {unit.arm} differ in frames ({first.pretrain.frames}, {unit.pretrain.frames}): "
                 "all must see the same; give frames under pretrain"
             )
-        if seen != wanted and unit.evaluate.frame_stride is None:
+        differs = unit.pretrain.frame_stride != first.pretrain.frame_stride
+        if differs and unit.pretrain.frames is not None and unit.evaluate.frame_stride is None:
             raise UserError(
                 f"arms: {first.arm} and {unit.arm} differ in frame_stride: say which one they are judged with "
                 "(evaluate: frame_stride)"
@@ -134,15 +136,16 @@ def _check_same_images(unit: Unit, source: Source) -> None:
 
 def _check_arm(unit: Unit, source: Source) -> None:
     """UserError if the model, the masks on its grid, the maps or the number of images do not fit."""
-    options, settings = unit.pretrain, unit.pretrain.training()
+    options = unit.pretrain
     try:
         with user_errors():
+            settings = settings_of(options)
             with torch.device("meta" if options.inflate is None else "cpu"):
                 model = new_model(options)
-            masking = options.masks()
+            masking, training = settings.masking, settings.training
             saliency = torch.ones(2, math.prod(model.grid)) if masking.needs_saliency else None
             masking(2, model.grid, generator=torch.Generator().manual_seed(0), saliency=saliency)
-        if len(source) < settings.batch_size * settings.accumulate:
+        if len(source) < training.batch_size * training.accumulate:
             what = "images" if options.frames is None else "videos"
             raise UserError(f"{options.source} has {len(source)} {what}, fewer than one step takes")
         if options.saliency is not None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pipelines.commandline.option import Argument, Option, check_declared, declared_options
 from pipelines.commandline.shared_options import MACHINE, Out
+from pipelines.compare.arms import built_in_arms, usual_arms
 from pipelines.evaluate.options import EvaluateOptions
 
 WITHOUT_A_PLAN = "Without a plan"
@@ -22,9 +23,8 @@ class CompareOptions:
     arms: Annotated[
         str | None,
         Option(
-            "Arms, separated by commas: those of the plan, or random, block, grid, color-green, gate, attention-high, "
-            "attention-hint, hard, mlo, all-salient, image, mask, salient, inverse, shuffled and center [default: all "
-            "of the plan's, or all of these but block]"
+            f"Arms, separated by commas: those of the plan, or {', '.join(built_in_arms())} [default: all of the "
+            f"plan's, or all of these but {', '.join(name for name in built_in_arms() if name not in usual_arms())}]"
         ),
     ] = None
     seeds: Annotated[str | None, Option("Number of seeds, or the seeds as 0,1,2 [default: 3, or the plan's]")] = None

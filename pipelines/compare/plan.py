@@ -14,29 +14,14 @@ from typing import Any
 
 import yaml
 
-from mae.masks.masking import RANKED
+from mae.masks.strategies import has_effect
 from pipelines.commandline.option_text import option_values, words_to_options
+from pipelines.compare.arms import built_in_arms, usual_arms
 from pipelines.compare.options import CompareOptions
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.evaluate import EvaluateOptions
-from pipelines.pretrain.settings import LEARNED, PretrainOptions
-
-BUILT_IN_ARMS: dict[str, dict[str, Any]] = {
-    "random": {"masking": "random"},
-    "block": {"masking": "block"},
-    "grid": {"masking": "grid"},
-    "color-green": {"masking": "color-green"},
-    **{name: {"masking": name} for name in LEARNED},
-    "all-salient": {"masking": "salient", "salient_of": "mask", "salient_ratio": 1.0},
-    "image": {"masking": "salient", "salient_of": "image"},
-    "mask": {"masking": "salient", "salient_of": "mask"},
-    "salient": {"masking": "salient", "salient_of": "salient"},
-    "inverse": {"masking": "inverse"},
-    "shuffled": {"masking": "shuffled"},
-    "center": {"masking": "center"},
-}
-"""Arms that need no settings of their own: name → options. ``image``, ``mask`` and ``salient`` are the three readings
-of the salient ratio; the last three are controls."""
+from pipelines.pretrain.options import PretrainOptions
+from pipelines.pretrain.settings import settings_of
 
 UNTRAINED = "untrained"
 """The name of the reference arm that every seed has: the weights that all of its arms start from."""
@@ -100,17 +85,17 @@ class ComparePlan:
         given = {"keep": 1, "saliency": self.saliency} | self.pretrain | self.arms[arm]
         try:
             options = PretrainOptions(self.source, out, seed=seed, **given)
-            masking = options.masks()
-            options.training()
+            settings = settings_of(options)
         except ValueError as error:
             raise ValueError(f"arms: {arm}: {error}") from error
-        strategy, mapped = options.masking_name, masking.needs_saliency or options.saliency_weight > 0
-        unused = [name for name in self.arms[arm] if not _has_effect(name, strategy, mapped=mapped)]
+        strategy, masked = options.masking_name, "maps" in settings.strategy.needs
+        mapped = masked or options.saliency_weight > 0
+        unused = [name for name in self.arms[arm] if not (mapped if name == "saliency" else has_effect(name, strategy))]
         if unused:
             hint = "give saliency: MAPS" if options.masking is None else "drop it, or choose another masking"
             raise ValueError(f"arms: {arm}: {unused[0]} has no effect on {strategy} masks; {hint}")
         if mapped and options.saliency is None:
-            what = f"{strategy} masks need" if masking.needs_saliency else "saliency_weight needs"
+            what = f"{strategy} masks need" if masked else "saliency_weight needs"
             raise ValueError(f"arms: {arm}: {what} maps; give saliency: MAPS (--saliency)")
         return replace(options, masking=strategy, saliency=options.saliency if mapped else None)
 
@@ -148,11 +133,11 @@ def asked_plan(options: CompareOptions) -> ComparePlan:
             )
         return read_plan(Path(options.what)).narrowed(options.arms, options.seeds)
     with user_errors():
-        all_arms = [name for name in BUILT_IN_ARMS if name != "block"]
+        arms = usual_arms() if options.arms is None else _names(options.arms)
         content = {
             "source": options.what,
             "saliency": options.saliency,
-            "arms": all_arms if options.arms is None else _names(options.arms),
+            "arms": arms,
             "seeds": options.seeds or 3,
             "pretrain": words_to_options(options.options),
             "evaluate": evaluate,
@@ -197,15 +182,6 @@ def parse_seeds(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _has_effect(option: str, strategy: str, *, mapped: bool) -> bool:
-    """Whether an arm's option can change what its ``strategy`` hides, or is of something else."""
-    if option == "saliency":
-        return mapped
-    ranked = strategy in RANKED or not option.startswith("salient_")
-    family = option.partition("_")[0]
-    return ranked and (family not in ("gate", "attention", "hard", "mlo") or strategy.startswith(family))
-
-
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -217,13 +193,13 @@ def _arms(content: Any) -> dict[str, dict[str, Any]]:
         if repeated:
             raise ValueError(f"arms: {repeated[0]!r} is there twice")
         content = dict.fromkeys(content)
-    arms = {}
+    arms, built_in = {}, built_in_arms()
     for name, options in _mapping("arms", content).items():
         if not isinstance(name, str):
             raise ValueError(f"arms: {name!r} is no text; put the name in quotes")
-        if options is None and name not in BUILT_IN_ARMS:
-            raise ValueError(f"arms: {name!r} has no options, and is not one of: {', '.join(BUILT_IN_ARMS)}")
-        given = BUILT_IN_ARMS[name] if options is None else options
+        if options is None and name not in built_in:
+            raise ValueError(f"arms: {name!r} has no options, and is not one of: {', '.join(built_in)}")
+        given = built_in[name] if options is None else options
         arms[name] = _options(PretrainOptions, f"arms: {name}", given, _NOT_OF_AN_ARM)
     return arms
 

@@ -17,14 +17,15 @@ from pipelines.compare.statistics import Mean
 from pipelines.compare.unit import Unit
 from pipelines.errors import UserError
 from pipelines.plots import contact_sheet, grey_out, overlay
-from pipelines.pretrain.job import open_training
 from pipelines.pretrain.mask_learners import trained_learner
-from pipelines.pretrain.settings import PretrainOptions
+from pipelines.pretrain.options import PretrainOptions
+from pipelines.pretrain.plain import open_training
+from pipelines.pretrain.settings import settings_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source
-from pipelines.views.clip_views import ClipViews
-from pipelines.views.image_views import InOrder, ViewBatch, Views, load_views
+from pipelines.views.image_views import ViewBatch
 from pipelines.views.joined_maps import join_maps
+from pipelines.views.loaders import first_views
 
 Panel = Mapping[str, tuple[Sequence[float], Mean]]
 """Arm → the values of its seeds, and their mean with its interval; in per cent or percentage points."""
@@ -131,10 +132,7 @@ def _sample(options: PretrainOptions, config: dict[str, Any]) -> tuple[Source, V
     chosen = np.unique(np.linspace(0, len(source) - 1, _SHEET_IMAGES).round().astype(np.int64))
     source = source.select(chosen)
     rows, columns = config["options"]["image_size"] * (2 if len(config["options"]["image_size"]) == 1 else 1)
-    views = Views(source, (rows, columns), augment=False)
-    if options.clip is not None:
-        views = ClipViews(source, (rows, columns), options.clip, augment=False)
-    return source, next(iter(load_views(views, InOrder(len(source), len(source)), workers=0)))
+    return source, first_views(source, (rows, columns), len(source), settings_of(options).clip)
 
 
 def _masks(
@@ -150,9 +148,10 @@ def _masks(
         if learner := trained_learner(options):
             noise = look_noise(generator, len(batch.images), torch.device("cpu"))
             images = normalise(batch.images)
-            mask = learner.draw(Look(images, grid, options.mask_ratio, noise, maps, progress=1.0))
+            mask = learner.draw(Look(images, grid, options.hidden_share, noise, maps, progress=1.0))
         else:
-            mask = options.masks()(len(batch.images), grid, generator=generator, saliency=maps, progress=0.5)
+            masking = settings_of(options).masking
+            mask = masking(len(batch.images), grid, generator=generator, saliency=maps, progress=0.5)
     except ValueError as error:
         raise UserError(f"the masks of {options.out} can't be drawn: {error}") from error
     shape = (len(batch.images), -1, *grid[-2:])

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mae.masks.masking import RANKED
+from mae.masks.strategies import STRATEGIES
 from pipelines.compare.plan import UNTRAINED, ComparePlan
 from pipelines.compare.plots import forest, loss_curves, losses, mask_sheet
 from pipelines.compare.statistics import LEVEL, Difference, Mean, mean_interval, paired_differences
@@ -27,7 +27,7 @@ from pipelines.compare.unit import Outcome
 from pipelines.errors import UserError
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
-from pipelines.pretrain.settings import PretrainOptions
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.run_folder import RunFolder
 from saliency import __version__
 from saliency.files import write_text_atomically
@@ -266,9 +266,7 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
         seconds = [(o.record or {}).get("pretrain_seconds") for o in comparison.finished if o.unit.arm == arm]
         known = [value for value in seconds if value is not None]
         asked = plan.pretrain_options(arm, plan.seeds[0], Path())
-        rows.append(
-            [arm, _masks_in_words(asked), _written(options), f"{sum(known) / len(known):.0f}" if known else "–"]
-        )
+        rows.append([arm, masks_in_words(asked), _written(options), f"{sum(known) / len(known):.0f}" if known else "–"])
     lines = [
         f"- images: `{plan.source}`" + (f"; maps: `{plan.saliency}`" if plan.saliency else ""),
         f"- pretraining: {_written(plan.pretrain) or 'the defaults'}",
@@ -286,14 +284,10 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
     return [*lines, "", *_markdown(rows)]
 
 
-def _masks_in_words(options: PretrainOptions) -> str:
-    masking, name = options.masks(), options.masking_name
+def masks_in_words(options: PretrainOptions) -> str:
+    """What a run hides, and how its errors are weighed."""
     weighed = f", errors {options.saliency_weight:g} by saliency" if options.saliency_weight else ""
-    if name not in RANKED:
-        return f"{name}, {masking.mask_ratio:g} hidden{weighed}"
-    ratio = ":".join(f"{value:g}" for value in masking.salient_schedule or (masking.salient_ratio,))
-    by = f"{masking.strategy}, {ratio} of {masking.salient_of}"
-    return f"{by}, {masking.salient_pick}, {masking.mask_ratio:g} hidden{weighed}"
+    return STRATEGIES[options.masking_name].in_words(options.recorded()) + weighed
 
 
 def _written(options: Mapping[str, Any]) -> str:

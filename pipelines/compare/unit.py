@@ -19,8 +19,8 @@ from mae.training.checkpoints import list_checkpoints
 from pipelines.compare.plan import ComparePlan
 from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
+from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, option_defaults
 from pipelines.pretrain.pretrain import pretrain
-from pipelines.pretrain.settings import FREE_ON_RESUME, PretrainOptions, option_defaults
 from pipelines.run_folder import CONFIG, RunFolder
 from saliency import __version__
 from saliency.files import write_text_atomically
@@ -155,10 +155,7 @@ def _fingerprint(unit: Unit) -> dict[str, Any]:
 
 def _plain(options: PretrainOptions | EvaluateOptions) -> dict[str, Any]:
     """Options as a run's config holds them."""
-    plain = asdict(options)
-    for name in ("saliency", "gate_teacher"):
-        if plain.get(name) is not None:
-            plain[name] = str(Path(plain[name]))  # maps/ is maps
+    plain = options.recorded() if isinstance(options, PretrainOptions) else asdict(options)
     content: dict[str, Any] = json.loads(_json(plain))
     return content
 

@@ -24,9 +24,10 @@ from pipelines.inspect.inspect import inspect
 from pipelines.inspect.map_verdict import Judgement, print_judgement
 from pipelines.inspect.options import InspectOptions
 from pipelines.plots import bars, contact_sheet, loss_curve
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain
 from pipelines.pretrain.reconstructions import reconstruction_sheet
-from pipelines.pretrain.settings import PretrainOptions
+from pipelines.pretrain.settings import settings_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source import Source
@@ -134,7 +135,8 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
     options = _pretrain_options(out / "salient", out / "maps", seed, device)
     source = open_source(TRAINED_ON, limit=_SHEET_ROWS)
     assert isinstance(source, Source)
-    training = Training(load_model(out / "salient"), options.masks(), options.training(), 1, device)
+    settings = settings_of(options)
+    training = Training(load_model(out / "salient"), settings.masking, settings.training, 1, device)
     maps = join_maps(out / "maps", source, on_missing="error")
     sheet = reconstruction_sheet(source, maps, training.model, training.pick_masks, _SHEET_ROWS)
     contact_sheet(

@@ -26,8 +26,8 @@ from pipelines.demo.recovered_clips import BLOCKS, METHODS, HiddenClip, fill_in,
 from pipelines.errors import UserError
 from pipelines.frames.video_writer import open_video
 from pipelines.plots import contact_sheet, loss_curve
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain
-from pipelines.pretrain.settings import PretrainOptions
 from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source import Source

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae.masks.masking import RANKED
+from mae.masks.strategies import has_effect
 from pipelines.errors import UserError
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
@@ -63,8 +63,7 @@ def run_facts(folder: Path) -> list[str]:
         return []
     options, metrics = config["options"], run.metrics()
     options = options | config["masking"] | {"masking": config["masking"]["strategy"], "precision": config["precision"]}
-    mapped = options["masking"] in RANKED
-    shown = [name for name in _SHOWN if options.get(name) is not None and (mapped or not name.startswith("salient"))]
+    shown = [name for name in _SHOWN if options.get(name) is not None and has_effect(name, options["masking"])]
     training = {name: _value(options[name]) for name in shown}
     training = {"source": f"{last_part(str(options['source']))} ({config['images']} images)"} | training
     if options.get("saliency"):

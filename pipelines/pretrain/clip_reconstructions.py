@@ -13,9 +13,9 @@ from mae.pixels import denormalise, normalise
 from pipelines.plots import grey_out, overlay
 from pipelines.pretrain.reconstructions import PickMasks
 from pipelines.sources.source import Source
-from pipelines.views.clip_views import ClipShape, ClipViews
-from pipelines.views.image_views import InOrder, load_views
+from pipelines.views.clip_views import ClipShape
 from pipelines.views.joined_maps import JoinedMaps
+from pipelines.views.loaders import first_views
 
 _FRAMES = 8
 
@@ -33,8 +33,7 @@ def clip_sheet(
     A clip has its frames in the first row, then its map where there are maps, the mask and the reconstruction. With no
     readable clip it is empty.
     """
-    views = ClipViews(source, model.image_size, shape, augment=False)
-    batch = next(iter(load_views(views, InOrder(min(count, len(source)), count), workers=0)))
+    batch = first_views(source, model.image_size, count, shape)
     if not len(batch.images):
         return {}
     saliency = maps.on_views(batch, model.grid) if maps else None

@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 from mae.multilevel.mlo import LEVELS
 from mae.splits import check_disjoint, split_rows
 from pipelines.errors import UserError, user_errors
-from pipelines.pretrain.settings import PretrainOptions
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.sources.random_access import open_images
 from pipelines.sources.source import hash_pairs
 from pipelines.views.image_views import EpochBatches

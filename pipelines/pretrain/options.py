@@ -1,14 +1,22 @@
-"""Every argument and option of ``pretrain``: its name, type, default and help, and nothing heavy.
+"""What ``pretrain`` can be asked for: every option's name, type, default and help, and the checks of options alone.
 
-What becomes of them, and which go together, is ``pipelines.pretrain.settings``.
+What becomes of the options, and the checks of the masks and of the training, is ``pipelines.pretrain.settings``.
 """
 
-from dataclasses import dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, SALIENT_RATIO, STRATEGIES, Strategy, learned
 from pipelines.commandline.option import Option
 from pipelines.commandline.shared_options import (
+    DATA,
+    MACHINE,
+    MASKS,
+    MODEL,
+    SPEED,
+    TRAINING,
+    VIDEO,
     CaptionColumn,
     CaptionsOfAnImage,
     Device,
@@ -20,6 +28,26 @@ from pipelines.commandline.shared_options import (
     Split,
     Workers,
 )
+
+SALIENT, GATE, ATTENTION, HARD, LEVELS, RUN = (
+    "Masks by saliency maps",
+    "Masks by a gate (docs/gate.md)",
+    "Masks by attention",
+    "Masks of hard patches",
+    "Masks that learn from labels: mlo (docs/mlo.md)",
+    "Checkpoints and logs",
+)
+
+ON_MISSING = ("error", "random")
+AUGMENT_ON = ("auto", "workers", "device")
+POSITIONS = ("space-time", "table")
+TRACKERS = ("tensorboard", "wandb")
+
+FREE_ON_RESUME = frozenset(
+    {"out", "workers", "device", "augment_on", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}
+    | {"shard_model"}
+)
+"""The options that a resumed run may change: they do not decide what is learned, but for the last bits."""
 
 
 def parse_sides(text: str) -> tuple[int, ...]:
@@ -42,142 +70,324 @@ def parse_schedule(text: str) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class PretrainArguments:
-    """What can be asked of ``pretrain``. Defaults of the masks' learners are those of their settings in ``mae``."""
+class PretrainOptions:
+    """What ``pretrain`` was asked for. ValueError for what can't be, as far as the options alone tell.
+
+    Defaults are those of the settings in ``mae`` that the options become.
+    """
 
     source: SourcePlace
     out: Out
     saliency: Annotated[
-        str | Path | None, Option("Maps of build-saliency, or the Hub dataset id of a published table.")
+        str | Path | None,
+        Option("Saliency maps: the folder that build-saliency wrote, or the Hub id of a published table.", panel=DATA),
     ] = None
     masking: Annotated[
         str | None,
         Option(
-            "random, block, grid, color-green (-red, -blue, -purple), salient, a learned one: gate, "
-            "attention-high, attention-hint, hard, mlo (needs labels), or a control: inverse, shuffled, center "
-            "[default: salient with --saliency] (docs/masking.md)"
+            "How patches are chosen to be hidden (docs/masking.md). By default salient if --saliency is given, and "
+            "otherwise random, or tube for videos. inverse, shuffled and center are controls for experiments.",
+            choices=tuple(STRATEGIES),
+            panel=MASKS,
         ),
     ] = None
-    mask_ratio: Annotated[float, Option("Share of patches hidden [default: 0.75; of video 0.9]")] = None  # type: ignore[assignment]
-    salient_ratio: Annotated[float, Option("Share hidden because it is salient; of what, --salient-of says.")] = 0.25
-    salient_of: Annotated[str, Option("The ratio counts patches of the `image`, the `mask` or the `salient` set.")] = (
-        "image"
-    )
-    salient_pick: Annotated[str, Option("Take the `top` ones, or draw them `weighted` by saliency.")] = "top"
-    salient_mass: Annotated[float, Option("Share of a map that the salient set holds.")] = 0.5
-    temperature: Annotated[float, Option("Of the weighted pick: small is nearly top, large nearly uniform.")] = 1.0
+    mask_ratio: Annotated[
+        float | None, Option("Fraction of patches hidden [default: 0.75, or 0.9 for videos].", panel=MASKS)
+    ] = None
+    salient_ratio: Annotated[
+        float,
+        Option(
+            "Fraction of patches hidden because they are salient. --salient-of sets what the fraction refers to.",
+            panel=SALIENT,
+        ),
+    ] = SALIENT_RATIO
+    salient_of: Annotated[
+        str,
+        Option(
+            "Whether --salient-ratio counts all patches of the image, the hidden ones, or those of the salient set.",
+            choices=SALIENT_OF,
+            panel=SALIENT,
+        ),
+    ] = "image"
+    salient_pick: Annotated[
+        str,
+        Option(
+            "Hide the most salient patches, or draw them at random with odds weighted by saliency.",
+            choices=SALIENT_PICKS,
+            panel=SALIENT,
+        ),
+    ] = "top"
+    salient_mass: Annotated[float, Option("Fraction of a map's total that the salient set holds.", panel=SALIENT)] = 0.5
+    temperature: Annotated[
+        float, Option("Temperature of the weighted draw. Low values approach top, high values uniform.", panel=SALIENT)
+    ] = 1.0
     salient_schedule: Annotated[
         tuple[float, float] | None,
-        Option("A:B moves the salient ratio from A to B over training.", parse=parse_schedule),
+        Option("A:B changes the salient ratio from A to B over training.", parse=parse_schedule, panel=SALIENT),
     ] = None
-    tubes: Annotated[bool, Option("Video: masks by maps or a gate are the same in every time slot.")] = True
+    tubes: Annotated[bool, Option("Give masks by maps or a gate to all time slots alike.", panel=VIDEO)] = True
     saliency_weight: Annotated[
-        float, Option("0 to 1: how much a hidden patch's error counts by its saliency, with any masks.")
+        float,
+        Option(
+            "Weight of saliency in the loss: 0 ignores it, 1 weights each hidden patch by it. Works with any mask.",
+            panel=MASKS,
+        ),
     ] = 0.0
-    gate_ratio: Annotated[
-        float, Option("Share of the patches that the gate finds important which is hidden for it.")
-    ] = 0.5
-    gate_sign: Annotated[str, Option("`hide` the chosen important patches, or `keep` them.")] = "hide"
+    gate_ratio: Annotated[float, Option("Fraction of the important patches that is hidden.", panel=GATE)] = 0.5
+    gate_sign: Annotated[
+        str, Option("Hide the chosen important patches, or keep them visible.", choices=("hide", "keep"), panel=GATE)
+    ] = "hide"
     gate_teacher: Annotated[
-        str | Path | None, Option("Maps that the gate starts from, in the first fifth of the training.")
+        str | Path | None, Option("Saliency maps that guide the gate during the first fifth of training.", panel=GATE)
     ] = None
-    gate_positions: Annotated[bool, Option("The gate sees places too: the picture's frame is background.")] = False
-    gate_contrast: Annotated[float, Option("Weight of the contrast in what the gate learns by (docs/gate.md).")] = 0.02
+    gate_positions: Annotated[
+        bool, Option("Let the gate see where patches lie, and treat the image's border as background.", panel=GATE)
+    ] = False
+    gate_contrast: Annotated[float, Option("Weight of the contrastive term in the gate's loss.", panel=GATE)] = 0.02
     attention_shown: Annotated[
-        float, Option("Of attention-hint: the share of most attended patches of which some stay visible.")
+        float,
+        Option(
+            "For attention-hint: fraction of the most-attended patches from which a few are revealed.", panel=ATTENTION
+        ),
     ] = 0.1
     attention_momentum: Annotated[
-        float, Option("How much of the attention masks' teacher a step leaves at the start of training.")
+        float, Option("Momentum of the teacher's moving average at the start of training.", panel=ATTENTION)
     ] = 0.996
     attention_momentum_end: Annotated[
-        float, Option("As much at its end; half a cosine between. Equal to the other one: constant.")
+        float, Option("Momentum at the end of training, reached along half a cosine.", panel=ATTENTION)
     ] = 1.0
     hard_final: Annotated[
-        float, Option("Of hard: the share of the mask chosen by predicted error at the end, from 0 at the start.")
+        float,
+        Option(
+            "Fraction of the mask chosen by predicted error at the end of training. It grows linearly from 0.",
+            panel=HARD,
+        ),
     ] = 0.5
     mlo_masker: Annotated[
-        str, Option("Of mlo: the network that masks is the `gate`, or the paper's `mlp` (docs/mlo.md).")
+        str, Option("Network that masks: the gate's, or the MLP of the paper.", choices=("gate", "mlp"), panel=LEVELS)
     ] = "gate"
     mlo_path: Annotated[
-        str, Option("How a mask is differentiated: loss times score `weighted`, `relative` or straight-through.")
+        str,
+        Option(
+            "How gradients pass through the mask: each loss is multiplied by its score, by its score relative to the "
+            "mean, or straight-through.",
+            choices=("weighted", "relative", "straight-through"),
+            panel=LEVELS,
+        ),
     ] = "weighted"
-    mlo_hypergradient: Annotated[str, Option("By `finite` differences, or `exact`: by derivatives of derivatives.")] = (
-        "finite"
-    )
+    mlo_hypergradient: Annotated[
+        str,
+        Option(
+            "Compute hypergradients by finite differences, or exactly by second derivatives.",
+            choices=("finite", "exact"),
+            panel=LEVELS,
+        ),
+    ] = "finite"
     mlo_unroll: Annotated[
-        str, Option("Steps of the autoencoder to one of the head, and of the head to one of the masker.")
+        str, Option("Autoencoder steps per step of the head, and head steps per step of the masker.", panel=LEVELS)
     ] = "2,1"
-    mlo_split: Annotated[float, Option("Share of every class held out of SOURCE to judge the masks by.")] = 0.2
-    mlo_head_rate: Annotated[float, Option("Peak learning rate of the head.")] = 1e-3
-    mlo_masker_rate: Annotated[float, Option("Peak learning rate of the masker.")] = 1e-3
+    mlo_split: Annotated[float, Option("Fraction of every class held out to judge the masks.", panel=LEVELS)] = 0.2
+    mlo_head_rate: Annotated[float, Option("Peak learning rate of the head.", panel=LEVELS)] = 1e-3
+    mlo_masker_rate: Annotated[float, Option("Peak learning rate of the masker.", panel=LEVELS)] = 1e-3
     mlo_exploration: Annotated[
-        float, Option("0: the highest scores are hidden; above: drawn, with odds ∝ score^(1/exploration).")
+        float,
+        Option(
+            "With 0 the highest scores are hidden. Above 0 patches are drawn with odds ∝ score^(1/exploration).",
+            panel=LEVELS,
+        ),
     ] = 0.0
-    mlo_pool: Annotated[str, Option("The head's features: the class token `cls` or the `mean`.")] = "cls"
-    on_missing: Annotated[str, Option("An image without a map is an `error`, or masked at `random`.")] = "error"
-    model: Annotated[str, Option("mini, tiny, small, base, large or huge.")] = "base"
+    mlo_pool: Annotated[
+        str,
+        Option(
+            "Features the head sees: the class token, or the mean of the patches.",
+            choices=("cls", "mean"),
+            panel=LEVELS,
+        ),
+    ] = "cls"
+    on_missing: Annotated[
+        str,
+        Option("What to do with an image that has no map: stop, or mask it at random.", choices=ON_MISSING, panel=DATA),
+    ] = "error"
+    model: Annotated[
+        str, Option("Size of the model.", choices=("mini", "tiny", "small", "base", "large", "huge"), panel=MODEL)
+    ] = "base"
     image_size: Annotated[
-        tuple[int, ...], Option("Pixels: a side, or HEIGHTxWIDTH.", parse=parse_sides, written="224")
+        tuple[int, ...],
+        Option("Size of the images in pixels: a side, or HEIGHTxWIDTH.", parse=parse_sides, written="224", panel=MODEL),
     ] = (224,)
-    patch_size: Annotated[int | None, Option("Pixels; 16 if not given (huge: 14).", least=1)] = None
-    decoder_width: Annotated[int | None, Option("Of the decoder; the model's own if not given.")] = None
-    decoder_depth: Annotated[int | None, Option("Blocks of the decoder; the model's own number if not given.")] = None
+    patch_size: Annotated[
+        int | None, Option("Side of a patch in pixels [default: 16, or 14 for huge].", least=1, panel=MODEL)
+    ] = None
+    decoder_width: Annotated[int | None, Option("Width of the decoder, by default the size's own.", panel=MODEL)] = None
+    decoder_depth: Annotated[int | None, Option("Depth of the decoder, by default the size's own.", panel=MODEL)] = None
     decode_ratio: Annotated[
-        float, Option("Share of the hidden patches that is decoded, drawn anew at every step (docs/speed.md).")
+        float,
+        Option("Fraction of hidden patches that is decoded, drawn anew at every step (docs/speed.md).", panel=SPEED),
     ] = 1.0
     decoder_masking: Annotated[
-        str, Option("Which those are: `random`, or of video by a `running-cell` (docs/video.md).")
+        str,
+        Option(
+            "With --decode-ratio: decode tubelets at random, or those in a running cell (docs/video.md).",
+            choices=("random", "running-cell"),
+            panel=VIDEO,
+        ),
     ] = "random"
     frames: Annotated[
-        int | None, Option("SOURCE holds videos: frames of a clip, 16 as a rule (docs/video.md).", least=1)
+        int | None,
+        Option("Frames per clip, usually 16. SOURCE then holds videos (docs/video.md).", least=1, panel=VIDEO),
     ] = None
-    frame_stride: Annotated[int, Option("Frames of the video from one of a clip to the next.")] = 4
-    tubelet: Annotated[int, Option("Frames of a video patch.")] = 2
+    frame_stride: Annotated[int, Option("Distance between frames of a clip, in frames of the video.", panel=VIDEO)] = 4
+    tubelet: Annotated[int, Option("Frames per video patch.", panel=VIDEO)] = 2
     positions: Annotated[
-        str, Option("Of video patches: `space-time`, or VideoMAE's `table`, to export to transformers.")
+        str,
+        Option(
+            "Positions of video patches. Only VideoMAE's table can be exported to transformers.",
+            choices=POSITIONS,
+            panel=VIDEO,
+        ),
     ] = "space-time"
     inflate: Annotated[
-        str | Path | None, Option("Start the video model from this run's image model, or a saved one's weights.")
+        str | Path | None,
+        Option("Start the video model from an image model: a run, or a file of weights.", panel=VIDEO),
     ] = None
     resolution_schedule: Annotated[
         str | None,
         Option(
-            "Smaller images first: 0:128,0.5:160,0.8:224 is the share of the epochs, and the size from there on; "
-            "the last is --image-size."
+            "Train on smaller images first: 0:128,0.5:160,0.8:224 lists when each size starts, as a fraction of the "
+            "epochs. The last size is --image-size.",
+            panel=SPEED,
         ),
     ] = None
-    norm_pix: Annotated[bool, Option("Predict patches normalised by their own mean and deviation.")] = True
-    batch_size: Annotated[int, Option("Images at a time, in all processes.")] = 256
-    accumulate: Annotated[int, Option("Batches a step.")] = 1
-    epochs: Annotated[int, Option("Passes over the images.")] = 100
-    blr: Annotated[float, Option("Base learning rate: the peak is blr x effective batch / 256.")] = 1.5e-4
-    weight_decay: Annotated[float, Option("AdamW's.")] = 0.05
-    warmup_epochs: Annotated[float | None, Option("A tenth of the epochs if not given.")] = None
-    precision: Annotated[str, Option("auto, fp32 or bf16.")] = "auto"
-    compile: Annotated[bool, Option("Compile the step: the first one takes minutes, the others less.")] = False
-    deterministic: Annotated[bool, Option("The same bits from every such run, on a GPU too; slower there.")] = False
-    shard_model: Annotated[
-        bool, Option("Under torchrun: a part of weights and optimiser in each process (docs/distributed.md).")
+    norm_pix: Annotated[bool, Option("Predict patches normalised by their mean and deviation.", panel=MODEL)] = True
+    batch_size: Annotated[int, Option("Images per batch, over all processes.", panel=TRAINING)] = 256
+    accumulate: Annotated[int, Option("Batches per optimiser step.", panel=TRAINING)] = 1
+    epochs: Annotated[int, Option("Passes over the images.", panel=TRAINING)] = 100
+    blr: Annotated[float, Option("Base learning rate; the peak is blr × effective batch / 256.", panel=TRAINING)] = (
+        1.5e-4
+    )
+    weight_decay: Annotated[float, Option("Weight decay of AdamW.", panel=TRAINING)] = 0.05
+    warmup_epochs: Annotated[float | None, Option("Epochs of warm-up, by default a tenth.", panel=TRAINING)] = None
+    precision: Annotated[
+        str,
+        Option(
+            "Precision of the training step. auto is bf16 on a GPU that supports it, and otherwise fp32.",
+            choices=("auto", "fp32", "bf16"),
+            panel=SPEED,
+        ),
+    ] = "auto"
+    compile: Annotated[bool, Option("Compile the step. The first one takes minutes.", panel=SPEED)] = False
+    deterministic: Annotated[
+        bool, Option("Give identical bits in every such run, on a GPU too. It is slower there.", panel=MACHINE)
     ] = False
-    checkpoint_every: Annotated[int | None, Option("Steps between checkpoints; one epoch if not given.")] = None
-    keep: Annotated[int, Option("Newest checkpoints kept, beside the best one.")] = 2
-    resume: Annotated[bool, Option("Go on with the run in --out.")] = False
+    shard_model: Annotated[
+        bool,
+        Option("Split weights and optimiser state among torchrun's processes (docs/distributed.md).", panel=MACHINE),
+    ] = False
+    checkpoint_every: Annotated[int | None, Option("Steps between checkpoints; one epoch by default.", panel=RUN)] = (
+        None
+    )
+    keep: Annotated[int, Option("Number of newest checkpoints to keep. The best one is kept as well.", panel=RUN)] = 2
+    resume: Annotated[bool, Option("Resume the run in --out.", panel=RUN)] = False
     track: Annotated[
-        tuple[str, ...], Option("Log to tensorboard or wandb too (pip install 'saliency-mae[track]').")
+        tuple[str, ...],
+        Option("Also log to an experiment tracker (pip install 'saliency-mae[track]').", choices=TRACKERS, panel=RUN),
     ] = ()
     seed: Seed = 0
     workers: Workers = 1
     augment_on: Annotated[
         str,
         Option(
-            "Where decoded images are cropped and resized: by the `workers` or on the `device`; auto is the "
-            "device if that is a GPU."
+            "Where decoded images are cropped and resized. auto is the device if it is a GPU, and otherwise the "
+            "workers.",
+            choices=AUGMENT_ON,
+            panel=SPEED,
         ),
     ] = "auto"
-    max_rejected: Annotated[float, Option("Share of unreadable images above which the run stops.")] = 0.01
+    max_rejected: Annotated[float, Option("Fraction of unreadable images above which the run stops.", panel=DATA)] = (
+        0.01
+    )
     image_column: ImageColumn = None
     caption_column: CaptionColumn = None
     captions: CaptionsOfAnImage = "first"
     limit: Limit = None
     split: Split = None
     device: Device = "cpu"
+
+    def __post_init__(self) -> None:
+        self._check_video()
+        self._check_choices()
+        if len(self.image_size) not in (1, 2) or min(self.image_size) < 1:
+            raise ValueError("--image-size takes one side or HEIGHTxWIDTH, in pixels")
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise ValueError(f"--checkpoint-every is {self.checkpoint_every}; it must be at least 1 step")
+        if not 0 <= self.max_rejected <= 1:
+            raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
+        if self.gate_teacher is not None and self.masking_name != "gate":
+            raise ValueError("--gate-teacher gives maps to a gate that learns: it goes with --masking gate")
+        if self.gate_teacher is not None and self.saliency_weight > 0 and self.gate_teacher != self.saliency:
+            raise ValueError("--gate-teacher and --saliency must be the same maps where --saliency-weight is above 0")
+        if self.keep < 1 or self.workers < 0:
+            raise ValueError("--keep must be at least 1 and --workers at least 0")
+
+    def _check_choices(self) -> None:
+        checked = (("on_missing", ON_MISSING), ("augment_on", AUGMENT_ON), ("track", TRACKERS))
+        for name, choices in checked:
+            given = getattr(self, name)
+            for each in given if isinstance(given, tuple) else (given,):
+                if each not in choices:
+                    raise ValueError(f"--{name.replace('_', '-')} {each!r} is not one of: {', '.join(choices)}")
+
+    def _check_video(self) -> None:
+        needs = self.strategy.needs if self.strategy else ()
+        if self.frames is None:
+            asked = {
+                f"--masking {self.masking_name}": "videos" in needs,
+                "--decoder-masking running-cell": self.decoder_masking == "running-cell",
+                "--inflate": self.inflate is not None,
+            }
+            for option in (name for name, given in asked.items() if given):
+                raise ValueError(f"{option} is for video: say how many frames a clip has with --frames")
+            return
+        if "images" in needs:
+            able = ", ".join(name for name in learned() if "images" not in STRATEGIES[name].needs)
+            raise ValueError(f"--masking {self.masking_name} is for images; of what is learned, video takes {able}")
+        if self.augment_on == "device":
+            raise ValueError("--augment-on device is for images; clips are cropped by the workers")
+        if self.decoder_masking == "running-cell" and self.decode_ratio == 1:
+            raise ValueError("--decoder-masking running-cell leaves tubelets out: say how many with --decode-ratio 0.5")
+        if self.positions not in POSITIONS:
+            raise ValueError(f"--positions {self.positions!r} is not one of: {', '.join(POSITIONS)}")
+        if self.positions == "table" and (self.resolution_schedule or self.inflate):
+            other = "--inflate" if self.inflate else "--resolution-schedule"
+            raise ValueError(f"--positions table fits clips of one size, learned from nothing: leave out {other}")
+        if self.inflate and (self.patch_size, self.decoder_width, self.decoder_depth) != (None, None, None):
+            raise ValueError("--inflate takes patches and decoder as they are: leave out --patch-size and --decoder-…")
+
+    @property
+    def masking_name(self) -> str:
+        """The strategy's name; by default ``salient`` with maps, else ``random``, of video ``tube``."""
+        blind = "random" if self.frames is None else "tube"
+        return self.masking or (blind if self.saliency is None else "salient")
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """The strategy's row in the table; None for a name that is not there."""
+        return STRATEGIES.get(self.masking_name)
+
+    @property
+    def hidden_share(self) -> float:
+        """The mask ratio that was asked for, or the usual one."""
+        usual = 0.75 if self.frames is None else 0.9
+        return usual if self.mask_ratio is None else self.mask_ratio
+
+    def recorded(self) -> dict[str, Any]:
+        """The options as ``config.json`` holds them, in plain values, with the mask ratio that holds."""
+        given = asdict(self) | {"mask_ratio": self.hidden_share}
+        for name in ("out", "saliency", "gate_teacher", "inflate"):
+            given[name] = None if given[name] is None else str(Path(given[name]))  # maps/ is maps
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+
+
+def option_defaults() -> dict[str, Any]:
+    """The default of every option that has one: what a run of a version without the option was made with."""
+    return {field.name: field.default for field in fields(PretrainOptions) if field.default is not MISSING}

@@ -1,9 +1,10 @@
 """``pretrain``: images (and their maps) in, a run folder with a masked autoencoder out.
 
 It joins maps to images once, by key and caption, draws one view for image and map together, and feeds the training
-step of ``mae.training.training``. A run stopped at any moment goes on with ``--resume`` from its newest checkpoint, and
-on one CPU process ends with the same losses to the bit. Under torchrun all processes do one run together: each reads
-its part of every batch, and the main one alone writes.
+step. This is the loop of every pretraining; what a step does, and to which batches, is its task's
+(``pipelines.pretrain.task``). A run stopped at any moment goes on with ``--resume`` from its newest checkpoint, and on
+one CPU process ends with the same losses to the bit. Under torchrun all processes do one run together: each reads its
+part of every batch, and the main one alone writes.
 """
 
 from __future__ import annotations
@@ -15,30 +16,22 @@ from contextlib import ExitStack, closing
 from tqdm import tqdm
 
 from mae.distributed import World
-from mae.models.video import VideoMaskedAutoencoder
-from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import save_checkpoint
 from mae.training.determinism import NotDeterministicError, deterministic
-from mae.training.training import Batch
 from pipelines.errors import UserError
-from pipelines.plots import contact_sheet, loss_curve
-from pipelines.pretrain.clip_reconstructions import clip_sheet
-from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable, to_batch
+from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
 from pipelines.pretrain.job import PretrainJob, open_pretraining
-from pipelines.pretrain.multilevel import pretrain_multilevel
+from pipelines.pretrain.multilevel_cost import told_cost
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.processes import agreed, one_world
-from pipelines.pretrain.reconstructions import reconstruction_sheet
-from pipelines.pretrain.settings import MULTILEVEL, PretrainOptions
+from pipelines.pretrain.throughput import throughput
 from pipelines.pretrain.trackers import Tracking, tracking
 from pipelines.pretrain.training_log import TrainingLog
 from pipelines.run_folder import REJECTED, RunFolder
-from pipelines.views.clip_views import ClipViews
-from pipelines.views.device_views import CutViews, load_on_device, views_on_device
-from pipelines.views.image_views import EpochBatches, ViewBatch, Views, load_views
+from pipelines.views.image_views import ViewBatch
+from pipelines.views.loaders import training_views
 
 _FLUSH_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
-_PICTURED = 8
-_PICTURED_CLIPS = 3
 
 
 def pretrain(options: PretrainOptions, *, quiet: bool = False, world: World | None = None) -> RunFolder:
@@ -51,12 +44,10 @@ def pretrain(options: PretrainOptions, *, quiet: bool = False, world: World | No
             return pretrain(options, quiet=quiet, world=world)
     try:
         with deterministic(options.deterministic), ExitStack() as stack:
-            if options.masking_name == MULTILEVEL:
-                return pretrain_multilevel(options, world, quiet=quiet)
             job = open_pretraining(options, world)
             with agreed(world):
                 names = options.track if world.is_main else ()
-                trackers = stack.enter_context(tracking(names, job.run, job.config, job.training.step))
+                trackers = stack.enter_context(tracking(names, job.run, job.config, job.task.training.step))
             _train(job, trackers, quiet or not world.is_main)
             return job.run
     except NotDeterministicError as error:
@@ -65,23 +56,31 @@ def pretrain(options: PretrainOptions, *, quiet: bool = False, world: World | No
     raise AssertionError  # the error above is raised
 
 
+def summary(run: RunFolder) -> list[str]:
+    """Lines that say what a finished run came to: its last loss, where its pictures are, its cost and its speed."""
+    metrics = run.metrics()
+    loss = "".join(f", loss {line['loss']:.4f}" for line in metrics[-1:])
+    done = f"{run.folder}: step {run.config()['steps']}{loss}; pictures in {run.folder / 'plots'}"
+    return [line for line in (done, told_cost(run.folder), throughput(metrics).hint()) if line]
+
+
 def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
-    options, training, run = job.options, job.training, job.run
-    settings, world = training.settings, training.world
-    images_per_step = settings.batch_size * settings.accumulate
-    total, done = training.total_steps * images_per_step, training.step * images_per_step
+    options, task, run, training = job.options, job.task, job.run, job.task.training
+    world, images = training.world, task.images_per_step
+    total, done = training.total_steps * images, training.step * images
     every = options.checkpoint_every or training.steps_per_epoch
-    log = TrainingLog(run, training, job.source, max_rejected=options.max_rejected, track=trackers.log)
+    log = TrainingLog(run, training, task.source, max_rejected=options.max_rejected, track=trackers.log)
     with closing(tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=quiet, smoothing=0.05)) as bar:
         if training.step < training.total_steps:
             with agreed(world):
                 log.reject({})  # a resumed run may allow fewer
-        for group in log.waiting_for(_groups(_load(job), settings.accumulate)):
-            readable = _readable(group, job, log)
-            rate, ratio = training.learning_rate(), training.masking.ratio_at(training.progress)
-            loss = training.update([_to_batch(batch, job) for batch in readable])
-            log.add(loss, learning_rate=rate, salient_ratio=ratio, batches=[batch.indices for batch in readable])
-            bar.update(images_per_step)
+        for group in log.waiting_for(_groups(_load(job), task.batches_per_step)):
+            batches = _readable(group, job, log)
+            schedules = training.schedules()
+            loss, figures = task.step(batches)
+            indices = [batch.indices for batch in batches]
+            log.add(loss, schedules=schedules, batches=indices, figures=figures)
+            bar.update(images)
             saves = training.step % every == 0 or training.step == training.total_steps
             if saves or training.step % _FLUSH_EVERY == 0:
                 with agreed(world):
@@ -90,19 +89,21 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
                 with agreed(world):
                     log.check_weights()
                 save_checkpoint(options.out, training, keep=options.keep, loss=log.epoch_loss)
+                if world.is_main:
+                    task.saved(run)
     model = training.spread.whole_model()
     with agreed(world):
         if world.is_main:
-            _draw_pictures(job, model.to(training.device))
+            task.draw(run, model.to(training.device))
             trackers.pictures(run.folder / "plots", training.step)
 
 
 def _readable(group: list[ViewBatch], job: PretrainJob, log: TrainingLog) -> list[GlobalBatch]:
-    """The batches of a step in which enough images could be read; UserError if there is none."""
-    training, world = job.training, job.training.world
+    """The batches that a step is made of; UserError if too few images could be read."""
+    training, world = job.task.training, job.task.training.world
     batches = gather_batches(group, training.settings.batch_size // world.size, world)
     unreadable = gather_unreadable(batches, world)
-    readable = [batch for batch in batches if len(batch.indices) >= training.masking.least_batch]
+    readable = job.task.readable(batches)
     if unreadable:
         with agreed(world):
             log.reject(unreadable)
@@ -113,51 +114,23 @@ def _readable(group: list[ViewBatch], job: PretrainJob, log: TrainingLog) -> lis
     return readable
 
 
-def _to_batch(batch: GlobalBatch, job: PretrainJob) -> Batch:
-    """This process's part of a batch, with the maps of its views."""
-    training = job.training
-    saliency = job.maps.on_views(batch.views, training.grid, training.device) if job.maps else None
-    return to_batch(batch, saliency, training.world, shuffled=training.masking.strategy == "shuffled")
-
-
 def _load(job: PretrainJob) -> Iterable[ViewBatch]:
     """The batches from the coming step to the end of training, this process's part of each."""
-    options, training, settings = job.options, job.training, job.training.settings
-    batches = EpochBatches(
-        len(job.source),
-        settings.batch_size,
-        training.steps_per_epoch * settings.accumulate,
-        settings.epochs,
+    options, task, training = job.options, job.task, job.task.training
+    return training_views(
+        task.source,
+        task.batches(),
+        training.model.image_size,
+        clip=job.settings.clip,
+        sizes=training.resolutions.sizes() if training.resolutions else None,
         seed=options.seed,
-        start=training.step * settings.accumulate,
-        part=training.world.part(settings.batch_size),
+        augment_on=options.augment_on,
+        device=training.device,
+        workers=options.workers,
     )
-    size, sizes = training.model.image_size, training.resolutions.sizes() if training.resolutions else None
-    if options.clip is not None:
-        clips = ClipViews(job.source, size, options.clip, augment=True, seed=options.seed, sizes=sizes)
-        return load_views(clips, batches, workers=options.workers, pin=training.device.type == "cuda")
-    if views_on_device(options.augment_on, training.device):
-        cut = CutViews(job.source, size, augment=True, seed=options.seed, sizes=sizes)
-        return load_on_device(cut, batches, training.device, workers=options.workers)
-    views = Views(job.source, size, augment=True, seed=options.seed, sizes=sizes)
-    return load_views(views, batches, workers=options.workers, pin=training.device.type == "cuda")
 
 
 def _groups(loader: Iterable[ViewBatch], size: int) -> Iterator[list[ViewBatch]]:
     iterator = iter(loader)
     while group := list(itertools.islice(iterator, size)):
         yield group
-
-
-def _draw_pictures(job: PretrainJob, model: MaskedAutoencoder) -> None:
-    """``plots/loss.png`` and ``plots/reconstructions.png``."""
-    metrics = job.run.metrics()
-    if metrics:
-        losses = {"loss": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
-        loss_curve(job.run.folder / "plots" / "loss.png", losses)
-    if isinstance(model, VideoMaskedAutoencoder) and job.options.clip is not None:
-        sheet = clip_sheet(job.source, job.maps, model, job.training.pick_masks, job.options.clip, _PICTURED_CLIPS)
-    else:
-        sheet = reconstruction_sheet(job.source, job.maps, model, job.training.pick_masks, _PICTURED)
-    if sheet:
-        contact_sheet(job.run.folder / "plots" / "reconstructions.png", sheet)

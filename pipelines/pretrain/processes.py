@@ -17,7 +17,7 @@ from mae.distributed import World, give_up, is_hopeless, is_lost_connection, ope
 from mae.training.checkpoints import list_checkpoints
 from mae.training.spread import check_parts
 from pipelines.errors import ToldElsewhereError, UserError, user_errors
-from pipelines.pretrain.settings import PretrainOptions
+from pipelines.pretrain.options import PretrainOptions
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from mae.models.vit import MaskedAutoencoder
 from mae.pixels import denormalise, normalise
 from pipelines.plots import grey_out, overlay
 from pipelines.sources.source import Source
-from pipelines.views.image_views import InOrder, Views, load_views
 from pipelines.views.joined_maps import JoinedMaps
+from pipelines.views.loaders import first_views
 
 PickMasks = Callable[[Tensor, Tensor | None, int], Mask]
 """Normalised images, their saliency [B, N] or None, the number of the batch → masks; ``Training.pick_masks``."""
@@ -26,8 +26,7 @@ def reconstruction_sheet(
 
     Captions and maps stand in it where there are any; with fewer than two readable images it is empty.
     """
-    views = Views(source, model.image_size, augment=False)
-    batch = next(iter(load_views(views, InOrder(min(count, len(source)), count), workers=0)))
+    batch = first_views(source, model.image_size, count)
     if len(batch.images) < 2:
         return {}
     saliency = maps.on_views(batch, model.grid) if maps else None

@@ -25,7 +25,6 @@ from pipelines.errors import UserError
 from pipelines.run_folder import RunFolder
 from saliency.files import write_text_atomically
 
-TRACKERS = ("tensorboard", "wandb")
 STATE = "tracking.json"
 """Of a run folder: the id of its W&B run, and the last step that W&B has."""
 

@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae.masks.masking import RANKED
 from mae.training.any_training import Trained
 from pipelines.errors import UserError
 from pipelines.pretrain.divergence import stop, stop_at_weights
@@ -77,25 +76,16 @@ class TrainingLog:
         self,
         loss: Tensor,
         *,
-        learning_rate: float,
-        salient_ratio: float,
+        schedules: Mapping[str, Any],
         batches: list[NDArray[np.int64]],
         figures: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Note the step that was just done, with the rate, the ratio and the images, by index, of all its batches.
+        """Note the step that was just done, with what followed a schedule and the images, by index, of all its batches.
 
         ``figures`` are further scalars to write down, beside those of the mask learner.
         """
         training = self._training
-        line: dict[str, Any] = {
-            "step": training.step,
-            "epoch": training.step / training.steps_per_epoch,
-            "learning_rate": learning_rate,
-        }
-        if training.masking.strategy in RANKED:
-            line["salient_ratio"] = salient_ratio
-        if training.resolutions is not None:
-            line["image_size"] = list(training.image_size(training.step - 1))
+        line: dict[str, Any] = {"step": training.step, "epoch": training.step / training.steps_per_epoch, **schedules}
         learned = training.learner.figures() if training.learner else {}
         self._waiting.append(_Waiting(line, loss, batches, learned | dict(figures or {})))
         if self._startup is None:

@@ -10,20 +10,26 @@ import cli
 from mae.models import vit
 from mae.training.checkpoints import load_model
 from mae.training.training import Training
-from pipelines.pretrain import pretrain as module
+from pipelines.commandline.option import declared_options
+from pipelines.pretrain.multilevel import MultilevelTask
+from pipelines.pretrain.options import PretrainOptions
+from pipelines.pretrain.plain import PlainTask
 from pipelines.pretrain.pretrain import pretrain
-from pipelines.pretrain.settings import PretrainOptions
 from tests.tiny_mae import NANO
 
 SOURCE = "shapes:24,size=32"
 STEPS = 18
 SMALL = ("--model", "nano", "--image-size", 16, "--batch-size", 4, "--epochs", 1, "--workers", 0, "--device", "cpu")
+DRAWS = {task: task.draw for task in (PlainTask, MultilevelTask)}
 
 
 def nano_runs(monkeypatch):
     """The size `nano` exists, and no pictures are drawn."""
     monkeypatch.setitem(vit.SIZES, "nano", NANO)
-    monkeypatch.setattr(module, "_draw_pictures", lambda *_: None)
+    model = next(each.option for each in declared_options(PretrainOptions) if each.name == "model")
+    monkeypatch.setitem(vars(model), "choices", (*model.choices, "nano"))
+    for task in DRAWS:
+        monkeypatch.setattr(task, "draw", lambda *_: None)
 
 
 def nano_options(out):

@@ -9,8 +9,9 @@ from pipelines.build.build_saliency import build_saliency
 from pipelines.build.job import BuildOptions
 from pipelines.errors import UserError
 from pipelines.hub import find_maps
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain
-from pipelines.pretrain.settings import PretrainOptions
+from pipelines.pretrain.settings import settings_of
 from pipelines.publish.publish import PublishOptions, publish
 from saliency.table.table import shard_files
 from tests.hub_client import HubClient
@@ -257,7 +258,7 @@ def test_a_dataset_that_is_not_there(fresh, client, built):
 def test_no_name_at_all_is_a_mistake_not_random_masks(tmp_path):
     """As a shell gives it for a variable that is not set."""
     options = PretrainOptions("shapes:4", tmp_path / "run", saliency="", batch_size=2, workers=0)
-    assert options.masks().strategy == "salient"
+    assert settings_of(options).masking.strategy == "salient"
     with pytest.raises(UserError, match="holds no saliency maps"):
         pretrain(options, quiet=True)
 

@@ -9,9 +9,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
-from mae.models import vit
 from mae.training.guard import Guard
 from mae.training.spread import local
 from mae.training.training import Training
@@ -20,8 +20,7 @@ from pipelines.errors import UserError
 from pipelines.pretrain import pretrain as module
 from pipelines.pretrain.pretrain import pretrain
 from pipelines.pretrain.processes import one_world
-from tests.pipelines.pretraining import nano_options
-from tests.tiny_mae import NANO
+from tests.pipelines.pretraining import nano_options, nano_runs
 
 UPDATE, LOOK, LOAD = Training.update, Guard.look, module._load
 
@@ -127,8 +126,7 @@ def several_runs(place):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    vit.SIZES["nano"] = NANO
-    module._draw_pictures = lambda *_: None
+    nano_runs(pytest.MonkeyPatch())
     if "FAULT" in os.environ:
         name, *numbers = os.environ["FAULT"].split()
         FAULTS[name](*map(int, numbers))

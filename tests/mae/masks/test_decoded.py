@@ -103,8 +103,8 @@ def test_the_choice_follows_from_seed_step_and_number_and_is_not_the_masks(monke
     assert not torch.equal(chosen, training(seed=1, decode_ratio=0.5).draw_decoded(mask, 0))
     run.step = 1
     assert not torch.equal(chosen, run.draw_decoded(mask, 0))
-    seeds, seed = [], module._seed
-    monkeypatch.setattr(module, "_seed", lambda *numbers: seeds.append(seed(*numbers)) or seeds[-1])
+    seeds, seed = [], module.seed_of
+    monkeypatch.setattr(module, "seed_of", lambda *numbers: seeds.append(seed(*numbers)) or seeds[-1])
     run.draw_masks(4, None, 0)
     run.draw_decoded(mask, 0)
     assert len(set(seeds)) == 2, "the masks' numbers decide which patches are hidden: not which are decoded too"

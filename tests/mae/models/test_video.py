@@ -8,12 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae.masks.masking import Masking
-from mae.models.video import VideoMaskedAutoencoder, inflate, new_model, space_time_positions, table_positions
+from mae.models.linear import Linear
+from mae.models.video import (
+    TubeletEmbed,
+    VideoMaskedAutoencoder,
+    inflate,
+    new_model,
+    space_time_positions,
+    table_positions,
+)
 from mae.models.vit import MaskedAutoencoder, sincos_positions
 from mae.training.checkpoints import load_model
 
 SMALL = {"image_size": (16, 24), "patch_size": 8, "frames": 8, "tubelet": 2, "width": 32, "depth": 2, "heads": 2}
 SMALL |= {"decoder_width": 16, "decoder_depth": 2, "decoder_heads": 2}
+CLIPS_ALONE = ("frames", "tubelet", "class_token", "decoder_bias")
 GRID = (4, 2, 3)
 
 
@@ -193,3 +202,24 @@ def test_images_and_wrong_clips_are_refused():
     with pytest.raises(ValueError, match="not one of: mean$"):
         video().features(clips(), "cls")
     assert video(class_token=True).features(clips(), "cls").shape == (2, 32)
+
+
+@pytest.mark.parametrize("options", [{}, {"class_token": True, "decoder_bias": True}, {"width": 12, "heads": 3}])
+def test_a_seed_gives_the_weights_that_it_has_always_given(options):
+    """Those of an image model whose layers at both ends, and the one between, are replaced before it is initialised."""
+    options = SMALL | options
+    of_images = {name: value for name, value in options.items() if name not in CLIPS_ALONE}
+    torch.manual_seed(3)
+    made = VideoMaskedAutoencoder(**options)
+    after = torch.rand(4)
+    torch.manual_seed(3)
+    MaskedAutoencoder(**of_images)
+    TubeletEmbed(2, 8, 3, options["width"])
+    Linear(options["width"], 16, bias=options.get("decoder_bias", False))
+    Linear(16, 2 * 8 * 8 * 3)
+    with torch.random.fork_rng():
+        expected = VideoMaskedAutoencoder(**options)
+    MaskedAutoencoder._initialise(expected)
+    assert torch.equal(torch.rand(4), after)
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(made.state_dict()[name], weight), name

@@ -14,7 +14,7 @@ from pipelines.build.options import BuildOptions
 from pipelines.commandline import machine
 from pipelines.commandline.option import declared_options, given_values
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.pretrain.settings import PretrainOptions
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.publish.options import PublishOptions
 from pipelines.verify.options import VerifyOptions
 from saliency.table.table import SaliencyTable

@@ -9,8 +9,8 @@ from pipelines.build.job import BuildOptions, open_job
 from pipelines.errors import UserError
 from pipelines.inspect.inspect import inspect
 from pipelines.inspect.options import InspectOptions
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain
-from pipelines.pretrain.settings import PretrainOptions
 from pipelines.publish.publish import PublishOptions, publish
 from pipelines.verify.verify import VerifyOptions, verify
 from saliency.table.table import SaliencyTable

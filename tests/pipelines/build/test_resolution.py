@@ -7,8 +7,8 @@ import torch
 from pipelines.build.build_saliency import BuildOptions, build_saliency
 from pipelines.build.remade_maps import Remaker
 from pipelines.errors import UserError
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain
-from pipelines.pretrain.settings import PretrainOptions
 from pipelines.sources.images import decode_rgb
 from pipelines.sources.open_source import open_source
 from saliency.methods.windows import map_windows, squash_windows

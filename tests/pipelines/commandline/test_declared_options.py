@@ -8,13 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mae.masks.attention import AttentionSettings
-from mae.masks.gate_loss import GateObjective
-from mae.masks.hard import HardSettings
-from mae.multilevel.mlo import MultilevelSettings
 from pipelines.commandline.option import Argument, Option, check_declared, declared_options, given_values
 from pipelines.commandline.typer_commands import with_options
-from pipelines.pretrain.options import PretrainArguments
 
 
 def halves(text):
@@ -152,14 +147,3 @@ def test_an_option_without_a_help_text_is_refused():
         declared_options(Bare)
     with pytest.raises(TypeError, match="bare"):
         typed(kind=Bare)
-
-
-def test_defaults_of_pretrain_are_those_of_the_settings_that_it_fills():
-    gate, attention, hard, levels = GateObjective(), AttentionSettings(), HardSettings(), MultilevelSettings()
-    asked = PretrainArguments("shapes:1", Path())
-    assert asked.gate_contrast == gate.contrast
-    assert (asked.attention_momentum, asked.attention_momentum_end) == (attention.momentum, attention.momentum_end)
-    assert asked.hard_final == hard.final
-    for name in ("masker", "path", "hypergradient", "head_rate", "masker_rate", "exploration", "pool"):
-        assert getattr(asked, f"mlo_{name}") == getattr(levels, name), name
-    assert asked.mlo_unroll == ",".join(map(str, levels.unroll))

@@ -24,7 +24,7 @@ from pipelines.compare.unit import units_of
 from pipelines.errors import UserError
 from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import open_source
-from tests.pipelines.pretraining import SOURCE, assert_same_weights, invoke, nano_runs, stopping
+from tests.pipelines.pretraining import SOURCE, assert_same_weights, invoke, stopping
 from tests.tiny_mae import NANO, write_maps
 
 ROOT = Path(__file__).parents[3]
@@ -32,9 +32,7 @@ PROBES = "shapes:30,split=probe,objects=1,size=32"
 NANO_SETTINGS = {"model": "nano", "image_size": 16, "batch_size": 8, "epochs": 2, "blr": 0.05, "warmup_epochs": 0.5}
 
 
-@pytest.fixture(autouse=True)
-def _nano(monkeypatch):
-    nano_runs(monkeypatch)
+pytestmark = pytest.mark.usefixtures("nano")
 
 
 @pytest.fixture

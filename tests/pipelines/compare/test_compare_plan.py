@@ -3,9 +3,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines.compare.arms import built_in_arms
 from pipelines.compare.options import CompareOptions
-from pipelines.compare.plan import BUILT_IN_ARMS, asked_plan, read_plan
+from pipelines.compare.plan import asked_plan, read_plan
 from pipelines.errors import UserError
+from pipelines.pretrain.settings import settings_of
+
+LEFT_OUT = ("block", "color-red", "color-blue", "color-purple", "tube")
+"""Strategies that can be arms, and are none where no arms are named."""
 
 GOOD = """
 source: shapes:24
@@ -115,7 +120,7 @@ def test_a_plan_that_is_not_there(tmp_path):
 def test_flags_stand_in_for_a_plan():
     judged = {"test": "t", "protocol": ("knn",), "options": ("--epochs", "3", "--no-norm-pix")}
     plan = asked_plan(CompareOptions("s", Path("out"), seeds="2", saliency="maps", **judged))
-    assert list(plan.arms) == [name for name in BUILT_IN_ARMS if name != "block"]
+    assert list(plan.arms) == [name for name in built_in_arms() if name not in LEFT_OUT]
     assert (plan.seeds, plan.pretrain) == ((0, 1), {"epochs": 3, "norm_pix": False})
     judging = plan.evaluate_options(1, Path("run"))
     assert (judging.source, judging.test, judging.protocols) == ("s", "t", ("knn",))
@@ -137,7 +142,7 @@ def test_a_part_of_a_plan(read):
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
 def test_all_salient_hides_nothing_else_whatever_the_mask_ratio(read, ratio):
     text = f"{{source: a, saliency: maps, pretrain: {{mask_ratio: {ratio}}}, arms: [random, all-salient]}}"
-    masking = read(text).pretrain_options("all-salient", 0, Path("run")).masks()
+    masking = settings_of(read(text).pretrain_options("all-salient", 0, Path("run"))).masking
     saliency = torch.rand(3, 16, generator=torch.Generator().manual_seed(0))
     mask = masking(3, (4, 4), generator=torch.Generator().manual_seed(1), saliency=saliency)
     assert int(mask.hidden[0].sum()) == 16 * ratio

@@ -6,16 +6,14 @@ from pipelines.compare.compare import compare
 from pipelines.compare.plan import UNTRAINED, plan_from
 from pipelines.errors import UserError
 from pipelines.sources.open_source import open_source
-from tests.pipelines.pretraining import SOURCE, nano_runs
+from tests.pipelines.pretraining import SOURCE
 from tests.tiny_mae import write_maps
 
 PROBES = "shapes:30,split=probe,objects=1,size=32"
 NANO_SETTINGS = {"model": "nano", "image_size": 16, "batch_size": 8, "epochs": 1, "blr": 0.05, "warmup_epochs": 0.5}
 
 
-@pytest.fixture(autouse=True)
-def _nano(monkeypatch):
-    nano_runs(monkeypatch)
+pytestmark = pytest.mark.usefixtures("nano")
 
 
 def content(maps, **judged):

@@ -13,6 +13,7 @@ from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import list_checkpoints, load_model, load_training
 from mae.training.training import Batch, Training
 from pipelines.errors import UserError
+from pipelines.pretrain.settings import settings_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import open_source
 from pipelines.views.image_views import EpochBatches, Views, collate
@@ -22,21 +23,11 @@ from tests.pipelines.pretraining import (
     assert_same_weights,
     invoke,
     losses,
-    nano_options,
-    nano_runs,
     run,
     stopping,
 )
 
-
-@pytest.fixture(autouse=True)
-def _nano(monkeypatch):
-    nano_runs(monkeypatch)
-
-
-@pytest.fixture
-def base(tmp_path):
-    return nano_options(tmp_path / "run")
+pytestmark = pytest.mark.usefixtures("nano")
 
 
 @contextmanager
@@ -112,7 +103,8 @@ def test_a_saved_step_can_be_done_again(base):
     with breaking(6, "gradient"), pytest.raises(UserError):
         run(base)
     model = load_model(base.out / "nonfinite")
-    training = Training(model, base.masks(), base.training(), 6)
+    settings = settings_of(base)
+    training = Training(model, settings.masking, settings.training, 6)
     load_training(base.out / "nonfinite", training)
     assert training.step == 5
     indices = [image["index"] for image in json.loads((base.out / "nonfinite" / "step.json").read_text())["batches"][0]]

@@ -19,14 +19,13 @@ from pipelines.export.export import export
 from pipelines.inspect.inspect import inspect
 from pipelines.inspect.options import InspectOptions
 from pipelines.sources.open_source import open_source
-from tests.pipelines.pretraining import SOURCE, losses, nano_options, nano_runs, run, stopping
+from tests.pipelines.pretraining import SOURCE, losses, run, stopping
 from tests.tiny_mae import write_maps
 
 
 @pytest.fixture
-def base(tmp_path, monkeypatch):
-    nano_runs(monkeypatch)
-    return replace(nano_options(tmp_path / "run"), masking="gate", gate_ratio=1.0, keep=9)
+def base(base):
+    return replace(base, masking="gate", gate_ratio=1.0, keep=9)
 
 
 def gate_of(folder):

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mae.models import vit
 from mae.training.training import Training
-from pipelines.pretrain import pretrain as module
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain
-from pipelines.pretrain.settings import PretrainOptions
-from tests.tiny_mae import NANO
+from tests.pipelines.pretraining import nano_runs
 
 BATCH_BYTES = 4 * 3 * 32 * 32
 
@@ -30,8 +28,7 @@ def test_2000_steps_hold_no_more_memory_than_500(tmp_path, monkeypatch):
         memory[self.step] = resident()
         return update(self, batches)
 
-    monkeypatch.setitem(vit.SIZES, "nano", NANO)
-    monkeypatch.setattr(module, "_draw_pictures", lambda *_: None)
+    nano_runs(monkeypatch)
     monkeypatch.setattr(Training, "update", measured)
     options = PretrainOptions(
         "shapes:16,size=32",

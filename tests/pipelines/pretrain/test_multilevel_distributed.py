@@ -6,13 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mae.models import vit
 from mae.training.checkpoints import list_checkpoints
 from pipelines.run_folder import RunFolder
 from tests.pipelines.pretrain.test_distributed import errors, torchrun
 from tests.pipelines.pretrain.test_pretrain import folder_of
 from tests.pipelines.pretraining import nano_options, run
-from tests.tiny_mae import NANO
 
 COMMON = {"masking": "mlo", "source": "shapes:40,size=32", "epochs": 1, "blr": 0.005, "mlo_exploration": 1.0}
 LOSSES = ("loss", "head_loss", "masker_loss")
@@ -39,10 +37,9 @@ def runs(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["whole", "relative", "torn", "exact"])
-def test_two_processes_do_the_run_of_one(runs, name, tmp_path, monkeypatch):
+def test_two_processes_do_the_run_of_one(runs, name, tmp_path, nano):
     place, wanted, told = runs
     assert [each["error"] for each in told[name]] == [None, None]
-    monkeypatch.setitem(vit.SIZES, "nano", NANO)
     alone, together = run(replace(nano_options(tmp_path / name), **wanted[name])), RunFolder(place / name)
     for key in LOSSES:
         theirs = [line[key] for line in alone.metrics()]

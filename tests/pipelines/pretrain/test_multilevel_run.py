@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.models import vit
 from mae.multilevel.mlo_training import MultilevelTraining
 from mae.training.checkpoints import list_checkpoints, load_model
 from pipelines.compare.plan import ComparePlan
@@ -17,24 +16,17 @@ from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import evaluate
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.export import export
-from pipelines.pretrain import multilevel as module
 from pipelines.pretrain.multilevel_cost import told_cost
 from pipelines.pretrain.multilevel_data import StepBatches, open_levels
+from pipelines.pretrain.settings import settings_of
 from pipelines.sources.open_source import open_source
 from tests.pipelines.pretrain.test_pretrain import folder_of
-from tests.pipelines.pretraining import assert_same_weights, invoke, losses, nano_options, run
-from tests.tiny_mae import NANO
-
-DRAW = module._draw_pictures
+from tests.pipelines.pretraining import assert_same_weights, invoke, losses, run
 
 
 @pytest.fixture
-def base(tmp_path, monkeypatch):
-    monkeypatch.setitem(vit.SIZES, "nano", NANO)
-    monkeypatch.setattr(module, "_draw_pictures", lambda *_: None)
-    return replace(
-        nano_options(tmp_path / "run"), source="shapes:60,size=32", masking="mlo", keep=9, checkpoint_every=2
-    )
+def base(base):
+    return replace(base, source="shapes:60,size=32", masking="mlo", keep=9, checkpoint_every=2)
 
 
 @contextmanager
@@ -115,8 +107,7 @@ def test_pairs_of_one_image_stay_together(base):
     assert len(data.training) + len(data.mask) == 80
 
 
-def test_pictures_and_cost(base, monkeypatch):
-    monkeypatch.setattr(module, "_draw_pictures", DRAW)
+def test_pictures_and_cost(base, pictures):
     done = run(replace(base, epochs=1))
     for name in ("loss", "levels", "reconstructions", "scores"):
         assert Image.open(done.folder / "plots" / f"{name}.png").size[0] > 300
@@ -150,7 +141,7 @@ def test_a_comparison_has_it_as_an_arm(tmp_path):
     arms = {"random": {"masking": "random"}, "mlo": {"masking": "mlo", "mlo_path": "relative", "mlo_unroll": "1,1"}}
     options = ComparePlan("shapes:60", arms, "random").pretrain_options("mlo", 0, tmp_path / "run")
     assert options.masking_name == "mlo"
-    assert options.multilevel().unroll == (1, 1)
+    assert settings_of(options).learner.unroll == (1, 1)
     wrong = ComparePlan("shapes:60", arms | {"random": {"masking": "random", "mlo_path": "relative"}}, "mlo")
     with pytest.raises(ValueError, match="mlo_path has no effect on random masks"):
         wrong.pretrain_options("random", 0, tmp_path / "run")

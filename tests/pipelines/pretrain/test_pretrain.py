@@ -30,24 +30,12 @@ from tests.pipelines.pretraining import (
     assert_same_weights,
     invoke,
     losses,
-    nano_options,
-    nano_runs,
     run,
     stopping,
 )
 from tests.tiny_mae import write_maps
 
-DRAW_PICTURES = module._draw_pictures
-
-
-@pytest.fixture(autouse=True)
-def _nano(monkeypatch):
-    nano_runs(monkeypatch)
-
-
-@pytest.fixture
-def base(tmp_path):
-    return nano_options(tmp_path / "run")
+pytestmark = pytest.mark.usefixtures("nano")
 
 
 @pytest.fixture
@@ -55,8 +43,7 @@ def maps(tmp_path):
     return write_maps(tmp_path / "maps", open_source(SOURCE))
 
 
-def test_a_run_folder(base, monkeypatch):
-    monkeypatch.setattr(module, "_draw_pictures", DRAW_PICTURES)
+def test_a_run_folder(base, pictures):
     folder = run(base)
     assert sorted(path.name for path in base.out.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl", "plots"]
     assert sorted(path.name for path in (base.out / "plots").iterdir()) == ["loss.png", "reconstructions.png"]
@@ -183,8 +170,7 @@ def test_salient_ratio_0_is_the_random_run(base, tmp_path, maps):
     assert losses(other) != losses(random)
 
 
-def test_a_finished_run_that_is_resumed_stays_as_it_is(base, monkeypatch):
-    monkeypatch.setattr(module, "_draw_pictures", DRAW_PICTURES)
+def test_a_finished_run_that_is_resumed_stays_as_it_is(base, pictures):
     before = run(base).metrics()
     weights = (list_checkpoints(base.out)[-1] / "model.safetensors").read_bytes()
     again = run(replace(base, resume=True))
@@ -392,8 +378,7 @@ def test_the_best_epoch_is_kept_and_a_resumed_run_keeps_the_same(base, tmp_path,
     assert_same_weights(options.out / "checkpoints" / "best", stopped.out / "checkpoints" / "best")
 
 
-def test_a_frame_that_is_not_square_and_a_control(base, maps, monkeypatch):
-    monkeypatch.setattr(module, "_draw_pictures", DRAW_PICTURES)
+def test_a_frame_that_is_not_square_and_a_control(base, maps, pictures):
     folder = run(replace(base, saliency=maps, masking="inverse", image_size=(16, 32), norm_pix=False, epochs=1))
     assert folder.config()["grid"] == [2, 4]
     assert load_model(base.out).image_size == (16, 32)
@@ -446,7 +431,7 @@ def test_the_command(tmp_path):
         ((SOURCE, "--blr", "nan"), "--blr is nan"),
         ((SOURCE, "--device", "abacus"), "--device abacus can't be used here"),
         ((SOURCE, "--masking", "center", "--salient-ratio", "0.9"), "above --mask-ratio"),
-        ((SOURCE, "--captions", "some"), "captions is 'some'"),
+        ((SOURCE, "--captions", "some"), "--captions 'some' is not one of: first, all"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, arguments, message):

@@ -12,21 +12,11 @@ from pipelines.sources.open_source import open_source
 from tests.pipelines.pretraining import (
     SOURCE,
     losses,
-    nano_options,
-    nano_runs,
     run,
 )
 from tests.tiny_mae import write_maps
 
-
-@pytest.fixture(autouse=True)
-def _nano(monkeypatch):
-    nano_runs(monkeypatch)
-
-
-@pytest.fixture
-def base(tmp_path):
-    return nano_options(tmp_path / "run")
+pytestmark = pytest.mark.usefixtures("nano")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 from mae.training.checkpoints import load_model
 from mae.training.training import Training
 from pipelines.errors import UserError
-from pipelines.pretrain import pretrain as module
 from pipelines.sources.open_source import open_source
 from pipelines.views.joined_maps import JoinedMaps
 from tests.pipelines.pretraining import (
@@ -17,29 +16,22 @@ from tests.pipelines.pretraining import (
     assert_same_weights,
     invoke,
     losses,
-    nano_options,
-    nano_runs,
     run,
     stopping,
 )
 from tests.tiny_mae import write_maps
 
-DRAW_PICTURES = module._draw_pictures
-
 
 @pytest.fixture
-def base(tmp_path, monkeypatch):
-    nano_runs(monkeypatch)
+def base(base, tmp_path):
     maps = write_maps(tmp_path / "maps", open_source(SOURCE))
-    options = nano_options(tmp_path / "run")
-    return replace(options, saliency=maps, image_size=(32,), resolution_schedule="0:16,0.3:16x24,0.6:32")
+    return replace(base, saliency=maps, image_size=(32,), resolution_schedule="0:16,0.3:16x24,0.6:32")
 
 
 SIZES = [[16, 16]] * 6 + [[16, 24]] * 6 + [[32, 32]] * 6
 
 
-def test_sizes_are_logged_and_maps_lie_on_their_grids(base, monkeypatch):
-    monkeypatch.setattr(module, "_draw_pictures", DRAW_PICTURES)
+def test_sizes_are_logged_and_maps_lie_on_their_grids(base, pictures, monkeypatch):
     seen = []
     on_views, update = JoinedMaps.on_views, Training.update
 

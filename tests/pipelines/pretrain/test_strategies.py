@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.masks.masking import RANKED, STRATEGIES
+from mae.masks.strategies import STRATEGIES, blind, learned
 from mae.training.checkpoints import list_checkpoints, load_state
-from pipelines.compare.plan import BUILT_IN_ARMS, read_plan
+from pipelines.compare.arms import built_in_arms
+from pipelines.compare.plan import read_plan
 from pipelines.compare.plots import mask_sheet
-from pipelines.compare.report import _masks_in_words
+from pipelines.compare.report import masks_in_words
 from pipelines.compare.unit import Unit
 from pipelines.errors import UserError
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.model_card import run_facts
 from pipelines.inspect.run import describe_run
-from pipelines.pretrain.settings import LEARNED, MULTILEVEL
 from pipelines.sources.open_source import open_source
 from tests.pipelines.pretraining import (
     SMALL,
@@ -25,14 +25,14 @@ from tests.pipelines.pretraining import (
     assert_same_weights,
     invoke,
     losses,
-    nano_options,
     nano_runs,
     run,
     stopping,
 )
 from tests.tiny_mae import write_maps
 
-BLIND = [name for name in STRATEGIES if name not in (*RANKED, "tube")]  # tubes are of video
+BLIND = [name for name in blind() if not STRATEGIES[name].ranked and name != "tube"]  # tubes are of video
+LEARNED = learned()
 FIGURES = {
     "attention-high": {"attention_hidden"},
     "attention-hint": {"attention_hidden"},
@@ -41,9 +41,8 @@ FIGURES = {
 
 
 @pytest.fixture
-def base(tmp_path, monkeypatch):
-    nano_runs(monkeypatch)
-    return replace(nano_options(tmp_path / "run"), image_size=(32,))
+def base(base):
+    return replace(base, image_size=(32,))
 
 
 @pytest.mark.parametrize("masking", ["grid", "color-green", *FIGURES])
@@ -79,7 +78,7 @@ def test_a_run_says_which_masks_it_has_and_no_salient_ratio(base, masking):
 
 
 def test_learners_go_with_small_images_first_and_a_part_decoded(base):
-    for masking in set(LEARNED) - {MULTILEVEL}:  # which takes whole images and decodes all
+    for masking in set(LEARNED) - {"mlo"}:  # which takes whole images and decodes all
         options = replace(base, out=base.out / masking, masking=masking, decode_ratio=0.5, image_size=(48,))
         done = run(replace(options, resolution_schedule="0:32,0.5:48"))
         assert len(done.metrics()) == 18
@@ -134,14 +133,14 @@ def asked(tmp_path, arm):
 def test_an_arm_keeps_its_masks(tmp_path, name):
     options = asked(tmp_path, f"{{masking: {name}}}")
     assert (options.masking, options.saliency) == (name, None)
-    assert _masks_in_words(options) == f"{name}, 0.75 hidden"
-    assert BUILT_IN_ARMS[name] == {"masking": name}
+    assert masks_in_words(options) == f"{name}, 0.75 hidden"
+    assert built_in_arms()[name] == {"masking": name}
 
 
 def test_an_arm_of_weighted_errors_has_maps(tmp_path):
     options = asked(tmp_path, "{masking: random, saliency_weight: 1}")
     assert (options.masking, options.saliency, options.saliency_weight) == ("random", "maps", 1.0)
-    assert _masks_in_words(options) == "random, 0.75 hidden, errors 1 by saliency"
+    assert masks_in_words(options) == "random, 0.75 hidden, errors 1 by saliency"
 
 
 @pytest.mark.parametrize(

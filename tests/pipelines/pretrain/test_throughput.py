@@ -10,17 +10,9 @@ from pipelines.inspect.run import describe_run
 from pipelines.pretrain import pretrain as module
 from pipelines.pretrain.throughput import throughput
 from pipelines.views.image_views import Views
-from tests.pipelines.pretraining import SMALL, SOURCE, invoke, nano_options, nano_runs, run, stopping
+from tests.pipelines.pretraining import SMALL, SOURCE, invoke, run, stopping
 
-
-@pytest.fixture(autouse=True)
-def _nano(monkeypatch):
-    nano_runs(monkeypatch)
-
-
-@pytest.fixture
-def base(tmp_path):
-    return nano_options(tmp_path / "run")
+pytestmark = pytest.mark.usefixtures("nano")
 
 
 def slow(monkeypatch, kind, name, seconds):

@@ -15,14 +15,11 @@ from pipelines.errors import UserError
 from pipelines.pretrain import pretrain as module
 from pipelines.pretrain import trackers
 from pipelines.run_folder import RunFolder
-from tests.pipelines.pretraining import SMALL, SOURCE, STEPS, invoke, nano_options, nano_runs, run, stopping
-
-DRAW_PICTURES = module._draw_pictures
+from tests.pipelines.pretraining import SMALL, SOURCE, STEPS, invoke, run, stopping
 
 
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    nano_runs(monkeypatch)
+def _offline(nano, monkeypatch):
     for name in ("WANDB_PROJECT", "WANDB_NAME", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -35,11 +32,6 @@ def forget_wandb():
     """Ends W&B's service, which reads its variables once a process."""
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()
-
-
-@pytest.fixture
-def base(tmp_path):
-    return nano_options(tmp_path / "run")
 
 
 def expected(folder):
@@ -110,8 +102,7 @@ def assert_same_numbers(found, folder, rel):
         assert [value for _, value in found[name]] == pytest.approx([value for _, value in pairs], rel=rel, abs=1e-12)
 
 
-def test_tensorboard_has_the_numbers_of_the_log(base, monkeypatch):
-    monkeypatch.setattr(module, "_draw_pictures", DRAW_PICTURES)
+def test_tensorboard_has_the_numbers_of_the_log(base, pictures):
     run(replace(base, track=("tensorboard",)))
     assert_same_numbers(scalars(base.out), base.out, rel=1e-6)
     found = events(base.out)
@@ -124,8 +115,7 @@ def test_tensorboard_has_the_numbers_of_the_log(base, monkeypatch):
     assert json.loads(text.strip("`").removeprefix("json"))["options"]["batch_size"] == 4
 
 
-def test_wandb_has_the_numbers_of_the_log(base, monkeypatch):
-    monkeypatch.setattr(module, "_draw_pictures", DRAW_PICTURES)
+def test_wandb_has_the_numbers_of_the_log(base, pictures):
     run(replace(base, track=("wandb",)))
     assert_same_numbers(wandb_numbers(base.out), base.out, rel=1e-12)
     (told,) = wandb_runs(base.out)
@@ -207,8 +197,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("where", ["open", "log", "picture", "close"])
-def test_a_tracker_that_fails_does_not_stop_the_training(base, monkeypatch, capsys, where):
-    monkeypatch.setattr(module, "_draw_pictures", DRAW_PICTURES)
+def test_a_tracker_that_fails_does_not_stop_the_training(base, pictures, monkeypatch, capsys, where):
     failing, other = Failing(where), Failing(None)
     monkeypatch.setattr(trackers, "_OPENERS", {"wandb": failing, "tensorboard": other})
     folder = run(replace(base, track=("wandb", "tensorboard")))

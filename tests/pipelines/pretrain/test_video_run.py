@@ -13,11 +13,12 @@ from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import list_checkpoints, load_model
 from pipelines.errors import UserError
 from pipelines.evaluate.encoder import open_encoder
-from pipelines.pretrain import pretrain as module
+from pipelines.pretrain import plain
 from pipelines.pretrain.pretrain import pretrain
+from pipelines.pretrain.settings import settings_of
 from pipelines.sources.open_source import open_clips
 from tests.pipelines.pretrain.test_distributed import errors, torchrun
-from tests.pipelines.pretraining import assert_same_weights, losses, nano_options, nano_runs, run, stopping
+from tests.pipelines.pretraining import assert_same_weights, losses, nano_options, run, stopping
 from tests.pipelines.video_files import pictures, write_video
 from tests.tiny_mae import NANO, write_maps
 
@@ -26,9 +27,8 @@ CELLS = {"decode_ratio": 0.5, "decoder_masking": "running-cell"}
 
 
 @pytest.fixture
-def base(tmp_path, monkeypatch):
-    nano_runs(monkeypatch)
-    return replace(nano_options(tmp_path / "run"), **CLIPS, keep=9)
+def base(base):
+    return replace(base, **CLIPS, keep=9)
 
 
 def test_a_run_has_a_video_model_and_tubes(base, tmp_path):
@@ -141,13 +141,9 @@ def test_unreadable_videos_are_recorded(base, tmp_path):
         run(replace(options, max_rejected=0.05, out=tmp_path / "strict"))
 
 
-def test_the_reconstructions_are_a_sheet_of_frames(base, monkeypatch):
-    monkeypatch.undo()
-    from mae.models import vit
-
-    monkeypatch.setitem(vit.SIZES, "nano", NANO)
+def test_the_reconstructions_are_a_sheet_of_frames(base, pictures, monkeypatch):
     sheets = []
-    monkeypatch.setattr(module, "contact_sheet", lambda path, columns: sheets.append((path.name, columns)))
+    monkeypatch.setattr(plain, "contact_sheet", lambda path, columns: sheets.append((path.name, columns)))
     pretrain(replace(base, epochs=1), quiet=True)
     ((name, columns),) = sheets
     assert name == "reconstructions.png"
@@ -178,7 +174,7 @@ def test_the_reconstructions_are_a_sheet_of_frames(base, monkeypatch):
 )
 def test_what_does_not_go_together_is_said(base, options, reason):
     with pytest.raises(ValueError, match=reason):
-        replace(base, **options).training()
+        settings_of(replace(base, **options))
 
 
 @pytest.mark.parametrize(

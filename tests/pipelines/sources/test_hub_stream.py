@@ -171,7 +171,7 @@ def test_no_network_and_no_such_dataset(monkeypatch):
 @pytest.mark.parametrize("limit", [None, 3])
 def test_a_download_has_the_streams_pairs(folder, monkeypatch, captions, limit):
     """Maps are built from the stream and joined to the download, so keys and captions must be the same."""
-    from pipelines.pretrain.settings import PretrainOptions
+    from pipelines.pretrain.options import PretrainOptions
     from pipelines.sources import random_access
 
     streamed = stream(folder, captions=captions, limit=limit)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.pretrain.settings import PretrainOptions
+from pipelines.pretrain.options import PretrainOptions
 from pipelines.sources.images import BadImage
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source import Source
 from pipelines.views.device_views import CutBatch, CutViews, load_on_device, views_on_device
 from pipelines.views.image_views import EpochBatches, InOrder, ViewBatch, Views, load_views
 from pipelines.views.pillow_resize import PackedRegions
-from tests.pipelines.pretraining import invoke, losses, nano_options, nano_runs, run, stopping
+from tests.pipelines.pretraining import invoke, losses, nano_options, run, stopping
 from tests.tiny_mae import write_maps
 
 CPU = torch.device("cpu")
@@ -106,8 +106,7 @@ def test_where_views_are_made():
 
 
 @pytest.fixture
-def base(tmp_path, monkeypatch):
-    nano_runs(monkeypatch)
+def base(tmp_path, nano):
     maps = write_maps(tmp_path / "maps", open_source("shapes:24,size=32"))
     return replace(nano_options(tmp_path / "run"), saliency=maps)
 

@@ -1,0 +1,46 @@
+"""Views of images or of clips, loaded: random ones to train on, and a few fixed ones to show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+from pipelines.sources.source import Source
+from pipelines.views.clip_views import ClipShape, ClipViews
+from pipelines.views.device_views import CutViews, load_on_device, views_on_device
+from pipelines.views.image_views import InOrder, ViewBatch, Views, load_views
+
+
+def training_views(
+    source: Source,
+    batches: Sampler[list[tuple[int, int]]],
+    size: tuple[int, int],
+    *,
+    clip: ClipShape | None,
+    sizes: Sequence[tuple[int, int]] | None,
+    seed: int,
+    augment_on: str,
+    device: torch.device,
+    workers: int,
+) -> Iterable[ViewBatch]:
+    """Random views (height, width) of ``batches`` of (epoch, index), of ``sizes`` where the epochs have their own.
+
+    With a ``clip`` they are of videos, cropped by the workers. ``augment_on`` is one of AUGMENT_ON.
+    """
+    if clip is None and views_on_device(augment_on, device):
+        cut = CutViews(source, size, augment=True, seed=seed, sizes=sizes)
+        return load_on_device(cut, batches, device, workers=workers)
+    if clip is None:
+        views = Views(source, size, augment=True, seed=seed, sizes=sizes)
+    else:
+        views = ClipViews(source, size, clip, augment=True, seed=seed, sizes=sizes)
+    return load_views(views, batches, workers=workers, pin=device.type == "cuda")
+
+
+def first_views(source: Source, size: tuple[int, int], count: int, clip: ClipShape | None = None) -> ViewBatch:
+    """The central views of the first ``count`` images of a source, or with a ``clip`` of its videos."""
+    views = Views(source, size, augment=False) if clip is None else ClipViews(source, size, clip, augment=False)
+    batch: ViewBatch = next(iter(load_views(views, InOrder(min(count, len(source)), count), workers=0)))
+    return batch
