@@ -104,13 +104,13 @@ def inspect(given: Given) -> None:
     Maps are also scored, and compared with a centre prior, a shuffled caption and a uniform map.
     """
     from pipelines.inspect.inspect import inspect as look
-    from pipelines.inspect.map_verdict import print_judgement
+    from pipelines.inspect.map_verdict import print_map_scores
 
     options = _options(InspectOptions, given)
     found = look(options, quiet=False)
     print_facts(found.facts)
-    if found.judgement:
-        print_judgement(found.judgement)
+    if found.map_scores:
+        print_map_scores(found.map_scores)
     if unmet := found.unmet(options.require):
         fail(f"the maps do not beat the centre prior in {', '.join(unmet)}", 1, "not met")
 

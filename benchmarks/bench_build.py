@@ -96,7 +96,7 @@ def main():
         measure(Path(scratch), arguments)
 
 
-def prepare(scratch, arguments):
+def prepare_pair(scratch, arguments):
     """The model as the command loads it, and the pairs ready for it in batches: pixels and encoded texts."""
     (scratch / "clip").mkdir()
     save_model(arguments.model, scratch / "clip")
@@ -122,7 +122,7 @@ def run_peer(tower, pixels, texts, size):
 
 
 def measure(scratch, arguments):
-    tower, pixels, texts = prepare(scratch, arguments)
+    tower, pixels, texts = prepare_pair(scratch, arguments)
     synchronise = torch.cuda.synchronize if arguments.device.startswith("cuda") else lambda: None
 
     def forward():

@@ -21,7 +21,7 @@ import open_clip
 import torch
 from tqdm import tqdm
 
-from pipelines.inspect.map_scores import judge_arrays
+from pipelines.inspect.map_scores import score_arrays
 from pipelines.inspect.map_verdict import CENTRE, MAPS, SHUFFLED
 from pipelines.sources.images import decode_rgb
 from pipelines.sources.open_source import open_source
@@ -137,10 +137,10 @@ def report_quality(spec: str, clip: str, limit: int, scorecam_limit: int) -> Non
         if not n or not can_read(method, tower):
             continue
         own = make_maps(tower, pixels[:n], texts[:n], method)
-        judgement = judge_arrays(own, masks[:n], shuffled=make_maps(tower, pixels[:n], others[:n], method))
+        map_scores = score_arrays(own, masks[:n], shuffled=make_maps(tower, pixels[:n], others[:n], method))
         if index == 0:
-            print_row("centre prior", judgement.judged, judgement.figures[CENTRE], None)
-        print_row(f"`{method}`", judgement.judged, judgement.figures[MAPS], judgement.figures[SHUFFLED])
+            print_row("centre prior", map_scores.judged, map_scores.figures[CENTRE], None)
+        print_row(f"`{method}`", map_scores.judged, map_scores.figures[MAPS], map_scores.figures[SHUFFLED])
 
 
 def make_maps(tower: Tower, pixels: torch.Tensor, texts: torch.Tensor, method: str) -> np.ndarray:

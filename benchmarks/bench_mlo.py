@@ -21,7 +21,7 @@ from mae.masks.masking import Masking
 from mae.models.vit import SIZES, MaskedAutoencoder
 from mae.multilevel.masker import PATHS
 from mae.multilevel.mlo import MASKERS, MultilevelSettings
-from mae.multilevel.mlo_training import Labelled, MultilevelTraining
+from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.nested import METHODS
 from mae.training.training import Batch, Training, TrainingSettings
 
@@ -40,8 +40,8 @@ def theory(method: str, unroll: tuple[int, int]) -> dict[str, tuple[int, int, in
     }
 
 
-def labelled(batch: int, size: int) -> Labelled:
-    return Labelled(
+def labelled(batch: int, size: int) -> LabelledImages:
+    return LabelledImages(
         torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8), torch.randint(0, CLASSES, (batch,))
     )
 

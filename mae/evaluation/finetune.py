@@ -27,7 +27,7 @@ _STRONGEST = 9.99
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FinetuneRecipe:
     """How to fine-tune; the defaults are those of the authors' code for ViT-B."""
 
     epochs: int = 100
@@ -48,12 +48,12 @@ class Recipe:
         return min(5.0, self.epochs / 10)
 
 
-BASE = Recipe()
-LARGE = Recipe(epochs=50, blr=1e-3, layer_decay=0.75, drop_path=0.2)
+BASE = FinetuneRecipe()
+LARGE = FinetuneRecipe(epochs=50, blr=1e-3, layer_decay=0.75, drop_path=0.2)
 HUGE = replace(LARGE, drop_path=0.3)
 
 
-def recipe_for(depth: int) -> Recipe:
+def recipe_for(depth: int) -> FinetuneRecipe:
     """The recipe for so many blocks: ViT-B's below the 24 of ViT-L, ViT-H's from 32 on."""
     return BASE if depth < 24 else LARGE if depth < 32 else HUGE
 
@@ -90,7 +90,7 @@ class FineTuning:
     def __init__(
         self,
         network: nn.Module,
-        recipe: Recipe,
+        recipe: FinetuneRecipe,
         classes: int,
         *,
         batch_size: int,
@@ -152,7 +152,7 @@ class FineTuning:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, recipe: FinetuneRecipe) -> list[dict[str, Any]]:
     """AdamW's groups, each with its ``lr_scale``: layer decay to the power of the layers above it.
 
     The head and the last norm are layer 0 from above, then the blocks, and last the patch projection with class token

@@ -35,7 +35,7 @@ from mae.training.training import TrainingSettings
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImages:
     """``images`` uint8 [B, 3, H, W]; ``labels`` int64 [B], 0 to classes − 1, which level 1 does not look at."""
 
     images: Tensor
@@ -104,7 +104,7 @@ class MultilevelTraining:
         """Share of the training done, 0..1."""
         return self.step / self.total_steps
 
-    def update(self, batches: Mapping[str, Sequence[Labelled]]) -> dict[str, Tensor]:
+    def update(self, batches: Mapping[str, Sequence[LabelledImages]]) -> dict[str, Tensor]:
         """One outer step on ``batches_per_step`` of each level.
 
         The batches of ``masker`` must come from images that the other two never see. Returns the mean loss of each
@@ -277,13 +277,13 @@ class MultilevelTraining:
             peaks.get(level, self.settings.peak_learning_rate),
         )
 
-    def _inputs(self, level: str, number: int, batch: Labelled) -> Inputs:
+    def _inputs(self, level: str, number: int, batch: LabelledImages) -> Inputs:
         count = len(batch.images)
         share = 1.0 if batch.readable is None else count * self.world.size / batch.readable
         if not count:  # an image that counts nothing: the other processes wait for this one's gradients
             rows = torch.zeros(1, dtype=torch.int64)
             blank = torch.zeros(1, 3, *self.model.image_size, dtype=torch.uint8)
-            batch = Labelled(blank, rows, Part(rows, batch.part.size if batch.part else 1))
+            batch = LabelledImages(blank, rows, Part(rows, batch.part.size if batch.part else 1))
         images = normalise(batch.images.to(self.device, non_blocking=True))
         if level == "mae":
             return Inputs(images, noise=self._noise(len(images), number, batch.part), share=share)

@@ -48,7 +48,7 @@ class Encoded(NamedTuple):
         return self.tokens.mean(0)
 
 
-class Encoder(Protocol):
+class LiveEncoder(Protocol):
     """An encoder of a stream, of a video model or of an image one, frame by frame."""
 
     latency: int
@@ -61,7 +61,7 @@ class Encoder(Protocol):
         """What the end of the stream finishes; another stream may begin."""
 
 
-def stream_encoder(model: MaskedAutoencoder) -> Encoder:
+def stream_encoder(model: MaskedAutoencoder) -> LiveEncoder:
     """The encoder of a stream for either kind of model."""
     return StreamEncoder(model) if isinstance(model, VideoMaskedAutoencoder) else FrameEncoder(model)
 

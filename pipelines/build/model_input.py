@@ -40,7 +40,7 @@ class Prepared:
     pixels: NDArray[np.uint8]
 
 
-def prepare(pair: Pair, tower: Tower, fit: str, tiles: int, stages: Stages) -> Prepared | Rejected:
+def prepare_pair(pair: Pair, tower: Tower, fit: str, tiles: int, stages: Stages) -> Prepared | Rejected:
     """Read, decode and resize one pair's image, or say why that can't be done."""
     if pair.duplicate:
         return Rejected(pair.key, pair.caption, "duplicate: an earlier pair has this key and caption")

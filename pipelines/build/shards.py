@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.build.model_input import Prepared, prepare
+from pipelines.build.model_input import Prepared, prepare_pair
 from pipelines.build.pairs import Pair
 from pipelines.build.stages import MODEL, READ, STARVED, TEXTS, WRITE, Stages
 from pipelines.prefetch import prefetch
@@ -178,7 +178,7 @@ def map_shards(
     """
 
     def work(numbered: tuple[int, Pair]) -> tuple[int, Prepared | Rejected]:
-        return numbered[0], prepare(numbered[1], tower, recipe.fit, recipe.tiles, stages)
+        return numbered[0], prepare_pair(numbered[1], tower, recipe.fit, recipe.tiles, stages)
 
     current: int | None = None
     shard = ShardMaps(tower, recipe, stages)

@@ -17,7 +17,7 @@ import torch
 from pipelines.compare.jobs import cores, outcomes
 from pipelines.compare.plan import ComparePlan
 from pipelines.compare.report import Comparison, summarise, write_report
-from pipelines.compare.unit import FINISHED, NEW, Outcome, Unit, attempt, state_of, units_of
+from pipelines.compare.unit import FINISHED, NEW, Unit, UnitOutcome, attempt, state_of, units_of
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.data import open_test
 from pipelines.evaluate.protocol import load
@@ -175,7 +175,7 @@ def _check_maps(units: Sequence[Unit]) -> None:
         protocol.check_maps(options, {arm: maps for maps, arm in arms.items()})
 
 
-def _line(outcome: Outcome, done: int, total: int, each: float) -> str:
+def _line(outcome: UnitOutcome, done: int, total: int, each: float) -> str:
     """How a unit ended, what it took, and how long the rest may take at ``each`` seconds."""
     if outcome.record:
         row = outcome.record["result"]["rows"][0]
@@ -193,7 +193,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _keep_trace(outcome: Outcome, out: Path) -> None:
+def _keep_trace(outcome: UnitOutcome, out: Path) -> None:
     place = out / "failed" / f"{outcome.unit.arm}-seed-{outcome.unit.seed}.txt"
     if outcome.trace:
         write_text_atomically(place, outcome.trace)

@@ -19,10 +19,10 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from pipelines.compare.unit import Outcome, Unit, attempt
+from pipelines.compare.unit import Unit, UnitOutcome, attempt
 
 
-def outcomes(units: Sequence[Unit], jobs: int) -> Iterator[Outcome]:
+def outcomes(units: Sequence[Unit], jobs: int) -> Iterator[UnitOutcome]:
     """What becomes of every unit, in the order in which they end; ``jobs`` of them at a time."""
     if jobs == 1:
         yield from map(attempt, units)
@@ -77,15 +77,15 @@ def _start(unit: Unit, slot: int, threads: int) -> _Job:
     return _Job(unit, slot, process, answer, time.monotonic())
 
 
-def _finish(job: _Job) -> Outcome:
+def _finish(job: _Job) -> UnitOutcome:
     try:
-        outcome: Outcome = job.answer.recv()
+        outcome: UnitOutcome = job.answer.recv()
     except EOFError:
         job.process.join()
         code = job.process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = "; is there memory enough for so many --jobs?" if code == -signal.SIGKILL else ""
-        return Outcome(job.unit, None, time.monotonic() - job.started, failed=f"its process {how}{hint}")
+        return UnitOutcome(job.unit, None, time.monotonic() - job.started, failed=f"its process {how}{hint}")
     job.process.join()
     return outcome
 

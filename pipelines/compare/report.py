@@ -23,7 +23,7 @@ from mae.masks.strategies import STRATEGIES
 from pipelines.compare.plan import UNTRAINED, ComparePlan
 from pipelines.compare.plots import forest, loss_curves, losses, mask_sheet
 from pipelines.compare.statistics import LEVEL, Difference, Mean, mean_interval, paired_differences
-from pipelines.compare.unit import Outcome
+from pipelines.compare.unit import UnitOutcome
 from pipelines.errors import UserError
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
@@ -47,8 +47,8 @@ class Comparison:
     """What is known of a comparison: per protocol, {arm: {seed: accuracy}} and what follows from it."""
 
     plan: ComparePlan
-    finished: list[Outcome]
-    failed: list[Outcome]
+    finished: list[UnitOutcome]
+    failed: list[UnitOutcome]
     values: dict[str, dict[str, dict[int, float]]]
     means: dict[str, dict[str, Mean]]
     differences: dict[str, dict[str, Difference]]
@@ -57,7 +57,7 @@ class Comparison:
     """Of the untrained encoder, by protocol; a reference, on its own."""
 
 
-def summarise(plan: ComparePlan, outcomes: Iterable[Outcome]) -> Comparison:
+def summarise(plan: ComparePlan, outcomes: Iterable[UnitOutcome]) -> Comparison:
     """The statistics of every protocol over what is finished."""
     outcomes = list(outcomes)
     finished, failed = [o for o in outcomes if o.record], [o for o in outcomes if o.failed]

@@ -47,7 +47,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class UnitOutcome:
     """What became of a unit: its record, or in ``failed`` one line that says why not; ``seconds`` it took now."""
 
     unit: Unit
@@ -106,17 +106,17 @@ def read_record(unit: Unit) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and {"fingerprint", "result"} <= set(record) else None
 
 
-def attempt(unit: Unit) -> Outcome:
+def attempt(unit: Unit) -> UnitOutcome:
     """:func:`finish`, whatever becomes of it, so that one bad arm does not stop the others."""
     started = time.monotonic()
     try:
         record = finish(unit)
     except UserError as error:
-        return Outcome(unit, None, time.monotonic() - started, failed=str(error))
+        return UnitOutcome(unit, None, time.monotonic() - started, failed=str(error))
     except Exception as error:  # a bug of one arm; its traceback is kept
         line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return Outcome(unit, None, time.monotonic() - started, failed=line, trace=traceback.format_exc())
-    return Outcome(unit, record, time.monotonic() - started)
+        return UnitOutcome(unit, None, time.monotonic() - started, failed=line, trace=traceback.format_exc())
+    return UnitOutcome(unit, record, time.monotonic() - started)
 
 
 def finish(unit: Unit) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate, to_json
 from pipelines.evaluate.printed import print_evaluation
 from pipelines.inspect.inspect import inspect
-from pipelines.inspect.map_verdict import Judgement, print_judgement
+from pipelines.inspect.map_verdict import MapScores, print_map_scores
 from pipelines.inspect.options import InspectOptions
 from pipelines.plots import bars, contact_sheet, loss_curve
 from pipelines.pretrain.options import PretrainOptions
@@ -60,7 +60,7 @@ class DemoResult:
     """What the demo found: facts about the maps, how good they are, and the evaluation's table."""
 
     maps: dict[str, str]
-    judgement: Judgement
+    map_scores: MapScores
     evaluation: dict[str, Any]
 
 
@@ -72,7 +72,7 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
     build_saliency(BuildOptions(TRAINED_ON, out / "maps", batch_size=_BATCH, device=device), quiet=quiet)
     build_saliency(BuildOptions(JUDGED_ON, out / "judged-maps", batch_size=_BATCH, device=device), quiet=quiet)
     found = inspect(InspectOptions(str(out / "judged-maps"), gallery=out / "maps.png", device=device), quiet=quiet)
-    assert found.judgement
+    assert found.map_scores
     arms = {"random": None, "salient": out / "maps"}
     for name, maps in arms.items():
         _say(f"2/4  pretraining, {name} masks", quiet)
@@ -98,8 +98,8 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
     _say("4/4  pictures", quiet)
     _draw(out, result, seed, device)
     write_text_atomically(out / "evaluation.json", to_json(result))
-    write_text_atomically(out / "table.md", _table(found.facts, found.judgement, result))
-    return DemoResult(found.facts, found.judgement, result)
+    write_text_atomically(out / "table.md", _table(found.facts, found.map_scores, result))
+    return DemoResult(found.facts, found.map_scores, result)
 
 
 def _pretrain_options(out: Path, maps: Path | None, seed: int, device: str) -> PretrainOptions:
@@ -146,7 +146,7 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
     )
 
 
-def _table(facts: dict[str, str], judgement: Judgement, result: dict[str, Any]) -> str:
+def _table(facts: dict[str, str], map_scores: MapScores, result: dict[str, Any]) -> str:
     lines = [f"| encoder | {' | '.join(f'{shown} %' for shown in _PROBES.values())} |", "|---|---|---|"]
     for row in result["rows"]:
         cells = [f"{100 * row[name]:.1f} ± {100 * row[name + '_interval']:.1f}" for name in _PROBES]
@@ -156,9 +156,9 @@ def _table(facts: dict[str, str], judgement: Judgement, result: dict[str, Any]) 
         f"{result['test_images']} test images, {result['classes']} classes; one seed; intervals are the test set's.",
         "",
     ]
-    heading, *rows = judgement.table()
+    heading, *rows = map_scores.table()
     lines += [f"| {' | '.join(cells)} |" for cells in (heading, ["---"] * len(heading), *rows)]
-    lines += ["", judgement.verdict(), ""]
+    lines += ["", map_scores.verdict(), ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     return "\n".join(lines) + "\n"
 
@@ -171,6 +171,6 @@ def _say(text: str, quiet: bool) -> None:
 def print_demo(result: DemoResult, out: Path) -> None:
     """What the demo found, and where its pictures are."""
     print_facts(result.maps, title="Saliency maps")
-    print_judgement(result.judgement)
+    print_map_scores(result.map_scores)
     print_evaluation(result.evaluation)
     print(f"Look at contact-sheet.png, maps.png, accuracy.png and loss.png in {out}; the table is in table.md")

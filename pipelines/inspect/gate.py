@@ -25,8 +25,8 @@ from mae.pixels import normalise
 from mae.training.checkpoints import list_checkpoints, load_model
 from pipelines.errors import UserError, user_errors
 from pipelines.inspect.galleries import PAGE
-from pipelines.inspect.map_scores import evenly_spaced, judge_arrays
-from pipelines.inspect.map_verdict import CENTRE, MAPS, Judgement
+from pipelines.inspect.map_scores import evenly_spaced, score_arrays
+from pipelines.inspect.map_verdict import CENTRE, MAPS, MapScores
 from pipelines.plots import contact_sheet, grey_out, lines, overlay
 from pipelines.run_folder import RunFolder
 from pipelines.sources.images import BadImage, decode_rgb
@@ -38,8 +38,8 @@ _BATCH = 64
 
 def inspect_gate(
     run: RunFolder, source: Source, *, gallery: Path | None, gallery_size: int, limit: int, device: str
-) -> tuple[dict[str, str], dict[str, Any], Judgement | None]:
-    """Facts as text and as numbers, and the judgement of the newest gate where the source has masks.
+) -> tuple[dict[str, str], dict[str, Any], MapScores | None]:
+    """Facts as text and as numbers, and the map_scores of the newest gate where the source has masks.
 
     At most ``limit`` images are scored, evenly spaced; with masks every kept checkpoint is judged, and the curve
     goes beside the ``gallery``. Raises UserError for a run without a gate.
@@ -53,13 +53,13 @@ def inspect_gate(
     shown, pixels = _read(source, model.image_size, limit)
     scores = _scores(models[-1][1], model, pixels, device)
     facts, numbers = _describe(models[-1][1], scores, run.config()["masking"]["objective"]["area"])
-    judgement = None
+    map_scores = None
     if source.has_masks:
         curve = {}
         for name, gate, weights in models:
-            found = judge_arrays(_maps(_scores(gate, weights, pixels, device), weights), _masks(source, shown))
+            found = score_arrays(_maps(_scores(gate, weights, pixels, device), weights), _masks(source, shown))
             if found.figures:
-                judgement = curve[int(name.removeprefix("step-"))] = replace(found, no_shuffle="")
+                map_scores = curve[int(name.removeprefix("step-"))] = replace(found, no_shuffle="")
         facts |= {f"AUC at step {step}": _beside_centre(found) for step, found in curve.items()}
         numbers["auc"] = {step: found.figures[MAPS]["auc"].mean for step, found in curve.items()}
         if gallery and len(curve) > 1:
@@ -67,7 +67,7 @@ def inspect_gate(
     if gallery:
         _draw(gallery, model, pixels[:gallery_size], scores[:gallery_size], run)
         facts["gallery"], numbers["gallery"] = str(gallery), [str(gallery)]
-    return facts, numbers, judgement
+    return facts, numbers, map_scores
 
 
 def _read(source: Source, size: tuple[int, int], limit: int) -> tuple[NDArray[np.int64], torch.Tensor]:
@@ -126,7 +126,7 @@ def _describe(gate: Gate, logits: torch.Tensor, area: Sequence[float]) -> tuple[
     return facts, {"gate_parameters": parameters, "above_zero": above, "important": counted, "spread": spread}
 
 
-def _beside_centre(found: Judgement) -> str:
+def _beside_centre(found: MapScores) -> str:
     gate, centre = found.figures[MAPS]["auc"], found.figures[CENTRE]["auc"]
     return f"{gate}, centre prior {centre}, difference {found.differences[CENTRE]['auc'].signed()}"
 
@@ -148,7 +148,7 @@ def _draw(path: Path, model: MaskedAutoencoder, pixels: torch.Tensor, logits: to
         contact_sheet(path if not page else path.with_stem(f"{path.stem}-{page + 1}"), columns)
 
 
-def _draw_curve(path: Path, curve: dict[int, Judgement]) -> None:
+def _draw_curve(path: Path, curve: dict[int, MapScores]) -> None:
     steps = list(curve)
     series = {
         "gate": [curve[step].figures[MAPS]["auc"].mean for step in steps],

@@ -15,8 +15,8 @@ from typing import Any
 from pipelines.errors import UserError, user_errors
 from pipelines.inspect.galleries import check_picture, draw_maps, draw_source
 from pipelines.inspect.gate import inspect_gate
-from pipelines.inspect.map_scores import joined_pairs, judge_maps, source_of_maps
-from pipelines.inspect.map_verdict import Judgement
+from pipelines.inspect.map_scores import joined_pairs, score_maps, source_of_maps
+from pipelines.inspect.map_verdict import MapScores
 from pipelines.inspect.options import InspectOptions
 from pipelines.inspect.run import describe_run
 from pipelines.inspect.source import describe_source
@@ -34,22 +34,22 @@ class Inspection:
     """What ``inspect`` found.
 
     ``kind`` is maps, run or source; ``facts`` are lines of text by title, ``numbers`` the same as plain values;
-    ``judgement`` says how good maps are.
+    ``map_scores`` says how good maps are.
     """
 
     kind: str
     facts: dict[str, str]
     numbers: dict[str, Any]
-    judgement: Judgement | None = None
+    map_scores: MapScores | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values that ``json`` writes."""
-        judgement = self.judgement.to_json() if self.judgement else None
-        return {"kind": self.kind, "facts": self.numbers, "judgement": judgement}
+        map_scores = self.map_scores.to_json() if self.map_scores else None
+        return {"kind": self.kind, "facts": self.numbers, "judgement": map_scores}
 
     def unmet(self, figures: Sequence[str]) -> list[str]:
         """Those of the figures in which the maps do not beat the centre prior."""
-        return [name for name in figures if self.judgement is None or not self.judgement.beats(name)]
+        return [name for name in figures if self.map_scores is None or not self.map_scores.beats(name)]
 
 
 def inspect(options: InspectOptions, *, quiet: bool = True) -> Inspection:
@@ -95,18 +95,18 @@ def _inspect_maps(folder: Path, options: InspectOptions, quiet: bool) -> Inspect
         raise UserError(f"--gallery needs the images of {folder}, which are not at hand: give --source")
     if source is None:
         facts["images"] = "not at hand: give --source to draw a gallery or judge the maps"
-    judgement = judge_maps(table, source, limit=options.limit, device=options.device, quiet=quiet)
-    if options.require and not judgement.judged:
-        raise UserError(f"--require can't judge {folder}: none of {judgement.seen} pairs has a true mask")
+    map_scores = score_maps(table, source, limit=options.limit, device=options.device, quiet=quiet)
+    if options.require and not map_scores.judged:
+        raise UserError(f"--require can't judge {folder}: none of {map_scores.seen} pairs has a true mask")
     if source is not None and source.has_masks:
-        facts["judged pairs"] = f"{judgement.judged} of {judgement.seen}, {judgement.images} images"
-    facts |= judgement.facts()
+        facts["judged pairs"] = f"{map_scores.judged} of {map_scores.seen}, {map_scores.images} images"
+    facts |= map_scores.facts()
     if options.gallery and source is not None and len(table):
         pairs, rows = joined_pairs(table, source)
-        size, scores = options.gallery_size, judgement.per_pair
+        size, scores = options.gallery_size, map_scores.per_pair
         drawn = draw_maps(options.gallery, source, table, rows, pairs, size=size, scores=scores)
         facts["gallery"], numbers["gallery"] = _named(drawn), [str(path) for path in drawn]
-    return Inspection("maps", facts, numbers, judgement)
+    return Inspection("maps", facts, numbers, map_scores)
 
 
 def _describe_maps(table: SaliencyTable, manifest: Manifest | None) -> tuple[dict[str, str], dict[str, Any]]:
@@ -139,7 +139,7 @@ def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:
     source = open_source(options.source or origin["source"], **{name: origin[name] for name in names})
     if isinstance(source, StreamSource):
         raise UserError(f"{source.name} is a stream; give --source with images that can be read in any order")
-    seen, counted, judgement = inspect_gate(
+    seen, counted, map_scores = inspect_gate(
         run,
         source,
         gallery=options.gallery,
@@ -147,7 +147,7 @@ def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:
         limit=options.limit,
         device=options.device,
     )
-    return Inspection("run", facts | seen, numbers | counted, judgement)
+    return Inspection("run", facts | seen, numbers | counted, map_scores)
 
 
 def _inspect_source(options: InspectOptions) -> Inspection:

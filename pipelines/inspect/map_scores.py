@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipelines.build.remade_maps import Remaker
 from pipelines.errors import UserError, user_errors
-from pipelines.inspect.map_verdict import CENTRE, MAPS, ROWS, SHUFFLED, UNIFORM, Estimate, Judgement, PairScores
+from pipelines.inspect.map_verdict import CENTRE, MAPS, ROWS, SHUFFLED, UNIFORM, Estimate, MapScores, PairScores
 from pipelines.sources.images import BadImage
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
@@ -51,7 +51,7 @@ Mask = NDArray[np.bool_]
 Skipped = list[tuple[str, str]]
 
 
-def judge_maps(
+def score_maps(
     maps: Path | str | SaliencyTable,
     source: Source | None = None,
     *,
@@ -59,7 +59,7 @@ def judge_maps(
     device: str = "cpu",
     seed: int = 0,
     quiet: bool = True,
-) -> Judgement:
+) -> MapScores:
     """Judge a maps folder on at most ``limit`` of its pairs, evenly spaced.
 
     ``source`` holds the images; if not given it is the one the maps were made of. Where there is none the maps are
@@ -73,12 +73,12 @@ def judge_maps(
         tally = _Tally()
         for rows in _chunks(evenly_spaced(np.arange(len(table)), limit)):
             tally.add(_Batch(rows, rows, table.raw_maps(rows), table.boxes(rows)))
-        return tally.judgement("the images are not at hand", [], seed)
+        return tally.map_scores("the images are not at hand", [], seed)
     pairs, rows = joined_pairs(table, source)
-    return _judge_pairs(table, source, evenly_spaced(pairs, limit), rows, device, seed, quiet)
+    return _score_pairs(table, source, evenly_spaced(pairs, limit), rows, device, seed, quiet)
 
 
-def judge_arrays(
+def score_arrays(
     maps: NDArray[np.float32],
     masks: Iterable[Mask | None] | None = None,
     *,
@@ -86,7 +86,7 @@ def judge_arrays(
     shuffled: NDArray[np.float32] | None = None,
     images: NDArray[np.int64] | None = None,
     seed: int = 0,
-) -> Judgement:
+) -> MapScores:
     """Judge raw maps ≥ 0, float32 [n, h, w].
 
     ``masks``: bool [H, W] of any size for each map, or None where it has none; read one at a time. ``boxes`` [n, 4]:
@@ -101,7 +101,7 @@ def judge_arrays(
         named = numbers if images is None else images
         tally.add(_Batch(numbers, named, maps, covered, shuffled, masks))
     no_shuffle = "no maps under other captions were given" if shuffled is None else None
-    return tally.judgement(no_shuffle, [], seed)
+    return tally.map_scores(no_shuffle, [], seed)
 
 
 def source_of_maps(table: SaliencyTable, name: str | None = None) -> Source | None:
@@ -152,7 +152,7 @@ class _Batch:
     masks: Iterable[Mask | None] | None = None
 
 
-def _judge_pairs(
+def _score_pairs(
     table: SaliencyTable,
     source: Source,
     pairs: NDArray[np.int64],
@@ -160,7 +160,7 @@ def _judge_pairs(
     device: str,
     seed: int,
     quiet: bool,
-) -> Judgement:
+) -> MapScores:
     captions = [str(caption) for caption in table.captions.take(rows[pairs]).to_pylist()]
     others = other_captions(captions)
     remaker, no_shuffle = _remaker(table, device) if others != captions else (None, "there is one caption in all")
@@ -169,7 +169,7 @@ def _judge_pairs(
         for chunk in _chunks(np.arange(len(pairs))):
             tally.add(_read_batch(table, source, pairs[chunk], rows, [others[i] for i in chunk], remaker, skipped))
             bar.update(len(chunk))
-    return tally.judgement(no_shuffle, skipped, seed)
+    return tally.map_scores(no_shuffle, skipped, seed)
 
 
 def _remaker(table: SaliencyTable, device: str) -> tuple[Remaker | None, str | None]:
@@ -224,7 +224,7 @@ def _chunks(numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 @dataclass
 class _Tally:
-    """Scores as they come in, batch by batch; ``judgement`` sums them up."""
+    """Scores as they come in, batch by batch; ``map_scores`` sums them up."""
 
     seen: list[int] = field(default_factory=list)
     judged: list[tuple[int, int]] = field(default_factory=list)  # (pair, image)
@@ -259,10 +259,10 @@ class _Tally:
         if batch.shuffled is not None:
             self.scores[SHUFFLED].append(score_pixels(lay_on_image(batch.shuffled[position], shape, box), mask))
 
-    def judgement(self, no_shuffle: str | None, skipped: Skipped, seed: int) -> Judgement:
+    def map_scores(self, no_shuffle: str | None, skipped: Skipped, seed: int) -> MapScores:
         """Means with their intervals; the same draws for every figure and every row, so that differences are paired."""
         columns = {name: np.concatenate(parts).astype(np.float64) for name, parts in self.statistics.items()}
-        found = Judgement(
+        found = MapScores(
             seen=len(self.seen),
             judged=len(self.judged),
             images=len({image for _, image in self.judged}),
@@ -273,7 +273,7 @@ class _Tally:
         )
         return self._with_truth(found, seed) if self.judged else found
 
-    def _with_truth(self, found: Judgement, seed: int) -> Judgement:
+    def _with_truth(self, found: MapScores, seed: int) -> MapScores:
         pairs, images = np.asarray(self.judged, np.int64).T
         best = {row: best_threshold(np.stack([score.iou for score in self.scores[row]])) for row in self._rows()}
         columns = {(row, name): self._column(row, name, best[row]) for row in self._rows() for name in FIGURES}

@@ -67,7 +67,7 @@ class PairScores:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class MapScores:
     """How good a set of maps is.
 
     ``seen``: maps looked at; ``judged``: those with a true mask, of ``images`` images; ``skipped``: pairs whose image
@@ -175,14 +175,14 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def print_judgement(judgement: Judgement) -> None:
+def print_map_scores(map_scores: MapScores) -> None:
     """The maps beside their controls, figure by figure, and what follows in words."""
-    heading, *rows = judgement.table() or [[]]
+    heading, *rows = map_scores.table() or [[]]
     console = Console()
     if rows:
-        title = f"\n{judgement.judged} maps with true masks, 95 % intervals"
+        title = f"\n{map_scores.judged} maps with true masks, 95 % intervals"
         table = Table(*heading, box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
         for cells in rows:
             table.add_row(*cells)
         console.print(table)
-    console.print(f"\n{judgement.verdict()}", highlight=False)
+    console.print(f"\n{map_scores.verdict()}", highlight=False)

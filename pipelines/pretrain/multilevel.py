@@ -18,7 +18,7 @@ from mae.distributed import World
 from mae.masks.masking import Part
 from mae.models.vit import MaskedAutoencoder
 from mae.multilevel.mlo import LEVELS
-from mae.multilevel.mlo_training import Labelled, MultilevelTraining
+from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.pixels import normalise
 from pipelines.errors import UserError
 from pipelines.plots import contact_sheet, loss_curve, overlay
@@ -86,14 +86,14 @@ class MultilevelTask:
         losses = self.training.update(by_level)
         return losses["mae"], {f"{name}_loss": losses[name] for name in LEVELS[1:]}
 
-    def _labelled(self, batch: GlobalBatch) -> Labelled:
+    def _labelled(self, batch: GlobalBatch) -> LabelledImages:
         """This process's part of a batch, with its labels."""
         views = batch.views
         labels = torch.from_numpy(self.data.images.labels[views.indices])
         if batch.is_whole:
-            return Labelled(views.images, labels)
+            return LabelledImages(views.images, labels)
         rows = torch.from_numpy(views.places) + self.training.world.part(batch.places.size).start
-        return Labelled(views.images, labels, Part(rows, batch.places.size), len(batch.indices))
+        return LabelledImages(views.images, labels, Part(rows, batch.places.size), len(batch.indices))
 
     def facts(self) -> dict[str, Any]:
         """The splits."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.errors import UserError
-from pipelines.sources.scene_drawing import COLORS, Plan, generator_of, plan_scene, scene_label
+from pipelines.sources.scene_drawing import COLORS, ScenePlan, generator_of, plan_scene, scene_label
 from pipelines.sources.scenes import Scenes, parse_scenes
 from pipelines.sources.source import Source
 from pipelines.sources.videos import MiddleFrames, MiddleMasks
@@ -84,7 +84,7 @@ class MovingScene:
         return self.scenes.size, self.scenes.size
 
     @cached_property
-    def _plan(self) -> Plan:
+    def _plan(self) -> ScenePlan:
         scenes = self.scenes
         return plan_scene(self.index, _plan_split(scenes), scenes.bounds, scenes.size)
 

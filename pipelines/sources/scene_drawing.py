@@ -87,7 +87,7 @@ Place = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScenePlan:
     """A scene with every random choice made."""
 
     caption: str
@@ -108,7 +108,7 @@ class Plan:
         return np.clip(image, 0, 255).round().astype(np.uint8), masks[0]
 
 
-def plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> Plan:
+def plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> ScenePlan:
     """The scene number ``index`` of a split, as :func:`draw_scene` draws it."""
     # The order of the draws is part of the data: another order would be other scenes.
     rng = generator_of(index, split)
@@ -131,7 +131,7 @@ def plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> P
         image = image * (1 - alpha[..., None]) + np.asarray(COLORS[color], np.float32) * shade * alpha[..., None]
         return image, alpha > 0.5
 
-    return Plan(caption, int(colors[0]), described, places, background, draw)
+    return ScenePlan(caption, int(colors[0]), described, places, background, draw)
 
 
 def generator_of(index: int, split: str) -> np.random.Generator:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mae.evaluation.classifier import add_head
-from mae.evaluation.finetune import FineTuning, Recipe, depth_of, recipe_for, training_transform
+from mae.evaluation.finetune import FinetuneRecipe, FineTuning, depth_of, recipe_for, training_transform
 from mae.randomness import seed_of, seeded
 from pipelines.errors import user_errors
 from pipelines.evaluate.encoder import Encoder
@@ -81,7 +81,7 @@ class FineTune(Classification):
         return Outcome.of(predictions, labels, classes, facts=facts, unreadable=unreadable | missed)
 
 
-def resolved_recipe(options: EvaluateOptions, depth: int) -> Recipe:
+def resolved_recipe(options: EvaluateOptions, depth: int) -> FinetuneRecipe:
     """The recipe for so many blocks, with what the options say instead."""
     given = {
         "epochs": options.finetune_epochs,
@@ -94,7 +94,7 @@ def resolved_recipe(options: EvaluateOptions, depth: int) -> Recipe:
 
 def _begin(
     encoder: Encoder, images: int, classes: int, options: EvaluateOptions, seed: int
-) -> tuple[Recipe, FineTuning, Any]:
+) -> tuple[FinetuneRecipe, FineTuning, Any]:
     network = encoder.network(0.0)
     recipe = resolved_recipe(options, depth_of(network))
     if recipe.drop_path:

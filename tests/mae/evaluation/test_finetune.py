@@ -16,8 +16,8 @@ from mae.evaluation.finetune import (
     BASE,
     HUGE,
     LARGE,
+    FinetuneRecipe,
     FineTuning,
-    Recipe,
     depth_of,
     parameter_groups,
     recipe_for,
@@ -103,7 +103,7 @@ def test_rates_by_layer():
     decay = 0.65
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     found = {}
-    for group in parameter_groups(network, Recipe(layer_decay=decay)):
+    for group in parameter_groups(network, FinetuneRecipe(layer_decay=decay)):
         for parameter in group["params"]:
             found[names[id(parameter)]] = (group["lr_scale"], group["weight_decay"])
     assert set(found) == set(names.values())
@@ -128,7 +128,7 @@ def tuning(recipe=None, seed=0, **more):
     _, network = encoder()
     add_head(network, CLASSES, seed)
     options = {"batch_size": 8, "steps_per_epoch": 3, "seed": seed} | more
-    return FineTuning(network, recipe or Recipe(epochs=4, blr=0.05), CLASSES, **options)
+    return FineTuning(network, recipe or FinetuneRecipe(epochs=4, blr=0.05), CLASSES, **options)
 
 
 def step_data(step):
@@ -138,7 +138,7 @@ def step_data(step):
 
 
 def test_a_step_without_mixing_is_adamw_on_the_smoothed_loss():
-    recipe = Recipe(epochs=4, blr=0.05, drop_path=0.0, mixup=0.0, cutmix=0.0)
+    recipe = FinetuneRecipe(epochs=4, blr=0.05, drop_path=0.0, mixup=0.0, cutmix=0.0)
     ours = tuning(recipe)
     ours._mix.mixup_enabled = False  # timm needs one of the two to be on
     for block in ours.network.blocks:

@@ -10,7 +10,7 @@ from mae.masks.gate import Gate
 from mae.masks.masking import Masking
 from mae.multilevel.masker import GridMasker, MlpMasker
 from mae.multilevel.mlo import MultilevelSettings, hidden_errors, patch_errors
-from mae.multilevel.mlo_training import Labelled, MultilevelTraining
+from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.pixels import normalise
 from mae.training.flops import flop_counter, training_flops
 from mae.training.training import TrainingSettings
@@ -43,7 +43,7 @@ def training(*, seed=0, outer=6, masker=None, dtype=torch.float32, precision="fp
 def labelled(seed):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (BATCH, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
-    return Labelled(images, torch.randint(0, CLASSES, (BATCH,), generator=generator))
+    return LabelledImages(images, torch.randint(0, CLASSES, (BATCH,), generator=generator))
 
 
 def batches_of(run, step):

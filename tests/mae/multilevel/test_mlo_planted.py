@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mae.masks.masking import Masking
 from mae.multilevel.mlo import MultilevelSettings
-from mae.multilevel.mlo_training import Labelled, MultilevelTraining
+from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.pixels import normalise
 from mae.training.training import TrainingSettings
 from tests.tiny_mae import nano
@@ -69,7 +69,7 @@ def learn(seed, *, steps=STEPS, **settings):
     def draw(name):
         images, labels = parts["upper" if name == "masker" else "lower"]
         rows = torch.randint(0, len(images), (BATCH,), generator=generator)
-        return Labelled(images[rows], labels[rows])
+        return LabelledImages(images[rows], labels[rows])
 
     for _ in range(steps):
         training.update({name: [draw(name) for _ in range(n)] for name, n in training.batches_per_step.items()})

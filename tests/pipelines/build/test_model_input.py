@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.build.model_input import Prepared, prepare, see
+from pipelines.build.model_input import Prepared, prepare_pair, see
 from pipelines.build.pairs import Pair
 from pipelines.build.stages import DECODE, READ, Stages
 from pipelines.prefetch import prefetch
@@ -99,7 +99,7 @@ def pair(data, caption="a", duplicate=False):
 )
 def test_a_bad_pair_says_why(tower, given, reason):
     stages = Stages()
-    rejected = prepare(given, tower, "squash", 1, stages)
+    rejected = prepare_pair(given, tower, "squash", 1, stages)
     assert isinstance(rejected, Rejected)
     assert reason in rejected.reason
     assert "\n" not in rejected.reason
@@ -107,7 +107,7 @@ def test_a_bad_pair_says_why(tower, given, reason):
 
 def test_a_good_pair_and_its_stages(tower):
     stages = Stages()
-    prepared = prepare(pair(encode(smooth(50, 40))), tower, "squash", 1, stages)
+    prepared = prepare_pair(pair(encode(smooth(50, 40))), tower, "squash", 1, stages)
     assert isinstance(prepared, Prepared)
     assert (prepared.row.width, prepared.row.height, prepared.row.url) == (50, 40, "http://x")
     assert prepared.pixels.flags.c_contiguous

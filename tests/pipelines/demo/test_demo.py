@@ -23,7 +23,7 @@ def small(monkeypatch):
 def test_the_demo_makes_everything_and_is_not_made_twice(small, tmp_path):
     result = demo.run_demo(tmp_path / "demo", quiet=True)
     assert [row["encoder"] for row in result.evaluation["rows"]] == ["salient", "random", "untrained"]
-    assert result.judgement.judged == 12
+    assert result.map_scores.judged == 12
     table = (tmp_path / "demo" / "table.md").read_text()
     assert all(f"| {name} |" in table for name in ("salient", "random", "untrained"))
     assert json.loads((tmp_path / "demo" / "evaluation.json").read_text())["rows"] == result.evaluation["rows"]

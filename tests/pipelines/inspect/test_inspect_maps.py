@@ -42,8 +42,8 @@ def plain_maps(tmp_path, tiny_clip):
 
 def test_the_shipped_clip_finds_the_named_object(scene_maps):
     found = inspect(InspectOptions(str(scene_maps)))
-    figures = found.judgement.figures
-    assert found.judgement.judged == 100
+    figures = found.map_scores.figures
+    assert found.map_scores.judged == 100
     assert figures["maps"]["pointing"].mean >= 0.85
     assert figures["centre_prior"]["pointing"].mean < 0.25
     assert figures["shuffled_caption"]["pointing"].mean < 0.55
@@ -56,13 +56,13 @@ def test_the_shipped_clip_finds_the_named_object(scene_maps):
 
 def test_limit_and_numbers(scene_maps, tmp_path):
     found = inspect(InspectOptions(str(scene_maps), limit=20, json=tmp_path / "new" / "maps.json"))
-    assert found.judgement.judged == 20
+    assert found.map_scores.judged == 20
     numbers = json.loads((tmp_path / "new" / "maps.json").read_text())
     assert numbers["kind"] == "maps"
     assert numbers["facts"]["maps"] == 100
     assert numbers["facts"]["pairs"] == {"in": 100, "written": 100, "rejected": 0}
     assert numbers["facts"]["made_with"]["method"] == "gradcam"
-    assert numbers["judgement"]["figures"]["maps"]["auc"]["mean"] == found.judgement.figures["maps"]["auc"].mean
+    assert numbers["judgement"]["figures"]["maps"]["auc"]["mean"] == found.map_scores.figures["maps"]["auc"].mean
     assert numbers["judgement"]["beats_centre_prior"]["pointing"] is True
     assert set(numbers["judgement"]["differences"]) == {"centre_prior", "shuffled_caption", "uniform"}
 
@@ -90,7 +90,7 @@ def test_galleries_show_pairs_from_all_over(scene_maps, tmp_path, monkeypatch):
     captions = open_source("shapes:100,split=unseen,objects=2-3").captions.to_pylist()
     assert sheets["g.png"]["caption"] == [captions[i] for i in (0, 25, 50, 75)]
     assert set(sheets["g.png"]) == {"image", "caption", "map over image", "map", "true mask", "verdict"}
-    scores = found.judgement.per_pair
+    scores = found.map_scores.per_pair
     best = sorted(range(100), key=lambda i: (scores.pointing[i], scores.energy[i]), reverse=True)[:4]
     assert sheets["g-best.png"]["caption"] == [captions[i] for i in best]
     assert sheets["g-best.png"]["verdict"][0].startswith(f"HIT\nenergy {scores.energy[best[0]]:.2f}\n(chance ")
@@ -100,8 +100,8 @@ def test_galleries_show_pairs_from_all_over(scene_maps, tmp_path, monkeypatch):
 def test_maps_without_masks(plain_maps, tmp_path):
     found = inspect(InspectOptions(str(plain_maps), gallery=tmp_path / "g.png"))
     assert found.numbers["gallery"] == [str(tmp_path / "g.png")]
-    assert found.judgement.table() == []
-    assert set(found.judgement.statistics) == {
+    assert found.map_scores.table() == []
+    assert set(found.map_scores.statistics) == {
         "degenerate",
         "entropy",
         "area",
@@ -118,7 +118,7 @@ def test_maps_whose_images_are_gone_or_elsewhere(plain_maps, tmp_path):
     (tmp_path / "pictures").rename(tmp_path / "moved")
     found = inspect(InspectOptions(str(plain_maps)))
     assert "give --source" in found.facts["images"]
-    assert found.judgement.seen == 3
+    assert found.map_scores.seen == 3
     with pytest.raises(UserError, match="give --source"):
         inspect(InspectOptions(str(plain_maps), gallery=tmp_path / "g.png"))
     with pytest.raises(UserError, match="give --source"):

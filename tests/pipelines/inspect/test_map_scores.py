@@ -11,7 +11,7 @@ from pipelines.build.build_saliency import build_saliency
 from pipelines.build.job import BuildOptions
 from pipelines.build.remade_maps import Remaker
 from pipelines.errors import UserError
-from pipelines.inspect.map_scores import evenly_spaced, judge_arrays, judge_maps, source_of_maps
+from pipelines.inspect.map_scores import evenly_spaced, score_arrays, score_maps, source_of_maps
 from pipelines.inspect.map_verdict import CENTRE, FIGURES, MAPS, SHUFFLED, UNIFORM, Estimate
 from pipelines.sources.open_source import open_source
 from saliency.quality import THRESHOLDS
@@ -56,7 +56,7 @@ def test_means_are_those_of_independent_code():
     masks, maps = objects(7)
     rng = np.random.default_rng(1)
     maps += rng.random(maps.shape).astype(np.float32)
-    found = judge_arrays(maps, masks)
+    found = score_arrays(maps, masks)
     size = masks.shape[1:]
     laid = torch.nn.functional.interpolate(torch.tensor(maps)[:, None], size=size, mode="bilinear")[:, 0].numpy()
     pairs = list(zip(laid, masks, strict=True))
@@ -83,41 +83,41 @@ def test_means_are_those_of_independent_code():
 
 def test_maps_of_the_objects_beat_the_centre_and_maps_of_anything_do_not():
     masks, maps = objects(40)
-    good = judge_arrays(maps, masks, shuffled=np.roll(maps, 1, axis=0))
+    good = score_arrays(maps, masks, shuffled=np.roll(maps, 1, axis=0))
     assert all(good.beats(name) and good.beats(name, SHUFFLED) for name in FIGURES)
     assert good.verdict() == "The maps beat the centre prior in every figure. They follow the caption in every figure."
-    bad = judge_arrays(np.roll(maps, 1, axis=0), masks, shuffled=maps)
+    bad = score_arrays(np.roll(maps, 1, axis=0), masks, shuffled=maps)
     assert not any(bad.beats(name) for name in FIGURES)
     assert bad.verdict().startswith("Whether the maps beat the centre prior is undecided in every figure. They do not ")
     assert "They do not follow the caption: worse than a shuffled caption in pointing, energy, IoU" in bad.verdict()
-    same = judge_arrays(maps, masks, shuffled=maps)
+    same = score_arrays(maps, masks, shuffled=maps)
     assert "Whether they follow the caption is undecided in every figure." in same.verdict()
 
 
 def test_a_map_is_judged_where_it_lies():
     """The same cells are right or wrong by the part of the image they cover."""
     masks, maps = objects(20)
-    right = judge_arrays(maps, masks)
+    right = score_arrays(maps, masks)
     wide = np.zeros((20, 24, 64), bool)
     wide[:, :, 16:48] = masks
     box = np.tile(np.float32([0.25, 0, 0.75, 1]), (20, 1))
-    placed = judge_arrays(maps, wide, boxes=box, shuffled=maps)
+    placed = score_arrays(maps, wide, boxes=box, shuffled=maps)
     assert placed.figures[SHUFFLED] == placed.figures[MAPS]
     for name in ("pointing", "energy"):
         assert placed.figures[MAPS][name].mean == pytest.approx(right.figures[MAPS][name].mean, abs=1e-6)
-    assert judge_arrays(maps, wide).figures[MAPS]["pointing"].mean < 0.5
+    assert score_arrays(maps, wide).figures[MAPS]["pointing"].mean < 0.5
 
 
 def test_maps_without_a_mask_count_only_where_none_is_needed():
     masks, maps = objects(5)
     maps[3] = 0
-    found = judge_arrays(maps, [masks[0], None, np.zeros_like(masks[2]), masks[3], masks[4]])
+    found = score_arrays(maps, [masks[0], None, np.zeros_like(masks[2]), masks[3], masks[4]])
     assert (found.seen, found.judged, found.images) == (5, 3, 3)
     assert found.statistics["degenerate"].mean == pytest.approx(0.2)
     assert found.kinds == pytest.approx({"empty": 0.2, "flat": 0, "one cell": 0})
     assert found.per_pair.pairs.tolist() == [0, 3, 4]
     assert found.per_pair.energy[1] == pytest.approx(masks[3].mean())
-    without = judge_arrays(maps)
+    without = score_arrays(maps)
     assert without.statistics == found.statistics
     assert (without.judged, without.table()) == (0, [])
     assert not without.beats("pointing")
@@ -138,7 +138,7 @@ def test_masks_are_held_one_at_a_time():
             most.append(len(alive))
             yield one
 
-    assert judge_arrays(maps, read()).judged == 12
+    assert score_arrays(maps, read()).judged == 12
     assert max(most) <= 2
 
 
@@ -146,13 +146,13 @@ def test_another_number_of_masks_than_maps_is_an_error():
     masks, maps = objects(4)
     for wrong in (masks[:3], np.concatenate([masks, masks])):
         with pytest.raises(ValueError, match="argument"):
-            judge_arrays(maps, wrong)
+            score_arrays(maps, wrong)
 
 
 def test_one_image_decides_nothing_and_json_holds_no_nan():
     masks, maps = objects(1)
     maps, masks = np.repeat(maps, 3, axis=0), np.repeat(masks, 3, axis=0)
-    found = judge_arrays(maps, masks, images=np.zeros(3, np.int64))
+    found = score_arrays(maps, masks, images=np.zeros(3, np.int64))
     assert (found.judged, found.images) == (3, 1)
     assert not any(found.beats(name) for name in FIGURES)
     numbers = json.loads(json.dumps(found.to_json(), allow_nan=False))
@@ -163,7 +163,7 @@ def test_one_image_decides_nothing_and_json_holds_no_nan():
 
 
 def test_no_maps_at_all():
-    found = judge_arrays(np.zeros((0, 4, 4), np.float32))
+    found = score_arrays(np.zeros((0, 4, 4), np.float32))
     assert (found.seen, found.statistics, found.figures) == (0, {}, {})
     json.dumps(found.to_json(), allow_nan=False)
 
@@ -198,25 +198,25 @@ def test_a_table_of_an_earlier_release_is_judged(tmp_path, tiny_clip):
     write_objects(tmp_path / "pictures", 3)
     table = SaliencyTable(build(tmp_path / "pictures", tmp_path / "maps", tiny_clip))
     del table.metadata["tiles"], table.metadata["precision"]
-    assert judge_maps(table).no_shuffle is None
+    assert score_maps(table).no_shuffle is None
 
 
 def test_a_folder_with_masks(tmp_path, tiny_clip):
     write_objects(tmp_path / "pictures", 6)
-    found = judge_maps(build(tmp_path / "pictures", tmp_path / "maps", tiny_clip))
+    found = score_maps(build(tmp_path / "pictures", tmp_path / "maps", tiny_clip))
     assert (found.seen, found.judged, found.images, found.no_shuffle) == (6, 6, 6, None)
     assert list(found.figures) == [MAPS, CENTRE, SHUFFLED, UNIFORM]
     assert 0 < found.statistics["caption_sensitivity"].mean <= 2
-    assert judge_maps(tmp_path / "maps", limit=2).seen == 2
-    assert judge_maps(tmp_path / "maps") == found
+    assert score_maps(tmp_path / "maps", limit=2).seen == 2
+    assert score_maps(tmp_path / "maps") == found
 
 
 def test_batches_do_not_matter(tmp_path, tiny_clip, monkeypatch):
     write_objects(tmp_path / "pictures", 5)
     maps = build(tmp_path / "pictures", tmp_path / "maps", tiny_clip)
-    whole = judge_maps(maps)
+    whole = score_maps(maps)
     monkeypatch.setattr("pipelines.inspect.map_scores.BATCH", 2)
-    parts = judge_maps(maps)
+    parts = score_maps(maps)
     assert parts.figures[MAPS] == whole.figures[MAPS]
     assert parts.figures[SHUFFLED]["energy"].mean == pytest.approx(whole.figures[SHUFFLED]["energy"].mean, abs=0.01)
 
@@ -224,7 +224,7 @@ def test_batches_do_not_matter(tmp_path, tiny_clip, monkeypatch):
 def test_several_captions_of_an_image_are_one_image(tmp_path, tiny_clip):
     pictures = tmp_path / "pictures"
     write_objects(pictures, 3, captions=[["a dog", "one dog"], ["a cat", "one cat"], ["a bird", "one bird"]])
-    found = judge_maps(build(pictures, tmp_path / "maps", tiny_clip, captions="all"))
+    found = score_maps(build(pictures, tmp_path / "maps", tiny_clip, captions="all"))
     assert (found.judged, found.images) == (6, 3)
 
 
@@ -233,7 +233,7 @@ def test_what_cannot_be_read_is_passed_over_and_said(tmp_path, tiny_clip):
     maps = build(pictures, tmp_path / "maps", tiny_clip)
     (pictures / "1.png").write_bytes(b"broken")
     (pictures / "3-mask.png").write_bytes(b"broken")
-    found = judge_maps(maps)
+    found = score_maps(maps)
     assert (found.seen, found.judged) == (4, 3)
     assert [key for key, _ in found.skipped] == ["1.png", "3.png"]
     assert found.skipped[1][1].startswith("its mask: ")
@@ -243,7 +243,7 @@ def test_what_cannot_be_read_is_passed_over_and_said(tmp_path, tiny_clip):
 
 def test_one_caption_in_all_is_no_control(tmp_path, tiny_clip):
     pictures = write_objects(tmp_path / "pictures", 3, captions=["the same"] * 3)
-    found = judge_maps(build(pictures, tmp_path / "maps", tiny_clip))
+    found = score_maps(build(pictures, tmp_path / "maps", tiny_clip))
     assert found.no_shuffle == "there is one caption in all"
     assert SHUFFLED not in found.figures
     assert "—" in found.table()[3]
@@ -254,25 +254,25 @@ def test_weights_that_changed_are_not_judged_with(tmp_path, tiny_clip):
     write_objects(tmp_path / "pictures", 3)
     table = SaliencyTable(build(tmp_path / "pictures", tmp_path / "maps", tiny_clip))
     table.metadata["weights_sha256"] = "0"
-    found = judge_maps(table)
+    found = score_maps(table)
     assert "not those the maps were made with" in found.no_shuffle
     assert found.judged == 3
     table.metadata["method"] = "unheard of"
-    assert "unheard of" in judge_maps(table).no_shuffle
+    assert "unheard of" in score_maps(table).no_shuffle
 
 
 def test_maps_whose_images_are_gone(tmp_path, tiny_clip):
     pictures = write_objects(tmp_path / "pictures", 4)
     maps = build(pictures, tmp_path / "maps", tiny_clip)
-    with_images = judge_maps(maps)
+    with_images = score_maps(maps)
     pictures.rename(tmp_path / "moved")
     assert source_of_maps(SaliencyTable(maps)) is None
-    found = judge_maps(maps)
+    found = score_maps(maps)
     assert (found.seen, found.judged) == (4, 0)
     assert found.statistics["entropy"] == with_images.statistics["entropy"]
     assert found.no_shuffle == "the images are not at hand"
-    assert judge_maps(maps, open_source(str(tmp_path / "moved"))) == with_images
+    assert score_maps(maps, open_source(str(tmp_path / "moved"))) == with_images
     with pytest.raises(UserError, match="of another source"):
-        judge_maps(maps, open_source("shapes:3"))
+        score_maps(maps, open_source("shapes:3"))
     with pytest.raises(UserError, match="holds no saliency maps"):
-        judge_maps(tmp_path)
+        score_maps(tmp_path)

@@ -89,16 +89,16 @@ def test_its_scores_are_drawn_and_judged_at_every_checkpoint(base, tmp_path):
             str(done.folder), source="shapes:30,split=test,size=32", gate=True, gallery=tmp_path / "gate.png", limit=20
         )
     )
-    assert found.judgement.judged == 20
+    assert found.map_scores.judged == 20
     assert list(found.numbers["auc"]) == [4, 8, 12, 16, 18]
     assert all(0 <= value <= 1 for value in found.numbers["auc"].values())
-    assert found.numbers["auc"][18] == found.judgement.figures["maps"]["auc"].mean
-    assert "caption" not in found.judgement.verdict()
+    assert found.numbers["auc"][18] == found.map_scores.figures["maps"]["auc"].mean
+    assert "caption" not in found.map_scores.verdict()
     json.dumps(found.to_json())
     for name in ("gate.png", "gate-auc.png"):
         assert Image.open(tmp_path / name).size[0] > 300
     own = inspect(InspectOptions(str(done.folder), gate=True, limit=5))
-    assert own.judgement.judged == 5
+    assert own.map_scores.judged == 5
 
 
 def test_a_gate_of_video_is_looked_at_on_still_clips(base, tmp_path):
@@ -107,7 +107,7 @@ def test_a_gate_of_video_is_looked_at_on_still_clips(base, tmp_path):
     found = inspect(
         InspectOptions(str(done.folder), source="shapes:10,size=32", gate=True, gallery=tmp_path / "gate.png")
     )
-    assert found.judgement.judged == 10
+    assert found.map_scores.judged == 10
     assert Image.open(tmp_path / "gate.png").size[0] > 300
 
 

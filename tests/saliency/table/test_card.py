@@ -149,10 +149,10 @@ def test_figures_become_tables():
 
 def test_what_a_judgement_writes_is_shown():
     """The figures as ``inspect --json`` has them."""
-    from pipelines.inspect.map_verdict import Estimate, Judgement
+    from pipelines.inspect.map_verdict import Estimate, MapScores
 
     estimate = Estimate(0.5, 0.4, 0.6)
-    judged = Judgement(10, 9, 8, {"entropy": estimate}, {"empty": 0.1}, {"maps": {"pointing": estimate}})
+    judged = MapScores(10, 9, 8, {"entropy": estimate}, {"empty": 0.1}, {"maps": {"pointing": estimate}})
     card = dataset_card(replace(FACTS, quality=json.loads(json.dumps(judged.to_json()))))
     assert "| maps | 0.500 [0.400, 0.600] |" in card
     assert "| kinds: empty | 0.100 |" in card
