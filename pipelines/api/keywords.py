@@ -52,7 +52,7 @@ def options_of(kind: type[T], given: Mapping[str, Any], *, settle: bool = True) 
 
 
 def values_of(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of ``kind`` that are given, by their own names or the command line's. None is not given. ValueError."""
+    """The fields of ``kind`` that are given, by their names or the command line's; None is not given. ValueError."""
     options = {each.name: each for each in declared_options(kind)}
     flags = [(flag, each.name) for each in options.values() for flag in (each.flag, *each.option.flags)]
     alias = {flag.removeprefix("--").replace("-", "_"): name for flag, name in flags}
