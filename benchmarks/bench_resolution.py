@@ -23,8 +23,8 @@ from pipelines.sources.images import decode_rgb
 from pipelines.sources.open_source import open_source
 from saliency.maps import FULL
 from saliency.methods.windows import finest_grid, map_windows, squash_windows, windows
+from saliency.names import FIGURES
 from saliency.quality import (
-    FIGURES,
     PixelScores,
     best_threshold,
     bootstrap_intervals,

@@ -33,9 +33,10 @@ from mae.pixels import normalise
 from mae.recovery.stream_encoder import StreamEncoder, hidden_cells
 from mae.recovery.stream_recoverer import StreamRecoverer
 from mae.training.checkpoints import load_model
-from pipelines.frames.live import Live, LiveOptions
-from pipelines.reconstruct.hidden_region import OcclusionOptions
-from pipelines.reconstruct.reconstruct_video import VideoOptions, reconstruct_video
+from pipelines.frames.live import Live
+from pipelines.frames.options import LiveOptions
+from pipelines.reconstruct.options import ReconstructOptions
+from pipelines.reconstruct.reconstruct_video import reconstruct_video
 from pipelines.views.geometry import View, central_box, view_image
 
 TENTHS = 10
@@ -156,12 +157,8 @@ def memory(count):
     watcher = threading.Thread(target=watch, daemon=True)
     with tempfile.TemporaryDirectory() as scratch:
         VideoMaskedAutoencoder.from_size("mini", 64, 8, frames=16).save_pretrained(Path(scratch) / "model")
-        options = VideoOptions(
-            Path(scratch) / "model",
-            LiveOptions("-", (96, 96)),
-            Path(scratch) / "out",
-            OcclusionOptions(boxes=((0.25, 0.25, 0.75, 0.75),)),
-        )
+        model, out = Path(scratch) / "model", Path(scratch) / "out"
+        options = ReconstructOptions(model, "-", out, box=("0.25,0.25,0.75,0.75",), size=(96, 96))
         watcher.start()
         found = reconstruct_video(options)
     over.set()

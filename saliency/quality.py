@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 
 from saliency.maps import FULL, Box
 
-FIGURES = ("pointing", "energy", "iou", "auc")
-"""The figures that need a true mask."""
 THRESHOLDS: NDArray[np.float64] = np.linspace(0, 1, 101)
 """Shares of a map's peak at which the IoU is computed; at 0 the whole image is the object."""
 FLAT_BELOW = 0.01

@@ -2,31 +2,49 @@ import re
 import shlex
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import get_args, get_origin
 
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import cli
-from pipelines.build.options import BuildOptions
+from pipelines.build.options import BuildOptions, MergeOptions
 from pipelines.commandline.option import Argument, declared_options, given_values
+from pipelines.compare.options import CompareOptions
+from pipelines.compare.plan import BUILT_IN_ARMS
+from pipelines.demo.options import DemoOptions
+from pipelines.encode.options import EncodeOptions
+from pipelines.errors import UserError
 from pipelines.evaluate.options import EvaluateOptions
+from pipelines.export.export import export
+from pipelines.export.options import ExportOptions
+from pipelines.inspect.options import InspectOptions
 from pipelines.prepare.options import PrepareOptions
 from pipelines.pretrain.settings import PretrainOptions
 from pipelines.publish.options import PublishOptions
+from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.verify.options import VerifyOptions
+from saliency import __version__
+from saliency.names import METHOD_NAMES
 from tests.pipelines.build.test_build_saliency import write_pictures
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = get_command(cli.app).commands
 KINDS = {
     "build-saliency": BuildOptions,
+    "merge": MergeOptions,
+    "inspect": InspectOptions,
     "verify": VerifyOptions,
     "publish": PublishOptions,
     "pretrain": PretrainOptions,
     "prepare": PrepareOptions,
     "evaluate": EvaluateOptions,
+    "reconstruct": ReconstructOptions,
+    "encode": EncodeOptions,
+    "compare": CompareOptions,
+    "export": ExportOptions,
+    "demo": DemoOptions,
 }
 OPTIONS = [(name, option) for name, kind in KINDS.items() for option in declared_options(kind)]
 IDS = [f"{name}-{option.name}" for name, option in OPTIONS]
@@ -34,6 +52,8 @@ GIVEN = {
     ("build-saliency", "shard"): ((2, 5), ["2/5"]),
     ("pretrain", "image_size"): ((32, 48), ["32x48"]),
     ("pretrain", "salient_schedule"): ((0.0, 0.5), ["0:0.5"]),
+    ("reconstruct", "size"): ((640, 480), ["640x480"]),
+    ("encode", "size"): ((640, 480), ["640x480"]),
 }
 """The values of options that are read from a text in a way of their own, and the texts."""
 
@@ -48,12 +68,11 @@ def arguments_of(name):
 
 def parsed(name, words):
     """What a command takes from a line that gives these words, and whatever else it requires."""
-    required = [each for each in COMMANDS[name].params if each.required]
     if not words or words[0].startswith("-"):
         words = [*words, *("x" for each in arguments_of(name) if each.default is MISSING)]
-    for each in required:
-        if each.opts[0].startswith("--") and each.opts[0] not in words:
-            words = [*words, each.opts[0], "x"]
+    for each in declared_options(KINDS[name]):
+        if each.default is MISSING and not isinstance(each.option, Argument) and each.flag not in words:
+            words = [*words, each.flag, *(each.choices[:1] or ["x"])]
     return COMMANDS[name].make_context(name, list(words)).params
 
 
@@ -61,12 +80,12 @@ def example(option):
     """A value that the option could have and does not have by default, and how it is typed."""
     kinds = [kind for kind in get_args(option.type) or (option.type,) if kind not in (type(None), Ellipsis)]
     if get_origin(option.type) is tuple:
-        value = {str: ("one", "two"), float: (0.5, 2.0)}[kinds[0]]
+        value = option.choices[-2:] or {str: ("one", "two"), float: (0.5, 2.0)}[kinds[0]]
         return value, [str(part) for part in value]
     if kinds == [bool]:
         return not option.default, []
-    if get_origin(option.type) is Literal:
-        value = next(each for each in kinds if each != option.default)
+    if option.choices:
+        value = next(each for each in option.choices if each != option.default)
         return value, [value]
     value = "some" if str in kinds else {int: 77, float: 0.375, Path: Path("some")}[kinds[0]]
     return value, [str(value)]
@@ -110,7 +129,7 @@ def test_a_given_option_reaches_its_field(name, option):
     value, words = GIVEN.get((name, option.name)) or example(option)
     parameter = next(each for each in COMMANDS[name].params if each.name == option.name)
     if isinstance(option.option, Argument):
-        words = [words[0] if each.name == option.name else "x" for each in arguments_of(name)]
+        words = [word for each in arguments_of(name) for word in (words if each.name == option.name else ["x"])]
     else:
         flags = parameter.opts if value is not False else parameter.secondary_opts
         words = [word for each in words or [None] for word in (flags[-1], each) if word is not None]
@@ -158,14 +177,29 @@ def test_a_flag_can_be_turned_off_if_it_is_on(name):
         (["build-saliency", "/no/such/place", "--out", "OUT"], "/no/such/place does not exist"),
         (["build-saliency", "shapes:ten", "--out", "OUT"], "shapes:N"),
         (["build-saliency", "shapes:3", "--out", "OUT", "--grid", "0"], "--grid is 0"),
-        (["build-saliency", "shapes:3", "--out", "OUT", "--method", "x"], "--method"),
+        (["build-saliency", "shapes:3", "--out", "OUT", "--limit", "0"], "--limit is 0; it must be at least 1"),
+        (
+            ["build-saliency", "shapes:3", "--out", "OUT", "--method", "x"],
+            "--method 'x' is not one of: gradcam, grad",
+        ),
         (["build-saliency", "shapes:3", "--out", "OUT", "--clip", "nonsense", "--pretrained", "x"], "not an open_clip"),
         (["build-saliency", "shapes:3", "--out", "OUT", "--device", "cuda:99"], "--device cuda:99 can't be used"),
         (["build-saliency", "shapes:3", "--out", "OUT", "--shard", "0/3"], "--shard '0/3' is not i/n"),
-        (["build-saliency", "shapes:3", "--out", "OUT", "--engine", "spark"], "--engine is 'spark'"),
+        (
+            ["build-saliency", "shapes:3", "--out", "OUT", "--engine", "x"],
+            "--engine 'x' is not one of: local, ray",
+        ),
         (["merge", "/no/such/place"], "holds no parts of a job array"),
         (["build-saliency", "user/dataset", "--out", "OUT"], "HF_HUB_OFFLINE"),
         (["inspect", "/no/such/place"], "does not exist"),
+        (
+            ["inspect", "x", "--require", "auc", "--require", "f1"],
+            "--require 'f1' is not one of: pointing",
+        ),
+        (["export", "x", "--out", "OUT", "--to", "onnx"], "--to 'onnx' is not one of: mae, timm, transformers"),
+        (["compare", "shapes:3", "--out", "OUT", "--jobs", "0"], "--jobs is 0; it must be at least 1"),
+        (["reconstruct", "x", "-", "--out", "OUT", "--box", "0,0,1,1", "--size", "9"], "--size '9': give WIDTHxHEIGHT"),
+        (["reconstruct", "x", "-", "--out", "OUT", "--box", "0,0,1,1"], "need their --size WIDTHxHEIGHT"),
         (["pretrain", "shapes:3", "--out", "OUT", "--image-size", "big"], "--image-size 'big'"),
         (["pretrain", "shapes:3", "--out", "OUT", "--salient-schedule", "0-1"], "--salient-schedule '0-1'"),
         (["pretrain", "shapes:3", "--out", "OUT", "--masking", "magic"], "--masking 'magic'"),
@@ -182,6 +216,127 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["build-saliency", "--methd"],
+            "no such option: --methd (did you mean --method?); see mae-cli B --help",
+        ),
+        (["build-saliency", "x", "--nonsense"], "no such option: --nonsense; see mae-cli B --help"),
+        (["build-saliency"], "missing argument 'source'; see mae-cli B --help"),
+        (["build-saliency", "x"], "missing option '--out'; see mae-cli B --help"),
+        (["nonsense"], "no such command 'nonsense'; see mae-cli --help"),
+    ],
+)
+def test_a_mistake_in_the_usage_is_one_line_too(words, line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"error: {line.replace(' B ', ' build-saliency ')}\n")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--batch-size", "many"), ("--max-rejected", "few")])
+def test_a_number_that_is_none(flag, value, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["build-saliency", "x", "--out", "y", flag, value])
+    told = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert told.startswith(f"error: invalid value for '{flag}': ")
+    assert told.endswith("; see mae-cli build-saliency --help\n")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["--help"], 0), (["merge", "/no/such/place"], 2)])
+def test_main_ends_with_the_exit_code(words, code, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == code
+    told = capsys.readouterr()
+    assert ("build-saliency" in told.out) == (words != ["merge", "/no/such/place"])
+    assert told.err.startswith("error: /no/such/place") == (words == ["merge", "/no/such/place"])
+
+
+def test_version():
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"saliency-mae {__version__}\n")
+
+
+def completed(line):
+    """What a shell offers for the last word of a command line."""
+    words = {"_MAE_CLI_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    result = CliRunner().invoke(cli.app, [], prog_name="mae-cli", env=words)
+    assert result.exit_code == 0
+    return result.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("build-saliency x --fit ", ["squash", "crop"]),  # a Literal
+        ("build-saliency x --method grad", ["gradcam", "grad-eclip", "gradcam++"]),  # choices
+        ("inspect x --require auc --require ", ["pointing", "energy", "iou", "auc"]),  # of a list
+        ("export x --to t", ["timm", "transformers"]),
+        ("enc", ["encode"]),
+        ("encode --as", ["--as-video"]),
+    ],
+)
+def test_the_shell_completes(line, offered):
+    assert completed(f"mae-cli {line}") == offered
+
+
+PANELS = {
+    "build-saliency": {"Maps": "--grid", "Data": "--captions", "Speed": "--batch-size", "Where it runs": "--engine"},
+    "inspect": {"Gallery": "--gallery", "Scores": "--require", "Where it runs": "--device"},
+    "verify": {"Data": "--limit"},
+    "publish": {"Preview pictures": "--preview", "Dataset card": "--licence"},
+    "prepare": {"Data": "--captions", "Where it runs": "--workers"},
+    "reconstruct": {"What is hidden": "--mask", "Video": "--lossless", "Where it runs": "--device"},
+    "encode": {"Video": "--fps", "Where it runs": "--device"},
+    "compare": {"Without a plan": "--protocol", "Where it runs": "--jobs"},
+    "demo": {"Where it runs": "--device"},
+}
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_the_help_groups_the_options(name):
+    """What is required stands first, under Options; each further panel, in this order, has its options."""
+    text = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "120"}).stdout
+    first, *panels = re.split(r"^╭─ ", text.partition("╭─ Options")[2], flags=re.M)
+    for each in declared_options(KINDS[name]):
+        if each.default is MISSING and not isinstance(each.option, Argument):
+            assert f" {each.flag} " in first
+    assert "--help" in first
+    assert len(panels) == len(PANELS[name])
+    for panel, (title, flag) in zip(panels, PANELS[name].items(), strict=True):
+        assert panel.startswith(f"{title} ")
+        assert re.search(rf"^│ {flag}[ ,]", panel, re.M)
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_the_help_lists_the_choices(columns):
+    text = CliRunner().invoke(cli.app, ["build-saliency", "--help"], env={"COLUMNS": columns}).stdout
+    assert "[squash|crop]" in text
+    words = re.sub(r"[│\s]+", " ", text)
+    assert f"One of: {', '.join(METHOD_NAMES)}." in words
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_name_is_cut_short_at_80_columns(name):
+    text = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "80"}).stdout
+    if name not in ("pretrain", "evaluate"):
+        assert all(option in text for each in COMMANDS[name].params for option in each.opts)
+
+
+def test_names_in_help_texts_are_all_there_are(tmp_path):
+    arms = next(each for each in declared_options(CompareOptions) if each.name == "arms").option.help
+    assert set(BUILT_IN_ARMS) <= set(re.findall(r"[a-z-]+", arms))
+    formats = next(each for each in declared_options(ExportOptions) if each.name == "to").choices
+    with pytest.raises(UserError, match=f"is not one of: {', '.join(formats)}$"):
+        export(tmp_path, "x", tmp_path / "out")
 
 
 def test_the_line_from_pairs_to_judged_features(tmp_path, tiny_clip):

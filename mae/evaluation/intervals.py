@@ -12,13 +12,22 @@ from statistics import stdev
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mae.evaluation.student_t import t_quantile
+from scipy.special import stdtr, stdtrit
 
 
 def share_interval(share: float, count: int) -> float:
     """Half the width of the interval of a share 0..1 of ``count`` samples, by the normal approximation."""
     return 1.96 * math.sqrt(share * (1 - share) / count)
+
+
+def t_quantile(share: float, freedom: int) -> float:
+    """The value below which Student's t with so many degrees of freedom lies with probability ``share``."""
+    return float(stdtrit(freedom, share))
+
+
+def t_tails(t: float, freedom: int) -> float:
+    """P(|T| > t) of Student's t with so many degrees of freedom, for t ≥ 0."""
+    return float(2 * stdtr(freedom, -t))
 
 
 def seeds_interval(values: Sequence[float]) -> float:

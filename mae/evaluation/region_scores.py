@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 TOLERANCE = 0.008
 """Of F, as a share of the image's diagonal."""
@@ -45,14 +46,6 @@ def boundary(mask: Mask) -> Mask:
 
 def dilated(mask: Mask, radius: int) -> Mask:
     """Every pixel within ``radius`` of one of the mask's, bool [H, W]."""
-    height, width = mask.shape
-    before = np.zeros((height, width + 1), np.int64)
-    np.cumsum(mask, axis=1, out=before[:, 1:])
-    columns, found = np.arange(width), np.zeros_like(mask)
-    for rise in range(-radius, radius + 1):
-        reach = math.isqrt(radius**2 - rise**2)
-        ends = np.minimum(columns + reach + 1, width), np.maximum(columns - reach, 0)
-        near = before[:, ends[0]] > before[:, ends[1]]
-        into, of = slice(max(rise, 0), height + min(rise, 0)), slice(max(-rise, 0), height + min(-rise, 0))
-        found[into] |= near[of]
-    return found
+    if not mask.any():
+        return mask
+    return np.asarray(ndimage.distance_transform_edt(~mask) <= radius)

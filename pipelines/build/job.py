@@ -12,8 +12,8 @@ from pipelines.build.options import BuildOptions
 from pipelines.build.shard_plan import Plan
 from pipelines.build.shards import Recipe
 from pipelines.errors import UserError, user_errors
+from pipelines.sources.formats import is_built_in
 from pipelines.sources.open_source import StreamSource, open_source
-from pipelines.sources.scenes import BUILT_IN
 from pipelines.sources.source import Source, hash_pairs
 from saliency import __version__
 from saliency.methods.methods import check_method, layer_name
@@ -76,7 +76,7 @@ def open_job(options: BuildOptions) -> Job:
 def load_clip(options: BuildOptions) -> Tower:
     """The tower that was asked for: by default the shipped one for the built-in scenes, else OpenAI's ViT-B-16."""
     clip, pretrained = options.clip, options.pretrained
-    if clip is None and options.source.startswith(BUILT_IN):
+    if clip is None and is_built_in(options.source):
         clip = f"local-dir:{DEMO_CLIP}"
     elif clip is None:
         clip, pretrained = DEFAULT_CLIP[0], pretrained or DEFAULT_CLIP[1]
@@ -92,7 +92,7 @@ def recipe_of(options: BuildOptions, tower: Tower) -> Recipe:
 
 def _settings(options: BuildOptions, tower: Tower, grid: int, source: Source | StreamSource) -> dict[str, Any]:
     """Everything that decides the maps; batch size, threads, device and --compile move the last bits alone."""
-    clip = "demo" if options.clip is None and options.source.startswith(BUILT_IN) else options.clip
+    clip = "demo" if options.clip is None and is_built_in(options.source) else options.clip
     metadata = {
         "schema_version": SCHEMA_VERSION,
         "grid": grid,

@@ -1,22 +1,29 @@
-"""What ``build-saliency`` can be asked for, checked before anything is opened."""
+"""What ``build-saliency`` and ``merge`` can be asked for, checked before anything is opened."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pipelines.commandline.option import Option
+from pipelines.commandline.option import Argument, Option, check_declared
 from pipelines.commandline.shared_options import (
+    DATA,
+    MACHINE,
+    SPEED,
     CaptionColumn,
     CaptionsOfAnImage,
     Device,
     ImageColumn,
     Limit,
     Out,
+    Rejects,
     SourcePlace,
     Split,
     Workers,
 )
+from saliency.names import METHOD_NAMES
 
-ENGINES = ("local", "ray")
+MAPS = "Maps"
+"""A panel of ``--help``."""
 
 
 def parse_part(text: str) -> tuple[int, int]:
@@ -34,72 +41,93 @@ class BuildOptions:
     source: SourcePlace
     out: Out
     clip: Annotated[
-        str | None, Option("open_clip model, hf-hub:… or local-dir:… [default: ViT-B-16; for shapes the shipped one]")
+        str | None,
+        Option(
+            "OpenCLIP model: a name, hf-hub:… or local-dir:… [default: ViT-B-16, or the bundled model for shapes:N]"
+        ),
     ] = None
-    pretrained: Annotated[str | None, Option("Weights tag or file of --clip [default: openai with ViT-B-16]")] = None
+    pretrained: Annotated[str | None, Option("Weights of --clip: a tag or a file [default: openai for ViT-B-16]")] = (
+        None
+    )
     method: Annotated[
         str,
         Option(
-            "How maps are made: gradcam, grad-eclip, legrad, clip-es, naclip; with pytorch-grad-cam also "
-            "gradcam++, layercam, hirescam, xgradcam, eigengradcam, scorecam (docs/methods.md)."
+            "Method that computes the maps (docs/methods.md). Those after naclip need pip install 'saliency-mae[cam]'.",
+            choices=METHOD_NAMES,
         ),
     ] = "gradcam"
     grid: Annotated[
-        int | None, Option("Side of the stored maps in cells, 256 at most; what the model's patches give if not given.")
+        int | None, Option("Cells per side of a map, 256 at most [default: the model's patch grid]", panel=MAPS)
     ] = None
     clip_size: Annotated[
-        int | None, Option("Pixels of the square the model sees, embeddings interpolated; its own if not given.")
+        int | None,
+        Option("Side in pixels of the square that the model sees [default: the model's own]", panel=MAPS),
     ] = None
     tiles: Annotated[
-        int, Option("Look also at N × N overlapping windows: finer maps, 1 + N² forward passes an image.")
+        int,
+        Option(
+            "Also look at N × N overlapping windows for finer maps. This takes 1 + N² forward passes per image.",
+            panel=MAPS,
+        ),
     ] = 1
-    precision: Annotated[str, Option("Of the model's trunk: auto, fp32 or bf16.")] = "auto"
-    compile: Annotated[bool, Option("Compile the model's trunk: pays off over many pairs on a GPU.")] = False
-    fit: Annotated[str, Option("`squash` the whole image into the model's square, or `crop` its centre.")] = "squash"
-    batch_size: Annotated[int, Option("Pairs at a time.")] = 64
-    workers: Workers = 2
-    shard_size: Annotated[int, Option("Pairs a file; what a killed run loses is what it had not written.")] = 4096
-    shard: Annotated[
-        tuple[int, int] | None,
-        Option("i/n: make part i of n, as a job array does; then `merge` them.", parse=parse_part),
-    ] = None
-    engine: Annotated[str, Option("`local`, or `ray`: the workers of a Ray cluster.")] = "local"
-    ray_workers: Annotated[
-        int | None,
-        Option("Workers of --engine ray; one a GPU, or one for every four cores of a machine, if not given."),
-    ] = None
-    max_rejected: Annotated[float, Option("Share of bad pairs above which the command fails.")] = 0.01
+    fit: Annotated[
+        Literal["squash", "crop"],
+        Option("Squash the whole image into the model's square, or crop its centre.", panel=MAPS),
+    ] = "squash"
     image_column: ImageColumn = None
     caption_column: CaptionColumn = None
     captions: CaptionsOfAnImage = "first"
-    limit: Limit = None
+    clips: Annotated[
+        bool,
+        Option(
+            "Treat a folder of frames as one clip, as pretrain --frames does, and make one map per clip.", panel=DATA
+        ),
+    ] = False
     split: Split = None
-    clips: Annotated[bool, Option("A folder of frames is a clip, as to pretrain --frames: one map a clip.")] = False
+    limit: Limit = None
+    max_rejected: Rejects = 0.01
+    batch_size: Annotated[int, Option("Pairs per batch.", least=1, panel=SPEED)] = 64
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Option("Precision of the model's trunk.", panel=SPEED)] = (
+        "auto"
+    )
+    compile: Annotated[
+        bool, Option("Compile the model's trunk, which pays off over many pairs on a GPU.", panel=SPEED)
+    ] = False
     device: Device = "cpu"
+    workers: Workers = 2
+    shard_size: Annotated[
+        int, Option("Pairs per file. A killed run loses only its unfinished files.", least=1, panel=MACHINE)
+    ] = 4096
+    shard: Annotated[
+        tuple[int, int] | None,
+        Option(
+            "Make only part i of n of a job array, given as i/n. Merge the parts afterwards.",
+            parse=parse_part,
+            panel=MACHINE,
+        ),
+    ] = None
+    engine: Annotated[
+        Literal["local", "ray"], Option("Work on this machine, or with the workers of a Ray cluster.", panel=MACHINE)
+    ] = "local"
+    ray_workers: Annotated[
+        int | None,
+        Option("Workers of --engine ray [default: one per GPU, or per four cores]", least=1, panel=MACHINE),
+    ] = None
 
     def __post_init__(self) -> None:
+        check_declared(self)
         from saliency.methods.methods import METHODS  # torch comes with it, which the options' help does without
         from saliency.methods.windows import windows
 
-        at_least_one = {"batch-size": self.batch_size, "workers": self.workers, "shard-size": self.shard_size}
-        if self.ray_workers is not None:
-            at_least_one["ray-workers"] = self.ray_workers
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise ValueError(f"--{name} is {value}; it must be at least 1")
+        if self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; it must be at least 1")
         if self.grid is not None and not 1 <= self.grid <= 256:
             raise ValueError(f"--grid is {self.grid}; it must be between 1 and 256")
-        if self.fit not in ("squash", "crop"):
-            raise ValueError(f"--fit is {self.fit!r}; it must be squash or crop")
-        if self.method not in METHODS:
-            raise ValueError(f"--method is {self.method!r}; it must be one of {', '.join(METHODS)}")
         if self.compile and METHODS[self.method].deep:
             raise ValueError(f"--method {self.method} reads the blocks that --compile compiles; leave one of them out")
         windows(self.tiles)
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
-        if self.engine not in ENGINES:
-            raise ValueError(f"--engine is {self.engine!r}; it must be one of {', '.join(ENGINES)}")
         if self.engine == "ray" and self.shard is not None:
             raise ValueError("--shard is for job arrays; --engine ray deals out the shards itself")
 
@@ -108,3 +136,10 @@ class BuildOptions:
         """Where the pairs and the model came from, for ``inspect`` to find them again; plays no part in the bytes."""
         names = ("source", "split", "image_column", "caption_column", "captions", "limit", "clip", "pretrained")
         return {name: getattr(self, name) for name in names} | ({"clips": True} if self.clips else {})
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """What ``merge`` was asked for."""
+
+    maps: Annotated[Path, Argument("The --out folder that all parts of the job array share.")]

@@ -25,7 +25,7 @@ class Option:
     flags: tuple[str, ...] = ()
     """The option's names, where they do not follow from the field's."""
     least: int | None = None
-    """The command line refuses smaller numbers."""
+    """Smaller numbers are refused."""
     parse: Callable[[str], Any] | None = None
     """Reads the field's value from a text; ValueError says in a line what is wrong with it."""
     written: str | None = None
@@ -66,11 +66,17 @@ class Declared:
         kinds = [kind for kind in (self.type, *get_args(self.type)) if get_origin(kind) is Literal]
         return get_args(kinds[0]) if kinds else ()
 
-    def value(self, typed: Any) -> Any:
-        """What the command line took, as the field's value; ValueError for none of ``choices``, and from ``parse``."""
-        for each in typed if isinstance(typed, (list, tuple)) else [typed]:
+    def check(self, value: Any) -> None:
+        """ValueError for a value, or one of several, that is none of ``choices`` or smaller than ``least``."""
+        for each in value if isinstance(value, (list, tuple)) else [value]:
             if self.choices and each not in self.choices:
                 raise ValueError(f"{self.flag} {each!r} is not one of: {', '.join(self.choices)}")
+            if self.option.least is not None and each < self.option.least:
+                raise ValueError(f"{self.flag} is {each}; it must be at least {self.option.least}")
+
+    def value(self, typed: Any) -> Any:
+        """What the command line took, as the field's value; ValueError from ``check`` and ``parse``."""
+        self.check(typed)
         if self.option.parse is not None:
             return self.option.parse(typed)
         return tuple(typed) if isinstance(typed, list) else typed
@@ -88,6 +94,13 @@ def declared_as(name: str, hint: Any, default: Any) -> Declared:
     if len(found) != 1:
         raise TypeError(f"{name} is not declared as Annotated[…, Option(…)]: it would be an option without a help text")
     return Declared(name, get_args(hint)[0], default, found[0])
+
+
+def check_declared(options: Any) -> None:
+    """ValueError for a field of an options dataclass that its Option's ``choices`` or ``least`` refuse."""
+    for each in declared_options(type(options)):
+        if (value := getattr(options, each.name)) is not None:
+            each.check(value)
 
 
 def given_values(kind: type[Any], typed: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,39 +13,32 @@ DATA, MASKS, MODEL, VIDEO, TRAINING, SPEED, MACHINE = (
 SourcePlace = Annotated[
     str,
     Argument(
-        "Where the images are: a folder (metadata.csv|jsonl|parquet, a captions file, or class folders), WebDataset "
-        "tars (path, glob, {000..123}), a Parquet/JSONL/CSV/TSV table, shapes:N, or a Hub dataset id."
+        "Where the images are: a folder (with a metadata or captions file, or one folder per class), WebDataset tars "
+        "(a path, a glob or {000..123}), a Parquet, JSONL, CSV or TSV table, a Hub dataset id, or shapes:N, which "
+        "draws N scenes."
     ),
 ]
-Out = Annotated[Path, Option("Where results go.")]
+Run = Annotated[Path, Argument("A run folder or a saved model.")]
+Out = Annotated[Path, Option("Folder that the results are written to.")]
 
 Captions = Literal["first", "all"]
 """Of a row's several captions: take the first, or make every one a pair of its own."""
 
-ImageColumn = Annotated[str | None, Option("Column with the images; found by convention if not given.", panel=DATA)]
-CaptionColumn = Annotated[str | None, Option("Column with the captions; found by convention if not given.", panel=DATA)]
+ImageColumn = Annotated[str | None, Option("Column with the images [default: found by convention]", panel=DATA)]
+CaptionColumn = Annotated[str | None, Option("Column with the captions [default: found by convention]", panel=DATA)]
 CaptionsOfAnImage = Annotated[
-    Captions, Option("Of several captions of an image take the `first` or `all` (a pair each).", panel=DATA)
+    Captions, Option("Use the first caption of an image, or all of them as pairs of their own.", panel=DATA)
 ]
-Limit = Annotated[int | None, Option("Take the first N samples.", least=1, panel=DATA)]
-Split = Annotated[str | None, Option("Split of a Hub dataset, or of a folder that holds splits.", panel=DATA)]
+Limit = Annotated[int | None, Option("Use only the first N samples.", least=1, panel=DATA)]
+Split = Annotated[str | None, Option("Split of a Hub dataset, or of a folder that contains splits.", panel=DATA)]
+Rejects = Annotated[float, Option("Fraction of unreadable samples above which the command fails.", panel=DATA)]
 
-DEVICE = Option("cpu, cuda, cuda:1, mps; the best there is if not given.", settled=True, panel=MACHINE)
-Device = Annotated[str, DEVICE]
+Device = Annotated[
+    str,
+    Option("Device, such as cpu, cuda, cuda:1 or mps [default: the best available]", settled=True, panel=MACHINE),
+]
 Workers = Annotated[
     int,
-    Option(
-        "Processes or threads that decode images; half the cores if not given.", least=0, settled=True, panel=MACHINE
-    ),
+    Option("Processes or threads that decode images [default: half the cores]", least=0, settled=True, panel=MACHINE),
 ]
-Seed = Annotated[int, Option("All random numbers follow from it.", least=0)]
-
-StreamInput = Annotated[
-    str,
-    Argument("A picture, a folder of pictures, a video file or URL, or - for raw RGB24 frames on stdin."),
-]
-AsVideo = Annotated[bool, Option("The folder's pictures are the frames of one video.")]
-RawSize = Annotated[str | None, Option("WIDTHxHEIGHT of raw frames on stdin.")]
-Fps = Annotated[float | None, Option("Frames a second to take of a video [default: its own; 25 where it has none]")]
-StallTimeout = Annotated[float, Option("Seconds without a frame after which a stream is taken to be over.")]
-FrameLimit = Annotated[int | None, Option("Take the first N pictures, or frames.", least=1)]
+Seed = Annotated[int, Option("Seed of all random numbers.", least=0)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from saliency import __version__
 
 
 def print_facts(facts: dict[str, Any], title: str | None = None) -> None:
@@ -66,3 +68,33 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **kwargs)
 
     return call
+
+
+def print_version(asked: bool) -> None:
+    """Prints the version and ends the command, if it was asked for."""
+    if asked:
+        typer.echo(f"saliency-mae {__version__}")
+        raise typer.Exit
+
+
+def run_app(app: typer.Typer, name: str, words: Sequence[str] | None = None) -> int:
+    """Runs a command line under a name and returns its exit code; a mistake in how it is used is one line, too."""
+    try:
+        code = app(words, prog_name=name, standalone_mode=False)
+    except Exception as error:
+        # The base of typer's own errors is not public, and another one from version to version; this is what they have.
+        if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+            raise
+        if message := _usage_mistake(error):
+            command = getattr(getattr(error, "ctx", None), "command_path", name)
+            typer.echo(f"error: {message}; see {command} --help", err=True)
+        code = error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _usage_mistake(error: Any) -> str:
+    """In a line; empty for a command line without words, of which the help is shown already."""
+    if close := getattr(error, "possibilities", None):  # the nearest first
+        return f"no such option: {error.option_name} (did you mean {close[0]}?)"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return message[:1].lower() + message[1:]

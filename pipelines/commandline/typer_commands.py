@@ -15,46 +15,48 @@ from pipelines.commandline.option import Argument, Declared, declared_as, declar
 
 Command = Callable[..., None]
 
-_WIDEST_METAVAR = 24
+_WIDEST_CHOICES = 23
 """Characters; wider ones would leave the help texts no room on a terminal of 80."""
 
 
-def with_options(function: Command, kind: type[Any] | None = None, *, before: str | None = None) -> Command:
-    """``function`` as typer takes it: its parameters, and the fields of the dataclass ``kind``, are options.
+def with_options(function: Command, kind: type[Any]) -> Command:
+    """``function`` as typer takes it: the fields of the dataclass ``kind``, and its further parameters, are options.
 
-    With a ``kind``, the function's first argument is what the command line took for its fields, {name: value} with
-    None or an empty list where nothing was given: see ``pipelines.commandline.option.given_values``. The function's
-    further parameters are options of its own, listed ``before`` the field of that name or, without one, last.
+    The function's first argument is what the command line took for the fields, {name: value} with None or an empty
+    list where nothing was given: see ``pipelines.commandline.option.given_values``. Its further parameters are options
+    of its own, listed last.
     """
-    own = list(_own_options(function, skip=0 if kind is None else 1))
-    options = [] if kind is None else declared_options(kind)
-    place = next((index for index, each in enumerate(options) if each.name == before), len(options))
+    own = list(_own_options(function))
     names = {each.name for each in own}
 
     @wraps(function)
     def call(**typed: Any) -> None:
         mine = {name: typed.pop(name) for name in names}
-        function(*([] if kind is None else [typed]), **mine)
+        function(typed, **mine)
 
-    parameters = [_parameter(each) for each in (*options[:place], *own, *options[place:])]
+    parameters = [_parameter(each) for each in (*declared_options(kind), *own)]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     return call
 
 
-def _own_options(function: Command, *, skip: int) -> Iterator[Declared]:
+def _own_options(function: Command) -> Iterator[Declared]:
     hints = get_type_hints(function, include_extras=True)
     empty = inspect.Parameter.empty
-    for name, parameter in list(inspect.signature(function).parameters.items())[skip:]:
+    for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
         yield declared_as(name, hints[name], MISSING if parameter.default is empty else parameter.default)
 
 
 def _parameter(declared: Declared) -> inspect.Parameter:
     """An option as the parameter that typer makes one of."""
     option, default = declared.option, _default(declared)
-    told: dict[str, Any] = {"help": _escaped(_help(declared)), "min": option.least, "rich_help_panel": option.panel}
+    told: dict[str, Any] = {
+        "help": _escaped(_help(declared)),
+        "rich_help_panel": option.panel,
+        "metavar": _metavar(declared),
+    }
     if declared.choices:
-        told |= {"metavar": _metavar(declared), "autocompletion": lambda: list(declared.choices)}
+        told["autocompletion"] = lambda: list(declared.choices)
     argument = isinstance(option, Argument)
     info = typer.Argument(default, **told) if argument else typer.Option(default, *_flags(declared), **told)
     typed = _typed(declared) if default is not None else _typed(declared) | None
@@ -62,16 +64,29 @@ def _parameter(declared: Declared) -> inspect.Parameter:
 
 
 def _metavar(declared: Declared) -> str | None:
-    """A few choices in the place of the type; None for more."""
-    text = f"[{'|'.join(declared.choices)}]"
-    return text if len(text) <= _WIDEST_METAVAR else None
+    """What stands in the place of the type, where it says more: a few choices, nothing for a flag, one of several."""
+    if isinstance(declared.option, Argument):
+        return None  # it would stand for the name
+    if declared.type is bool:
+        return ""
+    if _listed(declared):
+        return f"[{'|'.join(declared.choices)}]"
+    typed = _typed(declared)
+    return f"<{get_args(typed)[0].__name__}>..." if get_origin(typed) is list else None
+
+
+def _listed(declared: Declared) -> bool:
+    """Whether the choices are so few that they stand in the place of the type."""
+    few = 0 < len("|".join(declared.choices)) <= _WIDEST_CHOICES
+    return few and not isinstance(declared.option, Argument)
 
 
 def _help(declared: Declared) -> str:
     """The help text, with the choices that are too many to stand in the place of the type."""
-    if not declared.choices or _metavar(declared):
+    if not declared.choices or _listed(declared):
         return declared.option.help
-    return f"{declared.option.help} One of: {', '.join(declared.choices)}."
+    text, default, rest = declared.option.help.partition(" [default: ")
+    return f"{text.rstrip('.')}. One of: {', '.join(declared.choices)}{default or '.'}{rest}"
 
 
 def _default(declared: Declared) -> Any:
@@ -91,7 +106,10 @@ def _typed(declared: Declared) -> Any:
     kinds = [each for each in get_args(declared.type) if each is not type(None)] if either else [declared.type]
     if str in kinds or get_origin(kinds[0]) is Literal:
         return str
-    return list[get_args(kinds[0])[0]] if get_origin(kinds[0]) is tuple else kinds[0]  # type: ignore[misc]
+    if get_origin(kinds[0]) is not tuple:
+        return kinds[0]
+    item = get_args(kinds[0])[0]
+    return list[str] if get_origin(item) is Literal else list[item]  # type: ignore[valid-type]
 
 
 def _flags(declared: Declared) -> tuple[str, ...]:

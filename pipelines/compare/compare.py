@@ -20,15 +20,13 @@ from pipelines.compare.report import Comparison, summarise, write_report
 from pipelines.compare.unit import FINISHED, NEW, Outcome, Unit, attempt, state_of, units_of
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.data import open_test
-from pipelines.evaluate.independent_maps import refuse_same
-from pipelines.evaluate.options import LABELLED, MASKED
-from pipelines.hub import find_maps
+from pipelines.evaluate.protocol import load
+from pipelines.evaluate.table import PROTOCOLS
 from pipelines.pretrain.job import new_model, open_training
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.joined_maps import join_maps
 from saliency.files import write_text_atomically
-from saliency.table.table import SaliencyTable
 
 
 def compare(
@@ -87,7 +85,7 @@ def check(units: Sequence[Unit]) -> list[str]:
         options = unit.pretrain
         _check_arm(unit, sources[options.source, options.limit, options.split])
     _check_labels(units[0])
-    _check_occluder(units)
+    _check_maps(units)
     return states
 
 
@@ -123,7 +121,7 @@ def _check_clips(units: Sequence[Unit]) -> None:
                 "(evaluate: frame_stride)"
             )
     try:
-        first.evaluate.check_judged("every arm", video=first.pretrain.frames is not None)
+        first.evaluate.check_model("every arm", video=first.pretrain.frames is not None)
     except ValueError as error:
         raise UserError(f"evaluate: {error}") from error
 
@@ -160,23 +158,18 @@ def _check_labels(unit: Unit) -> None:
     if options.test is not None:
         opened.append(open_test(options, videos=videos))
     for source in opened:
-        if source.labels is None and set(options.protocols) & set(LABELLED):
+        if source.labels is None and any(PROTOCOLS[name].labels for name in options.protocols):
             raise UserError(f"evaluate: {source.name} has no labels; give a source that has: evaluate: source: …")
-    if not opened[-1].has_masks and set(options.protocols) & set(MASKED):
+    if not opened[-1].has_masks and any(PROTOCOLS[name].masks for name in options.protocols):
         raise UserError(f"evaluate: {opened[-1].name} has no true masks; give a source that has: evaluate: source: …")
 
 
-def _check_occluder(units: Sequence[Unit]) -> None:
-    """UserError if an arm is to be trained with the maps that are to occlude what it is judged on."""
-    place = units[0].evaluate.occluder_maps
-    if place is None or "occlusion" not in units[0].evaluate.protocols:
-        return
-    with user_errors():
-        metadata = SaliencyTable(find_maps(place)).metadata
-        for unit in {str(unit.pretrain.saliency): unit for unit in units if unit.pretrain.saliency}.values():
-            maps = unit.pretrain.saliency
-            assert maps is not None
-            refuse_same(place, metadata, f"arm {unit.arm}", str(maps), SaliencyTable(find_maps(maps)).metadata)
+def _check_maps(units: Sequence[Unit]) -> None:
+    """UserError if an arm is to be trained with maps that what it is evaluated by must be independent of."""
+    options = units[0].evaluate
+    arms = {unit.pretrain.saliency: f"arm {unit.arm}" for unit in units if unit.pretrain.saliency}
+    for protocol in map(load, options.protocols):
+        protocol.check_maps(options, {arm: maps for maps, arm in arms.items()})
 
 
 def _line(outcome: Outcome, done: int, total: int, each: float) -> str:

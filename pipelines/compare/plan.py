@@ -7,7 +7,7 @@ seeds, before anything runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import yaml
 
 from mae.masks.masking import RANKED
 from pipelines.commandline.option_text import option_values, words_to_options
+from pipelines.compare.options import CompareOptions
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.evaluate import EvaluateOptions
 from pipelines.pretrain.settings import LEARNED, PretrainOptions
@@ -136,40 +137,25 @@ def read_plan(path: Path) -> ComparePlan:
         raise UserError(f"{path}: {error}") from error
 
 
-def asked_plan(
-    what: str,
-    arms: str | None,
-    seeds: str | None,
-    saliency: str | None,
-    judged: dict[str, Any],
-    options: list[str],
-) -> ComparePlan:
-    """The plan in the file ``what``, or of the flags that stand in for one; UserError where both are given."""
-    if not what.endswith((".yaml", ".yml")):
-        return plan_from_flags(what, arms, seeds, saliency, judged, options)
-    if saliency is not None or any(judged.values()) or options:
-        raise UserError(f"{what} is a plan: --saliency, --labelled, --test, --protocol and options after -- go into it")
-    return read_plan(Path(what)).narrowed(arms, seeds)
-
-
-def plan_from_flags(
-    source: str,
-    arms: str | None,
-    seeds: str | None,
-    saliency: str | None,
-    judged: Mapping[str, Any],
-    words: Sequence[str],
-) -> ComparePlan:
-    """The plan of built-in arms that a command line without a file stands for; ``words`` are pretrain's. UserError."""
+def asked_plan(options: CompareOptions) -> ComparePlan:
+    """The plan in the file that was asked for, or of the options that stand in for one. UserError where both are."""
+    judged = {"source": options.labelled, "test": options.test, "protocols": list(options.protocol)}
+    evaluate = {name: value for name, value in judged.items() if value}
+    if options.what.endswith((".yaml", ".yml")):
+        if options.saliency is not None or evaluate or options.options:
+            raise UserError(
+                f"{options.what} is a plan: --saliency, --labelled, --test, --protocol and options after -- go into it"
+            )
+        return read_plan(Path(options.what)).narrowed(options.arms, options.seeds)
     with user_errors():
-        names = [name for name in BUILT_IN_ARMS if name != "block"] if arms is None else _names(arms)
+        all_arms = [name for name in BUILT_IN_ARMS if name != "block"]
         content = {
-            "source": source,
-            "saliency": saliency,
-            "arms": names,
-            "seeds": seeds or 3,
-            "pretrain": words_to_options(words),
-            "evaluate": {name: value for name, value in judged.items() if value},
+            "source": options.what,
+            "saliency": options.saliency,
+            "arms": all_arms if options.arms is None else _names(options.arms),
+            "seeds": options.seeds or 3,
+            "pretrain": words_to_options(options.options),
+            "evaluate": evaluate,
         }
         return plan_from(content)
 

@@ -25,6 +25,8 @@ from pipelines.compare.plots import forest, loss_curves, losses, mask_sheet
 from pipelines.compare.statistics import LEVEL, Difference, Mean, mean_interval, paired_differences
 from pipelines.compare.unit import Outcome
 from pipelines.errors import UserError
+from pipelines.evaluate.protocol import load
+from pipelines.evaluate.table import PROTOCOLS
 from pipelines.pretrain.settings import PretrainOptions
 from pipelines.run_folder import RunFolder
 from saliency import __version__
@@ -38,14 +40,6 @@ _PLOTS = {
     "masks.png": "What each arm hides of the same images",
     "loss.png": "Pretraining loss by arm",
 }
-
-
-_NO_ACCURACY = {
-    "occlusion": "*occlusion* is the area under the curve of accuracy over the share hidden, mean of occluders.",
-    "segment": "*segment* is the mean over classes of the intersection over union.",
-    "propagate": "*propagate* is the mean of DAVIS's region and boundary scores, J&F.",
-}
-"""What a figure is that is called an accuracy and is none."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +205,7 @@ def _counted(plan: ComparePlan) -> str:
 def _explanation(comparison: Comparison) -> list[str]:
     plan = comparison.plan
     others = len(plan.arms) - 1
+    protocols = [load(name) for name in PROTOCOLS if name in comparison.values]
     return [
         "Accuracies are means over seeds, in per cent, ± the 95 % t-interval over seeds. "
         f"*− {plan.baseline}* is the mean of arm − {plan.baseline} seed by seed, in percentage points, with its 95 % "
@@ -221,7 +216,7 @@ def _explanation(comparison: Comparison) -> list[str]:
         f"{plan.baseline}, for each protocol on its own. *better* and *worse* mean an adjusted p below 0.05; *no "
         "difference shown* means that these runs do not tell, not that there is none. The intervals are not adjusted. "
         f"*{UNTRAINED}* is the encoder that the runs of a seed start from; it takes no part in the tests.",
-        *(f"\n{text}" for protocol, text in _NO_ACCURACY.items() if protocol in comparison.values),
+        *(f"\n*{each.name}* is {each.meaning}." for each in protocols if each.meaning),
     ]
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mae.evaluation.student_t import t_quantile, t_tails
+from mae.evaluation.intervals import t_quantile, t_tails
 
 LEVEL = 0.95
 """Of every interval; what is read as a difference has an adjusted p-value below 1 − LEVEL."""

@@ -16,10 +16,13 @@ from mae.training.checkpoints import load_model
 from mae.training.training import Training
 from pipelines.build.build_saliency import build_saliency
 from pipelines.build.options import BuildOptions
+from pipelines.commandline.terminal import print_facts
 from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate, to_json
+from pipelines.evaluate.printed import print_evaluation
 from pipelines.inspect.inspect import inspect
-from pipelines.inspect.map_verdict import Judgement
+from pipelines.inspect.map_verdict import Judgement, print_judgement
+from pipelines.inspect.options import InspectOptions
 from pipelines.plots import bars, contact_sheet, loss_curve
 from pipelines.pretrain.pretrain import pretrain
 from pipelines.pretrain.reconstructions import reconstruction_sheet
@@ -46,6 +49,7 @@ TRAINING: dict[str, Any] = {
     "epochs": 10,
 }
 
+_PROBES = {"knn": "k-NN", "logistic": "logistic"}
 _BATCH = 32  # keeps the demo within a few hundred MB
 _SHEET_ROWS = 8
 
@@ -66,7 +70,7 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
     _say(f"1/4  saliency maps of {TRAINED_ON}", quiet)
     build_saliency(BuildOptions(TRAINED_ON, out / "maps", batch_size=_BATCH, device=device), quiet=quiet)
     build_saliency(BuildOptions(JUDGED_ON, out / "judged-maps", batch_size=_BATCH, device=device), quiet=quiet)
-    found = inspect(str(out / "judged-maps"), gallery=out / "maps.png", device=device, quiet=quiet)
+    found = inspect(InspectOptions(str(out / "judged-maps"), gallery=out / "maps.png", device=device), quiet=quiet)
     assert found.judgement
     arms = {"random": None, "salient": out / "maps"}
     for name, maps in arms.items():
@@ -78,6 +82,7 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
             str(out / "salient"),
             PROBED_ON,
             test=TESTED_ON,
+            protocols=tuple(_PROBES),
             beside=(str(out / "random"),),
             out=out / "evaluation.json",
             batch_size=_BATCH,
@@ -118,9 +123,7 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
         metrics = RunFolder(out / name).metrics()
         curves[name] = ([line["step"] for line in metrics], [line["loss"] for line in metrics])
     loss_curve(out / "loss.png", curves, title="Pretraining loss (masks differ, so the levels do not compare)")
-    accuracies = {
-        row["encoder"]: {"k-NN": 100 * row["knn"], "logistic": 100 * row["logistic"]} for row in result["rows"]
-    }
+    accuracies = {row["encoder"]: {shown: 100 * row[name] for name, shown in _PROBES.items()} for row in result["rows"]}
     bars(
         out / "accuracy.png",
         accuracies,
@@ -142,9 +145,9 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
 
 
 def _table(facts: dict[str, str], judgement: Judgement, result: dict[str, Any]) -> str:
-    lines = ["| encoder | k-NN % | logistic % |", "|---|---|---|"]
+    lines = [f"| encoder | {' | '.join(f'{shown} %' for shown in _PROBES.values())} |", "|---|---|---|"]
     for row in result["rows"]:
-        cells = [f"{100 * row[name]:.1f} ± {100 * row[name + '_interval']:.1f}" for name in ("knn", "logistic")]
+        cells = [f"{100 * row[name]:.1f} ± {100 * row[name + '_interval']:.1f}" for name in _PROBES]
         lines.append(f"| {row['encoder']} | {' | '.join(cells)} |")
     lines += [
         "",
@@ -161,3 +164,11 @@ def _table(facts: dict[str, str], judgement: Judgement, result: dict[str, Any]) 
 def _say(text: str, quiet: bool) -> None:
     if not quiet:
         print(text, flush=True)
+
+
+def print_demo(result: DemoResult, out: Path) -> None:
+    """What the demo found, and where its pictures are."""
+    print_facts(result.maps, title="Saliency maps")
+    print_judgement(result.judgement)
+    print_evaluation(result.evaluation)
+    print(f"Look at contact-sheet.png, maps.png, accuracy.png and loss.png in {out}; the table is in table.md")

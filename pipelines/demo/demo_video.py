@@ -162,11 +162,12 @@ def _say(text: str, quiet: bool) -> None:
         print(text, flush=True)
 
 
-def print_recovery(result: VideoDemoResult) -> None:
-    """What was filled in of unseen clips by the model, and by what needs none."""
+def print_recovery(result: VideoDemoResult, out: Path) -> None:
+    """What was filled in of unseen clips by the model and by what needs none, and where the videos are."""
     heading, *rows = result.table()
     title = f"\nHidden pixels alone, means over {result.clips} unseen scenes"
     table = Table(*heading, box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
     for cells in rows:
         table.add_row(*cells)
     Console().print(table)
+    print(f"Look at standing-side.mp4, moving-side.mp4 and contact-sheet.png in {out}; the table is in table.md")

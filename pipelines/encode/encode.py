@@ -28,8 +28,9 @@ from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.recovery.stream_encoder import Encoded, stream_encoder
-from pipelines.errors import UserError
-from pipelines.frames.live import Live, LiveOptions, is_stream
+from pipelines.encode.options import EncodeOptions
+from pipelines.errors import UserError, user_errors
+from pipelines.frames.live import Live, faults_in_words, is_stream
 from pipelines.reconstruct.reconstruct import open_model, picture_files
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.views.geometry import central_view
@@ -37,17 +38,6 @@ from saliency.files import opened_atomically, write_text_atomically
 
 _ROWS = 1024
 """Of a row group."""
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """What ``encode`` was asked for; ``out`` is the file to write."""
-
-    run: Path
-    live: LiveOptions
-    out: Path
-    as_video: bool = False
-    device: str = "cpu"
 
 
 @dataclass
@@ -64,6 +54,17 @@ class Encoding:
     """In frames."""
     seconds: float = 0.0
 
+    def facts(self, options: EncodeOptions) -> dict[str, str]:
+        """Lines of text by title."""
+        facts = {"features": f"{self.rows} rows in {options.out}"}
+        if self.frames:
+            facts["frames"] = f"{self.frames}, {self.frames / self.seconds:.3g} a second"
+            facts["latency"] = f"{self.latency} frames"
+        if self.rejected:
+            name, reason = self.rejected[0]
+            facts["rejected"] = f"{len(self.rejected)}, first: {name}: {reason}; all are in {rejects(options.out)}"
+        return facts | faults_in_words(self.faults, options.stall_timeout)
+
 
 Rows = Iterator[dict[str, Any]]
 
@@ -71,19 +72,21 @@ Rows = Iterator[dict[str, Any]]
 def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
     """Write the features of a picture, a folder of pictures or a stream. UserError for what can't be opened."""
     started = time.monotonic()
+    with user_errors():
+        stream = options.live
     if options.out.is_dir():
         raise UserError(f"--out {options.out} is a folder; give a file to write, such as features.parquet")
     model, _ = open_model(options.run, options.device)
     found = Encoding()
-    metadata = {"model": str(options.run), "input": options.live.input}
-    if is_stream(options.live.input, as_video=options.as_video):
-        live = Live(options.live)
+    metadata = {"model": str(options.run), "input": options.input}
+    if is_stream(options.input, as_video=options.as_video):
+        live = Live(stream)
         metadata |= {"fps": str(live.fps), "tubelet": str(getattr(model, "tubelet", 1))}
         rows = _of_stream(model, live, found, quiet=quiet)
     else:
         if isinstance(model, VideoMaskedAutoencoder):
             raise UserError(f"{options.run} is a model of video: give a video, or a folder of frames and --as-video")
-        rows = _of_pictures(model, picture_files(options.live.input, options.live.limit), found, quiet=quiet)
+        rows = _of_pictures(model, picture_files(options.input, options.limit), found, quiet=quiet)
     _write(options.out, rows, model.pos_embed.shape[-1], metadata, found)
     found.seconds = time.monotonic() - started
     return found

@@ -12,13 +12,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pipelines.evaluate.measured import Measured
-from pipelines.evaluate.outcome import Outcome
+from pipelines.evaluate.outcome import Found, Measured, Outcome
 from saliency.files import remove_leftovers, write_text_atomically
-
-T = TypeVar("T", Outcome, Measured)
 
 FORMAT = 1
 """Raised when a protocol changes, so that results of before are not taken for results of now."""
@@ -32,7 +29,7 @@ class Cells:
         if folder is not None and folder.is_dir():
             remove_leftovers(folder)
 
-    def find(self, decided_by: Mapping[str, Any], kind: type[T]) -> T | None:
+    def find(self, decided_by: Mapping[str, Any], kind: type[Found]) -> Found | None:
         """The outcome of a cell, of a ``kind`` that its protocol gives; None if it is not finished or can't be read."""
         path = self._path(decided_by)
         if path is None:

@@ -22,13 +22,13 @@ from pipelines.views.clip_views import ClipShape
 
 
 def clip_of(options: EvaluateOptions, encoders: Sequence[Encoder]) -> ClipShape | None:
-    """The clip that all encoders are judged on; None where all are of images.
+    """The clip that all encoders are measured on; None where all are of images.
 
     UserError if what was asked for is not there for them.
     """
     first = next((encoder for encoder in encoders if encoder.frames is not None), None)
     with user_errors():
-        options.check_judged((first or encoders[0]).name, video=first is not None)
+        options.check_model((first or encoders[0]).name, video=first is not None)
     if first is None or first.frames is None:
         return None
     record = training_record(first.name) or {"options": {}}
@@ -54,7 +54,7 @@ def on_clips(encoder: Encoder, clip: ClipShape | None) -> Encoder:
     if clip.count % encoder.frames:
         raise UserError(
             f"{encoder.name} takes clips of {encoder.frames} frames, which {clip.count} can't be shared out to evenly: "
-            "the first model of video says what is seen, so name the one of the most frames first, or judge them apart"
+            "the first model of video sets the clip, so name the one of the most frames first, or evaluate them apart"
         )
     return replace(
         encoder,

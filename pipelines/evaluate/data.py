@@ -1,22 +1,137 @@
 """What an evaluation learns from and what it is tested on: two parts, whose classes carry the same numbers.
 
-What is held out follows from the seed alone, so that every encoder sees the same.
+What is held out follows from the seed alone, so that every encoder sees the same. A source is opened when the first
+protocol asks for it, and features of a frozen encoder are computed once for all protocols.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from mae.splits import hold_out
 from pipelines.errors import UserError
+from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.features import Features, compute_features
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.sources.random_access import open_images, open_videos
 from pipelines.sources.source import Source
 from pipelines.views.clip_views import ClipShape
 from pipelines.views.labelled import Labelled, open_labelled, unlabelled
+
+BACKGROUND, OBJECT = "background", "object"
+
+
+class Parts:
+    """A training part, None where nothing is learned, a test part, and the names of the classes of both."""
+
+    def __init__(
+        self,
+        train: Labelled | None,
+        test: Labelled,
+        names: list[str],
+        options: EvaluateOptions,
+        *,
+        masks: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self.train, self.test, self.names, self.masks = train, test, names, masks
+        self._options, self._quiet = options, quiet
+        self._trained: dict[int, Labelled] = {}
+        self._identities: dict[int | None, str] = {}
+        self._encoder: Encoder | None = None
+        self._features: dict[int | None, Features] = {}
+
+    def part(self, seed: int) -> Labelled:
+        """The training images that are used with a seed: all, or the share --label-fraction of them."""
+        assert self.train is not None
+        key, fraction = self._key(seed), self._options.label_fraction
+        if key not in self._trained:
+            self._trained[key] = self.train if key < 0 else self.train.share(fraction, seed)
+        return self._trained[key]
+
+    def decided_by(self, seed: int) -> dict[str, Any]:
+        """What a finished cell follows from here, as plain values."""
+        test = {"test": self._identity(None, self.test)}
+        if self.train is None:
+            return test
+        return {"train": self._identity(self._key(seed), self.part(seed)), **test, "classes": self.names}
+
+    def train_features(self, encoder: Encoder, seed: int) -> Features:
+        """The features of the training images that are used with a seed. Raises UserError."""
+        return self._features_of(encoder, self._key(seed), self.part(seed))
+
+    def test_features(self, encoder: Encoder) -> Features:
+        """The features of the test images. Raises UserError."""
+        return self._features_of(encoder, None, self.test)
+
+    def facts(self, seed: int) -> dict[str, Any]:
+        """What the result says of the images."""
+        labels = self.test.labels
+        facts: dict[str, Any] = {
+            "train_images": 0 if self.train is None else len(self.part(seed).labels),
+            "test_images": len(labels),
+            "classes": len(self.names),
+            "chance": None,
+        }
+        if self.train is None:
+            return {"test": self.test.source.name, **facts}
+        if not self.masks:
+            facts["chance"] = float(np.bincount(labels).max() / len(labels))
+        return facts
+
+    def _key(self, seed: int) -> int:
+        return -1 if self._options.label_fraction == 1 else seed
+
+    def _identity(self, key: int | None, part: Labelled) -> str:
+        if key not in self._identities:
+            self._identities[key] = part.identity_with_masks() if self.masks else part.identity()
+        return self._identities[key]
+
+    def _features_of(self, encoder: Encoder, key: int | None, part: Labelled) -> Features:
+        if encoder is not self._encoder:
+            self._encoder, self._features = encoder, {}
+        if key not in self._features:
+            at_once, workers = self._options.batch_size, self._options.workers
+            self._features[key] = compute_features(
+                encoder, part, batch_size=at_once, workers=workers, quiet=self._quiet
+            )
+        return self._features[key]
+
+
+class Data:
+    """The sources of one evaluation, each opened when the first protocol asks for it. Raises UserError then."""
+
+    def __init__(self, options: EvaluateOptions, clip: ClipShape | None = None, *, quiet: bool = False) -> None:
+        self.options, self.clip, self.quiet = options, clip, quiet
+
+    @cached_property
+    def labelled(self) -> Parts:
+        """Images, or clips, with a class each."""
+        return Parts(*open_data(self.options, self.clip), self.options, quiet=self.quiet)
+
+    @cached_property
+    def masked(self) -> Parts:
+        """Images with a true mask each, of the classes that the masks show: the first one is the background."""
+        train, test, names = open_masked(self.options)
+        names = [BACKGROUND, *names] if names else [BACKGROUND, OBJECT]
+        return Parts(train, test, names, self.options, masks=True, quiet=self.quiet)
+
+    @cached_property
+    def frames(self) -> Parts:
+        """What is tested alone, where nothing is learned: frames of videos with true masks."""
+        source = open_test(self.options)
+        if not source.has_masks:
+            raise UserError(f"{source.name} has no masks: put NAME_mask.png beside every frame NAME.jpg")
+        return Parts(None, unlabelled(source), [], self.options, masks=True, quiet=self.quiet)
+
+    def told(self) -> Parts:
+        """Of what was opened that which the result describes."""
+        opened: dict[str, Parts] = vars(self)
+        return next(opened[name] for name in ("labelled", "masked", "frames") if name in opened)
 
 
 def open_data(options: EvaluateOptions, clip: ClipShape | None = None) -> tuple[Labelled, Labelled, list[str]]:
@@ -58,7 +173,7 @@ def open_masked(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]
     for part in (train, test):
         if not part.source.has_masks:
             raise UserError(
-                f"{part.source.name} has no masks: segment needs a column mask_file_name, or NAME_mask.png beside "
+                f"{part.source.name} has no masks: name them in a column mask_file_name, or put NAME_mask.png beside "
                 "NAME.jpg"
             )
     return train, test, names
@@ -77,10 +192,10 @@ def _parts(
 ) -> tuple[Labelled, Labelled]:
     """The training part and the test part, which is held out or ``--test``. UserError if one is empty."""
     if options.test is None:
-        held = hold_out(train.labels, options.test_fraction, options.seed)
-        train, test = train.select(~held), train.select(held)
+        train, test = train.divide(options.test_fraction, options.seed)
     else:
         test = opened(open_test(options, videos=videos))
-    if min(len(train), len(test)) == 0:
-        raise UserError(f"{options.source}: {len(train)} training and {len(test)} test images; both are needed")
+    counts = len(train.labels), len(test.labels)
+    if min(counts) == 0:
+        raise UserError(f"{options.source}: {counts[0]} training and {counts[1]} test images; both are needed")
     return train, test

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from pipelines.errors import UserError
 from pipelines.evaluate.encoder import Encoder
-from pipelines.evaluate.supervised import Rejected, check_readable
-from pipelines.views.image_views import InOrder, load_views
+from pipelines.evaluate.outcome import UnreadableImages
+from pipelines.evaluate.supervised import check_readable
 from pipelines.views.labelled import Labelled
 
 
@@ -23,14 +23,14 @@ class Features:
 
     values: Tensor
     labels: Tensor
-    unreadable: Rejected
+    unreadable: UnreadableImages
 
 
 def compute_features(
     encoder: Encoder, part: Labelled, *, batch_size: int, workers: int, quiet: bool = False
 ) -> Features:
     """The features of all images of a part; UserError if they are not finite or too many images can't be read."""
-    unreadable: Rejected = {}
+    unreadable: UnreadableImages = {}
     features, labels = [], []
     for images, classes in central_views(
         part,
@@ -55,7 +55,7 @@ def central_views(
     *,
     batch_size: int,
     workers: int,
-    unreadable: Rejected,
+    unreadable: UnreadableImages,
     name: str,
     quiet: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -63,8 +63,7 @@ def central_views(
 
     What can't be read goes into ``unreadable``; UserError where that is more than 1 %, or everything.
     """
-    loader = load_views(part.views(size), InOrder(len(part), part.at_once(batch_size)), workers=workers)
-    seen = False
+    loader, seen = part.batches(size, batch_size, workers=workers), False
     for batch in tqdm(loader, desc=name, unit="batch", disable=quiet, leave=False):
         unreadable |= {part.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
         if len(batch.images):

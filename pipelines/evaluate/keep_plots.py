@@ -1,6 +1,6 @@
 """The picture of encoders on a share of their patches: accuracy against the share, a line for what chose them.
 
-Where several runs were judged at a share by the same chooser, the line is their mean and thin lines are theirs.
+Where several runs were measured at a share by the same chooser, the line is their mean and thin lines are theirs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.evaluate.options import CLASSIFYING
+from pipelines.evaluate.table import PROTOCOLS
 
 KEPT = "keep.png"
 
@@ -41,7 +41,7 @@ def keep_curves(rows: Sequence[Mapping[str, Any]], protocol: str) -> dict[str, d
 
 def draw_kept(folder: Path, result: Mapping[str, Any]) -> None:
     """``keep.png`` in ``folder`` of a finished evaluation, where a share of the patches is among its rows."""
-    protocols = [protocol for protocol in result["protocols"] if protocol in CLASSIFYING]
+    protocols = [protocol for protocol in result["protocols"] if PROTOCOLS[protocol].accuracy]
     panels = {protocol: keep_curves(result["rows"], protocol) for protocol in protocols}
     if any(panels.values()):
         draw_keep(folder / KEPT, panels)

@@ -1,30 +1,32 @@
-"""What one protocol says of one encoder: right and wrong by class, and how it came about."""
+"""What one protocol found of one encoder with one seed, as plain values: right and wrong by class, or other figures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.evaluate.supervised import Rejected
+UnreadableImages = dict[str, str]
+"""Images that could not be read: key → reason."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The judgement of a test part by one protocol with one seed; plain values only."""
+    """Right and wrong on a test part."""
 
     confusion: list[list[int]]
     """How many test images of class (row) were taken for class (column)."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What the protocol chose or was trained with."""
-    unreadable: Rejected = field(default_factory=dict)
+    unreadable: UnreadableImages = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, predictions: Tensor, labels: Tensor, classes: int, *, facts: dict[str, Any], unreadable: Rejected
+        cls, predictions: Tensor, labels: Tensor, classes: int, *, facts: dict[str, Any], unreadable: UnreadableImages
     ) -> Self:
         """The outcome of predicted and true classes, int64 [m]."""
         counts = np.zeros((classes, classes), np.int64)
@@ -40,6 +42,28 @@ class Outcome:
     def plain(self) -> dict[str, Any]:
         """For a JSON file."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured image by image (or video by video), from which means and intervals follow."""
+
+    figures: Mapping[str, Sequence[Sequence[float | None]]]
+    """By name a row an image, in the order of the test part; what the columns are is the protocol's."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the protocol chose or was done with."""
+    unreadable: UnreadableImages = field(default_factory=dict)
+
+    def array(self, name: str) -> NDArray[np.float64]:
+        """A figure as float64 [n, k], NaN for None."""
+        return np.asarray(self.figures[name], np.float64)
+
+    def plain(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return asdict(self)
+
+
+Found = TypeVar("Found", Outcome, Measured)
 
 
 def per_class(confusion: NDArray[np.int64]) -> list[float | None]:

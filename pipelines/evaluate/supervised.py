@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from pipelines.errors import UserError
+from pipelines.evaluate.outcome import UnreadableImages
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import Source
 from pipelines.views.image_views import EpochBatches, Unreadable
@@ -32,9 +33,6 @@ from saliency.files import write_atomically
 MAX_UNREADABLE = 0.01
 _STEPS_PER_EPOCH = 32
 _LEAST_BATCH = 32
-
-Rejected = dict[str, str]
-"""Images that could not be read: key → reason."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +110,15 @@ def train_epochs(
     workers: int,
     checkpoint: Path | None,
     progress: tqdm[Any],
-) -> Rejected:
+) -> UnreadableImages:
     """Train to the end of the last epoch, from ``checkpoint`` on if it exists; returns what could not be read.
 
     ``update`` makes one step of batches of at least two images each and returns its loss. UserError for a loss that is
     infinite or NaN at an epoch's end, a checkpoint that can't be used, and too many unreadable images.
     """
-    rejected: Rejected = {}
+    unreadable: UnreadableImages = {}
     if checkpoint is not None and checkpoint.exists():
-        rejected = _resume(checkpoint, learner)
+        unreadable = _resume(checkpoint, learner)
     progress.reset(total=plan.steps_per_epoch * epochs)
     progress.update(learner.step)
     while learner.step < plan.steps_per_epoch * epochs:
@@ -128,8 +126,8 @@ def train_epochs(
         losses = []
         for group in _epoch(views, plan, epoch, workers):
             for bad in itertools.chain.from_iterable(batch.unreadable for batch in group):
-                rejected[views.source.keys[bad.index].as_py()] = bad.reason
-            check_readable(len(rejected), views.source)
+                unreadable[views.source.keys[bad.index].as_py()] = bad.reason
+            check_readable(len(unreadable), views.source)
             if readable := [batch for batch in group if len(batch.images) >= 2]:
                 losses.append(update(readable))
             else:
@@ -137,9 +135,9 @@ def train_epochs(
             progress.update()
         _report(losses, epoch, progress)
         if checkpoint is not None:
-            state = {"learner": learner.state(), "rejected": rejected}
+            state = {"learner": learner.state(), "rejected": unreadable}
             write_atomically(checkpoint, lambda file, state=state: torch.save(state, file))  # type: ignore[misc]
-    return rejected
+    return unreadable
 
 
 def _report(losses: list[Tensor], epoch: int, progress: tqdm[Any]) -> None:
@@ -190,7 +188,7 @@ def _collate(items: list[tuple[int, Tensor] | Unreadable]) -> TrainingBatch:
     return TrainingBatch(images, np.asarray([index for index, _ in seen], np.int64), unreadable)
 
 
-def _resume(checkpoint: Path, learner: Learner) -> Rejected:
+def _resume(checkpoint: Path, learner: Learner) -> UnreadableImages:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         learner.load_state(state["learner"])

@@ -13,6 +13,8 @@ from typing import Any
 
 from mae.masks.masking import RANKED
 from pipelines.errors import UserError
+from pipelines.evaluate.protocol import load
+from pipelines.evaluate.table import PROTOCOLS
 from pipelines.run_folder import CONFIG, RunFolder
 from saliency.table.card import last_part
 
@@ -77,7 +79,7 @@ def _results(file: Path) -> list[str]:
     """What ``evaluate`` wrote into the run."""
     try:
         result = json.loads(file.read_text())
-        protocols = [name for name in ("knn", "logistic", "linear", "finetune") if name in result["rows"][0]]
+        protocols = [name for name, row in PROTOCOLS.items() if row.accuracy and name in result["rows"][0]]
         rows = [
             [
                 last_part(str(row["encoder"])),
@@ -97,11 +99,12 @@ def _results(file: Path) -> list[str]:
 
 
 def _what(protocols: list[str], result: Mapping[str, Any]) -> str:
-    """What was judged: frozen features, or the fine-tuned encoder, or both."""
-    frozen = f"Frozen features (`{result['pool']}`)"
-    if "finetune" not in protocols:
+    """What was measured: frozen features, or the fine-tuned encoder, or both."""
+    frozen, tuned = f"Frozen features (`{result['pool']}`)", [name for name in protocols if not load(name).frozen]
+    if not tuned:
         return frozen
-    return "Fine-tuned" if protocols == ["finetune"] else f"{frozen}, and the encoder fine-tuned (`finetune`),"
+    names = ", ".join(f"`{name}`" for name in tuned)
+    return "Fine-tuned" if tuned == protocols else f"{frozen}, and the encoder fine-tuned ({names}),"
 
 
 def _table(title: str, facts: Mapping[str, str]) -> list[str]:

@@ -23,53 +23,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.errors import UserError
+from pipelines.frames.options import STDIN, LiveOptions
 from pipelines.frames.ticks import Arrival, Ticks
-from pipelines.sources.images import MAX_PIXELS, MAX_SIDE, SUFFIXES, BadImage, decode_rgb
+from pipelines.sources.images import MAX_PIXELS, SUFFIXES, BadImage, decode_rgb
 from pipelines.sources.video_file import VIDEO_SUFFIXES, is_cover, require_av, upright
 from pipelines.sources.videos import frame_names
 
-STDIN = "-"
 DEFAULT_FPS = Fraction(25)
 """Of frames that have no times."""
 
 _AHEAD = 4
 _UNTIMED = ("avi",)
 _CLOSING_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class LiveOptions:
-    """Where frames come from, and when. ValueError for what can't be."""
-
-    input: str
-    size: tuple[int, int] | None = None
-    """Width and height of raw frames."""
-    fps: float | None = None
-    stall_timeout: float = 10.0
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise ValueError(f"--fps is {self.fps:g}; it must be above 0, and 1000 at most")
-        if not self.stall_timeout > 0:
-            raise ValueError(f"--stall-timeout is {self.stall_timeout:g}; it must be above 0 seconds")
-        if (self.input == STDIN) != (self.size is not None):
-            raise ValueError(
-                "raw frames on standard input need their --size WIDTHxHEIGHT"
-                if self.size is None
-                else f"--size is that of raw frames on standard input, and {self.input} is none: leave it out"
-            )
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """``640x480`` as width and height; ValueError."""
-    try:
-        width, height = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise ValueError(f"--size {text!r}: give WIDTHxHEIGHT in pixels, such as 640x480") from None
-    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
-        raise ValueError(f"--size {text!r}: both sides must be at least 1, and not more than a picture may have")
-    return width, height
 
 
 def is_stream(place: str, *, as_video: bool = False) -> bool:

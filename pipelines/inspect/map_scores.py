@@ -24,8 +24,8 @@ from pipelines.sources.images import BadImage
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
 from saliency.maps import FULL
+from saliency.names import FIGURES
 from saliency.quality import (
-    FIGURES,
     THRESHOLDS,
     PixelScores,
     area,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from saliency.quality import FIGURES
+from saliency.names import FIGURES
 
 MAPS, CENTRE, SHUFFLED, UNIFORM = "maps", "centre_prior", "shuffled_caption", "uniform"
 ROWS = (MAPS, CENTRE, SHUFFLED, UNIFORM)

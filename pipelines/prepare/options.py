@@ -1,23 +1,21 @@
 """What ``prepare`` can be asked for, checked before anything is opened."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pipelines.commandline.option import Option
+from pipelines.commandline.option import Option, check_declared
 from pipelines.commandline.shared_options import (
+    DATA,
     CaptionColumn,
     Captions,
     ImageColumn,
     Limit,
     Out,
+    Rejects,
     SourcePlace,
     Split,
     Workers,
 )
-
-FORMATS = ("parquet", "webdataset")
-"""Of the files that it writes."""
-SMALLEST_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -26,29 +24,25 @@ class PrepareOptions:
 
     source: SourcePlace
     out: Out
-    size: Annotated[int, Option("Pixels that the shorter side is reduced to; smaller images stay as they are.")] = 256
-    format: Annotated[str, Option("`parquet`, or `webdataset`: tars.")] = "parquet"
-    quality: Annotated[int, Option("Of the JPEGs, 1 to 100.")] = 90
-    shard_size: Annotated[int, Option("Images a file.")] = 4096
-    workers: Workers = 2
-    max_rejected: Annotated[float, Option("Share of bad rows above which the command fails.")] = 0.01
+    size: Annotated[int, Option("Pixels of the shorter side. Smaller images keep their size.", least=16)] = 256
+    format: Annotated[Literal["parquet", "webdataset"], Option("Write Parquet files, or WebDataset tars.")] = "parquet"
+    quality: Annotated[int, Option("Quality of the JPEGs, from 1 to 100.")] = 90
+    shard_size: Annotated[int, Option("Images per file.", least=1)] = 4096
     image_column: ImageColumn = None
     caption_column: CaptionColumn = None
-    captions: Annotated[Captions, Option("Captions to keep of an image: `all`, or the `first` alone.")] = "all"
-    limit: Limit = None
+    captions: Annotated[Captions, Option("Keep only the first caption of an image, or all of them.", panel=DATA)] = (
+        "all"
+    )
     split: Split = None
+    limit: Limit = None
+    max_rejected: Rejects = 0.01
+    workers: Workers = 2
 
     def __post_init__(self) -> None:
-        if self.size < SMALLEST_SIZE:
-            raise ValueError(f"--size is {self.size}; it must be at least {SMALLEST_SIZE} pixels")
+        check_declared(self)
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality is {self.quality}; it must be between 1 and 100")
-        if self.format not in FORMATS:
-            raise ValueError(f"--format is {self.format!r}; it must be one of {', '.join(FORMATS)}")
-        if self.captions not in ("first", "all"):
-            raise ValueError(f"--captions is {self.captions!r}; it must be first or all")
-        for name, value in {"shard-size": self.shard_size, "workers": self.workers}.items():
-            if value < 1:
-                raise ValueError(f"--{name} is {value}; it must be at least 1")
+        if self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; it must be at least 1")
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")

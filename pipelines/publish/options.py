@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pipelines.commandline.option import Argument, Option
+from pipelines.commandline.option import Argument, Option, check_declared
+
+PREVIEW, CARD = "Preview pictures", "Dataset card"
+"""Panels of ``--help``."""
 
 
 @dataclass(frozen=True)
@@ -12,20 +15,23 @@ class PublishOptions:
     """What ``publish`` was asked for; the CLI's options under the same names."""
 
     maps: Annotated[Path, Argument("A finished maps folder.")]
-    name: Annotated[str, Argument("user/name of the dataset on the Hub.")]
-    dry_run: Annotated[Path | None, Option("Write the dataset into this new folder, and upload nothing.")] = None
+    name: Annotated[str, Argument("The dataset on the Hub, as user/name.")]
+    dry_run: Annotated[Path | None, Option("Write the dataset into this new folder and upload nothing.")] = None
     private: Annotated[bool, Option("Make the dataset private.")] = False
-    preview: Annotated[int, Option("Pictures for the Hub's viewer, evenly spaced; 0 for none.")] = 1000
-    with_images: Annotated[bool, Option("Show the photos in the preview, which needs the right to publish them.")] = (
-        False
-    )
-    source: Annotated[str | None, Option("Where the images are now, for --with-images.")] = None
-    licence: Annotated[str, Option("Of the maps, as the Hub spells it.", flags=("--licence", "--license"))] = "other"
-    quality: Annotated[Path | None, Option("What inspect --json wrote, for the card.")] = None
+    preview: Annotated[
+        int, Option("Pictures for the Hub's viewer, evenly spaced. 0 makes none.", least=0, panel=PREVIEW)
+    ] = 1000
+    with_images: Annotated[
+        bool, Option("Show the photos, which requires the right to publish them.", panel=PREVIEW)
+    ] = False
+    source: Annotated[str | None, Option("Where the images are now, for --with-images.", panel=PREVIEW)] = None
+    licence: Annotated[
+        str, Option("Licence of the maps, as the Hub spells it.", flags=("--licence", "--license"), panel=CARD)
+    ] = "other"
+    quality: Annotated[Path | None, Option("File that inspect --json wrote, to show its figures.", panel=CARD)] = None
 
     def __post_init__(self) -> None:
-        if self.preview < 0:
-            raise ValueError(f"--preview is {self.preview}; it must be at least 0")
+        check_declared(self)
         if self.with_images and not self.preview:
             raise ValueError("--with-images has nothing to show in with --preview 0")
         if not self.licence.strip() or "\n" in self.licence:

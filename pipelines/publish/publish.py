@@ -28,8 +28,8 @@ from pipelines.errors import UserError
 from pipelines.hub import check_login, check_name, look_up, upload
 from pipelines.publish.options import PublishOptions
 from pipelines.publish.preview import Preview, spread, write_preview
+from pipelines.sources.formats import is_built_in
 from pipelines.sources.open_source import StreamSource, open_source
-from pipelines.sources.scenes import BUILT_IN
 from pipelines.sources.source import Source
 from pipelines.verify.verify import check_folder
 from saliency.files import write_atomically, write_text_atomically
@@ -125,7 +125,7 @@ def _images(options: PublishOptions, report: TableReport) -> tuple[Source | None
     assert report.manifest is not None
     origin = report.manifest.origin
     spec = options.source or origin.get("source")
-    drawn = isinstance(spec, str) and spec.startswith(BUILT_IN)
+    drawn = isinstance(spec, str) and is_built_in(spec)
     if not options.preview or not (drawn or options.with_images):
         return None, "none"
     advice = "say where the images are with --source, or leave --with-images out for a preview of maps alone"
@@ -203,6 +203,7 @@ def _stage(
         written=manifest.written,
         rejected=manifest.rejected,
         shards=len(shards),
+        drawn=is_built_in(str(manifest.origin.get("source", ""))),
         preview=preview.pictures,
         pixels=pixels,
         licence=options.licence,
@@ -243,7 +244,7 @@ def _public_manifest(report: TableReport) -> Manifest:
     assert report.manifest is not None
     settings, origin = _public(report.manifest.settings), _public(report.manifest.origin)
     source = origin.get("source")
-    if isinstance(source, str) and not source.startswith(BUILT_IN) and not _from_hub(report):
+    if isinstance(source, str) and not is_built_in(source) and not _from_hub(report):
         origin["source"] = last_part(source)
     return Manifest(settings, origin | {PUBLISHED: True}, list(report.manifest.shards), complete=True)
 

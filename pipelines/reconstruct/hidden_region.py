@@ -7,9 +7,7 @@ rectangle has. The gate hides all patches that it counts as important.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,52 +21,8 @@ from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from pipelines.errors import UserError
+from pipelines.reconstruct.options import ReconstructOptions, parse_color
 from pipelines.sources.images import SUFFIXES, BadImage, decode_mask
-
-Box = tuple[float, float, float, float]
-
-_KEY = re.compile(r"#?([0-9a-fA-F]{6})(?::(\d{1,3}))?")
-_TOLERANCE = 24
-
-
-@dataclass(frozen=True)
-class OcclusionOptions:
-    """Where the pictures are occluded. ValueError for what can't be."""
-
-    mask: Path | None = None
-    boxes: tuple[Box, ...] = ()
-    """x0, y0, x1, y1 in fractions of the picture."""
-    color: str | None = None
-    """RRGGBB in hexadecimal, and behind a colon how far each channel may be from it (0..255)."""
-    gate: bool = False
-
-    def __post_init__(self) -> None:
-        if self.mask is None and not self.boxes and self.color is None and not self.gate:
-            raise ValueError("nothing says what is occluded: give --mask, --box, --color-key or --gate")
-        for box in self.boxes:
-            if not (len(box) == 4 and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-                shown = ",".join(f"{value:g}" for value in box)
-                raise ValueError(f"--box {shown}: give x0,y0,x1,y1 in fractions of the picture, x0 < x1 and y0 < y1")
-        if self.color is not None:
-            parse_color(self.color)
-
-
-def parse_box(text: str) -> Box:
-    """``0.1,0.2,0.5,0.6`` as numbers; ValueError."""
-    try:
-        x0, y0, x1, y1 = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"--box {text!r}: give x0,y0,x1,y1 in fractions of the picture") from None
-    return (x0, y0, x1, y1)
-
-
-def parse_color(text: str) -> tuple[tuple[int, int, int], int]:
-    """``00ff00`` or ``#00ff00:40`` as a colour and a tolerance; ValueError."""
-    match = _KEY.fullmatch(text.strip())
-    if match is None or int(match[2] or 0) > 255:
-        raise ValueError(f"--color-key {text!r}: give RRGGBB, or RRGGBB:TOLERANCE with a tolerance from 0 to 255")
-    red, green, blue = (int(match[1][i : i + 2], 16) for i in (0, 2, 4))
-    return (red, green, blue), int(match[2] or _TOLERANCE)
 
 
 class Occlusions:
@@ -76,7 +30,7 @@ class Occlusions:
 
     def __init__(
         self,
-        options: OcclusionOptions,
+        options: ReconstructOptions,
         model: MaskedAutoencoder,
         gate: Gate | None,
         mask_of: Callable[[str], Tensor] | None = None,
@@ -95,8 +49,8 @@ class Occlusions:
             found |= self._mask(name, height, width)
         for x0, y0, x1, y1 in self.options.boxes:
             found[round(y0 * height) : max(round(y1 * height), 1), round(x0 * width) : max(round(x1 * width), 1)] = True
-        if self.options.color is not None:
-            colour, tolerance = parse_color(self.options.color)
+        if self.options.color_key is not None:
+            colour, tolerance = parse_color(self.options.color_key)
             apart = (pixels.to(torch.int16) - torch.tensor(colour, dtype=torch.int16)[:, None, None]).abs()
             found |= (apart <= tolerance).all(0)
         if self._gate is not None and self.options.gate:

@@ -26,26 +26,13 @@ from mae.models.vit import MaskedAutoencoder
 from mae.recovery.completion import complete, seam
 from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
-from pipelines.reconstruct.hidden_region import OcclusionOptions, Occlusions
+from pipelines.reconstruct.hidden_region import Occlusions
+from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.run_folder import REJECTED
 from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
 from saliency.files import write_atomically, write_text_atomically
 
 _GREY = 128
-
-
-@dataclass(frozen=True)
-class ReconstructOptions:
-    """What ``reconstruct`` was asked for."""
-
-    run: Path
-    input: str
-    out: Path
-    occlusion: OcclusionOptions
-    truth: Path | None = None
-    blend: bool = True
-    limit: int | None = None
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -63,6 +50,14 @@ class Reconstruction:
                 if isinstance(value, float):
                     columns.setdefault(name, []).append(value)
         return {name: float(np.mean(values)) for name, values in columns.items()}
+
+    def facts(self, out: Path) -> dict[str, str]:
+        """Lines of text by title; ``out`` is where everything was written."""
+        facts = {"completed": f"{len(self.pictures)} pictures in {out}"}
+        if self.rejected:
+            name, reason = self.rejected[0]
+            facts["rejected"] = f"{len(self.rejected)}, first: {name}: {reason}; all are in {out / REJECTED}"
+        return facts | {name: f"{value:.4g}" for name, value in self.means().items()}
 
 
 def reconstruct(options: ReconstructOptions, *, quiet: bool = True) -> Reconstruction:
@@ -101,7 +96,7 @@ def _open(options: ReconstructOptions) -> tuple[MaskedAutoencoder, Occlusions]:
         raise UserError(f"{options.run} is a model of video: give a video, or a folder of frames and --as-video")
     if options.truth is not None and not options.truth.exists():
         raise UserError(f"--truth {options.truth} does not exist")
-    return model, Occlusions(options.occlusion, model, gate)
+    return model, Occlusions(options, model, gate)
 
 
 def picture_files(place: str, limit: int | None = None) -> list[Path]:

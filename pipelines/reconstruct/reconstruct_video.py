@@ -27,30 +27,18 @@ from tqdm import tqdm
 from mae.evaluation.image_quality import SSIM_REACH, psnr, ssim
 from mae.recovery.completion import seam
 from mae.recovery.stream_recoverer import Recoverer, stream_recoverer
-from pipelines.errors import UserError
+from pipelines.errors import UserError, user_errors
 from pipelines.frames.companions import Companion
-from pipelines.frames.live import STDIN, Live, LiveOptions
+from pipelines.frames.live import Live, faults_in_words
+from pipelines.frames.options import STDIN
 from pipelines.frames.video_writer import VideoWriter, open_video, video_suffix
-from pipelines.reconstruct.hidden_region import OcclusionOptions, Occlusions
+from pipelines.reconstruct.hidden_region import Occlusions
+from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.reconstruct.reconstruct import open_model
 from pipelines.sources.images import BadImage
 from saliency.files import write_text_atomically
 
 _GREY = 128
-
-
-@dataclass(frozen=True)
-class VideoOptions:
-    """What ``reconstruct`` was asked for, of a stream."""
-
-    run: Path
-    live: LiveOptions
-    out: Path
-    occlusion: OcclusionOptions
-    truth: Path | None = None
-    blend: bool = True
-    lossless: bool = False
-    device: str = "cpu"
 
 
 @dataclass
@@ -68,24 +56,32 @@ class VideoReconstruction:
     """In frames."""
     seconds: float = 0.0
 
+    def facts(self, stall_timeout: float) -> dict[str, str]:
+        """Lines of text by title."""
+        facts = {"completed": f"{self.frames} frames in {self.file}, {self.frames / self.seconds:.3g} a second"}
+        facts |= {"latency": f"{self.latency} frames"} | faults_in_words(self.faults, stall_timeout)
+        return facts | {name: f"{value:.4g}" for name, value in self.means.items()}
 
-def reconstruct_video(options: VideoOptions, *, quiet: bool = True) -> VideoReconstruction:
+
+def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> VideoReconstruction:
     """Complete a stream. UserError for what can't be opened or does not fit; nothing is written then."""
     started = time.monotonic()
+    with user_errors():
+        stream = options.live
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; give a folder")
     model, gate = open_model(options.run, options.device)
-    live = Live(options.live)
-    masks = _companion("--mask", options.occlusion.mask, live, masks=True)
+    live = Live(stream)
+    masks = _companion("--mask", options.mask, live, masks=True)
     truth = _companion("--truth", options.truth, live, masks=False)
-    name = stream_name(options.live.input)
+    name = stream_name(options.input)
     found = VideoReconstruction(options.out / f"{name}{video_suffix(lossless=options.lossless)}")
     recoverer = stream_recoverer(model, blend=options.blend)
     found.latency = recoverer.latency
     figures = Figures()
     with ExitStack() as stack:
         stack.callback(live.close)
-        occlusions = Occlusions(options.occlusion, model, gate, _in_order(masks))
+        occlusions = Occlusions(options, model, gate, _in_order(masks))
         given = _given(live, occlusions, truth, itself=options.truth is not None)
         writers: list[VideoWriter] = []
         for frame, completed in _completed(recoverer, tqdm(given, unit=" frames", disable=quiet)):
@@ -102,7 +98,7 @@ def reconstruct_video(options: VideoOptions, *, quiet: bool = True) -> VideoReco
     for word, companion in (("mask", masks), ("truth", truth)):
         if companion is not None and companion.ended is not None and companion.ended >= 0:
             found.faults[f"{word}_ended"] = companion.ended
-    report = {"model": str(options.run), "input": options.live.input, "frames": found.frames, "fps": float(live.fps)}
+    report = {"model": str(options.run), "input": options.input, "frames": found.frames, "fps": float(live.fps)}
     report |= {"latency": found.latency, "means": found.means, "faults": found.faults}
     write_text_atomically(options.out / "report.json", json.dumps(report, indent=1) + "\n")
     found.seconds = time.monotonic() - started

@@ -128,7 +128,7 @@ class MovingScene:
         return f"{self._plan.caption} {list(MOTIONS)[motion]}"
 
 
-def open_moving_scenes(spec: str, *, limit: int | None = None, split: str | None = None) -> Source:
+def open_moving_scenes(spec: str, limit: int | None = None, split: str | None = None) -> Source:
     """The source that ``shapes-video:N,…`` asks for; ``split`` is used unless the text names one. UserError."""
     videos = _parse(spec, split)
     scenes = videos.scenes

@@ -17,8 +17,6 @@ from pipelines.errors import UserError
 from pipelines.sources.scene_drawing import COLORS, OBJECT_COUNTS, draw_scene, scene_caption, scene_label
 from pipelines.sources.source import Source
 
-BUILT_IN = ("shapes:", "shapes-video:")
-"""How sources begin that need no files: the shipped CLIP was made for them, and anyone can draw them again."""
 GRAMMAR = "shapes:N[,split=NAME][,objects=A-B][,size=PIXELS]"
 
 _MOST = len(OBJECT_COUNTS)
@@ -91,7 +89,7 @@ class SceneMasks:
         return draw_scene(row, split=scenes.split, objects=scenes.bounds, size=scenes.size).mask
 
 
-def open_scenes(spec: str, *, limit: int | None = None, split: str | None = None) -> Source:
+def open_scenes(spec: str, limit: int | None = None, split: str | None = None) -> Source:
     """The source that ``shapes:N,…`` asks for; ``split`` is used unless the text names one."""
     scenes = parse_scenes(spec, split)
     if limit is not None:

@@ -31,17 +31,23 @@ from pipelines.sources.columns import (
 from pipelines.sources.source import BoxMasks, DecodedMasks, FileImages, Images, Masks, NoImage, Source, read_file
 from pipelines.sources.table_files import Table, read_tables
 
+LISTINGS = (
+    "metadata.csv", "metadata.jsonl", "metadata.parquet",
+    "captions.txt", "captions.csv", "captions.tsv", "captions.jsonl",
+)  # fmt: skip
+"""Tables that list the files of their folder."""
+
 _PROBED = 20
 
 
-def open_tables(name: str, files: Sequence[Path], wishes: Wishes, *, listing: bool = False) -> Source:
+def open_tables(name: str, files: Sequence[Path], wishes: Wishes) -> Source:
     """The source held by table files of one kind; ``name`` is what the user typed.
 
-    ``listing`` says that the table lists the files of its folder, so ``file_name`` names the image before any other
-    column does. Raises UserError for a damaged table, columns that can't be found, and URLs in place of images.
+    Where a table is one of LISTINGS, ``file_name`` names the image before any other column does. Raises UserError for
+    a damaged table, columns that can't be found, and URLs in place of images.
     """
     table = read_tables(name, files, wishes.limit)
-    roles = assign_roles(table.rows.schema, name, wishes, prefer_file_name=listing)
+    roles = assign_roles(table.rows.schema, name, wishes, prefer_file_name=files[0].name in LISTINGS)
     return _to_source(name, table, roles, wishes)
 
 

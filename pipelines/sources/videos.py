@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.sources.columns import Wishes
 from pipelines.sources.folders import class_caption, class_names
 from pipelines.sources.images import SUFFIXES, BadImage, EncodedImage, decode_mask
 from pipelines.sources.source import Source, Video, Videos
@@ -87,6 +88,12 @@ def open_videos(name: str, folder: Path, limit: int | None = None) -> Source | N
     """The source of the videos below a folder, None if there are none; ``name`` is what the user typed."""
     found = sorted(_walk(str(folder), ""))[:limit]
     return video_source(name, folder, found) if found else None
+
+
+def open_video_files(name: str, files: list[Path], wishes: Wishes) -> Source:
+    """The source of these video files; their keys are their paths below the folder that they have in common."""
+    folder = files[0].parent if len(files) == 1 else Path(os.path.commonpath([file.parent for file in files]))
+    return video_source(name, folder, [file.relative_to(folder).as_posix() for file in files][: wishes.limit])
 
 
 def video_source(name: str, folder: Path, found: Sequence[str]) -> Source:

@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
+from mae.splits import hold_out
 from pipelines.errors import UserError
 from pipelines.sources.images import BadImage
 from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.clip_views import ClipShape, ClipViews, clip_frames
-from pipelines.views.image_views import Views
+from pipelines.views.image_views import InOrder, ViewBatch, Views, load_views
 
-_LOOKED_AT = 256
+_IMAGES_LOOKED_AT, _MASKS_LOOKED_AT = 256, 32
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,19 @@ class Labelled:
     def select(self, chosen: NDArray[np.bool_]) -> Labelled:
         """The chosen pairs."""
         return replace(self, source=self.source.select(np.flatnonzero(chosen)), labels=self.labels[chosen])
+
+    def divide(self, fraction: float, seed: int) -> tuple[Labelled, Labelled]:
+        """The pairs without, and those with a share of every class that is held out, drawn by ``seed``."""
+        held = hold_out(self.labels, fraction, seed)
+        return self.select(~held), self.select(held)
+
+    def share(self, fraction: float, seed: int) -> Labelled:
+        """A share of the pairs, see :func:`balanced_share`."""
+        return self.select(balanced_share(self.labels, fraction, seed))
+
+    def batches(self, size: tuple[int, int], batch_size: int, *, workers: int) -> DataLoader[ViewBatch]:
+        """All pairs in order as encoders of this size see them, so many images at a time."""
+        return load_views(self.views(size), InOrder(len(self), self.at_once(batch_size)), workers=workers)
 
     def views(self, size: tuple[int, int]) -> Views:
         """What encoders of this size (height, width) see of the pairs: central views of images, or of clips."""
@@ -62,15 +77,32 @@ class Labelled:
 
         Of videos their middle frames are such images, and the clip's length and stride count as well.
         """
+        chosen = self._spaced(_IMAGES_LOOKED_AT)
         digest = hashlib.sha256(hash_pairs(self.source, captions=False).encode())
         digest.update(self.labels.tobytes())
         digest.update(b"" if self.clip is None else f"{self.clip.count} frames, {self.clip.stride} apart".encode())
-        for i in np.unique(np.linspace(0, len(self) - 1, _LOOKED_AT).astype(int)):
+        for i in chosen:
             try:
-                digest.update(hashlib.sha256(self.source.read_image(int(i))).digest())
+                digest.update(hashlib.sha256(self.source.read_image(i)).digest())
             except (BadImage, OSError):
                 digest.update(b"unreadable")
         return digest.hexdigest()
+
+    def identity_with_masks(self) -> str:
+        """sha256 of :meth:`identity`, and of up to 32 evenly spaced masks."""
+        digest = hashlib.sha256(self.identity().encode())
+        for i in self._spaced(_MASKS_LOOKED_AT):
+            try:
+                mask = self.source.read_mask(i)
+                digest.update(b"none" if mask is None else np.packbits(mask).tobytes())
+            except (BadImage, OSError):
+                digest.update(b"unreadable")
+        return digest.hexdigest()
+
+    def _spaced(self, most: int) -> list[int]:
+        """Up to so many pairs, evenly spaced."""
+        spaced: list[int] = np.unique(np.linspace(0, len(self) - 1, most).astype(int)).tolist()
+        return spaced
 
 
 def open_labelled(source: Source, what: str = "evaluate") -> tuple[Labelled, list[str]]:

@@ -45,7 +45,8 @@ _ROW = """| column | type | meaning |
 class CardFacts:
     """What a card is made from. ``settings`` and ``origin`` are the manifest's.
 
-    ``from_hub``: the source is a Hub dataset, not a place on the publisher's machine. ``preview``: pictures in the
+    ``from_hub``: the source is a Hub dataset, not a place on the publisher's machine; ``drawn``: it is scenes that this
+    library draws. ``preview``: pictures in the
     preview, 0 for none; ``pixels``: what they show of the images: ``none``, ``photos`` or ``scenes``, those that this
     library draws. ``licence``: of the maps, as the Hub spells it. ``quality``: what ``inspect --json`` wrote.
     """
@@ -57,6 +58,7 @@ class CardFacts:
     written: int
     rejected: int
     shards: int
+    drawn: bool = False
     preview: int = 0
     pixels: str = "none"
     licence: str = "other"
@@ -163,7 +165,7 @@ def _loading(facts: CardFacts) -> str:
 def _making(facts: CardFacts) -> str:
     rows = [[name, f"`{value}`"] for name, value in facts.settings.items() if value is not None]
     where = "a dataset on the Hub" if facts.from_hub else "a place on the publisher's machine, shown by its name alone"
-    if str(facts.origin.get("source", "")).startswith(("shapes:", "shapes-video:")):
+    if facts.drawn:
         where = "scenes that saliency-mae draws itself"
     return (
         f"```bash\n{build_command(facts.settings, facts.origin)}\n```\n\nThe source is {where}. Pairs in = written + "

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score, roc_auc_score
 
+from saliency.names import FIGURES
 from saliency.quality import (
-    FIGURES,
     THRESHOLDS,
     area,
     best_threshold,

@@ -23,8 +23,9 @@ from pipelines.errors import user_errors
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import central_views
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Outcome
-from pipelines.evaluate.supervised import Rejected, TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
+from pipelines.evaluate.outcome import Outcome, UnreadableImages
+from pipelines.evaluate.protocol import Classification
+from pipelines.evaluate.supervised import TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
 from pipelines.views.labelled import Labelled
 
 USUAL_BATCH = 1024
@@ -43,32 +44,41 @@ class Augment:
         return pixels
 
 
-def finetune(
-    encoder: Encoder,
-    train: Labelled,
-    test: Labelled,
-    classes: int,
-    options: EvaluateOptions,
-    *,
-    seed: int,
-    checkpoint: Path | None,
-    quiet: bool = False,
-) -> Outcome:
-    """Fine-tune a copy of the encoder on ``train`` and judge it on ``test``. Raises UserError."""
-    recipe, training, plan = _begin(encoder, len(train), classes, options, seed)
-    views = TrainingViews(train.source, Augment(training_transform(encoder.size, encoder.mean, encoder.std)), seed)
+class FineTune(Classification):
+    """MAE's end-to-end fine-tuning of a copy of the encoder."""
 
-    def update(batches: Sequence[TrainingBatch]) -> Tensor:
-        return training.update([_even(batch.images, labels_of(train, batch)) for batch in batches])
+    name, frozen = "finetune", False
 
-    with tqdm(desc=f"{encoder.name}: finetune", unit="step", disable=quiet, leave=False) as progress:
-        unreadable = train_epochs(
-            training, update, views, plan, epochs=recipe.epochs, workers=options.workers,
-            checkpoint=checkpoint, progress=progress,
-        )  # fmt: skip
-    predictions, labels, missed = _predict(training, encoder, test, options, quiet)
-    facts = asdict(recipe) | {"batch_size": plan.images_per_step, "precision": training.precision}
-    return Outcome.of(predictions, labels, classes, facts=facts, unreadable=unreadable | missed)
+    def settings(self, encoder: Encoder, seed: int) -> dict[str, Any]:
+        """Seed and recipe; ``at_a_time`` since images are mixed with those that pass through together."""
+        options = self.options
+        return {
+            "seed": seed,
+            "epochs": options.finetune_epochs,
+            "blr": options.finetune_blr,
+            "layer_decay": options.layer_decay,
+            "drop_path": options.drop_path,
+            "batch_size": options.finetune_batch_size,
+            "at_a_time": options.batch_size,
+        }
+
+    def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Outcome:
+        """Fine-tune a copy of the encoder and predict the test part by it. Raises UserError."""
+        train, classes, options = self.parts.part(seed), len(self.parts.names), self.options
+        recipe, training, plan = _begin(encoder, len(train), classes, options, seed)
+        views = TrainingViews(train.source, Augment(training_transform(encoder.size, encoder.mean, encoder.std)), seed)
+
+        def update(batches: Sequence[TrainingBatch]) -> Tensor:
+            return training.update([_even(batch.images, labels_of(train, batch)) for batch in batches])
+
+        with tqdm(desc=f"{encoder.name}: finetune", unit="step", disable=self.quiet, leave=False) as progress:
+            unreadable = train_epochs(
+                training, update, views, plan, epochs=recipe.epochs, workers=options.workers,
+                checkpoint=checkpoint, progress=progress,
+            )  # fmt: skip
+        predictions, labels, missed = _predict(training, encoder, self.parts.test, options, self.quiet)
+        facts = asdict(recipe) | {"batch_size": plan.images_per_step, "precision": training.precision}
+        return Outcome.of(predictions, labels, classes, facts=facts, unreadable=unreadable | missed)
 
 
 def resolved_recipe(options: EvaluateOptions, depth: int) -> Recipe:
@@ -112,10 +122,10 @@ def _even(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _predict(
     training: FineTuning, encoder: Encoder, test: Labelled, options: EvaluateOptions, quiet: bool
-) -> tuple[Tensor, Tensor, Rejected]:
+) -> tuple[Tensor, Tensor, UnreadableImages]:
     """Predicted and true classes int64 [m] of the readable test images, and what could not be read."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (encoder.mean, encoder.std))
-    unreadable: Rejected = {}
+    unreadable: UnreadableImages = {}
     predictions, labels = [], []
     for images, classes in central_views(
         test, encoder.size, batch_size=options.batch_size, workers=options.workers, unreadable=unreadable,

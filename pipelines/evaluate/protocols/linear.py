@@ -1,18 +1,18 @@
 """``evaluate --protocol linear``: MAE's linear probe on any encoder, a sweep of learning rates in one pass.
 
 Every epoch the frozen encoder sees new random crops, and all heads of :class:`~mae.evaluation.linear_probe.LinearSweep`
-learn from the same features. The head that is judged on the test part is the one that was right most often on a tenth
-of the
-*training* part, which no head has learned from (where every class has one image, there is nothing to hold out, and the
-training part itself decides); the test part is only ever predicted.
+learn from the same features. The head that is tested is the one that was right most often on a tenth of the *training*
+part, which no head has learned from (where every class has one image, there is nothing to hold out, and the training
+part itself decides); the test part is only ever predicted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from mae.evaluation.linear_probe import RATES, LinearSweep
 from mae.randomness import seed_of
-from mae.splits import hold_out
 from pipelines.errors import UserError
 from pipelines.evaluate.encoder import Encoder
-from pipelines.evaluate.features import Features, compute_features
+from pipelines.evaluate.features import compute_features
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Outcome
+from pipelines.evaluate.protocol import Classification
 from pipelines.evaluate.supervised import BatchPlan, TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
 from pipelines.views.geometry import random_view, view_image
 from pipelines.views.labelled import Labelled
@@ -36,44 +36,64 @@ USUAL_BATCH = 16384
 _HELD_OUT = 0.1
 
 
-def linear_probe(
-    encoder: Encoder,
-    train: Labelled,
-    test: Features,
-    classes: int,
-    options: EvaluateOptions,
-    *,
-    seed: int,
-    checkpoint: Path | None,
-    quiet: bool = False,
-) -> Outcome:
-    """Train the heads on ``train`` and judge the best of them by the test part's features. Raises UserError."""
-    held = hold_out(train.labels, _HELD_OUT, seed)
-    fitted = train.select(~held)
-    plan = plan_batches(len(fitted), usual=USUAL_BATCH, asked=options.linear_batch_size, at_a_time=options.batch_size)
-    sweep = _sweep(test.values, classes, plan, options, seed)
-    views = TrainingViews(fitted.source, partial(random_crop, size=encoder.size), seed)
+class LinearProbe(Classification):
+    """MAE's linear probe."""
 
-    def update(batches: Sequence[TrainingBatch]) -> Tensor:
-        features = torch.cat([encoder.features(batch.images) for batch in batches])
-        labels = torch.cat([labels_of(fitted, batch) for batch in batches]).to(features.device)
-        return sweep.update(features, labels).nan_to_num(math.inf).min()
+    name = "linear"
 
-    with tqdm(desc=f"{encoder.name}: linear", unit="step", disable=quiet, leave=False) as progress:
-        unreadable = train_epochs(
-            sweep, update, views, plan, epochs=options.linear_epochs, workers=options.workers,
-            checkpoint=checkpoint, progress=progress,
-        )  # fmt: skip
-    chosen, right = _choose(sweep, encoder, train.select(held) if held.any() else train, options)
-    predictions = sweep.logits(test.values)[chosen].argmax(1)
-    facts = {
-        "blr": sweep.rates[chosen],
-        "held_out_images": int(held.sum()),
-        "held_out_accuracy": right,
-        "epochs": options.linear_epochs,
-        "batch_size": plan.images_per_step,
-    }
-    return Outcome.of(predictions, test.labels, classes, facts=facts, unreadable=unreadable | test.unreadable)
+    def settings(self, encoder: Encoder, seed: int) -> dict[str, Any]:
+        """Pooling, seed and recipe; ``at_a_time`` since batch norm sees what passes through together."""
+        options = self.options
+        return {
+            "pool": options.pool,
+            "seed": seed,
+            "epochs": options.linear_epochs,
+            "rates": sorted(options.linear_blr or RATES),
+            "batch_size": options.linear_batch_size,
+            "at_a_time": options.batch_size,
+        }
+
+    def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Outcome:
+        """Train the heads, and predict the test part by the best of them. Raises UserError."""
+        test, train, options = self.parts.test_features(encoder), self.parts.part(seed), self.options
+        fitted, held = train.divide(_HELD_OUT, seed)
+        plan = plan_batches(
+            len(fitted), usual=USUAL_BATCH, asked=options.linear_batch_size, at_a_time=options.batch_size
+        )
+        sweep = _sweep(test.values, len(self.parts.names), plan, options, seed)
+        views = TrainingViews(fitted.source, partial(random_crop, size=encoder.size), seed)
+
+        def update(batches: Sequence[TrainingBatch]) -> Tensor:
+            features = torch.cat([encoder.features(batch.images) for batch in batches])
+            labels = torch.cat([labels_of(fitted, batch) for batch in batches]).to(features.device)
+            return sweep.update(features, labels).nan_to_num(math.inf).min()
+
+        with tqdm(desc=f"{encoder.name}: linear", unit="step", disable=self.quiet, leave=False) as progress:
+            unreadable = train_epochs(
+                sweep, update, views, plan, epochs=options.linear_epochs, workers=options.workers,
+                checkpoint=checkpoint, progress=progress,
+            )  # fmt: skip
+        chosen, right = _choose(sweep, encoder, held if len(held) else train, options)
+        predictions = sweep.logits(test.values)[chosen].argmax(1)
+        facts = {
+            "blr": sweep.rates[chosen],
+            "held_out_images": len(held),
+            "held_out_accuracy": right,
+            "epochs": options.linear_epochs,
+            "batch_size": plan.images_per_step,
+        }
+        return Outcome.of(
+            predictions, test.labels, len(self.parts.names), facts=facts, unreadable=unreadable | test.unreadable
+        )
+
+    @classmethod
+    def remarks(cls, result: Mapping[str, Any]) -> list[str]:
+        """The learning rates that were chosen, and what any classification says."""
+        runs = result["rows"][0]["linear_runs"]
+        rates = ", ".join(dict.fromkeys(f"{run['blr']:g}" for run in runs))
+        images = runs[0]["held_out_images"]
+        where = f"{images} held-out training images" if images else "the training images, since too few to hold any out"
+        return [f"linear: base rate {rates}, chosen on {where}", *super().remarks(result)]
 
 
 def random_crop(picture: Image.Image, key: tuple[int, int, int], size: tuple[int, int]) -> Tensor:

@@ -24,7 +24,7 @@ from mae.evaluation.clip_occluders import EveryFrame, Still, straight_way
 from mae.evaluation.occluders import GREY, OUTLINE, Objects, Occluder, Patches, Rectangles, outline
 from mae.masks.masking import top_ranks
 from mae.randomness import seed_of
-from pipelines.evaluate.options import CLIP_OCCLUDERS, OCCLUDERS
+from pipelines.evaluate.table import CLIP_OCCLUDERS, OCCLUDERS
 from pipelines.sources.images import BadImage
 from pipelines.views.geometry import View
 from pipelines.views.image_views import Seen, ViewBatch, Views

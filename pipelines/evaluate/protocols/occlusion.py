@@ -8,213 +8,177 @@ hidden, and its picture is compared with the true one inside the hidden region.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
-from mae.evaluation.image_quality import psnr, ssim
-from mae.evaluation.occluders import Occluder, cover
 from mae.evaluation.probes import fit_logistic, knn_predict
-from mae.models.vit import MaskedAutoencoder
-from mae.recovery.recover import interpolate, nearest_in_time, recover
+from pipelines.errors import UserError, user_errors
+from pipelines.evaluate.data import Data
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features
-from pipelines.evaluate.measured import Measured
+from pipelines.evaluate.independent_maps import check_independent, refuse_same
 from pipelines.evaluate.options import EvaluateOptions
+from pipelines.evaluate.outcome import Measured, UnreadableImages
+from pipelines.evaluate.protocol import Measurement
 from pipelines.evaluate.protocols.occluders import Occluders
-from pipelines.evaluate.supervised import Rejected, check_readable
-from pipelines.views.image_views import InOrder, ViewBatch, load_views
-from pipelines.views.labelled import Labelled
-from saliency.quality import bootstrap_intervals
+from pipelines.evaluate.protocols.occlusion_curves import Predict, occluded, occlusion_row, recovery, right_about
+from pipelines.evaluate.protocols.occlusion_plots import draw_occlusion
+from pipelines.evaluate.supervised import check_readable
+from pipelines.hub import find_maps
+from pipelines.views.joined_maps import JoinedMaps, join_maps
+from saliency.table.table import SaliencyTable
 
-Predict = Callable[[Tensor], Tensor]
-MODEL, NEIGHBOURS, NEAREST_FRAME = "model", "neighbours", "nearest_frame"
-"""Who filled in: the model, the mean colour of visible pixels nearby, or, of clips, the pixel that is seen in its place
-in the nearest frame.
-"""
-
-
-def occlusion(
-    encoder: Encoder,
-    known: Features,
-    test: Labelled,
-    classes: int,
-    options: EvaluateOptions,
-    occluders: Occluders,
-    kinds: Sequence[str],
-    *,
-    seed: int,
-    quiet: bool = False,
-) -> Measured:
-    """Whether the probe is right about every test image, by occluder and share; and how well hidden pixels come back.
-
-    ``figures`` has for each occluder a row an image and a column a share, 1 where the probe is right; under
-    ``recovery/OCCLUDER/WHO/psnr`` (and ``ssim``) those of the first ``recover_images`` images, None where nothing is
-    hidden. Raises UserError.
-    """
-    predict, facts = _probe(known, classes, options, seed)
-    shares, unreadable = options.shares(), Rejected()
-    figures: dict[str, list[list[float | None]]] = {}
-    loader = load_views(
-        test.views(encoder.size), InOrder(len(test), test.at_once(options.batch_size)), workers=options.workers
-    )
-    for batch in tqdm(loader, desc=f"{encoder.name}: occlusion", unit="batch", disable=quiet, leave=False):
-        unreadable |= {test.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
-        if not len(batch.images):
-            continue
-        labels = torch.from_numpy(test.labels[batch.indices])
-        filling = occluders.filling(batch)
-        whole = _right(encoder, predict, batch.images, labels)
-        for kind in kinds:
-            occluder = occluders.draw(kind, batch)
-            right = [
-                _right(encoder, predict, occluded(batch, occluder, share, filling), labels) if share else whole
-                for share in shares
-            ]
-            figures.setdefault(kind, []).extend(torch.stack(right, dim=1).tolist())
-            for name, values in _recovery(encoder, batch, occluder, shares, options.recover_images).items():
-                figures.setdefault(f"recovery/{kind}/{name}", []).extend(values)
-    check_readable(len(unreadable), test.source)
-    return Measured(figures, facts, known.unreadable | unreadable)
+USUAL_GRID = 14
+"""Cells a side of the occluders' grid where the measured encoder has no patches of its own."""
 
 
-def occluded(batch: ViewBatch, occluder: Occluder, share: float, filling: Tensor) -> Tensor:
-    """The images of a batch, a share of each hidden: uint8 [B, 3, H, W], of clips [B, 3, T, H, W]."""
-    size = size_of(batch)
-    content = occluder.content(share, size)
-    return cover(batch.images, occluder.region(share, size), filling if content is None else content)
+class Occlusion(Measurement):
+    """The mean over occluders of the area under the curve of accuracy over the share hidden."""
 
+    name, unit = "occlusion", "area"
+    meaning = "the area under the curve of accuracy over the share hidden, mean of occluders"
 
-def size_of(batch: ViewBatch) -> tuple[int, int]:
-    """Height and width of a batch's images or clips."""
-    return batch.images.shape[-2], batch.images.shape[-1]
+    def __init__(self, options: EvaluateOptions, data: Data, *, quiet: bool = False) -> None:
+        super().__init__(options, data, quiet=quiet)
+        self.test = self.parts.test
+        self.maps, self.unrecorded = self._open_maps()
+        self._grid: tuple[int, int] | None = None
 
+    @classmethod
+    def check_maps(cls, options: EvaluateOptions, trained_with: Mapping[str, Path | str]) -> None:
+        """UserError if the occluders' maps, or such as were made in the same way, are to be trained with."""
+        if options.occluder_maps is None:
+            return
+        with user_errors():
+            metadata = SaliencyTable(find_maps(options.occluder_maps)).metadata
+            for name, maps in trained_with.items():
+                made = SaliencyTable(find_maps(maps)).metadata
+                refuse_same(options.occluder_maps, metadata, name, str(maps), made)
 
-def filled_in(model: MaskedAutoencoder, images: Tensor, region: Tensor) -> dict[str, Tensor]:
-    """By who filled them in, the images uint8 [B, 3, H, W], or clips [B, 3, T, H, W], whose ``region`` was hidden."""
-    device = model.pos_embed.device
-    filled = {
-        MODEL: recover(model, images.to(device), region.to(device)).cpu(),
-        NEIGHBOURS: interpolate(images, region, model.patch_size),
-    }
-    if images.ndim == 5:
-        filled[NEAREST_FRAME] = nearest_in_time(images, region, model.patch_size)
-    return filled
-
-
-def _probe(known: Features, classes: int, options: EvaluateOptions, seed: int) -> tuple[Predict, dict[str, Any]]:
-    if options.occlusion_probe == "logistic":
-        fitted = fit_logistic(known.values, known.labels, classes=classes, seed=seed)
-        return fitted.predict, {"probe": "logistic", "penalty": fitted.penalty}
-
-    def vote(features: Tensor) -> Tensor:
-        return knn_predict(
-            known.values,
-            known.labels,
-            features,
-            k=options.neighbours,
-            temperature=options.temperature,
-            classes=classes,
-        )
-
-    return vote, {"probe": "knn", "neighbours": options.neighbours, "temperature": options.temperature}
-
-
-def _right(encoder: Encoder, predict: Predict, images: Tensor, labels: Tensor) -> Tensor:
-    """1 where the probe is right, int64 [B]."""
-    return (predict(encoder.features(images)).cpu() == labels).long()
-
-
-def _recovery(
-    encoder: Encoder, batch: ViewBatch, occluder: Occluder, shares: Sequence[float], most: int
-) -> dict[str, list[list[float | None]]]:
-    """PSNR and SSIM in the hidden region of a batch's images among the first ``most``: rows images, columns shares."""
-    model = encoder.autoencoder
-    chosen = torch.from_numpy(batch.indices < most)
-    if model is None or not chosen.any():
-        return {}
-    images, columns = batch.images[chosen], dict[str, list[Tensor]]()
-    for share in shares:
-        region = occluder.region(share, size_of(batch))[chosen]
-        for who, pictures in filled_in(model, images, region).items():
-            columns.setdefault(f"{who}/psnr", []).append(psnr(pictures, images, region))
-            columns.setdefault(f"{who}/ssim", []).append(ssim(pictures, images, region))
-    rows = {name: torch.stack(values, dim=1).tolist() for name, values in columns.items()}
-    return {name: [[None if x != x else x for x in row] for row in found] for name, found in rows.items()}
-
-
-def occlusion_row(
-    found: Sequence[Measured], first: Sequence[Measured] | None, shares: Sequence[float], seed: int
-) -> dict[str, Any]:
-    """The row of an encoder, from what each seed gave; ``first`` is the first row's, if that is another.
-
-    ``occlusion`` is the mean over occluders of their areas, ``occlusion_interval`` half of its bootstrap interval over
-    images; ``occlusion_curves`` has for each occluder accuracies by share, area, and both their intervals.
-    """
-    kinds = [name for name in found[0].figures if "/" not in name]
-    areas = _areas(found, kinds, shares)
-    low, high = bootstrap_intervals(areas, seed=seed)
-    curves = {}
-    for number, kind in enumerate(kinds):
-        right = np.mean([each.array(kind) for each in found], axis=0)  # [n, shares]
-        ends = bootstrap_intervals(right, seed=seed)
-        curves[kind] = {
-            "area": float(areas[:, number].mean()),
-            "area_ends": [float(low[number]), float(high[number])],
-            "accuracy": right.mean(0).tolist(),
-            "accuracy_ends": ends.T.tolist(),
-            **_recovered(found[0], kind),
+    def settings(self, encoder: Encoder, seed: int) -> dict[str, Any]:
+        """The probe, and what is hidden. UserError for an occluder that these images do not allow."""
+        options, occluders = self.options, self._occluders(encoder, seed)
+        return {
+            "seed": seed,
+            "pool": options.pool,
+            "probe": options.occlusion_probe,
+            "neighbours": [options.neighbours, options.temperature] if options.occlusion_probe == "knn" else None,
+            "kinds": list(self._kinds(occluders)),
+            "shares": list(options.shares()),
+            "grid": list(occluders.grid),
+            "fill": options.occluder_fill,
+            "maps": None if self.maps is None else [str(options.occluder_maps), self.maps.table.metadata],
+            "recover_images": options.recover_images,
         }
-    row = {
-        "occlusion": float(areas[:, -1].mean()),
-        "occlusion_interval": float(high[-1] - low[-1]) / 2,
-        "occlusion_ends": [float(low[-1]), float(high[-1])],
-        "occlusion_shares": list(shares),
-        "occlusion_curves": curves,
-    }
-    others = None if first is None else _areas(first, kinds, shares)
-    if others is not None and others.shape == areas.shape:
-        low, high = bootstrap_intervals(areas - others, seed=seed)
-        row["occlusion_minus_first"] = {
-            kind: {"area": float(value), "ends": [float(low[number]), float(high[number])]}
-            for number, (kind, value) in enumerate(zip((*kinds, "mean"), (areas - others).mean(0), strict=True))
+
+    def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Measured:
+        """Whether the probe is right about every test image, and how well hidden pixels come back. Raises UserError.
+
+        ``figures`` has for each occluder a row an image and a column a share, 1 where the probe is right; under
+        ``recovery/OCCLUDER/WHO/psnr`` (and ``ssim``) those of the first ``recover_images`` images, None where nothing
+        is hidden.
+        """
+        options, test = self.options, self.test
+        known, occluders = self.parts.train_features(encoder, seed), self._occluders(encoder, seed)
+        predict, facts = self._probe(known, seed)
+        kinds, shares, unreadable = self._kinds(occluders), options.shares(), UnreadableImages()
+        figures: dict[str, list[list[float | None]]] = {}
+        loader = test.batches(encoder.size, options.batch_size, workers=options.workers)
+        for batch in tqdm(loader, desc=f"{encoder.name}: occlusion", unit="batch", disable=self.quiet, leave=False):
+            unreadable |= {test.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
+            if not len(batch.images):
+                continue
+            labels = torch.from_numpy(test.labels[batch.indices])
+            filling = occluders.filling(batch)
+            whole = right_about(encoder, predict, batch.images, labels)
+            for kind in kinds:
+                occluder = occluders.draw(kind, batch)
+                right = [
+                    right_about(encoder, predict, occluded(batch, occluder, share, filling), labels) if share else whole
+                    for share in shares
+                ]
+                figures.setdefault(kind, []).extend(torch.stack(right, dim=1).tolist())
+                for name, values in recovery(encoder, batch, occluder, shares, options.recover_images).items():
+                    figures.setdefault(f"recovery/{kind}/{name}", []).extend(values)
+        check_readable(len(unreadable), test.source)
+        return Measured(figures, facts, known.unreadable | unreadable)
+
+    def figures(self, found: Sequence[Measured], first: Sequence[Measured] | None) -> dict[str, Any]:
+        """See :func:`occlusion_row`."""
+        return occlusion_row(found, first, self.options.shares(), self.options.seed)
+
+    def facts(self) -> dict[str, Any]:
+        """What the occluders are."""
+        source = "none"
+        if self.maps is not None or self.test.source.has_masks:
+            source = self.options.occluder_maps or "true masks"
+        facts: dict[str, Any] = {
+            "grid": list(self._grid or ()),
+            "fill": self.options.occluder_fill,
+            "salient_by": source,
         }
-    return row
+        return {"occluders": facts | ({"maps_of_training_unknown": self.unrecorded} if self.unrecorded else {})}
 
+    def draw(self, folder: Path, result: Mapping[str, Any], encoder: Encoder) -> None:
+        """The curves, and a sheet of what is hidden."""
+        occluders = self._occluders(encoder, self.options.all_seeds()[0])
+        draw_occlusion(folder, result, encoder, occluders, self.options.occluder or occluders.kinds)
 
-def area_under(accuracy: NDArray[np.float64], shares: Sequence[float]) -> NDArray[np.float64]:
-    """The area under curves [n, shares] by the trapezoidal rule over the range of the shares, [n]; of one share, it."""
-    if len(shares) == 1:
-        return accuracy[:, 0]
-    steps = np.diff(np.asarray(shares, np.float64))
-    return np.asarray(((accuracy[:, 1:] + accuracy[:, :-1]) / 2) @ steps / steps.sum())
+    @classmethod
+    def tables(cls, result: Mapping[str, Any]) -> Iterator[Table]:
+        """A table an occluder: accuracy at every share, and the area under that curve."""
+        for kind in result["rows"][0]["occlusion_curves"]:
+            shares = [f"{100 * share:.3g} %" for share in result["rows"][0]["occlusion_shares"]]
+            title = f"\noccluder {kind}: accuracy % by the share hidden"
+            table = Table("encoder", *shares, "area", box=None, padding=(0, 1, 0, 0), title=title, title_justify="left")
+            for row in result["rows"]:
+                curve = row["occlusion_curves"][kind]
+                half = (curve["area_ends"][1] - curve["area_ends"][0]) / 2
+                cells = [f"{100 * value:.1f}" for value in curve["accuracy"]]
+                table.add_row(row["encoder"], *cells, f"{100 * curve['area']:.1f} ± {100 * half:.1f}")
+            yield table
 
+    def _probe(self, known: Features, seed: int) -> tuple[Predict, dict[str, Any]]:
+        k, temperature, classes = self.options.neighbours, self.options.temperature, len(self.parts.names)
+        if self.options.occlusion_probe == "logistic":
+            fitted = fit_logistic(known.values, known.labels, classes=classes, seed=seed)
+            return fitted.predict, {"probe": "logistic", "penalty": fitted.penalty}
 
-def _areas(found: Sequence[Measured], kinds: Sequence[str], shares: Sequence[float]) -> NDArray[np.float64]:
-    """Every image's area for each occluder and their mean, mean over seeds, [n, kinds + 1]."""
-    columns = [np.mean([area_under(each.array(kind), shares) for each in found], axis=0) for kind in kinds]
-    return np.stack([*columns, np.mean(columns, axis=0)], axis=1)
+        def vote(features: Tensor) -> Tensor:
+            return knn_predict(known.values, known.labels, features, k=k, temperature=temperature, classes=classes)
 
+        return vote, {"probe": "knn", "neighbours": k, "temperature": temperature}
 
-def _recovered(found: Measured, kind: str) -> dict[str, Any]:
-    """Mean PSNR and SSIM by share, and over how many images; None where nothing is hidden."""
-    recovery: dict[str, Any] = {}
-    for name in found.figures:
-        start = f"recovery/{kind}/"
-        if name.startswith(start):
-            values = found.array(name)
-            means = [float(column.mean()) if np.isfinite(column).all() else None for column in values.T]
-            recovery[name.removeprefix(start).replace("/", "_")] = means
-            recovery["images"] = len(values)
-    return {"recovery": recovery} if recovery else {}
+    def _occluders(self, encoder: Encoder, seed: int) -> Occluders:
+        """Those of a seed; their grid is the option's, or that of the first encoder that was asked for."""
+        if self._grid is None:
+            side, model = self.options.occluder_grid or USUAL_GRID, encoder.autoencoder
+            own = model is not None and self.options.occluder_grid is None
+            self._grid = (model.grid[-2], model.grid[-1]) if own and model is not None else (side, side)
+        return Occluders(self.test, self._grid, maps=self.maps, fill=self.options.occluder_fill, seed=seed)
 
+    def _open_maps(self) -> tuple[JoinedMaps | None, list[str]]:
+        place = self.options.occluder_maps
+        if place is None:
+            return None, []
+        folder = find_maps(place)
+        with user_errors():
+            metadata = SaliencyTable(folder).metadata
+        # First of all: maps of other images would be refused too, and for a lesser reason.
+        unrecorded = check_independent(place, metadata, (self.options.run, *self.options.beside))
+        return join_maps(folder, self.test.source, on_missing="error"), unrecorded
 
-def curves_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """By occluder and encoder, what the plots need."""
-    kinds = rows[0]["occlusion_curves"]
-    return {kind: {row["encoder"]: row["occlusion_curves"][kind] for row in rows} for kind in kinds}
+    def _kinds(self, occluders: Occluders) -> tuple[str, ...]:
+        for kind in self.options.occluder:
+            if kind not in occluders.kinds:
+                raise UserError(
+                    f"--occluder {kind}: {self.test.source.name} has no true masks to tell what is salient; give "
+                    "--occluder-maps MAPS, other maps than those the model was trained with"
+                )
+        return tuple(dict.fromkeys(self.options.occluder)) or occluders.kinds

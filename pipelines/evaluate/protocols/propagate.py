@@ -8,6 +8,7 @@ DAVIS leaves out too. The figure, J&F, is the mean over videos of each one's mea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,75 @@ from tqdm import tqdm
 from mae.evaluation.propagation import propagate, to_mask
 from mae.evaluation.region_scores import boundary_accuracy, region_similarity
 from pipelines.errors import UserError
+from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoder import Encoder
-from pipelines.evaluate.measured import Measured
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.protocols.whole_images import Masked, patch_features, read_masked, view_size
-from pipelines.evaluate.supervised import Rejected, check_readable
+from pipelines.evaluate.outcome import Measured, UnreadableImages
+from pipelines.evaluate.protocols.whole_images import DenseMeasurement, Masked, patch_features, read_masked, view_size
+from pipelines.evaluate.supervised import check_readable
 from pipelines.sources.source import Source
 from pipelines.views.image_views import Unreadable
 from saliency.maps import area_resample
 from saliency.quality import bootstrap_intervals
+
+
+class Propagate(DenseMeasurement):
+    """J&F of masks that are carried through videos; nothing is learned or drawn."""
+
+    name, unit = "propagate", "J&F"
+    meaning = "the mean of DAVIS's region and boundary scores, J&F"
+
+    def open(self, data: Data) -> Parts:
+        """Frames with true masks; UserError."""
+        return data.frames
+
+    def settings(self, encoder: Encoder, seed: int) -> dict[str, Any]:
+        """The size of the frames, and where labels come from; a seed makes no difference."""
+        options = self.options
+        return {
+            "dense_size": options.dense_size,
+            "context_frames": options.context_frames,
+            "radius": options.radius,
+        }
+
+    def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Measured:
+        """J and F of every video: ``scores`` has a row a video. Raises UserError."""
+        source, options, unreadable = self.parts.test.source, self.options, UnreadableImages()
+        rows, names, frames = [], [], 0
+        videos = videos_of(source)
+        for name, chosen in tqdm(
+            videos.items(), desc=f"{encoder.name}: propagate", unit="video", disable=self.quiet, leave=False
+        ):
+            part = source.select(chosen)
+            seen = _frames(encoder, part, options, unreadable)
+            scores = _scores(encoder, seen, options)
+            if scores:
+                rows.append(np.mean(scores, axis=0).tolist())
+                names.append(name)
+                frames += len(scores)
+        check_readable(len(unreadable), source)
+        if not rows:
+            raise UserError(f"{source.name} has no video with masks in its first and in later frames")
+        return Measured({"scores": rows}, {"videos": names, "frames": frames}, unreadable)
+
+    def figures(self, found: Sequence[Measured], first: Sequence[Measured] | None) -> dict[str, Any]:
+        """``propagate`` is J&F; its parts and videos have keys of their own."""
+        scores = np.mean([each.array("scores") for each in found], axis=0)  # [videos, 2]
+        means = scores.mean(1)
+        low, high = bootstrap_intervals(means[:, None], seed=self.options.seed)[:, 0]
+        known = bool(np.isfinite(low))
+        return {
+            "propagate": float(means.mean()),
+            "propagate_interval": float(high - low) / 2 if known else None,
+            "propagate_ends": [float(low), float(high)] if known else None,
+            "propagate_region": float(scores[:, 0].mean()),
+            "propagate_boundary": float(scores[:, 1].mean()),
+            "propagate_videos": {
+                name: {"region": float(region), "boundary": float(edge)}
+                for name, (region, edge) in zip(found[0].facts["videos"], scores, strict=True)
+            },
+            "propagate_frames": found[0].facts["frames"],
+        }
 
 
 def videos_of(source: Source) -> dict[str, NDArray[np.int64]]:
@@ -42,48 +103,7 @@ def videos_of(source: Source) -> dict[str, NDArray[np.int64]]:
     return videos
 
 
-def propagation(encoder: Encoder, source: Source, options: EvaluateOptions, *, quiet: bool = False) -> Measured:
-    """J and F of every video: ``scores`` has a row a video. Raises UserError."""
-    unreadable: Rejected = {}
-    rows, names, frames = [], [], 0
-    videos = videos_of(source)
-    for name, chosen in tqdm(
-        videos.items(), desc=f"{encoder.name}: propagate", unit="video", disable=quiet, leave=False
-    ):
-        part = source.select(chosen)
-        seen = _frames(encoder, part, options, unreadable)
-        scores = _scores(encoder, seen, options)
-        if scores:
-            rows.append(np.mean(scores, axis=0).tolist())
-            names.append(name)
-            frames += len(scores)
-    check_readable(len(unreadable), source)
-    if not rows:
-        raise UserError(f"{source.name} has no video with masks in its first and in later frames")
-    return Measured({"scores": rows}, {"videos": names, "frames": frames}, unreadable)
-
-
-def propagate_row(found: Sequence[Measured], seed: int) -> dict[str, Any]:
-    """The row of an encoder from what each seed gave: ``propagate`` is J&F, its parts and videos are beside it."""
-    scores = np.mean([each.array("scores") for each in found], axis=0)  # [videos, 2]
-    means = scores.mean(1)
-    low, high = bootstrap_intervals(means[:, None], seed=seed)[:, 0]
-    known = bool(np.isfinite(low))
-    return {
-        "propagate": float(means.mean()),
-        "propagate_interval": float(high - low) / 2 if known else None,
-        "propagate_ends": [float(low), float(high)] if known else None,
-        "propagate_region": float(scores[:, 0].mean()),
-        "propagate_boundary": float(scores[:, 1].mean()),
-        "propagate_videos": {
-            name: {"region": float(region), "boundary": float(edge)}
-            for name, (region, edge) in zip(found[0].facts["videos"], scores, strict=True)
-        },
-        "propagate_frames": found[0].facts["frames"],
-    }
-
-
-def _frames(encoder: Encoder, part: Source, options: EvaluateOptions, unreadable: Rejected) -> list[Masked]:
+def _frames(encoder: Encoder, part: Source, options: EvaluateOptions, unreadable: UnreadableImages) -> list[Masked]:
     size, seen = view_size(encoder, options.dense_size), list[Masked]()
     for batch in read_masked(part, size, batch_size=options.batch_size, workers=options.workers):
         unreadable |= {part.keys[i.index].as_py(): i.reason for i in batch if isinstance(i, Unreadable)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,15 @@ from mae.evaluation.intervals import bootstrap_interval
 from mae.evaluation.probes import Logistic
 from mae.evaluation.segmentation import class_ious, fit_patches, mean_iou, overlaps, segment
 from pipelines.errors import UserError
+from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoder import Encoder
-from pipelines.evaluate.measured import Measured
-from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.protocols.whole_images import Masked, patch_features, read_masked, view_size
-from pipelines.evaluate.supervised import Rejected, check_readable
+from pipelines.evaluate.outcome import Measured, UnreadableImages
+from pipelines.evaluate.protocols.whole_images import DenseMeasurement, Masked, patch_features, read_masked, view_size
+from pipelines.evaluate.supervised import check_readable
 from pipelines.views.image_views import Unreadable
 from pipelines.views.labelled import Labelled
 from saliency.maps import area_resample
 
-BACKGROUND, OBJECT = "background", "object"
 MOST_PATCHES = 50_000
 """Patches that the probe learns from at most, the same number of each image, drawn by the seed."""
 
@@ -41,101 +41,88 @@ class _Patches:
     images: Tensor
 
 
-def segment_classes(names: Sequence[str], *, labelled: bool) -> list[str]:
-    """The names of the classes; those of a source without labels are background and object."""
-    return [BACKGROUND, *names] if labelled else [BACKGROUND, OBJECT]
+class Segment(DenseMeasurement):
+    """mIoU of a linear probe of patches."""
 
+    name, unit = "segment", "mIoU"
+    meaning = "the mean over classes of the intersection over union"
 
-def segmentation(
-    encoder: Encoder,
-    train: Labelled,
-    test: Labelled,
-    classes: int,
-    options: EvaluateOptions,
-    *,
-    seed: int,
-    quiet: bool = False,
-) -> Measured:
-    """What the probe segments of every test image: ``overlaps`` has a row an image, pixels in both, then in either.
+    def open(self, data: Data) -> Parts:
+        """Two parts with true masks; UserError."""
+        return data.masked
 
-    ``train`` and ``test`` have a mask an image, of the class label + 1 of ``classes``. Raises UserError.
-    """
-    unreadable: Rejected = {}
-    known = _training_patches(encoder, train, classes, options, seed, unreadable, quiet)
-    probe = fit_patches(known.features, known.targets, known.images, seed=seed)
-    rows: list[list[float]] = []
-    for seen in _masked(encoder, test, options, unreadable, quiet, "segment"):
-        for item, features in zip(seen, patch_features(encoder, seen), strict=True):
-            assert item.mask is not None
-            truth = item.mask.astype(np.int64) * (int(test.labels[item.index]) + 1)
-            found = segment(_scores(probe, features), (truth.shape[0], truth.shape[1])).cpu().numpy()
-            rows.append(overlaps(found, truth, classes).tolist())
-    if not rows:
-        raise UserError(f"{test.source.name} has no readable masks to judge by")
-    facts = {"penalty": probe.penalty, "patches": len(known.images)}
-    return Measured({"overlaps": rows}, facts, unreadable)
+    def settings(self, encoder: Encoder, seed: int) -> dict[str, Any]:
+        """The seed, which draws patches, and the size of the images."""
+        return {"seed": seed, "dense_size": self.options.dense_size}
 
+    def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Measured:
+        """What the probe segments of every test image. Raises UserError.
 
-def segment_row(found: Sequence[Measured], names: Sequence[str], seed: int) -> dict[str, Any]:
-    """The row of an encoder from what each seed gave: ``segment`` is the mIoU, ``segment_per_class`` its parts."""
-    sums = np.mean([each.array("overlaps") for each in found], axis=0)  # [n, 2·C]
-    ends = bootstrap_interval(sums, mean_iou, seed=seed)
-    per_class = class_ious(sums.sum(0))
-    return {
-        "segment": float(np.mean([mean_iou(each.array("overlaps").sum(0)) for each in found])),
-        "segment_interval": None if ends is None else (ends[1] - ends[0]) / 2,
-        "segment_ends": ends,
-        "segment_per_class": {
-            name: float(iou) if np.isfinite(iou) else None for name, iou in zip(names, per_class, strict=True)
-        },
-        "segment_images": len(sums),
-    }
+        ``overlaps`` has a row an image: pixels of each class in both masks, then in either.
+        """
+        test, classes, unreadable = self.parts.test, len(self.parts.names), UnreadableImages()
+        known = self._training_patches(encoder, seed, unreadable)
+        probe = fit_patches(known.features, known.targets, known.images, seed=seed)
+        rows: list[list[float]] = []
+        for seen in self._masked(encoder, test, unreadable, "segment"):
+            for item, features in zip(seen, patch_features(encoder, seen), strict=True):
+                assert item.mask is not None
+                truth = item.mask.astype(np.int64) * (int(test.labels[item.index]) + 1)
+                found = segment(_scores(probe, features), (truth.shape[0], truth.shape[1])).cpu().numpy()
+                rows.append(overlaps(found, truth, classes).tolist())
+        if not rows:
+            raise UserError(f"{test.source.name} has no readable masks to test on")
+        facts = {"penalty": probe.penalty, "patches": len(known.images)}
+        return Measured({"overlaps": rows}, facts, unreadable)
+
+    def figures(self, found: Sequence[Measured], first: Sequence[Measured] | None) -> dict[str, Any]:
+        """``segment`` is the mIoU, ``segment_per_class`` its parts."""
+        sums = np.mean([each.array("overlaps") for each in found], axis=0)  # [n, 2·C]
+        ends = bootstrap_interval(sums, mean_iou, seed=self.options.seed)
+        per_class = zip(self.parts.names, class_ious(sums.sum(0)), strict=True)
+        return {
+            "segment": float(np.mean([mean_iou(each.array("overlaps").sum(0)) for each in found])),
+            "segment_interval": None if ends is None else (ends[1] - ends[0]) / 2,
+            "segment_ends": ends,
+            "segment_per_class": {name: float(iou) if np.isfinite(iou) else None for name, iou in per_class},
+            "segment_images": len(sums),
+        }
+
+    def _training_patches(self, encoder: Encoder, seed: int, unreadable: UnreadableImages) -> _Patches:
+        train = self.parts.part(seed)
+        each = max(1, MOST_PATCHES // max(1, len(train)))
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        generator = torch.Generator().manual_seed(seed)
+        for seen in self._masked(encoder, train, unreadable, "learning to segment"):
+            for item, features in zip(seen, patch_features(encoder, seen), strict=True):
+                assert item.mask is not None
+                grid = (features.shape[1], features.shape[2])
+                share = area_resample(torch.from_numpy(item.mask)[None].float(), grid).flatten()
+                targets = torch.zeros(len(share), len(self.parts.names))
+                targets[:, 0], targets[:, int(train.labels[item.index]) + 1] = 1 - share, share
+                chosen = torch.randperm(len(share), generator=generator)[:each]
+                owner = torch.full((len(chosen),), item.index)
+                parts.append((features.flatten(1).T[chosen.to(features.device)], targets[chosen], owner))
+        if not parts:
+            raise UserError(f"{train.source.name} has no readable masks to learn from")
+        features, targets, images = (torch.cat(column) for column in zip(*parts, strict=True))
+        if not bool(features.isfinite().all()):
+            raise UserError(f"{encoder.name} gives features that are infinite or NaN: its training diverged")
+        return _Patches(features, targets.to(features.device), images.to(features.device))
+
+    def _masked(self, encoder: Encoder, part: Labelled, unreadable: UnreadableImages, what: str) -> Any:
+        """Pictures that have a mask, a batch at a time; what can't be read goes into ``unreadable``."""
+        size = view_size(encoder, self.options.dense_size)
+        at_once, workers = self.options.batch_size, self.options.workers
+        batches = read_masked(part.source, size, batch_size=at_once, workers=workers)
+        for batch in tqdm(batches, desc=f"{encoder.name}: {what}", unit="batch", disable=self.quiet, leave=False):
+            unreadable |= {part.source.keys[i.index].as_py(): i.reason for i in batch if isinstance(i, Unreadable)}
+            seen = [item for item in batch if isinstance(item, Masked) and item.mask is not None]
+            if seen:
+                yield seen
+        check_readable(len(unreadable), part.source)
 
 
 def _scores(probe: Logistic, features: Tensor) -> Tensor:
     """The probe's scores [C, h, w] of features [D, h, w]."""
     return probe.logits(features.flatten(1).T).T.reshape(-1, *features.shape[1:])
-
-
-def _training_patches(
-    encoder: Encoder,
-    train: Labelled,
-    classes: int,
-    options: EvaluateOptions,
-    seed: int,
-    unreadable: Rejected,
-    quiet: bool,
-) -> _Patches:
-    each = max(1, MOST_PATCHES // max(1, len(train)))
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    generator = torch.Generator().manual_seed(seed)
-    for seen in _masked(encoder, train, options, unreadable, quiet, "learning to segment"):
-        for item, features in zip(seen, patch_features(encoder, seen), strict=True):
-            assert item.mask is not None
-            grid = (features.shape[1], features.shape[2])
-            share = area_resample(torch.from_numpy(item.mask)[None].float(), grid).flatten()
-            targets = torch.zeros(len(share), classes)
-            targets[:, 0], targets[:, int(train.labels[item.index]) + 1] = 1 - share, share
-            chosen = torch.randperm(len(share), generator=generator)[:each]
-            owner = torch.full((len(chosen),), item.index)
-            parts.append((features.flatten(1).T[chosen.to(features.device)], targets[chosen], owner))
-    if not parts:
-        raise UserError(f"{train.source.name} has no readable masks to learn from")
-    features, targets, images = (torch.cat(column) for column in zip(*parts, strict=True))
-    if not bool(features.isfinite().all()):
-        raise UserError(f"{encoder.name} gives features that are infinite or NaN: its training diverged")
-    return _Patches(features, targets.to(features.device), images.to(features.device))
-
-
-def _masked(
-    encoder: Encoder, part: Labelled, options: EvaluateOptions, unreadable: Rejected, quiet: bool, what: str
-) -> Any:
-    """Pictures that have a mask, a batch at a time; what can't be read goes into ``unreadable``."""
-    size = view_size(encoder, options.dense_size)
-    batches = read_masked(part.source, size, batch_size=options.batch_size, workers=options.workers)
-    for batch in tqdm(batches, desc=f"{encoder.name}: {what}", unit="batch", disable=quiet, leave=False):
-        unreadable |= {part.source.keys[i.index].as_py(): i.reason for i in batch if isinstance(i, Unreadable)}
-        seen = [item for item in batch if isinstance(item, Masked) and item.mask is not None]
-        if seen:
-            yield seen
-    check_readable(len(unreadable), part.source)

@@ -1,4 +1,4 @@
-"""Whole images of a source with their true masks, at the size at which an encoder sees them.
+"""Protocols on features by place, and what they see: whole images with their true masks, at an encoder's size.
 
 The picture is squashed to the encoder's size, or, if another shorter side is asked for, keeps its proportions as far
 as whole patches allow. The mask stays as it is, at its own resolution.
@@ -16,11 +16,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.errors import UserError
+from pipelines.evaluate.baseline_encoders import colour_encoder, place_encoder
 from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.options import EvaluateOptions
+from pipelines.evaluate.protocol import Measurement
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import Source
 from pipelines.views.geometry import View, view_image
 from pipelines.views.image_views import Unreadable
+
+
+class DenseMeasurement(Measurement):
+    """A protocol on features by place, of encoders that have them; set against what knows colour or place alone."""
+
+    baselines = (colour_encoder, place_encoder)
+
+    @classmethod
+    def check_encoder(cls, encoder: Encoder, options: EvaluateOptions) -> None:
+        """UserError for an encoder without features by place, or not at ``--dense-size``."""
+        view_size(encoder, options.dense_size)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mae.evaluation.intervals import bootstrap_interval, seeds_interval, share_interval
+from mae.evaluation.intervals import bootstrap_interval, seeds_interval, share_interval, t_quantile, t_tails
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 10])
@@ -38,3 +38,10 @@ def test_the_bootstrap_weighs_images_by_what_they_hold():
     low, high = bootstrap_interval(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
     assert low == 0
     assert high > 0.97
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 4, 29])
+def test_students_t(freedom):
+    assert t_quantile(0.975, freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-12)
+    assert t_tails(2.5, freedom) == pytest.approx(2 * stats.t.sf(2.5, freedom), rel=1e-12)
+    assert t_tails(t_quantile(0.975, freedom), freedom) == pytest.approx(0.05, rel=1e-12)

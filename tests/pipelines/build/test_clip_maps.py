@@ -8,6 +8,7 @@ from pipelines.build.build_saliency import build_saliency
 from pipelines.build.job import BuildOptions, open_job
 from pipelines.errors import UserError
 from pipelines.inspect.inspect import inspect
+from pipelines.inspect.options import InspectOptions
 from pipelines.pretrain.pretrain import pretrain
 from pipelines.pretrain.settings import PretrainOptions
 from pipelines.publish.publish import PublishOptions, publish
@@ -35,7 +36,7 @@ def test_a_folder_of_frames_has_one_map_and_pretraining_finds_it(folders, tmp_pa
     shape = {"model": "mini", "image_size": (16,), "patch_size": 8, "frames": 4, "frame_stride": 1, "mask_ratio": 0.75}
     options = PretrainOptions(str(folders), tmp_path / "run", saliency=maps, batch_size=2, epochs=1, workers=0, **shape)
     assert pretrain(options, quiet=True).config()["maps"]["images_without_map"] == 0
-    assert inspect(str(maps), quiet=True).facts["maps"] == "3"
+    assert inspect(InspectOptions(str(maps))).facts["maps"] == "3"
     checks = verify(VerifyOptions(str(maps), str(folders)), quiet=True)
     assert all(check.passed for check in checks), checks
     (tmp_path / "hub").mkdir()

@@ -97,7 +97,7 @@ def test_a_mistake_on_a_worker_is_one_line(tmp_path, tiny_clip):
 def test_ray_deals_out_the_shards_itself(tmp_path):
     with pytest.raises(ValueError, match="--shard is for job arrays"):
         BuildOptions("x", tmp_path, engine="ray", shard=(1, 2))
-    with pytest.raises(ValueError, match="--engine is 'spark'"):
+    with pytest.raises(ValueError, match="--engine 'spark' is not one of: local, ray"):
         BuildOptions("x", tmp_path, engine="spark")
     with pytest.raises(ValueError, match="--ray-workers is 0"):
         BuildOptions("x", tmp_path, engine="ray", ray_workers=0)

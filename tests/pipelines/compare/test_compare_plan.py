@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.compare.plan import BUILT_IN_ARMS, plan_from_flags, read_plan
+from pipelines.compare.options import CompareOptions
+from pipelines.compare.plan import BUILT_IN_ARMS, asked_plan, read_plan
 from pipelines.errors import UserError
 
 GOOD = """
@@ -112,16 +113,16 @@ def test_a_plan_that_is_not_there(tmp_path):
 
 
 def test_flags_stand_in_for_a_plan():
-    judged = {"source": None, "test": "t", "protocols": ["knn"]}
-    plan = plan_from_flags("s", None, "2", "maps", judged, ["--epochs", "3", "--no-norm-pix"])
+    judged = {"test": "t", "protocol": ("knn",), "options": ("--epochs", "3", "--no-norm-pix")}
+    plan = asked_plan(CompareOptions("s", Path("out"), seeds="2", saliency="maps", **judged))
     assert list(plan.arms) == [name for name in BUILT_IN_ARMS if name != "block"]
     assert (plan.seeds, plan.pretrain) == ((0, 1), {"epochs": 3, "norm_pix": False})
     judging = plan.evaluate_options(1, Path("run"))
     assert (judging.source, judging.test, judging.protocols) == ("s", "t", ("knn",))
     with pytest.raises(UserError, match="unknown option 'epoch'"):
-        plan_from_flags("s", None, None, "maps", {}, ["--epoch", "3"])
+        asked_plan(CompareOptions("s", Path("out"), saliency="maps", options=("--epoch", "3")))
     with pytest.raises(UserError, match="'rundom' has no options"):
-        plan_from_flags("s", "rundom,block", None, None, {}, [])
+        asked_plan(CompareOptions("s", Path("out"), arms="rundom,block"))
 
 
 def test_a_part_of_a_plan(read):

@@ -10,6 +10,7 @@ from pipelines.build.build_saliency import build_saliency
 from pipelines.build.job import BuildOptions
 from pipelines.errors import UserError
 from pipelines.inspect.inspect import inspect
+from pipelines.inspect.options import InspectOptions
 from pipelines.plots import _wrapped, contact_sheet
 from tests.pipelines.build.test_build_saliency import write_pictures
 
@@ -40,7 +41,7 @@ def plain_maps(tmp_path, tiny_clip):
 
 
 def test_the_shipped_clip_finds_the_named_object(scene_maps):
-    found = inspect(str(scene_maps))
+    found = inspect(InspectOptions(str(scene_maps)))
     figures = found.judgement.figures
     assert found.judgement.judged == 100
     assert figures["maps"]["pointing"].mean >= 0.85
@@ -54,7 +55,7 @@ def test_the_shipped_clip_finds_the_named_object(scene_maps):
 
 
 def test_limit_and_numbers(scene_maps, tmp_path):
-    found = inspect(str(scene_maps), limit=20, json_file=tmp_path / "new" / "maps.json")
+    found = inspect(InspectOptions(str(scene_maps), limit=20, json=tmp_path / "new" / "maps.json"))
     assert found.judgement.judged == 20
     numbers = json.loads((tmp_path / "new" / "maps.json").read_text())
     assert numbers["kind"] == "maps"
@@ -67,7 +68,7 @@ def test_limit_and_numbers(scene_maps, tmp_path):
 
 
 def test_the_gallery_has_pages_and_the_best_and_the_worst(scene_maps, tmp_path):
-    found = inspect(str(scene_maps), gallery=tmp_path / "g.png", gallery_size=13, limit=30)
+    found = inspect(InspectOptions(str(scene_maps), gallery=tmp_path / "g.png", gallery_size=13, limit=30))
     names = ["g.png", "g-2.png", "g-best.png", "g-worst.png"]
     assert found.numbers["gallery"] == [str(tmp_path / name) for name in names]
     assert found.facts["gallery"] == f"{tmp_path / 'g.png'}, g-2.png, g-best.png, g-worst.png"
@@ -83,7 +84,7 @@ def test_galleries_show_pairs_from_all_over(scene_maps, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "pipelines.inspect.galleries.contact_sheet", lambda path, columns, title: sheets.update({path.name: columns})
     )
-    found = inspect(str(scene_maps), gallery=tmp_path / "g.png", gallery_size=4)
+    found = inspect(InspectOptions(str(scene_maps), gallery=tmp_path / "g.png", gallery_size=4))
     from pipelines.sources.open_source import open_source
 
     captions = open_source("shapes:100,split=unseen,objects=2-3").captions.to_pylist()
@@ -97,7 +98,7 @@ def test_galleries_show_pairs_from_all_over(scene_maps, tmp_path, monkeypatch):
 
 
 def test_maps_without_masks(plain_maps, tmp_path):
-    found = inspect(str(plain_maps), gallery=tmp_path / "g.png")
+    found = inspect(InspectOptions(str(plain_maps), gallery=tmp_path / "g.png"))
     assert found.numbers["gallery"] == [str(tmp_path / "g.png")]
     assert found.judgement.table() == []
     assert set(found.judgement.statistics) == {
@@ -109,32 +110,32 @@ def test_maps_without_masks(plain_maps, tmp_path):
     }
     assert "caption sensitivity (none: 0)" in found.facts
     with pytest.raises(UserError, match="has no masks or boxes"):
-        inspect(str(plain_maps), require=["pointing"])
+        inspect(InspectOptions(str(plain_maps), require=("pointing",)))
 
 
 def test_maps_whose_images_are_gone_or_elsewhere(plain_maps, tmp_path):
-    assert "images" not in inspect(str(plain_maps)).facts
+    assert "images" not in inspect(InspectOptions(str(plain_maps))).facts
     (tmp_path / "pictures").rename(tmp_path / "moved")
-    found = inspect(str(plain_maps))
+    found = inspect(InspectOptions(str(plain_maps)))
     assert "give --source" in found.facts["images"]
     assert found.judgement.seen == 3
     with pytest.raises(UserError, match="give --source"):
-        inspect(str(plain_maps), gallery=tmp_path / "g.png")
+        inspect(InspectOptions(str(plain_maps), gallery=tmp_path / "g.png"))
     with pytest.raises(UserError, match="give --source"):
-        inspect(str(plain_maps), require=["iou"])
-    found = inspect(str(plain_maps), source=str(tmp_path / "moved"), gallery=tmp_path / "g.png")
+        inspect(InspectOptions(str(plain_maps), require=("iou",)))
+    found = inspect(InspectOptions(str(plain_maps), source=str(tmp_path / "moved"), gallery=tmp_path / "g.png"))
     assert (tmp_path / "g.png").exists()
     assert found.numbers["maps"] == 3
     with pytest.raises(UserError, match="of another source"):
-        inspect(str(plain_maps), source="shapes:3")
+        inspect(InspectOptions(str(plain_maps), source="shapes:3"))
     with pytest.raises(UserError, match="does not exist"):
-        inspect(str(plain_maps), source=str(tmp_path / "pictures"))
+        inspect(InspectOptions(str(plain_maps), source=str(tmp_path / "pictures")))
 
 
 def test_a_source(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", ["a dog", None, "c"])
     (pictures / "002.png").write_bytes(b"broken")
-    found = inspect(str(pictures), gallery=tmp_path / "g.png", json_file=tmp_path / "source.json")
+    found = inspect(InspectOptions(str(pictures), gallery=tmp_path / "g.png", json=tmp_path / "source.json"))
     assert found.facts["pairs"] == "3"
     assert found.facts["captions"] == "2 of 3, first: a dog"
     assert found.facts["true masks"] == "no"
@@ -146,14 +147,14 @@ def test_a_source(tmp_path):
     assert numbers["judgement"] is None
     assert numbers["facts"]["sizes"] == [{"width": 40, "height": 30, "images": 2}]
     assert (numbers["facts"]["unreadable"], numbers["facts"]["captions"]) == (1, 2)
-    assert inspect("shapes:20").numbers["classes"] == 8
+    assert inspect(InspectOptions("shapes:20")).numbers["classes"] == 8
 
 
 def test_what_is_nothing(tmp_path):
     with pytest.raises(UserError, match="empty folder"):
-        inspect(str(tmp_path))
+        inspect(InspectOptions(str(tmp_path)))
     with pytest.raises(UserError, match="does not exist"):
-        inspect(str(tmp_path / "nowhere" / "at" / "all"))
+        inspect(InspectOptions(str(tmp_path / "nowhere" / "at" / "all")))
 
 
 # ---- the command
@@ -187,7 +188,7 @@ def test_a_requirement_that_is_not_met_is_a_verdict_not_a_mistake(scene_maps, tm
     ("arguments", "message"),
     [
         (["shapes:3", "--require", "pointing"], "judges maps"),
-        (["shapes:3", "--require", "beauty"], "none of pointing, energy, iou, auc"),
+        (["shapes:3", "--require", "beauty"], "is not one of: pointing, energy, iou, auc"),
         (["shapes:3", "--gallery", "picture.xyz"], "ends in .png"),
         (["shapes:3", "--json", "."], "is a folder"),
     ],

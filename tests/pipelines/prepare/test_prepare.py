@@ -379,10 +379,10 @@ def test_a_lost_file_is_told_of(pairs, tmp_path):
     [
         ({"size": 4}, "--size is 4"),
         ({"quality": 0}, "--quality is 0"),
-        ({"format": "zip"}, "--format is 'zip'; it must be one of parquet, webdataset"),
+        ({"format": "zip"}, "--format 'zip' is not one of: parquet, webdataset"),
         ({"shard_size": 0}, "--shard-size is 0"),
         ({"workers": 0}, "--workers is 0"),
-        ({"captions": "some"}, "--captions is 'some'"),
+        ({"captions": "some"}, "--captions 'some' is not one of: first, all"),
         ({"max_rejected": 2}, "--max-rejected is 2"),
     ],
 )

@@ -17,6 +17,7 @@ from pipelines.evaluate.evaluate import evaluate
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.export import export
 from pipelines.inspect.inspect import inspect
+from pipelines.inspect.options import InspectOptions
 from pipelines.sources.open_source import open_source
 from tests.pipelines.pretraining import SOURCE, losses, nano_options, nano_runs, run, stopping
 from tests.tiny_mae import write_maps
@@ -85,7 +86,9 @@ def test_a_teacher_without_a_gate_is_a_mistake(base):
 def test_its_scores_are_drawn_and_judged_at_every_checkpoint(base, tmp_path):
     done = run(base)
     found = inspect(
-        str(done.folder), source="shapes:30,split=test,size=32", gate=True, gallery=tmp_path / "gate.png", limit=20
+        InspectOptions(
+            str(done.folder), source="shapes:30,split=test,size=32", gate=True, gallery=tmp_path / "gate.png", limit=20
+        )
     )
     assert found.judgement.judged == 20
     assert list(found.numbers["auc"]) == [4, 8, 12, 16, 18]
@@ -95,14 +98,16 @@ def test_its_scores_are_drawn_and_judged_at_every_checkpoint(base, tmp_path):
     json.dumps(found.to_json())
     for name in ("gate.png", "gate-auc.png"):
         assert Image.open(tmp_path / name).size[0] > 300
-    own = inspect(str(done.folder), gate=True, limit=5)
+    own = inspect(InspectOptions(str(done.folder), gate=True, limit=5))
     assert own.judgement.judged == 5
 
 
 def test_a_gate_of_video_is_looked_at_on_still_clips(base, tmp_path):
     clips = replace(base, source="shapes-video:8,size=32,frames=4", frames=4, tubelet=2, image_size=(32,), epochs=1)
     done = run(replace(clips, mask_ratio=0.75))
-    found = inspect(str(done.folder), source="shapes:10,size=32", gate=True, gallery=tmp_path / "gate.png")
+    found = inspect(
+        InspectOptions(str(done.folder), source="shapes:10,size=32", gate=True, gallery=tmp_path / "gate.png")
+    )
     assert found.judgement.judged == 10
     assert Image.open(tmp_path / "gate.png").size[0] > 300
 
@@ -110,9 +115,9 @@ def test_a_gate_of_video_is_looked_at_on_still_clips(base, tmp_path):
 def test_a_run_without_a_gate_and_what_is_no_run(base):
     plain = run(replace(base, masking="random", epochs=1))
     with pytest.raises(UserError, match="has no gate"):
-        inspect(str(plain.folder), gate=True)
+        inspect(InspectOptions(str(plain.folder), gate=True))
     with pytest.raises(UserError, match="--gate looks at a run"):
-        inspect(SOURCE, gate=True)
+        inspect(InspectOptions(SOURCE, gate=True))
 
 
 def test_a_comparison_draws_the_masks_that_were_learned(base, tmp_path):

@@ -252,8 +252,9 @@ def test_licence_and_figures_reach_the_card(built, tmp_path):
 
 def test_what_inspect_found_reaches_the_card(scenes, tmp_path):
     from pipelines.inspect.inspect import inspect
+    from pipelines.inspect.options import InspectOptions
 
-    inspect(str(scenes), json_file=tmp_path / "quality.json")
+    inspect(InspectOptions(str(scenes), json=tmp_path / "quality.json"))
     figures = json.loads((tmp_path / "quality.json").read_text())["judgement"]["figures"]
     run(scenes, tmp_path / "out", quality=tmp_path / "quality.json", preview=0)
     card = (tmp_path / "out" / "README.md").read_text()
@@ -267,8 +268,9 @@ def test_what_inspect_found_reaches_the_card(scenes, tmp_path):
 @pytest.mark.parametrize("change", [{"maps": 3}, {"made_with": {"method": "another"}}])
 def test_figures_of_other_maps_are_refused(scenes, tmp_path, change):
     from pipelines.inspect.inspect import inspect
+    from pipelines.inspect.options import InspectOptions
 
-    inspect(str(scenes), json_file=tmp_path / "quality.json")
+    inspect(InspectOptions(str(scenes), json=tmp_path / "quality.json"))
     content = json.loads((tmp_path / "quality.json").read_text())
     content["facts"] |= change
     (tmp_path / "quality.json").write_text(json.dumps(content))

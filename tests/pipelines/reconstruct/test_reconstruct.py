@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import cli
-from pipelines.reconstruct.hidden_region import OcclusionOptions, parse_box, parse_color
+from pipelines.reconstruct.options import ReconstructOptions, parse_box, parse_color
 from tests.pipelines.pretraining import nano_options, nano_runs, run
 
 
@@ -140,10 +140,10 @@ def test_what_is_no_model_or_no_picture(trained, tmp_path):
     assert "not an image" in done.output
 
 
-def test_options_are_read():
+def test_options_are_read(tmp_path):
     assert parse_box("0,0.25,1,0.5") == (0.0, 0.25, 1.0, 0.5)
     assert parse_color("#ff8000:7") == ((255, 128, 0), 7)
     with pytest.raises(ValueError, match="tolerance from 0 to 255"):
         parse_color("ff8000:256")
     with pytest.raises(ValueError, match="fractions"):
-        OcclusionOptions(boxes=((0.0, 0.0, 2.0, 1.0),))
+        ReconstructOptions(tmp_path, "x.png", tmp_path, box=("0,0,2,1",))

@@ -16,7 +16,8 @@ pytest.importorskip("av")
 
 import cli
 from mae.evaluation.image_quality import psnr, ssim
-from pipelines.frames.live import Live, LiveOptions
+from pipelines.frames.live import Live
+from pipelines.frames.options import LiveOptions
 from pipelines.reconstruct.reconstruct_video import Figures, Frame
 from tests.pipelines.video_files import write_video
 

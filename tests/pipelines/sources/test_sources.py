@@ -4,14 +4,17 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from pipelines.errors import UserError, user_errors
 from pipelines.sources.folders import class_caption
+from pipelines.sources.formats import FILE_FORMATS, FileFormat
 from pipelines.sources.images import BadImage, decode_rgb
-from pipelines.sources.open_source import expand_braces, open_source
-from pipelines.sources.source import Sample
+from pipelines.sources.open_source import open_source
+from pipelines.sources.patterns import expand_braces
+from pipelines.sources.source import Sample, Source
 
 
 def png(value):
@@ -253,3 +256,23 @@ def test_user_errors_are_one_line():
         raise ValueError("a\n  b")
     with pytest.raises(KeyError), user_errors():
         raise KeyError("a bug stays a bug")
+
+
+def test_a_format_is_a_row(tmp_path, monkeypatch):
+    """A toy format, a picture after another in a file: by its file, its folder and in messages."""
+
+    def open_packs(name, files, wishes):
+        pictures = [picture for file in files for picture in file.read_bytes().split(b"|")][: wishes.limit]
+        return Source(name, pa.array([f"{i}" for i in range(len(pictures))]), pictures)
+
+    row = FileFormat("packs", (".pack",), open_packs, containers=(".pack",), has_columns=False)
+    monkeypatch.setattr("pipelines.sources.open_source.FILE_FORMATS", (row, *FILE_FORMATS))
+    (tmp_path / "a.pack").write_bytes(b"one|two")
+    (tmp_path / "b.pack").write_bytes(b"three")
+    assert open_source(str(tmp_path / "a.pack"))[1].image == b"two"
+    folder = open_source(str(tmp_path), limit=3)
+    assert [folder.read_image(i) for i in range(3)] == [b"one", b"two", b"three"]
+    with pytest.raises(UserError, match="has no columns: leave out column 'x'"):
+        open_source(str(tmp_path), image_column="x")
+    with pytest.raises(UserError, match="give a folder, packs, tars, or Parquet, JSONL, CSV or TSV tables"):
+        open_source("")

@@ -52,6 +52,11 @@ def test_a_hub_source_is_named_as_one():
     assert "The source is a dataset on the Hub." in card
 
 
+def test_drawn_scenes_are_said_to_be_drawn():
+    card = dataset_card(replace(FACTS, drawn=True, origin={"source": "shapes:50"}))
+    assert "The source is scenes that saliency-mae draws itself." in card
+
+
 def test_a_name_that_yaml_would_misread():
     name = 'a: "b" #c\n'
     assert header(dataset_card(replace(FACTS, origin={"source": name})))["pretty_name"] == f"Saliency maps of {name}"

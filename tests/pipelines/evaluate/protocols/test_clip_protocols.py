@@ -17,14 +17,14 @@ from mae.training.training import Training, TrainingSettings
 from pipelines.compare.compare import compare
 from pipelines.compare.plan import UNTRAINED, plan_from
 from pipelines.errors import UserError
+from pipelines.evaluate import data
 from pipelines.evaluate.clip_encoders import on_clips
 from pipelines.evaluate.encoder import open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
-from pipelines.evaluate.options import CLIP_OCCLUDERS
-from pipelines.evaluate.protocols import classify as judging
-from pipelines.evaluate.protocols import judging_further
+from pipelines.evaluate.protocols import occlusion
 from pipelines.evaluate.protocols.occluders import Occluders
-from pipelines.evaluate.protocols.occlusion import occluded
+from pipelines.evaluate.protocols.occlusion_curves import occluded
+from pipelines.evaluate.table import CLIP_OCCLUDERS
 from pipelines.sources.open_source import open_clips
 from pipelines.views.clip_views import ClipShape, ClipViews, clip_frames
 from pipelines.views.image_views import InOrder, load_views
@@ -96,8 +96,8 @@ def test_what_is_seen_are_the_frames_of_the_stride():
 
 def test_what_is_finished_is_kept_by_clip(base, monkeypatch):
     result, calls = judge(base), []
-    real = judging.compute_features
-    monkeypatch.setattr(judging, "compute_features", lambda *a, **k: calls.append(a) or real(*a, **k))
+    real = data.compute_features
+    monkeypatch.setattr(data, "compute_features", lambda *a, **k: calls.append(a) or real(*a, **k))
     assert judge(base) == result
     assert not calls
     assert judge(replace(base, frame_stride=1))["clip"] == {"frames": 4, "frame_stride": 1}
@@ -177,7 +177,7 @@ def test_accuracy_under_occlusion_and_what_is_filled_in(base, tmp_path, monkeypa
             still = np.allclose(curve["recovery"]["nearest_frame_psnr"][1], curve["recovery"]["neighbours_psnr"][1])
             assert still == (kind == "block-static")
     assert {path.name for path in (tmp_path / "run" / "plots").iterdir()} == {"occlusion.png", "occluded.png"}
-    monkeypatch.setattr(judging_further, "occlusion", lambda *_, **__: pytest.fail("it is finished"))
+    monkeypatch.setattr(occlusion.Occlusion, "measure", lambda *_, **__: pytest.fail("it is finished"))
     assert judge(options) == result
 
 
@@ -266,7 +266,7 @@ def content(arms=None, **judged):
 
 def test_arms_of_video_are_compared(tmp_path, monkeypatch):
     nano_runs(monkeypatch)
-    monkeypatch.setattr("pipelines.evaluate.evaluate.draw_occlusion", lambda *_: None)
+    monkeypatch.setattr("pipelines.evaluate.protocols.occlusion.draw_occlusion", lambda *_: None)
     plan = plan_from(content(protocols=["knn", "occlusion"]))
     found = compare(plan, tmp_path / "out", device="cpu", workers=0, quiet=True)
     assert not found.failed

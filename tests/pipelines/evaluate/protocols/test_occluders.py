@@ -5,7 +5,7 @@ import torch
 
 from mae.evaluation.occluders import GREY, cover
 from pipelines.evaluate.protocols.occluders import Occluders
-from pipelines.evaluate.protocols.occlusion import occluded
+from pipelines.evaluate.protocols.occlusion_curves import occluded
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source import Source
 from pipelines.views.image_views import InOrder, Views, load_views

@@ -11,11 +11,10 @@ from mae.masks.masking import Masking
 from mae.training.checkpoints import save_checkpoint
 from mae.training.training import Training, TrainingSettings
 from pipelines.errors import UserError
-from pipelines.evaluate import evaluate as evaluate_module
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
-from pipelines.evaluate.measured import Measured
-from pipelines.evaluate.protocols import judging_further
-from pipelines.evaluate.protocols.occlusion import area_under, occlusion_row
+from pipelines.evaluate.outcome import Measured
+from pipelines.evaluate.protocols import occlusion
+from pipelines.evaluate.protocols.occlusion_curves import area_under, occlusion_row
 from pipelines.sources.open_source import open_source
 from tests.tiny_mae import nano, write_maps
 
@@ -72,11 +71,11 @@ def test_the_result(base, tmp_path):
 
 
 def test_what_is_finished_is_not_computed_again(base, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "draw_occlusion", lambda *_: None)
+    monkeypatch.setattr(occlusion, "draw_occlusion", lambda *_: None)
     result = judge(base)
     calls = []
-    real = judging_further.occlusion
-    monkeypatch.setattr(judging_further, "occlusion", lambda *a, **k: calls.append(a) or real(*a, **k))
+    real = occlusion.Occlusion.measure
+    monkeypatch.setattr(occlusion.Occlusion, "measure", lambda *a, **k: calls.append(a) or real(*a, **k))
     assert judge(base) == result
     assert not calls
     judge(replace(base, occluder_fill="noise"))

@@ -17,11 +17,12 @@ from scipy import stats
 from mae.evaluation.finetune import FineTuning
 from mae.evaluation.linear_probe import LinearSweep
 from pipelines.errors import UserError
+from pipelines.evaluate import data
 from pipelines.evaluate.data import open_data
 from pipelines.evaluate.encoder import open_encoder
-from pipelines.evaluate.evaluate import EvaluateOptions, evaluate, remarks
+from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.features import compute_features
-from pipelines.evaluate.protocols import classify as judging
+from pipelines.evaluate.printed import remarks
 from pipelines.evaluate.protocols import linear
 from pipelines.evaluate.supervised import plan_batches
 from tests.pipelines.evaluate.test_evaluate import COLOURS, invoke, picture, save_run, tree
@@ -212,22 +213,23 @@ def test_seeds_give_a_mean_and_students_interval(base):
 
 def test_the_test_part_is_the_same_for_every_seed_and_fraction(base, monkeypatch):
     parts = []
-    original = judging.Judge.__init__
 
-    def remember(self, train, test, *arguments):
+    def remember(*arguments):
+        train, test, names = open_data(*arguments)
         parts.append((train.identity(), test.identity()))
-        original(self, train, test, *arguments)
+        return train, test, names
 
-    monkeypatch.setattr(judging.Judge, "__init__", remember)
+    monkeypatch.setattr(data, "open_data", remember)
     for more in ({}, {"seeds": "5,6"}, {"label_fraction": 0.2}):
         judge(replace(base, protocols=("knn",), **more))
+    assert len(parts) == 3
     assert len(set(parts)) == 1
 
 
 def test_a_fraction_of_the_labels_is_balanced_and_of_the_training_part(base, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        judging,
+        data,
         "compute_features",
         lambda encoder, part, **o: seen.append(part) or compute_features(encoder, part, **o),
     )
@@ -410,11 +412,11 @@ def test_the_file_keeps_lists_of_numbers_on_a_line(base, tmp_path):
         ({"seeds": "1,1"}, "--seeds '1,1'"),
         ({"seeds": "1,-2"}, "--seeds '1,-2'"),
         ({"linear_epochs": 0}, "--linear-epochs is 0"),
-        ({"linear_blr": (1.0, -1.0)}, "--linear-blr and --finetune-blr must be above 0"),
+        ({"linear_blr": (1.0, -1.0)}, "--linear-blr is -1; a base learning rate must be above 0"),
         ({"linear_blr": (1.0, 1.0)}, "same rate twice"),
         ({"linear_batch_size": 1}, "--linear-batch-size is 1"),
         ({"finetune_epochs": 0}, "--finetune-epochs is 0"),
-        ({"finetune_blr": float("nan")}, "must be above 0"),
+        ({"finetune_blr": float("nan")}, "--finetune-blr is nan; a base learning rate must be above 0"),
         ({"finetune_batch_size": 0}, "--finetune-batch-size is 0"),
         ({"layer_decay": 0.0}, "--layer-decay is 0"),
         ({"drop_path": 1.0}, "--drop-path is 1"),

@@ -1,3 +1,5 @@
+"""``segment`` and ``propagate`` together: what they see, what they are set against, and what is refused."""
+
 import json
 from dataclasses import replace
 
@@ -9,14 +11,9 @@ from torch import nn
 
 from pipelines.errors import UserError
 from pipelines.evaluate.baseline_encoders import colour_encoder, place_encoder
-from pipelines.evaluate.data import open_masked
 from pipelines.evaluate.encoder import Encoder, open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
-from pipelines.evaluate.protocols import judging_further
-from pipelines.evaluate.protocols.propagate import propagation, videos_of
-from pipelines.evaluate.protocols.segment import segment_row, segmentation
 from pipelines.evaluate.protocols.whole_images import view_size
-from pipelines.sources.open_source import open_source
 from tests.pipelines.evaluate.protocols.test_occlusion_protocol import save_run
 
 SIDE = 24
@@ -55,62 +52,6 @@ def options(source, **given):
     return EvaluateOptions("none", str(source), batch_size=5, workers=0, **given)
 
 
-def test_an_oracle_segments_without_an_error(tmp_path):
-    for i in range(10):
-        write_frame(tmp_path / "data", f"{i}", (6 + i, 12))
-    given = options(tmp_path / "data", test_fraction=0.3)
-    train, test, names = open_masked(given)
-    assert (len(train), len(test), names) == (7, 3, [])
-    found = segmentation(oracle(), train, test, 2, given, seed=0, quiet=True)
-    row = segment_row([found], ["background", "object"], 0)
-    assert row["segment"] == 1
-    assert row["segment_per_class"] == {"background": 1, "object": 1}
-    assert row["segment_ends"] == (1, 1)
-
-
-def test_an_oracle_segments_classes(tmp_path):
-    colours = {"red": (250, 0, 0), "green": (0, 250, 0)}
-    for name, colour in colours.items():
-        for i in range(6):
-            write_frame(tmp_path / "data" / name, f"{i}", (6 + i, 12), colour)
-    given = options(tmp_path / "data")
-    train, test, names = open_masked(given)
-    assert names == ["green", "red"]
-    found = segmentation(oracle(), train, test, 3, given, seed=0, quiet=True)
-    assert segment_row([found], ["background", *names], 0)["segment_per_class"] == dict.fromkeys(
-        ["background", *names], 1
-    )
-    _, _, names = open_masked(replace(given, segment_classes=False))
-    assert names == []
-
-
-def test_an_oracle_carries_a_moving_object_without_an_error(tmp_path):
-    source = open_source(str(video(tmp_path / "video")))
-    found = propagation(oracle(), source, options(source.name), quiet=True)
-    assert found.array("scores").tolist() == [[1, 1]]
-    assert found.facts == {"videos": [source.name], "frames": 6}  # neither the first nor the last
-
-
-def test_what_knows_the_place_alone_keeps_the_first_mask(tmp_path):
-    from mae.evaluation.region_scores import region_similarity
-
-    source = open_source(str(video(tmp_path / "video", frames=5)))
-    found = propagation(place_encoder(oracle()), source, options(source.name), quiet=True)
-    first = source.read_mask(0)
-    expected = [region_similarity(first, source.read_mask(t)) for t in (1, 2, 3)]
-    assert found.array("scores")[0, 0] == pytest.approx(np.mean(expected), abs=0.02)
-    assert found.array("scores")[0, 0] < 0.9
-
-
-def test_videos_are_folders_in_the_order_of_names(tmp_path):
-    for name in ("b", "a"):
-        video(tmp_path / "videos" / name, frames=4)
-    write_frame(tmp_path / "videos" / "single", "0", (9, 9))
-    videos = videos_of(open_source(str(tmp_path / "videos")))
-    assert list(videos) == ["a", "b"]
-    assert videos["b"].tolist() == [4, 5, 6, 7]
-
-
 def test_the_result(tmp_path):
     run = save_run(tmp_path / "run")
     for name in ("one", "two"):
@@ -129,32 +70,6 @@ def test_the_result(tmp_path):
     assert result["class_names"] == ["background", "object"]
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == json.loads(json.dumps(result))
     assert evaluate(given, quiet=True)["rows"][0]["segment"] == result["rows"][0]["segment"]
-
-
-def test_what_is_finished_is_not_computed_again(tmp_path, monkeypatch):
-    given = replace(options(video(tmp_path / "video"), protocols=("propagate",)), run=save_run(tmp_path / "run"))
-    result = evaluate(given, quiet=True)
-    monkeypatch.setattr(judging_further, "propagation", lambda *_, **__: pytest.fail("it is finished"))
-    assert evaluate(given, quiet=True) == result
-    assert result["test"] == given.source
-
-
-def test_fewer_masks_to_learn_from(tmp_path):
-    run = save_run(tmp_path / "run")
-    given = replace(options("shapes:40,size=32,objects=1", protocols=("segment",)), run=run, untrained=False)
-    whole, share = (evaluate(replace(given, label_fraction=f), quiet=True) for f in (1.0, 0.25))
-    assert share["train_images"] == 8
-    assert whole["train_images"] == 32
-    assert "baselines" not in whole
-    assert whole["rows"][0]["segment_runs"][0]["patches"] == 32 * 16
-    assert share["rows"][0]["segment_runs"][0]["patches"] == 8 * 16
-
-
-def test_an_encoder_that_can_not_be_asked_is_told_before_any_is_judged(tmp_path, monkeypatch):
-    monkeypatch.setattr(judging_further, "propagation", lambda *_, **__: pytest.fail("nothing may run"))
-    given = options(video(tmp_path / "video"), protocols=("propagate",), dense_size=40, beside=("timm:test_vit@none",))
-    with pytest.raises(UserError, match="--dense-size 40: timm:test_vit@none sees images of 160×160 pixels alone"):
-        evaluate(replace(given, run=save_run(tmp_path / "run")), quiet=True)
 
 
 def test_features_by_place_are_those_of_the_tokens(tmp_path):

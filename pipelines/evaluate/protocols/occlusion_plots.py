@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from mae.evaluation.occluders import Occluder
 from pipelines.evaluate.encoder import Encoder
-from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.protocols.occlusion import (
+from pipelines.evaluate.protocols.occluders import Occluders
+from pipelines.evaluate.protocols.occlusion_curves import (
     MODEL,
     NEAREST_FRAME,
     NEIGHBOURS,
@@ -24,9 +24,6 @@ from pipelines.evaluate.protocols.occlusion import (
 from pipelines.plots import contact_sheet
 from pipelines.views.image_views import InOrder, ViewBatch, load_views
 
-if TYPE_CHECKING:
-    from pipelines.evaluate.panel import Panel
-
 CURVES, SHEET = "occlusion.png", "occluded.png"
 
 _SHOWN = (0.25, 0.5)
@@ -36,12 +33,12 @@ _STYLES = {MODEL: "-", NEIGHBOURS: ":", NEAREST_FRAME: "--"}
 
 
 def draw_occlusion(
-    folder: Path, panel: Panel, result: Mapping[str, Any], options: EvaluateOptions, encoder: Encoder
+    folder: Path, result: Mapping[str, Any], encoder: Encoder, occluders: Occluders, kinds: Sequence[str]
 ) -> None:
     """``occlusion.png`` and ``occluded.png`` in ``folder``, of a finished evaluation by its first row's encoder."""
     rows = [row for row in result["rows"] if "occlusion_curves" in row]
     draw_curves(folder / CURVES, rows, chance=result["chance"])
-    columns = occluded_sheet(panel, encoder, options)
+    columns = occluded_sheet(encoder, occluders, kinds)
     if columns:
         contact_sheet(folder / SHEET, columns, title="What all encoders see")
 
@@ -80,19 +77,16 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], *, chance: float 
     figure.savefig(path, dpi=120)
 
 
-def occluded_sheet(panel: Panel, encoder: Encoder, options: EvaluateOptions) -> dict[str, list[Any]]:
+def occluded_sheet(encoder: Encoder, occluders: Occluders, kinds: Sequence[str]) -> dict[str, list[Any]]:
     """Columns of a contact sheet of the first test images: whole, and by each occluder at two shares, and filled in.
 
     Clips have a row an occluder, and three frames in columns.
     """
-    assert panel.occlusion is not None
-    part = panel.occlusion.test
+    part = occluders.part
     count = min(_IMAGES if part.clip is None else _CLIPS, len(part))
     batch = next(iter(load_views(part.views(encoder.size), InOrder(count, count), workers=0)))
     if not len(batch.images):
         return {}
-    occluders = panel.occlusion.occluders(encoder, options.all_seeds()[0])
-    kinds = tuple(options.occluder) or occluders.kinds
     drawn, filling = {kind: occluders.draw(kind, batch) for kind in kinds}, occluders.filling(batch)
     return (_image_columns if part.clip is None else _clip_columns)(batch, drawn, filling, encoder)
 

@@ -1,0 +1,29 @@
+"""What ``encode`` can be asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pipelines.commandline.option import Option
+from pipelines.commandline.shared_options import Device, Run
+from pipelines.frames.options import AsVideo, Fps, FrameLimit, LiveOptions, RawSize, StallTimeout, StreamInput
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What ``encode`` was asked for; the CLI's options under the same names."""
+
+    run: Run
+    input: StreamInput
+    out: Annotated[Path, Option("Parquet file for the features, with a row per image or per tubelet of a video.")]
+    as_video: AsVideo = False
+    size: RawSize = None
+    fps: Fps = None
+    stall_timeout: StallTimeout = 10.0
+    limit: FrameLimit = None
+    device: Device = "cpu"
+
+    @property
+    def live(self) -> LiveOptions:
+        """The input as a stream; ValueError for what can't be."""
+        return LiveOptions(self.input, self.size, self.fps, self.stall_timeout, self.limit)

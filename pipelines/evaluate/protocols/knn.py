@@ -1,0 +1,31 @@
+"""``evaluate --protocol knn``: the nearest training images vote, as in Wu et al. 2018 (arXiv 1805.01978)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mae.evaluation.probes import knn_predict
+from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.features import Features
+from pipelines.evaluate.protocol import Probe
+
+
+class Knn(Probe):
+    """Weighted k-NN; nothing is drawn, so that a seed makes no difference but to what it learns from."""
+
+    name = "knn"
+
+    def settings(self, encoder: Encoder, seed: int) -> dict[str, Any]:
+        """Pooling, and how the neighbours vote."""
+        return {"pool": self.options.pool, **self._votes()}
+
+    def predict(self, known: Features, queries: Tensor, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        """The classes with the most votes."""
+        k, temperature, classes = self.options.neighbours, self.options.temperature, len(self.parts.names)
+        votes = self._votes()
+        return knn_predict(known.values, known.labels, queries, k=k, temperature=temperature, classes=classes), votes
+
+    def _votes(self) -> dict[str, Any]:
+        return {"neighbours": self.options.neighbours, "temperature": self.options.temperature}

@@ -1,0 +1,65 @@
+"""Options of the commands that read a stream of frames, and what is asked of a stream itself."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pipelines.commandline.option import Argument, Option
+from pipelines.commandline.shared_options import VIDEO
+
+STDIN = "-"
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``640x480`` as width and height; ValueError."""
+    from pipelines.sources.images import MAX_PIXELS, MAX_SIDE  # Pillow comes with it, which a help text does without
+
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise ValueError(f"--size {text!r}: give WIDTHxHEIGHT in pixels, such as 640x480") from None
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
+        raise ValueError(f"--size {text!r}: both sides must be at least 1, and not more than a picture may have")
+    return width, height
+
+
+StreamInput = Annotated[
+    str,
+    Argument(
+        "What to read: an image, a folder of images, a video file or URL, or - for raw RGB24 frames on standard input."
+    ),
+]
+AsVideo = Annotated[bool, Option("Treat the images of a folder as the frames of one video.", panel=VIDEO)]
+RawSize = Annotated[
+    tuple[int, int] | None,
+    Option("Size of raw frames on standard input, as WIDTHxHEIGHT in pixels.", parse=parse_size, panel=VIDEO),
+]
+Fps = Annotated[
+    float | None,
+    Option("Frames per second to take [default: the video's own rate; 25 if it has none]", panel=VIDEO),
+]
+StallTimeout = Annotated[float, Option("Seconds without a frame after which a stream has ended.", panel=VIDEO)]
+FrameLimit = Annotated[int | None, Option("Use only the first N images or frames.", least=1)]
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """Where frames come from, and when. ValueError for what can't be."""
+
+    input: str
+    size: tuple[int, int] | None = None
+    """Width and height of raw frames."""
+    fps: float | None = None
+    stall_timeout: float = 10.0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise ValueError(f"--fps is {self.fps:g}; it must be above 0, and 1000 at most")
+        if not self.stall_timeout > 0:
+            raise ValueError(f"--stall-timeout is {self.stall_timeout:g}; it must be above 0 seconds")
+        if (self.input == STDIN) != (self.size is not None):
+            raise ValueError(
+                "raw frames on standard input need their --size WIDTHxHEIGHT"
+                if self.size is None
+                else f"--size is that of raw frames on standard input, and {self.input} is none: leave it out"
+            )

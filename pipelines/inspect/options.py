@@ -1,0 +1,44 @@
+"""What ``inspect`` can be asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pipelines.commandline.option import Argument, Option, check_declared
+from pipelines.commandline.shared_options import Device
+from saliency.names import FIGURES
+
+GALLERY, SCORES = "Gallery", "Scores"
+"""Panels of ``--help``."""
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """What ``inspect`` was asked for; the CLI's options under the same names."""
+
+    what: Annotated[str, Argument("A maps folder, a run folder or a source of images.")]
+    source: Annotated[str | None, Option("Where the images of the maps are now, or other images for --gate.")] = None
+    gate: Annotated[
+        bool, Option("Show what the gate of a run finds important, in --source or in the run's own images.")
+    ] = False
+    json: Annotated[Path | None, Option("File to write all numbers to, as JSON.")] = None
+    gallery: Annotated[
+        Path | None,
+        Option("PNG to draw samples into. More pages, the best and the worst are written next to it.", panel=GALLERY),
+    ] = None
+    gallery_size: Annotated[
+        int, Option("Number of pairs to draw, evenly spaced, 12 on a page.", least=1, panel=GALLERY)
+    ] = 12
+    limit: Annotated[int, Option("Number of pairs to score at most, evenly spaced.", least=1, panel=SCORES)] = 500
+    require: Annotated[
+        tuple[str, ...],
+        Option(
+            "Exit with code 1 unless the maps beat the centre prior in this figure. Can be given several times.",
+            choices=FIGURES,
+            panel=SCORES,
+        ),
+    ] = ()
+    device: Device = "cpu"
+
+    def __post_init__(self) -> None:
+        check_declared(self)
