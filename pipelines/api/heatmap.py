@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def heatmap(  # type: ignore[overload-overlap]  # a text is a sequence of texts 
     *,
     grid: int | None = ...,
     tiles: int = ...,
-    fit: str = ...,
+    fit: Literal["squash", "crop"] = ...,
     batch_size: int = ...,
 ) -> Heatmap: ...
 
@@ -118,7 +118,7 @@ def heatmap(
     *,
     grid: int | None = ...,
     tiles: int = ...,
-    fit: str = ...,
+    fit: Literal["squash", "crop"] = ...,
     batch_size: int = ...,
 ) -> list[Heatmap]: ...
 
@@ -131,7 +131,7 @@ def heatmap(
     *,
     grid: int | None = None,
     tiles: int = 1,
-    fit: str = "squash",
+    fit: Literal["squash", "crop"] = "squash",
     batch_size: int = 64,
 ) -> Heatmap | list[Heatmap]:
     """What speaks for a caption in an image: the map that ``build-saliency`` stores of them.

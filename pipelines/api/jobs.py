@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from pipelines.api.keywords import declared_by, options_of
 from pipelines.api.results import BuiltMaps, Checks, Compared, Evaluation, Published, Run
 from pipelines.build.build_saliency import build_saliency as build
 from pipelines.build.options import BuildOptions
-from pipelines.commandline.machine import usable_device
-from pipelines.commandline.option import Argument, Option
-from pipelines.commandline.shared_options import DEVICE, Out
 from pipelines.compare.compare import compare as run_all
 from pipelines.compare.compare import dry_run as look
+from pipelines.compare.options import CompareOptions
 from pipelines.compare.plan import asked_plan, plan_from
 from pipelines.errors import user_errors
 from pipelines.evaluate.evaluate import evaluate as judge
@@ -32,25 +29,6 @@ from pipelines.verify.verify import verify as check
 
 Place: TypeAlias = str | os.PathLike[str]
 """A folder or file, a source such as ``shapes:64``, a Hub id, or a result that is a folder."""
-
-
-@dataclass(frozen=True)
-class _CompareOptions:
-    """What ``compare`` can be asked for."""
-
-    what: Annotated[str, Argument("A plan: a YAML file, or the same as a dict; or the source of the images.")]
-    out: Out
-    arms: Annotated[str | None, Option("Arms by their names; with a plan, which of its arms.")] = None
-    seeds: Annotated[str | None, Option("How many, or which: [0, 1, 2]; 3, or the plan's, if not given.")] = None
-    saliency: Annotated[str | None, Option("Maps, for the arms that need them; without a plan.")] = None
-    labelled: Annotated[str | None, Option("Labelled source to judge by; WHAT if not given; without a plan.")] = None
-    test: Annotated[str | None, Option("Source to test on; without a plan.")] = None
-    protocol: Annotated[tuple[str, ...], Option("As of evaluate; without a plan.")] = ()
-    jobs: Annotated[int, Option("Runs at a time.")] = 1
-    dry_run: Annotated[bool, Option("Check everything, say what would run, and stop.")] = False
-    workers: Annotated[int | None, Option("Processes of each run that decode images.", least=0)] = None
-    device: Annotated[str | None, DEVICE] = None
-    options: Annotated[tuple[str, ...], Argument('Options of pretrain for all arms, as words: ["--epochs", "2"].')] = ()
 
 
 @declared_by(BuildOptions)
@@ -124,7 +102,7 @@ def evaluate(run: Place, source: Place, *, quiet: bool = False, **options: Any) 
     return Evaluation(judge(asked, quiet=quiet))
 
 
-@declared_by(_CompareOptions)
+@declared_by(CompareOptions)
 def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False, **options: Any) -> Compared:
     """Pretrain with several maskings at several seeds, judge all, and say what differs: ``mae-cli compare``.
 
@@ -135,17 +113,14 @@ def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False,
     >>> sm.compare(plan, out="comparison", dry_run=True).states
     {'random, seed 0': 'new', 'block, seed 0': 'new'}
     """
-    named = {} if isinstance(what, Mapping) else {"what": what}
-    asked = options_of(_CompareOptions, {"what": "a dict"} | named | {"out": out} | options, settle=False)
+    place = "a dict" if isinstance(what, Mapping) else what
+    asked = options_of(CompareOptions, {"what": place, "out": out} | options)
     if isinstance(what, Mapping):
         with user_errors():
             plan = plan_from(dict(what)).narrowed(asked.arms, asked.seeds)
     else:
-        judged = {"source": asked.labelled, "test": asked.test, "protocols": list(asked.protocol)}
-        plan = asked_plan(asked.what, asked.arms, asked.seeds, asked.saliency, judged, list(asked.options))
-    device = asked.device and usable_device(asked.device)
+        plan = asked_plan(asked)
+    machine: dict[str, Any] = {"jobs": asked.jobs, "device": asked.device, "workers": asked.workers}
     if asked.dry_run:
-        found = look(plan, asked.out, jobs=asked.jobs, device=device, workers=asked.workers)
-        return Compared(asked.out, None, {unit.name: state for unit, state in found})
-    ended = run_all(plan, asked.out, jobs=asked.jobs, device=device, workers=asked.workers, quiet=quiet)
-    return Compared(asked.out, ended, {})
+        return Compared(asked.out, None, {unit.name: state for unit, state in look(plan, asked.out, **machine)})
+    return Compared(asked.out, run_all(plan, asked.out, **machine, quiet=quiet), {})

@@ -34,7 +34,7 @@ def declared_by(kind: type[Any]) -> Callable[[F], F]:
         rest = [each for each in options if each not in first]
         parameters = [_parameter(each, inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in first]
         parameters += [_parameter(each, inspect.Parameter.KEYWORD_ONLY) for each in rest]
-        told = "\n".join(f"{each.name}: {each.option.help}" for each in (*first, *rest))
+        told = "\n".join(map(_told, (*first, *rest)))
         returned = inspect.signature(function).return_annotation
         function.__signature__ = inspect.Signature([*parameters, quiet], return_annotation=returned)  # type: ignore[attr-defined]
         function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions\n-------\n{told}\n"
@@ -43,12 +43,12 @@ def declared_by(kind: type[Any]) -> Callable[[F], F]:
     return dress
 
 
-def options_of(kind: type[T], given: Mapping[str, Any], *, settle: bool = True) -> T:
+def options_of(kind: type[T], given: Mapping[str, Any]) -> T:
     """The options ``kind`` of keyword arguments, with what the machine settles. UserError, worded as by the command."""
     options = {each.name: each for each in declared_options(kind)}
     with user_errors():
         values = values_of(kind, given)
-        return kind(**values | (_settled(values, options) if settle else {}))
+        return kind(**values | _settled(values, options))
 
 
 def values_of(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def values_of(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     }
     values = option_values(kind, typed, barred={}, alias=alias)
     for name, value in values.items():
-        _check(value, options[name])
+        options[name].check(value)
     return values
 
 
@@ -71,6 +71,8 @@ def _as_typed(value: Any, option: Declared | None) -> Any:
         return os.fspath(value)
     if option is None or isinstance(value, bool):
         return value
+    if option.choices:
+        option.check(value)
     if option.option.parse is not None and isinstance(value, str):
         return option.option.parse(value)
     if option.type in (str, str | None) and isinstance(value, (int, float, list, tuple)):
@@ -81,26 +83,21 @@ def _as_typed(value: Any, option: Declared | None) -> Any:
     return value
 
 
-def _check(value: Any, option: Declared) -> None:
-    """ValueError for what the command line refuses before the options see it."""
-    least = option.option.least
-    if least is not None and value is not None and value < least:
-        raise ValueError(f"{option.flag} is {value}; it must be at least {least}")
-    for each in (value if isinstance(value, tuple) else (value,)) if option.choices else ():
-        if each is not None and each not in option.choices:
-            raise ValueError(f"{option.flag} {each!r} is not one of: {', '.join(option.choices)}")
-
-
 def _settled(values: Mapping[str, Any], options: Mapping[str, Declared]) -> dict[str, Any]:
     """What the machine settles, of that which was not given; a device that was given is made sure of."""
     found: dict[str, Any] = {}
-    if "device" in options:
+    device = options.get("device")
+    if device is not None and (values.get("device") or device.default is not None):  # None is the pipeline's to settle
         elsewhere = values.get("engine") == "ray"  # on other machines, which know best what they have
-        asked = values.get("device")
-        found["device"] = asked or "auto" if elsewhere else usable_device(asked)
-    if "workers" in options and "workers" not in values:
+        found["device"] = values.get("device") or "auto" if elsewhere else usable_device(values.get("device"))
+    if "workers" in options and options["workers"].option.settled and "workers" not in values:
         found["workers"] = half_the_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return found
+
+
+def _told(option: Declared) -> str:
+    choices = f" One of: {', '.join(map(str, option.choices))}." if option.choices else ""
+    return f"{option.name}: {option.option.help}{choices}"
 
 
 def _parameter(option: Declared, kind: Any) -> inspect.Parameter:

@@ -147,7 +147,7 @@ def test_captions_and_images_have_to_fit(photos, clip):
 
 def test_options_are_refused_as_the_command_refuses_them(photos, clip):
     file = photos / "0.jpg"
-    with pytest.raises(sm.UserError, match="--method is 'cam'; it must be one of gradcam, grad-eclip"):
+    with pytest.raises(sm.UserError, match="--method 'cam' is not one of: gradcam, grad-eclip"):
         sm.heatmap(clip, file, "snow", "cam")
     with pytest.raises(sm.UserError, match="--grid is 300; it must be between 1 and 256"):
         sm.heatmap(clip, file, "snow", grid=300)
