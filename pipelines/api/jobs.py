@@ -113,8 +113,8 @@ def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False,
     >>> sm.compare(plan, out="comparison", dry_run=True).states
     {'random, seed 0': 'new', 'block, seed 0': 'new'}
     """
-    named = {} if isinstance(what, Mapping) else {"what": what}
-    asked = options_of(CompareOptions, {"what": "a dict"} | named | {"out": out} | options)
+    place = "a dict" if isinstance(what, Mapping) else what
+    asked = options_of(CompareOptions, {"what": place, "out": out} | options)
     if isinstance(what, Mapping):
         with user_errors():
             plan = plan_from(dict(what)).narrowed(asked.arms, asked.seeds)
@@ -123,5 +123,4 @@ def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False,
     machine: dict[str, Any] = {"jobs": asked.jobs, "device": asked.device, "workers": asked.workers}
     if asked.dry_run:
         return Compared(asked.out, None, {unit.name: state for unit, state in look(plan, asked.out, **machine)})
-    ended = run_all(plan, asked.out, **machine, quiet=quiet)
-    return Compared(asked.out, ended, {})
+    return Compared(asked.out, run_all(plan, asked.out, **machine, quiet=quiet), {})

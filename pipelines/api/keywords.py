@@ -34,7 +34,7 @@ def declared_by(kind: type[Any]) -> Callable[[F], F]:
         rest = [each for each in options if each not in first]
         parameters = [_parameter(each, inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in first]
         parameters += [_parameter(each, inspect.Parameter.KEYWORD_ONLY) for each in rest]
-        told = "\n".join(f"{each.name}: {each.option.help}" for each in (*first, *rest))
+        told = "\n".join(map(_told, (*first, *rest)))
         returned = inspect.signature(function).return_annotation
         function.__signature__ = inspect.Signature([*parameters, quiet], return_annotation=returned)  # type: ignore[attr-defined]
         function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions\n-------\n{told}\n"
@@ -60,8 +60,7 @@ def values_of(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     }
     values = option_values(kind, typed, barred={}, alias=alias)
     for name, value in values.items():
-        if value is not None:
-            options[name].check(value)
+        options[name].check(value)
     return values
 
 
@@ -71,6 +70,8 @@ def _as_typed(value: Any, option: Declared | None) -> Any:
         return os.fspath(value)
     if option is None or isinstance(value, bool):
         return value
+    if option.choices:
+        option.check(value)
     if option.option.parse is not None and isinstance(value, str):
         return option.option.parse(value)
     if option.type in (str, str | None) and isinstance(value, (int, float, list, tuple)):
@@ -79,6 +80,11 @@ def _as_typed(value: Any, option: Declared | None) -> Any:
     if isinstance(value, (list, tuple)):
         return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in value]
     return value
+
+
+def _told(option: Declared) -> str:
+    choices = f" One of: {', '.join(map(str, option.choices))}." if option.choices else ""
+    return f"{option.name}: {option.option.help}{choices}"
 
 
 def _parameter(option: Declared, kind: Any) -> inspect.Parameter:

@@ -130,9 +130,8 @@ class Model:
         if isinstance(hidden, str) and hidden != "gate":
             raise UserError(f"hidden={hidden!r}: give a bool array, boxes, or 'gate'")
         with user_errors():
-            gate = isinstance(hidden, str)
-            boxes = () if gate else tuple(",".join(map(str, box)) for box in _boxes(hidden))
-            asked = ReconstructOptions(Path(), "", Path(), box=boxes, gate=gate)
+            where: dict[str, Any] = {"gate": True} if isinstance(hidden, str) else {"box": _boxes(hidden)}
+            asked = ReconstructOptions(Path(self.name), "", Path(), **where)
         return Occlusions(asked, self.network, self.gate).hidden("", pixels)
 
 
@@ -166,12 +165,12 @@ def load(place: str | Path, *, device: str | None = None) -> Model:
     return Model(str(place), network.to(usable_device(device)), gate=gate, has_decoder=whole)
 
 
-def _boxes(hidden: Any) -> tuple[Box, ...]:
-    """One box or several as a tuple of boxes; ValueError."""
+def _boxes(hidden: Any) -> tuple[str, ...]:
+    """One box or several, as the command line has them; ValueError."""
     try:
         boxes = np.atleast_2d(np.asarray(hidden, float))
     except (TypeError, ValueError):
         boxes = np.empty((0, 0))
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError("hidden is a bool array [height, width], or boxes x0, y0, x1, y1 in fractions of the picture")
-    return tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in boxes.tolist())
+    return tuple(",".join(map(repr, box)) for box in boxes.tolist())

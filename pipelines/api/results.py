@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.api.maps import Maps, open_maps
 from pipelines.api.model import Model, load
 from pipelines.compare.report import Comparison, tables_of
+from pipelines.evaluate.protocol import load as load_protocol
 from pipelines.run_folder import RunFolder
 from saliency.table.checks import Check
 from saliency.table.manifest import Manifest
@@ -119,7 +120,7 @@ class Evaluation:
         names = self.result["protocols"]
         rows = [*self.rows, *self.result.get("baselines", ())]
         lines = [[row["encoder"], *(_figure(row, name) for name in names)] for row in rows]
-        return _aligned([["encoder", *(f"{name} %" for name in names)], *lines])
+        return _aligned([["encoder", *(load_protocol(name).heading() for name in names)], *lines])
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,12 @@ class Compared:
 
 
 def _figure(row: dict[str, Any], protocol: str) -> str:
-    """A figure in per cent with the interval of its test set; a dash where a row has none."""
+    """A figure in per cent with the interval of its test set, and that over seeds; a dash where a row has none."""
     if protocol not in row:
         return "–"
-    interval = row[f"{protocol}_interval"]
-    return f"{100 * row[protocol]:.1f}" + ("" if interval is None else f" ± {100 * interval:.1f}")
+    interval, seeds = row[f"{protocol}_interval"], row.get(f"{protocol}_seed_interval")
+    text = f"{100 * row[protocol]:.1f}" + ("" if interval is None else f" ± {100 * interval:.1f}")
+    return text if seeds is None else f"{text} (seeds ± {100 * seeds:.1f})"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -120,7 +120,7 @@ def test_several_boxes_and_the_gate(folder, model, tmp_path):
         (np.zeros((60, 40), bool), r"hidden has the shape \[60, 40\], and the picture \[40, 60\]"),
         (np.zeros((40, 60), np.uint8), "hidden is a bool array"),
         ((0.5, 0.5, 0.2, 0.9), "--box 0.5,0.5,0.2,0.9: give x0,y0,x1,y1 in fractions"),
-        ((10, 10, 20, 20), "--box 10.0,10.0,20.0,20.0"),
+        ((10, 10, 20, 20), "--box 10.0,10.0,20.0,20.0: give x0,y0,x1,y1 in fractions"),
         ("face", "hidden='face': give a bool array, boxes, or 'gate'"),
         ([], "hidden is a bool array"),
     ],
