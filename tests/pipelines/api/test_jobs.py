@@ -83,7 +83,7 @@ def test_a_flag_and_a_field_are_both_names(settled):
 def test_what_is_not_given_is_left_to_the_default_or_the_machine(settled, monkeypatch):
     asked = {"source": "x", "out": "y"}
     options = options_of(PretrainOptions, asked | {"mask_ratio": None, "epochs": None})
-    assert (options.mask_ratio, options.epochs) == (0.75, 100)
+    assert (options.mask_ratio, options.epochs) == (None, 100)
     assert (options.device, options.workers) == ("best", 16)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert options_of(PretrainOptions, asked).workers == 4
