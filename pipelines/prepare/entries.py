@@ -61,6 +61,8 @@ class EntryRow:
     read: Callable[[], bytes]
     read_mask: Callable[[], Mask | None] | None = None
     box: tuple[float, ...] | None = None
+    fault: str | None = None
+    """Why its caption can't be read, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class SourceEntries:
             _ReadImage(source, i),
             _ReadMask(source, i) if self.columns.truth == "mask" else None,
             None if box is None else tuple(box),
+            source.fault(i),
         )
 
     def _captions(self, i: int) -> tuple[str, ...]:
@@ -176,7 +179,7 @@ def _grouped(source: Source) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
     if isinstance(source.images, FileImages):
         paths = source.images.paths.slice(0, len(keys))
-        place = pc.fill_null(paths, "")
+        place = pc.dictionary_encode(paths, null_encoding="encode").indices.cast(pa.string())
     else:
         values = np.asarray(pc.dictionary_encode(keys).indices)
         place = pa.array(np.cumsum(np.diff(values, prepend=-1) != 0)).cast(pa.string())
@@ -267,6 +270,7 @@ def open_entries(spec: str, wishes: Wishes) -> Entries:
         caption_column=wishes.caption_column,
         limit=wishes.limit,
         split=wishes.split,
+        every_row=True,
     )
     every = replace(wishes, captions="all")
     if isinstance(first, StreamSource):

@@ -226,6 +226,8 @@ def shrink_entry(entry: Entry, size: int, quality: int, *, with_masks: bool) -> 
 
 
 def _read(row: EntryRow, data: bytes, with_masks: bool) -> _Read:
+    if row.fault is not None:
+        raise BadImage(row.fault)
     sha256 = hashlib.sha256(data).hexdigest()
     mask = row.read_mask() if with_masks and row.read_mask is not None else None
     seen = None if mask is None else (mask.shape, mask.tobytes())
