@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from mae.splits import hold_out
+from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.sources.random_access import open_images, open_videos
@@ -24,7 +25,9 @@ def open_data(options: EvaluateOptions, clip: ClipShape | None = None) -> tuple[
 
     With ``clip`` the sources are of videos.
     """
-    train, names = open_labelled(open_images(options) if clip is None else open_videos(options))
+    source = open_images(options) if clip is None else open_videos(options)
+    warn(source.warnings)
+    train, names = open_labelled(source)
     train, test = _parts(
         options, train, lambda other: _renumbered(*open_labelled(other), names), videos=clip is not None
     )

@@ -77,6 +77,8 @@ class Entries(Protocol):
     """The entries of a source in shards of ``shard_size``: of entries, or of rows of a stream."""
 
     columns: Columns
+    warnings: list[str]
+    """What the source found wrong with itself."""
 
     def count(self) -> int | None:
         """How many entries there are; None for a stream."""
@@ -96,6 +98,7 @@ class SourceEntries:
 
     def __init__(self, first: Source, every: Source | None) -> None:
         self._first, self._every = first, every
+        self.warnings = first.warnings
         truth = None if first.masks is None else "box" if isinstance(first.masks, BoxMasks) else "mask"
         label = None if first.labels is None else "number" if first.label_names is None else "index"
         self.columns = Columns(
@@ -195,6 +198,7 @@ class StreamEntries:
 
     def __init__(self, first: StreamSource, every: StreamSource | None) -> None:
         self._first, self._every = first, every
+        self.warnings = first.warnings
         roles = first.roles
         truth = "mask" if roles.mask else "box" if roles.box else None
         kind = None if roles.label is None else (first.dataset.features or {}).get(roles.label)

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from PIL import __version__ as pillow_version
 from tqdm import tqdm
 
+from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError
 from pipelines.prefetch import prefetch
 from pipelines.prepare.entries import Columns, Entries, Entry, EntryRow, open_entries
@@ -52,6 +53,7 @@ def prepare(options: PrepareOptions, *, quiet: bool = False) -> Manifest:
         options.source,
         Wishes(options.image_column, options.caption_column, options.captions, options.limit, options.split),
     )
+    warn([] if quiet else entries.warnings)
     out = options.out
     manifest = open_prepared(out, _settings(options, entries), _origin(options))
     _drop_absent(out, manifest, entries)

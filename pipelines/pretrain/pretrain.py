@@ -20,6 +20,7 @@ from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import save_checkpoint
 from mae.training.determinism import NotDeterministicError, deterministic
 from mae.training.training import Batch
+from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError
 from pipelines.plots import contact_sheet, loss_curve
 from pipelines.pretrain.clip_reconstructions import clip_sheet
@@ -71,6 +72,7 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
     images_per_step = settings.batch_size * settings.accumulate
     total, done = training.total_steps * images_per_step, training.step * images_per_step
     every = options.checkpoint_every or training.steps_per_epoch
+    warn([] if quiet else job.source.warnings)
     log = TrainingLog(run, training, job.source, max_rejected=options.max_rejected, track=trackers.log)
     with closing(tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=quiet, smoothing=0.05)) as bar:
         if training.step < training.total_steps:
