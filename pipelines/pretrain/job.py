@@ -24,7 +24,7 @@ from pipelines.pretrain.mask_learners import new_learner
 from pipelines.pretrain.processes import agreed, check_processes, in_turn, newest_of_all
 from pipelines.pretrain.settings import FREE_ON_RESUME, MULTILEVEL, PretrainOptions, option_defaults
 from pipelines.pretrain.trackers import check_trackers
-from pipelines.run_folder import RunFolder
+from pipelines.run_folder import CONFIG, RunFolder
 from pipelines.sources.random_access import open_images, open_videos
 from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.joined_maps import JoinedMaps, join_maps
@@ -114,8 +114,20 @@ def _inflated(options: PretrainOptions, run: str | Path) -> VideoMaskedAutoencod
 
 
 def open_training(options: PretrainOptions) -> Source:
-    """The images that are trained on, or the videos. UserError."""
-    return open_images(options) if options.frames is None else open_videos(options)
+    """The images that are trained on, or the videos. UserError.
+
+    A run goes on with the pairs that it began with: once, every row was one, also where rows were captions of one
+    image.
+    """
+    if options.frames is not None:
+        return open_videos(options)
+    source = open_images(options)
+    if options.captions == "first" and (options.out / CONFIG).exists():
+        begun_with = RunFolder(options.out).config().get("keys_sha256")
+        if begun_with != hash_pairs(source, captions=False):
+            every = open_images(options, every_row=True)
+            return every if begun_with == hash_pairs(every, captions=False) else source
+    return source
 
 
 def _open_data(options: PretrainOptions, with_maps: bool) -> tuple[Source, JoinedMaps | None]:

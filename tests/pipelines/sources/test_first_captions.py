@@ -143,3 +143,60 @@ def test_first_rows():
     rows = [("x", "a"), ("y", "b"), ("x", " a "), ("x", "c"), ("y", None), ("y", "d")]
     kept = first_rows(rows, lambda row: row[0], lambda row: row[1])
     assert list(kept) == [("x", "a"), ("y", "b"), ("x", " a "), ("y", None)]
+
+
+def test_a_download_gives_the_pairs_of_the_stream(monkeypatch):
+    from pipelines.sources import random_access
+
+    features = datasets.Features(
+        {"key": datasets.Value("string"), "image": datasets.Image(), "caption": datasets.Value("string")}
+    )
+    dataset = datasets.Dataset.from_dict(table(), features=features).cast_column("image", datasets.Image(decode=False))
+
+    def opened(_spec, *, captions, limit, **_):
+        return stream_dataset("me/x", dataset.to_iterable_dataset(), Wishes(captions=captions, limit=limit))
+
+    class Options:
+        source, image_column, caption_column, split = "me/x", None, None, None
+        captions, limit = "first", None
+
+    monkeypatch.setattr(random_access, "open_source", opened)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: dataset)
+    for limit in (None, 1, 2, 4, 99):
+        Options.limit = limit
+        assert pairs(random_access.open_images(Options())) == FIRST[:limit]
+    Options.captions = "all"
+    assert len(random_access.open_images(Options(), limit=None)) == len(ROWS)
+
+
+def test_maps_and_runs_of_when_every_row_was_a_pair(flickr, tmp_path, tiny_clip):
+    """Maps of all twelve rows are all judged, and join; a run that began with twelve pairs goes on with them."""
+    from pipelines.build.build_saliency import build_saliency
+    from pipelines.build.options import BuildOptions
+    from pipelines.inspect.map_scores import joined_pairs, source_of_maps
+    from pipelines.pretrain import job
+    from pipelines.pretrain.settings import PretrainOptions
+    from pipelines.sources.source import hash_pairs
+    from pipelines.views.joined_maps import join_maps
+    from saliency.table.table import SaliencyTable
+
+    maps = tmp_path / "maps"
+    for i in range(4):
+        Image.new("RGB", (40, 30), (60 * i, 9, 9)).save(flickr / "Images" / f"{i}.jpg")
+    build_saliency(BuildOptions(str(flickr), maps, clip=tiny_clip, captions="all"), quiet=True)
+    manifest = json.loads((maps / "manifest.json").read_text())
+    manifest["origin"]["captions"] = "first"  # as it was
+    (maps / "manifest.json").write_text(json.dumps(manifest))
+    saliency = SaliencyTable(maps)
+    found = source_of_maps(saliency)
+    assert len(joined_pairs(saliency, found)[0]) == len(found) == 12
+    joined = join_maps(maps, open_source(str(flickr)), on_missing="error")
+    assert joined.missing == 0
+    assert len(joined.rows) == 4
+
+    run = tmp_path / "run"
+    every = open_source(str(flickr), captions="all")
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"options": {}, "keys_sha256": hash_pairs(every, captions=False)}))
+    assert len(job.open_training(PretrainOptions(str(flickr), run))) == 12
+    assert len(job.open_training(PretrainOptions(str(flickr), tmp_path / "new"))) == 4
