@@ -20,7 +20,7 @@ SourcePlace = Annotated[
 Out = Annotated[Path, Option("Where results go.")]
 
 Captions = Literal["first", "all"]
-"""Of a row's several captions: take the first, or make every one a pair of its own."""
+"""Of an image's several captions: take the first, or make every one a pair of its own."""
 
 ImageColumn = Annotated[str | None, Option("Column with the images; found by convention if not given.", panel=DATA)]
 CaptionColumn = Annotated[str | None, Option("Column with the captions; found by convention if not given.", panel=DATA)]

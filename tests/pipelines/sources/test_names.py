@@ -122,3 +122,23 @@ def test_frames_and_tables_in_a_folder_that_is_no_utf8(odd):
     listed = open_source(str(folder))
     assert listed.keys.to_pylist() == ["1.png"]
     assert listed.read_image(0) == png(ord("1"))
+
+
+@pytest.mark.parametrize(("built", "trained"), [FORMS, FORMS[::-1]])
+def test_maps_made_on_a_mac_join_elsewhere(tmp_path, tiny_clip, built, trained):
+    from pipelines.build.build_saliency import build_saliency
+    from pipelines.build.options import BuildOptions
+    from pipelines.views.joined_maps import join_maps
+
+    for kind in {built, trained}:
+        for number, name in enumerate(("é", "plain", "ü")):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            image = Image.new("RGB", (40, 30), (80 * number, 0, 0))
+            image.save(tmp_path / kind / form(f"{name}.png", kind))
+            (tmp_path / kind / form(f"{name}.txt", kind)).write_text(f"number {number}")
+    build_saliency(BuildOptions(str(tmp_path / built), tmp_path / "maps", clip=tiny_clip), quiet=True)
+    source = open_source(str(tmp_path / trained))
+    joined = join_maps(tmp_path / "maps", source, on_missing="error")
+    captions = joined.table.captions.take(joined.rows).to_pylist()
+    assert captions == source.captions.to_pylist()
+    assert sorted(joined.rows.tolist()) == [0, 1, 2]
