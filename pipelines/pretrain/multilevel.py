@@ -23,6 +23,7 @@ from mae.multilevel.mlo import LEVELS
 from mae.multilevel.mlo_training import Labelled, MultilevelTraining
 from mae.pixels import normalise
 from mae.training.checkpoints import save_checkpoint
+from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError, user_errors
 from pipelines.plots import contact_sheet, loss_curve, overlay
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
@@ -61,7 +62,9 @@ def pretrain_multilevel(options: PretrainOptions, world: World, *, quiet: bool) 
         with agreed(world):
             names = options.track if world.is_main else ()
             trackers = stack.enter_context(tracking(names, job.run, job.config, job.training.step))
-        _train(job, trackers, quiet or not world.is_main)
+        quiet = quiet or not world.is_main
+        warn([] if quiet else job.data.images.source.warnings)
+        _train(job, trackers, quiet)
     return job.run
 
 

@@ -144,7 +144,7 @@ def test_csv_numbers_and_dates_stay_text(images):
 
 
 def test_quoted_newlines_over_many_blocks(images, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.delimited._CHUNK", 7)
+    monkeypatch.setattr("pipelines.sources.delimited._BLOCK", 256)
     (images / "t.csv").write_text("image,text\n" + "".join(f'{i}.png,"line\n{i}\n\nline"\n' for i in range(100)))
     assert open_source(str(images / "t.csv")).captions.to_pylist() == [f"line\n{i}\n\nline" for i in range(100)]
 
