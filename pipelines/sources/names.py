@@ -17,17 +17,24 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def find_path(path: Path) -> Path:
+    """What lies at this path or, if nothing does, where each name is the same in another Unicode form; else the path.
+
+    Raises OSError or ValueError for a path that can't be asked for.
+    """
+    if str(path).isascii() or path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[1 if path.anchor else 0 :]:
+        spellings = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        found = next((found / name for name in spellings if (found / name).exists()), found / part)
+    return found
+
+
 def find_file(path: Path) -> Path | None:
-    """The file at this path, or the one there whose name is the same in another Unicode form; None if there is none."""
+    """The file at this path, as :func:`find_path` looks for it; None if there is none."""
     try:
-        if path.is_file():
-            return path
-        if str(path).isascii():
-            return None
-        found = Path(path.anchor)
-        for part in path.parts[1 if path.anchor else 0 :]:
-            spellings = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
-            found = next((found / name for name in spellings if (found / name).exists()), found / part)
+        found = find_path(path)
         return found if found.is_file() else None
     except (OSError, ValueError):
         return None

@@ -26,7 +26,7 @@ from pipelines.sources.folders import Found, class_names, look_below, open_folde
 from pipelines.sources.formats import BUILT_IN, FILE_FORMATS
 from pipelines.sources.hub_stream import StreamSource, open_stream
 from pipelines.sources.images import SUFFIXES
-from pipelines.sources.names import composed, find_file, text_names
+from pipelines.sources.names import composed, find_path, text_names
 from pipelines.sources.parquet_files import describe_images_elsewhere
 from pipelines.sources.patterns import expand
 from pipelines.sources.prepared_folder import check_prepared
@@ -112,10 +112,9 @@ def _open(spec: str, wishes: Wishes) -> Source | StreamSource:
             return built_in.open(spec, wishes.limit, wishes.split)
     if "://" in spec:
         raise UserError(f"{spec} is a URL: download it first, or give the id of a Hub dataset as user/name")
-    path = Path(spec).expanduser()
+    path = find_path(Path(spec).expanduser())
     if path.is_dir():
         return _open_folder(spec, path, wishes)
-    path = find_file(path) or path
     if path.exists():
         return _open_files(spec, [path], wishes)
     if any(mark in spec for mark in "{*?["):

@@ -63,7 +63,7 @@ def open_videos(options: SourceOptions, *, spec: str | None = None, limit: int |
     return source
 
 
-def _download(stream: StreamSource, every_row: bool) -> Source:
+def _download(stream: StreamSource, every_row: bool = False) -> Source:
     """The same pairs of a dataset that is brought whole into the cache of ``datasets`` and memory-mapped from there."""
     import datasets
 

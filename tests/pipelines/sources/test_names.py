@@ -69,6 +69,9 @@ def test_captions_and_masks_beside_images(tmp_path, image, text):
 def test_the_source_itself(tmp_path):
     (tmp_path / form("é.csv", "NFD")).write_text("file_name,caption\nx.png,a\n")
     assert open_source(str(tmp_path / form("é.csv", "NFC"))).captions.to_pylist() == ["a"]
+    (tmp_path / form("ü", "NFD")).mkdir()
+    (tmp_path / form("ü", "NFD") / "x.png").write_bytes(png())
+    assert len(open_source(str(tmp_path / form("ü", "NFC")))) == 1
 
 
 def test_every_name_has_a_text_of_its_own():
