@@ -20,6 +20,7 @@ from pipelines.build.progress import Progress
 from pipelines.build.shard_plan import Plan, shard_name
 from pipelines.build.stages import Stages
 from pipelines.commandline.machine import half_the_cores
+from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError, user_errors
 from saliency.files import remove_leftovers
 from saliency.table.manifest import Manifest, Shard, open_manifest
@@ -48,6 +49,7 @@ def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages
             _run(options, plan, manifest, stages, quiet, cluster.build)
     else:
         job = open_job(options)
+        warn([] if quiet else job.source.warnings)
         plan = job.plan
         manifest = _begin(options, job.settings, plan)
         _run(

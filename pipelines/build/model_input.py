@@ -45,7 +45,7 @@ def prepare_pair(pair: Pair, tower: Tower, fit: str, tiles: int, stages: Stages)
     if pair.duplicate:
         return Rejected(pair.key, pair.caption, "duplicate: an earlier pair has this key and caption")
     if pair.caption is None or not pair.caption.strip():
-        return Rejected(pair.key, pair.caption, "no caption")
+        return Rejected(pair.key, pair.caption, pair.fault or "no caption")
     try:
         with stages.time(READ):
             data = pair.read()

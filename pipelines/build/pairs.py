@@ -20,6 +20,8 @@ class Pair:
     url: str | None
     duplicate: bool
     read: Callable[[], bytes]
+    fault: str | None = None
+    """Why its caption can't be read, where it has one."""
 
 
 def read_shards(source: Source | StreamSource, plan: Plan, todo: Iterable[int]) -> Iterator[tuple[int, Pair]]:
@@ -35,7 +37,10 @@ def read_shards(source: Source | StreamSource, plan: Plan, todo: Iterable[int]) 
         for i in plan.rows(number):
             caption = source.captions[i].as_py() if source.captions is not None else None
             url = source.urls[i].as_py() if source.urls is not None else None
-            yield number, Pair(source.keys[i].as_py(), caption, url, bool(duplicate[i]), _Reader(source, i))
+            yield (
+                number,
+                Pair(source.keys[i].as_py(), caption, url, bool(duplicate[i]), _Reader(source, i), source.fault(i)),
+            )
 
 
 def _read_stream(source: StreamSource, shard_size: int, *, skip: int) -> Iterator[tuple[int, Pair]]:

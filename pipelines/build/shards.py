@@ -7,6 +7,7 @@ any order; what overlaps is only the time: images of the next shard are decoded 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from pipelines.build.model_input import Prepared, prepare_pair
 from pipelines.build.pairs import Pair
-from pipelines.build.stages import MODEL, READ, STARVED, TEXTS, WRITE, Stages
+from pipelines.build.stages import CUT, MODEL, READ, STARVED, TEXTS, WRITE, Stages
 from pipelines.prefetch import prefetch
 from pipelines.sources.source import Rejected
 from saliency.files import write_text_atomically
@@ -30,6 +31,7 @@ from saliency.maps import quantise
 from saliency.methods.windows import map_windows, windows
 from saliency.table.manifest import Shard
 from saliency.table.table import Row, write_shard
+from saliency.towers.texts import cut_texts
 from saliency.towers.tower import Tower
 
 
@@ -63,6 +65,8 @@ class ShardMaps:
     rejected: list[Rejected] = field(default_factory=list)
     texts: dict[str, Tensor] = field(default_factory=dict)
     """Of this shard alone: with another's, a resumed run would encode its texts in other batches."""
+    cut: set[str] = field(default_factory=set)
+    """The texts that are longer than the model's context."""
     _batch: list[Prepared] = field(default_factory=list)
     _running: _Running | None = None
 
@@ -112,6 +116,8 @@ class ShardMaps:
         new = sorted(set(captions) - self.texts.keys())
         if new:
             self.texts.update(zip(new, self.tower.encode_texts(new), strict=True))
+            self.cut.update(itertools.compress(new, cut_texts(self.tower.tokenizer, new)))
+        self.stages.add({CUT: sum(caption in self.cut for caption in captions)})
         return torch.stack([self.texts[caption] for caption in captions])
 
     def _collect(self) -> None:

@@ -21,6 +21,8 @@ READ, DECODE, STARVED, TEXTS, MODEL, WRITE, BLOCKED = (
     "writing",
     "waiting for the writer",
 )
+CUT = "captions cut"
+"""No stage: a number of pairs, kept beside the seconds so that it comes from a cluster's workers as they do."""
 _MAIN = (STARVED, TEXTS, MODEL, BLOCKED)
 _NOTABLE = 0.15  # a share of the run above which waiting names the bottleneck
 
@@ -60,6 +62,11 @@ class Stages:
             self._ended = time.perf_counter()
 
     @property
+    def cut(self) -> int:
+        """Pairs whose caption is longer than the model's context, so that its end was not seen."""
+        return int(self.seconds[CUT])
+
+    @property
     def wall(self) -> float:
         """Seconds of the run, so far or in all."""
         return (self._ended or time.perf_counter()) - self._started
@@ -91,4 +98,6 @@ class Stages:
             facts[stage] = f"{self.seconds[stage]:8.2f} s {self.seconds[stage] / max(wall, 1e-9):6.1%}{beside}"
         facts["the run"] = f"{wall:8.2f} s, {self.pairs / max(wall, 1e-9):.1f} pairs/s, starved {self.starved:.1%}"
         facts["bottleneck"] = self.bottleneck()
+        if self.cut:
+            facts[CUT] = f"{self.cut} of {self.pairs}, longer than the model's context"
         return facts

@@ -22,7 +22,7 @@ Run = Annotated[Path, Argument("A run folder or a saved model.")]
 Out = Annotated[Path, Option("Folder that the results are written to.")]
 
 Captions = Literal["first", "all"]
-"""Of a row's several captions: take the first, or make every one a pair of its own."""
+"""Of an image's several captions: take the first, or make every one a pair of its own."""
 
 ImageColumn = Annotated[str | None, Option("Column with the images [default: found by convention]", panel=DATA)]
 CaptionColumn = Annotated[str | None, Option("Column with the captions [default: found by convention]", panel=DATA)]

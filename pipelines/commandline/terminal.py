@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -22,6 +22,12 @@ def print_facts(facts: dict[str, Any], title: str | None = None) -> None:
     for name, value in facts.items():
         table.add_row(escape(name), escape(str(value)))
     Console().print(table)
+
+
+def warn(lines: Iterable[str]) -> None:
+    """What only costs some samples, a line each on stderr."""
+    for line in lines:
+        typer.echo(f"warning: {line}", err=True)
 
 
 _ADVICE = dict.fromkeys(

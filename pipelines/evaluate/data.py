@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features, compute_features
@@ -139,7 +140,9 @@ def open_data(options: EvaluateOptions, clip: ClipShape | None = None) -> tuple[
 
     With ``clip`` the sources are of videos.
     """
-    train, names = open_labelled(open_images(options) if clip is None else open_videos(options))
+    source = open_images(options) if clip is None else open_videos(options)
+    warn(source.warnings)
+    train, names = open_labelled(source)
     train, test = _parts(
         options, train, lambda other: _renumbered(*open_labelled(other), names), videos=clip is not None
     )

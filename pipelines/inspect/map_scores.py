@@ -117,11 +117,20 @@ def source_of_maps(table: SaliencyTable, name: str | None = None) -> Source | No
     options |= {"captions": origin.get("captions", "first"), "clips": origin.get("clips", False)}
     try:
         source = open_source(name or origin["source"], **options)
+        if options["captions"] == "first" and isinstance(source, Source) and _has_more(table, source):
+            # once, a map was made of every row, also where rows were captions of one image
+            source = open_source(name or origin["source"], **options, every_row=True)
     except UserError:
         if name is not None:
             raise
         return None
     return None if isinstance(source, StreamSource) else source
+
+
+def _has_more(table: SaliencyTable, source: Source) -> bool:
+    """Whether there are maps of no pair of the source."""
+    rows = table.join(source.keys, source.captions)
+    return len(np.unique(rows[rows >= 0])) < len(table)
 
 
 def joined_pairs(table: SaliencyTable, source: Source) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

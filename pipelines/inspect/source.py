@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.sources.images import BadImage, decode_rgb
+from pipelines.sources.images import BadImage, decode_rgb, is_twelve_bit
 from pipelines.sources.open_source import StreamSource
 from pipelines.sources.source import Source
 
@@ -38,11 +38,13 @@ def describe_source(source: Source | StreamSource) -> tuple[dict[str, str], dict
 
 
 def _read_some(source: Source) -> tuple[dict[str, str], dict[str, Any]]:
-    """Sizes of the first images, and which of them can't be read."""
-    sizes, bad = collections.Counter[tuple[int, int]](), []
+    """Sizes of the first images, which of them can't be read, and which are taken for greys of 12 bits."""
+    sizes, bad, twelve = collections.Counter[tuple[int, int]](), [], 0
     for i in range(min(len(source), _TRIED)):
         try:
-            sizes[decode_rgb(source.read_image(i)).size] += 1
+            data = source.read_image(i)
+            sizes[decode_rgb(data).size] += 1
+            twelve += is_twelve_bit(data)
         except (BadImage, OSError) as error:
             bad.append(f"{source.keys[i].as_py()}: {error}")
     common = sizes.most_common(3)
@@ -50,5 +52,7 @@ def _read_some(source: Source) -> tuple[dict[str, str], dict[str, Any]]:
     facts = {f"sizes of the first {_TRIED}": shown or "none can be read"}
     if bad:
         facts[f"unreadable of the first {_TRIED}"] = f"{len(bad)}, first: {bad[0]}"
+    if twelve:
+        facts["12 bits in 16"] = f"{twelve} greys of the first {_TRIED} need no more: 4095 is read as white"
     rows = [{"width": width, "height": height, "images": count} for (width, height), count in common]
     return facts, {"tried": sizes.total() + len(bad), "unreadable": len(bad), "sizes": rows}

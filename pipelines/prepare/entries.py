@@ -61,6 +61,8 @@ class EntryRow:
     read: Callable[[], bytes]
     read_mask: Callable[[], Mask | None] | None = None
     box: tuple[float, ...] | None = None
+    fault: str | None = None
+    """Why its caption can't be read, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Entries(Protocol):
     """The entries of a source in shards of ``shard_size``: of entries, or of rows of a stream."""
 
     columns: Columns
+    warnings: list[str]
+    """What the source found wrong with itself."""
 
     def count(self) -> int | None:
         """How many entries there are; None for a stream."""
@@ -94,6 +98,7 @@ class SourceEntries:
 
     def __init__(self, first: Source, every: Source | None) -> None:
         self._first, self._every = first, every
+        self.warnings = first.warnings
         truth = None if first.masks is None else "box" if isinstance(first.masks, BoxMasks) else "mask"
         label = None if first.labels is None else "number" if first.label_names is None else "index"
         self.columns = Columns(
@@ -139,6 +144,7 @@ class SourceEntries:
             _ReadImage(source, i),
             _ReadMask(source, i) if self.columns.truth == "mask" else None,
             None if box is None else tuple(box),
+            source.fault(i),
         )
 
     def _captions(self, i: int) -> tuple[str, ...]:
@@ -176,7 +182,7 @@ def _grouped(source: Source) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
     if isinstance(source.images, FileImages):
         paths = source.images.paths.slice(0, len(keys))
-        place = pc.fill_null(paths, "")
+        place = pc.dictionary_encode(paths, null_encoding="encode").indices.cast(pa.string())
     else:
         values = np.asarray(pc.dictionary_encode(keys).indices)
         place = pa.array(np.cumsum(np.diff(values, prepend=-1) != 0)).cast(pa.string())
@@ -192,6 +198,7 @@ class StreamEntries:
 
     def __init__(self, first: StreamSource, every: StreamSource | None) -> None:
         self._first, self._every = first, every
+        self.warnings = first.warnings
         roles = first.roles
         truth = "mask" if roles.mask else "box" if roles.box else None
         kind = None if roles.label is None else (first.dataset.features or {}).get(roles.label)
@@ -267,6 +274,7 @@ def open_entries(spec: str, wishes: Wishes) -> Entries:
         caption_column=wishes.caption_column,
         limit=wishes.limit,
         split=wishes.split,
+        every_row=True,
     )
     every = replace(wishes, captions="all")
     if isinstance(first, StreamSource):

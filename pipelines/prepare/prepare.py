@@ -24,6 +24,7 @@ from PIL import __version__ as pillow_version
 from tqdm import tqdm
 
 from pipelines.commandline.machine import half_the_cores
+from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError
 from pipelines.prefetch import prefetch
 from pipelines.prepare.entries import Columns, Entries, Entry, EntryRow, open_entries
@@ -53,6 +54,7 @@ def prepare(options: PrepareOptions, *, quiet: bool = False) -> Manifest:
         options.source,
         Wishes(options.image_column, options.caption_column, options.captions, options.limit, options.split),
     )
+    warn([] if quiet else entries.warnings)
     out = options.out
     manifest = open_prepared(out, _settings(options, entries), _origin(options))
     _drop_absent(out, manifest, entries)
@@ -228,6 +230,8 @@ def shrink_entry(entry: Entry, size: int, quality: int, *, with_masks: bool) -> 
 
 
 def _read(row: EntryRow, data: bytes, with_masks: bool) -> _Read:
+    if row.fault is not None:
+        raise BadImage(row.fault)
     sha256 = hashlib.sha256(data).hexdigest()
     mask = row.read_mask() if with_masks and row.read_mask is not None else None
     seen = None if mask is None else (mask.shape, mask.tobytes())

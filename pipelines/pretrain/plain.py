@@ -20,9 +20,9 @@ from pipelines.pretrain.global_batches import GlobalBatch, to_batch
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.reconstructions import reconstruction_sheet
 from pipelines.pretrain.settings import PretrainSettings, new_learner
-from pipelines.run_folder import RunFolder
+from pipelines.run_folder import CONFIG, RunFolder
 from pipelines.sources.random_access import open_images, open_videos
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.image_views import EpochBatches
 from pipelines.views.joined_maps import JoinedMaps, join_maps
 
@@ -130,8 +130,19 @@ def new_task(
 
 
 def open_training(options: PretrainOptions) -> Source:
-    """The images that are trained on, or the videos. UserError."""
-    return open_images(options) if options.frames is None else open_videos(options)
+    """The images that are trained on, or the videos. UserError.
+
+    A run resumes with the pairs that it began with: once, every row was one, also where rows are captions of one image.
+    """
+    if options.frames is not None:
+        return open_videos(options)
+    source = open_images(options)
+    if options.captions == "first" and (options.out / CONFIG).exists():
+        begun_with = RunFolder(options.out).config().get("keys_sha256")
+        if begun_with != hash_pairs(source, captions=False):
+            every = open_images(options, every_row=True)
+            return every if begun_with == hash_pairs(every, captions=False) else source
+    return source
 
 
 def open_data(options: PretrainOptions, settings: PretrainSettings) -> Data:

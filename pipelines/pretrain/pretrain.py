@@ -18,6 +18,7 @@ from tqdm import tqdm
 from mae.distributed import World
 from mae.training.checkpoints import save_checkpoint
 from mae.training.determinism import NotDeterministicError, deterministic
+from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
 from pipelines.pretrain.job import PretrainJob, open_pretraining
@@ -69,6 +70,7 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
     world, images = training.world, task.images_per_step
     total, done = training.total_steps * images, training.step * images
     every = options.checkpoint_every or training.steps_per_epoch
+    warn([] if quiet else task.source.warnings)
     log = TrainingLog(run, training, task.source, max_rejected=options.max_rejected, track=trackers.log)
     with closing(tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=quiet, smoothing=0.05)) as bar:
         if training.step < training.total_steps:

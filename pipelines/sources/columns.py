@@ -2,7 +2,8 @@
 
 Columns are found by convention (the names that img2dataset, WebDataset, ``datasets``, LAION and COCO tables use) and
 by type, so a number called ``image`` is not taken for a picture; the user may name the image and caption columns.
-Keys are strings and keep their leading zeros; a caption that is missing stays null, for the consumer to reject.
+Keys are strings and keep their leading zeros; a caption that is missing stays null, for the consumer to reject. What
+says nothing is the same in every format: null, a NaN, and where a text is wanted a dict.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ MASK_NAMES = ("mask", "mask_file_name")
 BOX_NAMES = ("box",)
 ORIGINAL_NAME = "source_sha256"
 """What ``prepare`` calls the sha256 of an image before it was made small."""
+
+_WHOLE = 2.0**53
+"""Up to which every whole number is a float."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def assign_roles(schema: pa.Schema, where: str, wishes: Wishes, *, prefer_file_n
         image=image,
         caption=caption,
         key=_conventional(schema, KEY_NAMES, _is_key),
-        label=_conventional(schema, LABEL_NAMES, _is_key),
+        label=_conventional(schema, LABEL_NAMES, _is_key) or _conventional(schema, LABEL_NAMES, _is_number),
         url=_conventional(schema, URL_NAMES, is_text),
         mask=_conventional(schema, MASK_NAMES, _is_image),
         box=_conventional(schema, BOX_NAMES, _is_box),
@@ -135,19 +139,47 @@ def sample_caption(text: str | None, fields: Mapping[str, Any], wishes: Wishes) 
         if wishes.captions == "all" and lists:
             caption = lists[0]
         else:
-            caption = text if text is not None else first_field(fields, CAPTION_NAMES)
+            caption = text
+            if not (text or "").strip():
+                found = first_field(fields, CAPTION_NAMES)
+                caption = text if found is None else found
     return caption if isinstance(caption, list) else as_text(caption)
 
 
 def first_field(fields: Mapping[str, Any], names: Iterable[str]) -> Any:
-    """The first of these fields that is there and not null, else None."""
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
+    """The first of these fields that is a text, a number or a list, else None."""
+    found = (known(fields.get(name)) for name in names)
+    return next((value for value in found if value is not None and not isinstance(value, dict)), None)
+
+
+def known(value: Any) -> Any:
+    """The value, where a NaN is None, in lists as well."""
+    if isinstance(value, list):
+        return [known(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def as_text(value: Any) -> str | None:
-    """The value as text that Arrow can hold; None stays."""
+    """The value as text that Arrow can hold; None for null and NaN, which say nothing, and for dicts and lists."""
+    if known(value) is None or isinstance(value, (dict, list)):
+        return None
     # JSON may hold half of a surrogate pair, which no UTF-8 text can.
-    return None if value is None else str(value).encode("utf-8", "replace").decode()
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def as_label(value: Any) -> int | None:
+    """The value as the number of a class: of a whole number from 0 on or a truth value, None of anything else."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) <= _WHOLE)
+    return int(value) if whole and value >= 0 else None
+
+
+def has_fractions(column: pa.Array) -> bool:
+    """Whether these are numbers that number no classes: some are not whole."""
+    if not pa.types.is_floating(column.type):
+        return False
+    values = column.drop_null().to_numpy(zero_copy_only=False)
+    values = values[~np.isnan(values)]
+    return not bool(((np.abs(values) <= _WHOLE) & (values == np.trunc(values))).all())
 
 
 def label_values(
@@ -155,24 +187,31 @@ def label_values(
 ) -> tuple[NDArray[np.int64], list[str] | None]:
     """The labels as integers, -1 where missing, and their names.
 
-    Integers stay and take ``names`` as given; strings become indices into their own sorted names. In an ``untyped``
-    column (CSV, a tar's ``.cls``) strings that all read as integers are integers.
+    Integers, truth values and floats that are all whole stay and take ``names`` as given; strings become indices into
+    their own sorted names. In an ``untyped`` column (CSV, a tar's ``.cls``) strings that all read as whole numbers are
+    integers.
     """
     column = _plain(column)
+    if pa.types.is_floating(column.type) and not has_fractions(column):
+        column = pc.cast(pc.if_else(pc.is_nan(column), None, column), pa.int64())
     if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         return _integers(column), list(names) if names is not None else None
     texts = pc.cast(column, pa.string())
     if untyped:
         texts = pc.utf8_trim_whitespace(texts)
         texts = pc.if_else(pc.equal(texts, ""), None, texts)
-        if pc.all(pc.match_substring_regex(texts, r"^-?(0|[1-9][0-9]{0,17})$")).as_py():
-            return _integers(pc.cast(texts, pa.int64())), None
+        if pc.all(pc.match_substring_regex(texts, r"^-?(0|[1-9][0-9]{0,17})(\.0+)?$")).as_py():
+            return _integers(pc.cast(pc.replace_substring_regex(texts, r"\.0+$", ""), pa.int64())), None
     found = sorted(set(texts.unique().to_pylist()) - {None})
     return _integers(pc.index_in(texts, value_set=pa.array(found, pa.string()), skip_nulls=True)), found
 
 
 def to_array(values: Sequence[Any]) -> pa.Array:
-    """Python values as one Arrow array; a mixture of texts and lists becomes lists, any other mixture becomes texts."""
+    """Python values as one Arrow array, null where one is NaN.
+
+    A mixture of texts and lists becomes lists, any other mixture becomes texts.
+    """
+    values = [known(value) for value in values]
     try:
         return pa.array(values, from_pandas=False)
     except (pa.ArrowException, UnicodeEncodeError, TypeError, OverflowError):
@@ -205,6 +244,8 @@ def _named(schema: pa.Schema, name: str | None, suits: Any, what: str, where: st
     if name is None:
         return None
     if name not in schema.names:
+        name = next((other for other in schema.names if other.strip() == name), name)
+    if name not in schema.names:
         raise UserError(f"{where} has no column {name!r}; it has {_listed(schema.names)}")
     kind = schema.field(schema.names.index(name)).type
     if not suits(kind):
@@ -213,9 +254,9 @@ def _named(schema: pa.Schema, name: str | None, suits: Any, what: str, where: st
 
 
 def _conventional(schema: pa.Schema, conventions: Iterable[str], suits: Any) -> str | None:
-    """The first fitting column in the order of the conventions; another case of a name will do."""
+    """The first fitting column in the order of the conventions; case and blanks around a name do not matter."""
     fitting: list[str] = [name for name, kind in zip(schema.names, schema.types, strict=True) if suits(kind)]
-    folded = {name.casefold(): name for name in reversed(fitting)}
+    folded = {name.strip().casefold(): name for name in reversed(fitting)}
     for name in conventions:
         if name in fitting:
             return name
@@ -239,6 +280,10 @@ def _is_caption(kind: pa.DataType) -> bool:
 
 def _is_key(kind: pa.DataType) -> bool:
     return is_text(kind) or bool(pa.types.is_integer(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_boolean(kind) or pa.types.is_floating(kind))
 
 
 def _is_box(kind: pa.DataType) -> bool:

@@ -17,11 +17,13 @@ from pipelines.sources.columns import (
     URL_NAMES,
     Roles,
     Wishes,
+    as_label,
     as_text,
     assign_roles,
     first_field,
     sample_caption,
 )
+from pipelines.sources.first_captions import first_rows
 from pipelines.sources.source import Sample
 
 _TIMEOUT = 20  # seconds
@@ -50,14 +52,29 @@ class StreamSource:
 
     def __iter__(self) -> Iterator[Sample]:
         limit = self.wishes.limit
-        if self.wishes.captions == "first":
+        if self.wishes.captions == "first" and self.roles.key in (None, "__key__"):
             # One sample a row: whole rows can be skipped without reading them.
             rows = enumerate(self.dataset.skip(self.start) if self.start else self.dataset, self.start)
             samples = (sample for number, row in rows for sample in self.samples(number, row))
             yield from itertools.islice(samples, None if limit is None else max(limit - self.start, 0))
         else:
-            samples = (sample for number, row in enumerate(self.dataset) for sample in self.samples(number, row))
-            yield from itertools.islice(samples, self.start, limit if limit is None else max(limit, self.start))
+            every = self._first() if self.wishes.captions == "first" else self._all()
+            yield from itertools.islice(every, self.start, limit if limit is None else max(limit, self.start))
+
+    def _all(self) -> Iterator[Sample]:
+        return (sample for number, row in enumerate(self.dataset) for sample in self.samples(number, row))
+
+    def _first(self) -> Iterator[Sample]:
+        """One sample an image: rows of one key that follow each other may give it several captions."""
+        truth = self.roles.mask or self.roles.box
+        rows = ((number, row, next(self.samples(number, row))) for number, row in enumerate(self.dataset))
+        for _, run in itertools.groupby(rows, key=lambda item: item[2].key):
+            first = first_rows(
+                run,
+                lambda item: (item[2].image, item[2].label, item[2].url, str(item[1].get(truth))),
+                lambda item: item[2].caption,
+            )
+            yield from (sample for _, _, sample in first)
 
     def skip(self, n: int) -> StreamSource:
         """The stream without its first ``n`` samples."""
@@ -78,7 +95,7 @@ class StreamSource:
                 key or f"{self.wishes.split or 'train'}-{number:08d}",
                 image,
                 as_text(text),
-                label if isinstance(label, int) and label >= 0 else None,
+                as_label(label),
                 as_text(row.get(roles.url) if roles.url else first_field(document, URL_NAMES)),
             )
 

@@ -1,31 +1,38 @@
 """Any place with images as samples: one resolver for every command.
 
 ``open_source`` tells by the shape of what the user typed: the built-in scenes (``shapes:N``), a folder (a metadata or
-captions file, tars, tables, split folders, a class tree, images alone), tars or table files (a path, a glob, a brace
-range ``{00000..00012}``), or the id of a Hub dataset, which is streamed. Everything but a stream has random access.
-Whatever is wrong with the place is a ``UserError``; whatever is wrong with one image shows when that image is read.
+captions file, metadata in the folders below, tars, tables, split folders, a class tree, images alone), tars or table
+files (a path, a glob, a brace range ``{00000..00012}``), or the id of a Hub dataset, which is streamed. Everything but
+a stream has random access. Whatever is wrong with the place is a ``UserError``; whatever is wrong with one image shows
+when that image is read.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from pipelines.commandline.shared_options import Captions
 from pipelines.errors import UserError
 from pipelines.sources.columns import Wishes
-from pipelines.sources.folders import open_folder
+from pipelines.sources.first_captions import one_pair_an_image
+from pipelines.sources.folders import Found, class_names, look_below, open_folder
 from pipelines.sources.formats import BUILT_IN, FILE_FORMATS
 from pipelines.sources.hub_stream import StreamSource, open_stream
 from pipelines.sources.images import SUFFIXES
+from pipelines.sources.names import composed, find_path, text_names
+from pipelines.sources.parquet_files import describe_images_elsewhere
 from pipelines.sources.patterns import expand
 from pipelines.sources.prepared_folder import check_prepared
-from pipelines.sources.source import Source
+from pipelines.sources.source import FileImages, Source
 from pipelines.sources.splits import are_splits, one_split
-from pipelines.sources.table_source import LISTINGS, open_tables
+from pipelines.sources.table_source import LISTINGS, METADATA, open_tables
 from pipelines.sources.videos import open_videos
 
 __all__ = ["StreamSource", "open_source"]
@@ -46,10 +53,12 @@ def open_source(
     limit: int | None = None,
     split: str | None = None,
     clips: bool = False,
+    every_row: bool = False,
 ) -> Source | StreamSource:
     """The source that ``spec`` names; with ``clips`` the one of videos (:func:`open_clips`), which has no columns.
 
-    ``captions`` says what becomes of an image's several captions: ``first`` takes one, ``all`` makes a pair of each.
+    ``captions`` says what becomes of an image's several captions, in one row or in rows of their own: ``first`` takes
+    one, ``all`` makes a pair of each; with ``every_row`` a row is a pair at least, whatever image it shows.
     ``limit`` takes the first so many samples; ``split`` chooses among the splits of a folder or a Hub dataset. Raises
     UserError.
     """
@@ -62,10 +71,16 @@ def open_source(
         raise UserError(f"captions is {captions!r}; write {' or '.join(get_args(Captions))}")
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; it must be at least 1")
-    source = open_rows(spec, Wishes(image_column, caption_column, captions, limit, split))
-    if isinstance(source, Source) and limit is not None and len(source) > limit:
-        return source.select(range(limit))
-    return source
+    rows = limit
+    while True:
+        source = opened = open_rows(spec, Wishes(image_column, caption_column, captions, rows, split))
+        if isinstance(opened, StreamSource):
+            return opened
+        source = one_pair_an_image(opened) if captions == "first" and not every_row else opened
+        if limit is None or rows is None or len(source) >= limit or len(opened) < rows:
+            break
+        rows *= 4  # some of these rows were further captions of an image: look for its successors behind them
+    return source if limit is None or len(source) <= limit else source.select(range(limit))
 
 
 def open_clips(spec: str, *, limit: int | None = None, split: str | None = None) -> Source:
@@ -97,7 +112,7 @@ def _open(spec: str, wishes: Wishes) -> Source | StreamSource:
             return built_in.open(spec, wishes.limit, wishes.split)
     if "://" in spec:
         raise UserError(f"{spec} is a URL: download it first, or give the id of a Hub dataset as user/name")
-    path = Path(spec).expanduser()
+    path = find_path(Path(spec).expanduser())
     if path.is_dir():
         return _open_folder(spec, path, wishes)
     if path.exists():
@@ -118,18 +133,26 @@ def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
     listing = next((folder / name for name in LISTINGS if (folder / name).is_file()), None)
     if listing is not None:
         _refuse_split(spec, wishes)
-        return open_tables(spec, [listing], wishes)
+        listed = open_tables(spec, [listing], wishes)
+        more = sorted(path.relative_to(folder) for name in METADATA for path in folder.glob(f"*/{name}"))
+        if more:
+            listed.warnings.append(f"{listing.name} is read, and not {more[0]}" + f" … {more[-1]}" * (len(more) > 1))
+        return listed
     children = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
     if not children:
         raise UserError(f"{spec} is an empty folder")
     files = [child for child in children if child.is_file()]
-    if found := _containers(files):
+    found = _containers(files)
+    if found and not describe_images_elsewhere(found):
         return _open_files(spec, one_split(spec, found, wishes), replace(wishes, split=None))
     below = [child for child in children if child.is_dir()]
     has_images = any(path.suffix.lower() in SUFFIXES for path in files)
     if below and not has_images and are_splits([child.name for child in below]):
         return _open_split(spec, below, wishes)
-    source = open_folder(spec, folder, wishes.limit)
+    lying = look_below(folder)
+    if lying.images and lying.listings:
+        return _open_listings(spec, folder, lying, wishes)
+    source = open_folder(spec, folder, lying, wishes.limit)
     if source is not None:
         if source.label_names and are_splits(source.label_names):
             return _open_split(spec, [folder / name for name in source.label_names], wishes)
@@ -141,13 +164,35 @@ def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
         _refuse_split(spec, wishes)
         _refuse_columns(spec, wishes)
         return videos
-    found = _containers(sorted(folder.rglob("*")))
-    listed = {suffix for each in FILE_FORMATS for suffix in each.listed}
-    found = found or [path for path in files if path.suffix.lower() in listed]
+    found = found or _containers(sorted(folder.rglob("*")))
+    alone = {suffix for each in FILE_FORMATS for suffix in each.listed}
+    found = found or [path for path in files if path.suffix.lower() in alone]
     found = found or [path for path in files if path.name.lower().endswith(_COMPRESSED)][:1]
     if found:
         return _open_files(spec, one_split(spec, found, wishes), replace(wishes, split=None))
-    raise UserError(f"{spec} holds no images, tars or tables")
+    raise UserError(f"{spec} holds no images, tars or tables" + "".join(f": {line}" for line in lying.warnings()))
+
+
+def _open_listings(spec: str, folder: Path, lying: Found, wishes: Wishes) -> Source:
+    """The source of ``metadata.*`` in the folders below, as ``datasets`` reads it: what they list, and nothing else.
+
+    Classes are the first folders where there are several, unless a column has labels.
+    """
+    listings = one_split(spec, [folder / path for path in lying.listings], wishes)
+    source = open_tables(spec, listings, replace(wishes, split=None), root=folder)
+    if not isinstance(source.images, FileImages):
+        return source
+    listed = [os.path.relpath(os.fsdecode(path), folder) if path else "" for path in source.images.paths.to_pylist()]
+    unlisted = len(set(map(composed, lying.images)) - set(map(composed, listed)))
+    warnings = [*source.warnings, *lying.warnings()]
+    if unlisted:
+        warnings.append(f"{unlisted} images that no metadata file lists are left out")
+    names = class_names(listed) if source.labels is None else None
+    if names is None:
+        return replace(source, warnings=warnings)
+    numbers = {name: i for i, name in enumerate(names)}
+    labels = np.asarray([numbers[path.partition("/")[0]] for path in listed], np.int64)
+    return replace(source, labels=labels[source.shared_rows()], label_names=text_names(names), warnings=warnings)
 
 
 def _containers(files: Sequence[Path]) -> list[Path]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from pipelines.commandline.shared_options import Captions
 from pipelines.errors import UserError
+from pipelines.sources.first_captions import one_pair_an_image
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
 from pipelines.sources.table_source import open_dataset
@@ -28,8 +30,13 @@ class SourceOptions(Protocol):
     def split(self) -> str | None: ...  # noqa: D102
 
 
-def open_images(options: SourceOptions, *, spec: str | None = None, limit: int | None = None) -> Source:
-    """The source of a command with random access; ``spec`` and ``limit`` stand in for the options' own. UserError."""
+def open_images(
+    options: SourceOptions, *, spec: str | None = None, limit: int | None = None, every_row: bool = False
+) -> Source:
+    """The source of a command with random access; ``spec`` and ``limit`` stand in for the options' own. UserError.
+
+    ``every_row`` is as in :func:`pipelines.sources.open_source.open_source`.
+    """
     source = open_source(
         spec or options.source,
         image_column=options.image_column,
@@ -37,8 +44,9 @@ def open_images(options: SourceOptions, *, spec: str | None = None, limit: int |
         captions=options.captions,
         limit=limit if spec else options.limit,
         split=options.split,
+        every_row=every_row,
     )
-    return _download(source) if isinstance(source, StreamSource) else source
+    return _download(source, every_row) if isinstance(source, StreamSource) else source
 
 
 def open_videos(options: SourceOptions, *, spec: str | None = None, limit: int | None = None) -> Source:
@@ -55,8 +63,8 @@ def open_videos(options: SourceOptions, *, spec: str | None = None, limit: int |
     return source
 
 
-def _download(stream: StreamSource) -> Source:
-    """The same dataset brought whole into the cache of ``datasets`` and memory-mapped from there."""
+def _download(stream: StreamSource, every_row: bool = False) -> Source:
+    """The same pairs of a dataset that is brought whole into the cache of ``datasets`` and memory-mapped from there."""
     import datasets
 
     try:
@@ -66,4 +74,8 @@ def _download(stream: StreamSource) -> Source:
             f"the Hub dataset {stream.name} can't be downloaded: {error}; try: hf download {stream.name} "
             "--repo-type dataset --local-dir FOLDER, and give the folder"
         ) from error
-    return open_dataset(stream.name, dataset, stream.wishes)
+    wishes = stream.wishes
+    if wishes.captions != "first" or every_row:
+        return open_dataset(stream.name, dataset, wishes)
+    source = one_pair_an_image(open_dataset(stream.name, dataset, replace(wishes, limit=None)))
+    return source if wishes.limit is None else source.select(range(min(wishes.limit, len(source))))

@@ -8,6 +8,7 @@ earlier; nothing is dropped and nothing is repeated, so a consumer can account f
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.sources.images import BadImage, decode_mask, image_size
+from pipelines.sources.names import find_file
 
 
 class NoImage(BadImage):
@@ -77,11 +79,13 @@ class Source:
     """string [n], of a source that ``prepare`` made: the sha256 of the bytes that each image was made of."""
     warnings: list[str] = field(default_factory=list)
     """What was found wrong on opening that only costs some samples."""
+    faults: dict[int, str] = field(default_factory=dict)
+    """Why captions that are there can't be read; by ``rows`` as well."""
 
     @cached_property
     def captions(self) -> pa.Array | None:
         """string [n], null where a pair has none; None if the source has no captions at all."""
-        return self.texts(self._rows()) if callable(self.texts) else self.texts
+        return self.texts(self.shared_rows()) if callable(self.texts) else self.texts
 
     @cached_property
     def repeated(self) -> NDArray[np.bool_]:
@@ -118,24 +122,28 @@ class Source:
     def caption(self, i: int) -> str | None:
         """The caption of pair ``i``."""
         if callable(self.texts) and "captions" not in self.__dict__:
-            captions = self.texts(np.asarray([self._row(i)], np.int64))
+            captions = self.texts(np.asarray([self.row(i)], np.int64))
             return None if captions[0].as_py() is None else str(captions[0].as_py())
         captions = self.captions
         return None if captions is None or captions[i].as_py() is None else str(captions[i].as_py())
 
+    def fault(self, i: int) -> str | None:
+        """Why pair ``i`` has no caption although its source holds one; None if there is nothing wrong."""
+        return self.faults.get(self.row(i))
+
     def read_image(self, i: int) -> bytes:
         """The encoded image of pair ``i``; raises BadImage or OSError if it can't be read."""
-        return self.images[self._row(i)]
+        return self.images[self.row(i)]
 
     def read_mask(self, i: int) -> NDArray[np.bool_] | None:
         """The true mask of pair ``i``, bool [H, W], True on the object; None if it has none."""
-        return None if self.masks is None else self.masks[self._row(i)]
+        return None if self.masks is None else self.masks[self.row(i)]
 
     def open_video(self, i: int) -> Video:
         """The video of pair ``i``; raises BadImage or OSError if it can't be read, and TypeError if there are none."""
         if self.videos is None:
             raise TypeError(f"{self.name} is a source of images")
-        return self.videos[self._row(i)]
+        return self.videos[self.row(i)]
 
     def select(self, chosen: NDArray[np.int64] | Sequence[int]) -> Source:
         """The source that holds the chosen pairs, in that order."""
@@ -147,7 +155,7 @@ class Source:
             texts=known if known is None or callable(known) else known.take(pa.array(index)),
             labels=None if self.labels is None else self.labels[index],
             urls=None if self.urls is None else self.urls.take(pa.array(index)),
-            rows=self._rows()[index],
+            rows=self.shared_rows()[index],
             originals=None if self.originals is None else self.originals.take(pa.array(index)),
         )
 
@@ -155,17 +163,19 @@ class Source:
         """The source whose pair ``i`` is this one's pair ``rows[i]`` with the caption ``texts[i]``."""
         return replace(self.select(rows), texts=texts)
 
-    def _row(self, i: int) -> int:
+    def row(self, i: int) -> int:
+        """The row of ``images``, ``masks`` and ``videos`` that pair ``i`` shares."""
         i = i + len(self) if i < 0 else i
         return i if self.rows is None else int(self.rows[i])
 
-    def _rows(self) -> NDArray[np.int64]:
+    def shared_rows(self) -> NDArray[np.int64]:
+        """The rows that all pairs share, int64 [n]."""
         return np.arange(len(self)) if self.rows is None else self.rows
 
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files of their own; ``paths`` string [n], null where a row names none."""
+    """Images in files of their own; ``paths`` string [n], binary if a name is no UTF-8, null where a row names none."""
 
     paths: pa.Array
 
@@ -206,13 +216,23 @@ class BoxMasks:
         return mask
 
 
-def read_file(path: str | None) -> bytes:
-    """The bytes of a file that a table names; raises NoImage if it names none, OSError if it can't be read."""
+def read_file(path: str | bytes | None) -> bytes:
+    """The bytes of a file that a table names; raises NoImage if it names none, OSError if it can't be read.
+
+    The name may be in another Unicode form than the file's. It is bytes where it is no text.
+    """
     if not path:
         raise NoImage("its row names no file")
-    if "\0" in path:
+    named = Path(os.fsdecode(path))
+    if "\0" in str(named):
         raise BadImage("its file name holds a zero byte")
-    return Path(path).read_bytes()
+    try:
+        return named.read_bytes()
+    except FileNotFoundError:
+        found = find_file(named)
+        if found is None:
+            raise
+        return found.read_bytes()
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
 """A table as a source: its columns named by convention, its images inside it or in the files that it lists.
 
 A file name is relative to its table's folder, or to the one folder below that has the files (Flickr8k lists bare names
-and keeps them in ``Images/``). A listed file that does not exist is an unreadable sample, not an error.
+and keeps them in ``Images/``). A listed file that does not exist is an unreadable sample, not an error. ``metadata.*``
+of several folders is one table, whose file names are seen from the folder that they have in common.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,38 +21,53 @@ import pyarrow.compute as pc
 
 from pipelines.errors import UserError
 from pipelines.sources.columns import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
     ORIGINAL_NAME,
     Roles,
     Wishes,
     assign_roles,
     caption_values,
+    has_fractions,
     is_embedded,
     is_text,
     key_values,
     label_values,
     text_values,
 )
+from pipelines.sources.names import find_file, text_names
 from pipelines.sources.source import BoxMasks, DecodedMasks, FileImages, Images, Masks, NoImage, Source, read_file
 from pipelines.sources.table_files import Table, read_tables
 
-LISTINGS = (
-    "metadata.csv", "metadata.jsonl", "metadata.parquet",
-    "captions.txt", "captions.csv", "captions.tsv", "captions.jsonl",
-)  # fmt: skip
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Tables that list the files of their folder, and are looked for in the folders below as well."""
+LISTINGS = (*METADATA, "captions.txt", "captions.csv", "captions.tsv", "captions.jsonl")
 """Tables that list the files of their folder."""
 
 _PROBED = 20
 
 
-def open_tables(name: str, files: Sequence[Path], wishes: Wishes) -> Source:
+def open_tables(name: str, files: Sequence[Path], wishes: Wishes, *, root: Path | None = None) -> Source:
     """The source held by table files of one kind; ``name`` is what the user typed.
 
-    Where a table is one of LISTINGS, ``file_name`` names the image before any other column does. Raises UserError for
-    a damaged table, columns that can't be found, and URLs in place of images.
+    Where a table is one of LISTINGS, ``file_name`` names the image before any other column does. With ``root`` the
+    tables lie below it, and keys that are file names are paths from there. Raises UserError for a damaged table,
+    columns that can't be found, and URLs in place of images.
     """
     table = read_tables(name, files, wishes.limit)
+    _check_left_out(name, table, wishes)
     roles = assign_roles(table.rows.schema, name, wishes, prefer_file_name=files[0].name in LISTINGS)
-    return _to_source(name, table, roles, wishes)
+    if root is None:
+        return _to_source(name, table, roles, wishes)
+    return _to_source(name, table, roles, wishes, keys=_keys_below(root, table, roles))
+
+
+def _check_left_out(name: str, table: Table, wishes: Wishes) -> None:
+    """UserError if files disagree on a column that is, or would be, the images' or the captions'."""
+    wanted = {wishes.image_column, wishes.caption_column}
+    for column, how in table.left_out.items():
+        if column in wanted or column.strip().casefold() in (*IMAGE_NAMES, *CAPTION_NAMES):
+            raise UserError(f"{name}: its files do not agree on column {column!r}: {how}")
 
 
 def open_dataset(name: str, dataset: Any, wishes: Wishes) -> Source:
@@ -57,7 +76,7 @@ def open_dataset(name: str, dataset: Any, wishes: Wishes) -> Source:
     schema = dataset.features.arrow_schema
     roles = assign_roles(schema, name, wishes)
     table = Table(
-        [Path(wishes.split or "train")], [rows.num_rows], rows.replace_schema_metadata(schema.metadata), dataset
+        [Path(wishes.split or "train")], [rows.num_rows], rows.replace_schema_metadata(schema.metadata), [dataset]
     )
     source = _to_source(name, table, roles, wishes, keys=_row_keys(table) if roles.key is None else None)
     return source if wishes.limit is None else source.select(range(min(wishes.limit, len(source))))
@@ -68,8 +87,11 @@ def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: p
     texts, rows = None, None
     if roles.caption is not None:
         texts, rows = caption_values(_column(table, roles.caption), wishes.captions)
+    warnings = [f"column {column!r} is left out: it holds {how}" for column, how in table.left_out.items()]
     labels, label_names = None, None
-    if roles.label is not None:
+    if roles.label is not None and has_fractions(_column(table, roles.label)):
+        warnings.append(f"column {roles.label!r} holds fractions, which number no classes: there are no labels")
+    elif roles.label is not None:
         names = _class_names(table.rows.schema, roles.label)
         labels, label_names = label_values(_column(table, roles.label), names, untyped=table.untyped)
     keys = _keys(table, roles) if keys is None else keys
@@ -81,7 +103,7 @@ def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: p
         masks = BoxMasks(_column(table, roles.box), images)
     known = ORIGINAL_NAME in table.rows.column_names
     originals = text_values(_column(table, ORIGINAL_NAME)) if known else None
-    source = Source(name, keys, images, None, labels, label_names, urls, masks, originals=originals)
+    source = Source(name, keys, images, None, labels, label_names, urls, masks, originals=originals, warnings=warnings)
     return replace(source, texts=texts) if rows is None else source.with_captions(texts, rows)
 
 
@@ -102,6 +124,17 @@ def _keys(table: Table, roles: Roles) -> pa.Array:
     if is_text(images.type):
         return pc.coalesce(key_values(_column(table, roles.image)), numbered)
     return numbered
+
+
+def _keys_below(root: Path, table: Table, roles: Roles) -> pa.Array:
+    """The keys of tables in several folders: file names as paths from ``root``, other keys as they are."""
+    keys = _keys(table, roles)
+    if roles.key not in (None, roles.image):
+        return keys
+    below = [file.parent.relative_to(root).as_posix() for file in table.files]
+    folders = itertools.chain.from_iterable(map(itertools.repeat, below, table.counts))
+    named = zip(folders, keys.to_pylist(), strict=True)
+    return pa.array([key if folder == "." else f"{folder}/{key}" for folder, key in named], pa.string())
 
 
 def _row_keys(table: Table) -> pa.Array:
@@ -127,7 +160,7 @@ def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
 def _images(name: str, table: Table, column: str) -> Images:
     kind = table.rows.schema.field(column).type
     if not is_text(kind):
-        return EmbeddedImages(table.dataset, column, table.files[0].parent)
+        return EmbeddedImages(table.parts, column, table.files[0].parent)
     paths = key_values(_column(table, column))
     if pc.any(pc.match_substring_regex(paths, "^(?i:https?)://")).as_py():
         raise UserError(f"{name}: column {column!r} holds URLs: download the images with img2dataset first")
@@ -142,24 +175,31 @@ def _located(paths: pa.Array, folder: Path) -> pa.Array:
     """The paths from the folder that they are relative to: the table's, or the one below it that has the files."""
     probes = [path for path in paths.slice(0, _PROBED).to_pylist() if path and "\0" not in path]
     root = folder
-    if not any((folder / path).is_file() for path in probes):
+    if not any(find_file(folder / path) for path in probes):
         below = sorted(child for child in folder.iterdir() if child.is_dir())
-        root = next((child for child in below if any((child / path).is_file() for path in probes)), folder)
-    joined = pc.binary_join_element_wise(pa.scalar(str(root)), paths, "/")
-    return pc.if_else(pc.or_(pc.starts_with(paths, "/"), pc.equal(paths, "")), paths, joined)
+        root = next((child for child in below if any(find_file(child / path) for path in probes)), folder)
+    # A folder's name may be no text, and then the paths are none.
+    kind = pa.string() if text_names([str(root)]) == [str(root)] else pa.binary()
+    prefix, slash = (pa.scalar(os.fsencode(text)).cast(kind) for text in (root, "/"))
+    bare = pc.or_(pc.starts_with(paths, "/"), pc.equal(paths, ""))
+    paths = paths.cast(kind)
+    return pc.if_else(bare, paths, pc.binary_join_element_wise(prefix, paths, slash))
 
 
 class EmbeddedImages:
-    """Images kept as bytes or as ``{bytes, path}`` in a column of a memory-mapped dataset."""
+    """Images kept as bytes or as ``{bytes, path}`` in a column of memory-mapped datasets, one after the other."""
 
-    def __init__(self, dataset: Any, column: str, folder: Path) -> None:
-        self.dataset, self.column, self.folder = dataset, column, folder
-        self._values: Any = None
+    def __init__(self, parts: Sequence[Any], column: str, folder: Path) -> None:
+        self.parts, self.column, self.folder = list(parts), column, folder
+        self._starts = [0, *itertools.accumulate(len(part) for part in parts)]
+        self._columns: list[Any] = []
 
     def __getitem__(self, row: int) -> bytes:
-        if self._values is None:
-            self._values = self.dataset.data.column(self.column)
-        value = self._values[row].as_py()
+        if not self._columns:
+            self._columns = [part.data.column(self.column) if self._has(part) else None for part in self.parts]
+        number = bisect.bisect_right(self._starts, row) - 1
+        column = self._columns[number]
+        value = None if column is None else column[row - self._starts[number]].as_py()
         if isinstance(value, dict):
             if value.get("bytes") is None and value.get("path"):
                 return read_file(str(self.folder / value["path"]))
@@ -168,6 +208,9 @@ class EmbeddedImages:
             raise NoImage("its row holds no image")
         return bytes(value)
 
+    def _has(self, part: Any) -> bool:
+        return self.column in part.column_names
+
     def __getstate__(self) -> dict[str, Any]:
-        # The dataset pickles as the names of its files, the column would as its bytes.
-        return {**self.__dict__, "_values": None}
+        # A dataset pickles as the names of its files, its columns would as their bytes.
+        return {**self.__dict__, "_columns": []}

@@ -26,6 +26,7 @@ from pipelines.sources.columns import (
     as_text,
     caption_values,
     first_field,
+    known,
     label_values,
     sample_caption,
     to_array,
@@ -33,6 +34,7 @@ from pipelines.sources.columns import (
 from pipelines.sources.images import BadImage
 from pipelines.sources.source import NoImage, Source
 from pipelines.sources.tar_index import IMAGE_KINDS, TEXT_KINDS, Shard, index_tar
+from pipelines.sources.text_files import BadText, decode_text
 
 
 @dataclass(frozen=True)
@@ -102,24 +104,37 @@ class _Described:
         self.urls: list[str | None] = []
         self.originals: list[str | None] = []
         self.fields: set[str] = set()
+        self.faults: dict[int, str] = {}
+        self.garbled = False
+        """Whether a text is no UTF-8: then there are captions, whatever they say."""
 
     def add(self, shard: Shard) -> None:
         broken = 0
         for prefix, text, document, cls in zip(shard.keys, *(shard.texts[kind] for kind in TEXT_KINDS), strict=True):
             fields: dict[str, Any] = {}
+            faults = []
             if document is not None:
                 try:
-                    loaded = json.loads(document)
+                    loaded = json.loads(decode_text(document))
                     fields = loaded if isinstance(loaded, dict) else {}
-                except ValueError:
+                except ValueError as error:
                     broken += 1
+                    faults.append(f"its json: {error}")
             self.fields |= fields.keys()
+            caption: str | list[Any] | None = None
+            try:
+                caption = sample_caption(_stripped(text), fields, self.wishes)
+            except BadText as error:
+                faults.append(f"its txt: {error}")
+                self.garbled = True
+            if caption is None and faults:
+                self.faults[len(self.keys)] = faults[-1]
             if text is not None:
                 self.fields.add("txt")
             self.keys.append(as_text(fields.get("key")) or prefix)
             self.urls.append(as_text(first_field(fields, URL_NAMES)))
             self.originals.append(as_text(fields.get(ORIGINAL_NAME)))
-            self.captions.append(sample_caption(_stripped(text), fields, self.wishes))
+            self.captions.append(caption)
             self.labels.append(_label(fields, cls))
         if broken:
             shard.warnings.append(f"{shard.path}: {broken} json members are not JSON")
@@ -131,7 +146,7 @@ class _Described:
             known = ", ".join(map(repr, sorted(self.fields))) or "none"
             raise UserError(f"{name} has no caption column {wished!r}; its samples have the fields {known}")
         texts, rows = None, None
-        if wished is not None or any(caption is not None for caption in self.captions):
+        if wished is not None or self.garbled or any(caption is not None for caption in self.captions):
             texts, rows = caption_values(to_array(self.captions), self.wishes.captions)
         labels, names = None, None
         if any(label is not None for label in self.labels):
@@ -140,18 +155,22 @@ class _Described:
         has_originals = any(original is not None for original in self.originals)
         originals = pa.array(self.originals, pa.string()) if has_originals else None
         source = Source(
-            name, to_array(self.keys), images, None, labels, names, urls, originals=originals, warnings=warnings
-        )
+            name, to_array(self.keys), images, None, labels, names, urls, originals=originals, warnings=warnings,
+            faults=self.faults,
+        )  # fmt: skip
         return replace(source, texts=texts) if rows is None else source.with_captions(texts, rows)
 
 
 def _label(fields: dict[str, Any], cls: bytes | None) -> Any:
     """The label of a sample: a name in its ``json`` says more than the number in its ``cls``."""
-    named = fields.get("label")
+    named = known(fields.get("label"))
     if cls is None or isinstance(named, str):
         return first_field(fields, LABEL_NAMES)
-    return None if "label" in fields and named is None else _stripped(cls)
+    try:
+        return None if "label" in fields and named is None else _stripped(cls)
+    except BadText:
+        return None
 
 
 def _stripped(text: bytes | None) -> str | None:
-    return None if text is None else text.decode("utf-8", "replace").strip()
+    return None if text is None else decode_text(text).strip()

@@ -24,7 +24,9 @@ from PIL import Image
 from pipelines.sources.columns import Wishes
 from pipelines.sources.folders import class_caption, class_names
 from pipelines.sources.images import SUFFIXES, BadImage, EncodedImage, decode_mask
+from pipelines.sources.names import text_names
 from pipelines.sources.source import Source, Video, Videos
+from pipelines.sources.text_files import BadText, read_text
 from pipelines.sources.video_file import VIDEO_SUFFIXES, VideoFile, require_av
 
 _NUMBERED = re.compile(r"\d+$")
@@ -106,19 +108,23 @@ def video_source(name: str, folder: Path, found: Sequence[str]) -> Source:
     if names is not None:
         numbers = {label: i for i, label in enumerate(names)}
         labels = np.asarray([numbers[path.partition("/")[0]] for path in found], np.int64)
-    captions = [_caption(Path(path)) for path in paths]
+    faults: dict[int, str] = {}
+    captions = [_caption(Path(path), row, faults) for row, path in enumerate(paths)]
     if names is not None and labels is not None:
-        captions = [text or class_caption(names[label]) for text, label in zip(captions, labels, strict=True)]
+        names = text_names(names)
+        for row in (row for row, text in enumerate(captions) if not text and row not in faults):
+            captions[row] = class_caption(names[labels[row]])
     videos = FileVideos(tuple(paths))
     return Source(
         name,
-        pa.array(found, pa.string()),
+        pa.array(text_names(found), pa.string()),
         MiddleFrames(videos),
-        pa.array(captions, pa.string()) if any(captions) else None,
+        pa.array(captions, pa.string()) if any(captions) or faults else None,
         labels,
         names,
         masks=MiddleMasks(videos) if any(map(_has_masks, paths)) else None,
         videos=videos,
+        faults=faults,
     )
 
 
@@ -162,13 +168,16 @@ def _has_masks(path: str) -> bool:
     return os.path.isdir(path) and bool(frame_names(path)[1])  # noqa: PTH112
 
 
-def _caption(path: Path) -> str | None:
-    """The text beside a video file or frame folder."""
+def _caption(path: Path, row: int, faults: dict[int, str]) -> str | None:
+    """The text beside a video file or frame folder; why there is none that can be read goes into ``faults``."""
     file = path.with_suffix(".txt") if path.suffix.lower() in VIDEO_SUFFIXES else path.with_name(path.name + ".txt")
     try:
-        return file.read_text("utf-8", errors="replace").strip() or None
+        return read_text(file) or None
+    except BadText as error:
+        faults[row] = str(error)
     except OSError:
-        return None
+        pass
+    return None
 
 
 @dataclass(frozen=True)

@@ -152,13 +152,20 @@ class SaliencyTable:
         return peaks
 
     def join(self, keys: pa.Array, captions: pa.Array | None = None) -> NDArray[np.int64]:
-        """The row of each (key, caption), or of the first row with that key where ``captions`` is None; −1 if none."""
+        """The row of each (key, caption), or of the first row with that key where ``captions`` is None; −1 if none.
+
+        What has none is looked for once more by what it looks like: macOS writes é in two characters (NFD).
+        """
         wanted, known = keys.cast(pa.string()), self.keys
         if captions is not None:
             wanted = pc.binary_join_element_wise(wanted, captions.cast(pa.string()), _SEPARATOR)
             known = pc.binary_join_element_wise(known, self.captions, _SEPARATOR)
-        found = pc.index_in(wanted, value_set=known, skip_nulls=True)
-        return np.asarray(pc.fill_null(found, -1), np.int64)
+        found = np.array(pc.fill_null(pc.index_in(wanted, value_set=known, skip_nulls=True), -1), np.int64)
+        missing = np.flatnonzero(found < 0)
+        if len(missing) and len(self):
+            wanted, known = (pc.utf8_normalize(texts, "NFC") for texts in (wanted.take(pa.array(missing)), known))
+            found[missing] = pc.fill_null(pc.index_in(wanted, value_set=known, skip_nulls=True), -1)
+        return found
 
     def maps(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The stored maps of some rows, uint8 [n, G, G]; a row of −1 gives a flat map of zeros."""

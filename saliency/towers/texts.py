@@ -7,11 +7,31 @@ text of a batch: the same features but for rounding, at a fraction of the cost. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from open_clip.transformer import text_global_pool
 from torch import Tensor
+
+
+def cut_texts(tokenizer: Any, texts: Sequence[str]) -> NDArray[np.bool_]:
+    """Which texts have more tokens than the context holds, bool [n]: open_clip cuts such without a word.
+
+    All False of a tokenizer that does not say how long its context is, or shortens texts in a way of its own.
+    """
+    context = getattr(tokenizer, "context_length", None)
+    cut = np.zeros(len(texts), np.bool_)
+    if not context or getattr(tokenizer, "reduction_fn", None) is not None:
+        return cut
+    # A token stands for a byte at least, and a start and an end are added.
+    for i in (i for i, text in enumerate(texts) if len(text.encode()) + 2 > context):
+        padded, text = tokenizer(["", texts[i]], context_length=context + 1)
+        cut[i] = bool(text[-1] != padded[-1])
+    return cut
+
 
 _STEP = 8  # tokens: lengths are rounded up, so that few shapes occur
 

@@ -151,7 +151,7 @@ def test_folder_with_a_listing(tmp_path, name):
 def test_flickr8k(tmp_path):
     spec = plant(tmp_path, "Images/1.jpg", "Images/2.jpg")
     (tmp_path / "captions.txt").write_text('image,caption\n1.jpg,A dog .\n1.jpg,"A dog , running ."\n2.jpg,A cat .\n')
-    source = open_source(spec)
+    source = open_source(spec, captions="all")
     assert source.keys.to_pylist() == ["1.jpg", "1.jpg", "2.jpg"]
     assert source.captions.to_pylist() == ["A dog .", "A dog , running .", "A cat ."]
     assert source.read_image(1) == png(0)

@@ -144,7 +144,7 @@ def test_csv_numbers_and_dates_stay_text(images):
 
 
 def test_quoted_newlines_over_many_blocks(images, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.table_files._CSV_BLOCK", 256)
+    monkeypatch.setattr("pipelines.sources.delimited._BLOCK", 256)
     (images / "t.csv").write_text("image,text\n" + "".join(f'{i}.png,"line\n{i}\n\nline"\n' for i in range(100)))
     assert open_source(str(images / "t.csv")).captions.to_pylist() == [f"line\n{i}\n\nline" for i in range(100)]
 
@@ -321,7 +321,7 @@ def test_several_files_in_order(tmp_path):
         assert [source.read_image(i) for i in range(6)] == [png(i) for i in range(6)]
         assert source.keys[3].as_py() == "01-00000001"
     assert open_source(str(tmp_path), limit=3).keys.to_pylist() == ["00-00000000", "00-00000001", "01-00000000"]
-    assert len(open_source(str(tmp_path), limit=3).images.dataset) == 4
+    assert len(open_source(str(tmp_path), limit=3).images.parts[0]) == 4
     for i in range(2):
         write_jsonl(tmp_path / f"{i}.jsonl", [{"id": f"{i}{j}", "image": f"{j}.png"} for j in range(2)])
     assert open_source(str(tmp_path / "{0,1}.jsonl"), limit=3).keys.to_pylist() == ["00", "01", "10"]
