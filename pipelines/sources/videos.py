@@ -25,7 +25,8 @@ from pipelines.sources.columns import Wishes
 from pipelines.sources.folders import class_caption, class_names
 from pipelines.sources.images import SUFFIXES, BadImage, EncodedImage, decode_mask
 from pipelines.sources.source import Source, Video, Videos
-from pipelines.sources.video_file import VIDEO_SUFFIXES, VideoFile, require_av
+from pipelines.sources.video_file import VIDEO_SUFFIXES, VideoFile
+from pipelines.sources.video_stream import require_av, require_regular
 
 _NUMBERED = re.compile(r"\d+$")
 _FEWEST_FRAMES = 2
@@ -55,7 +56,7 @@ class FrameFolder:
     @functools.cached_property
     def size(self) -> tuple[int, int]:
         """Width and height of the first frame."""
-        return EncodedImage((self._folder / self._names[0]).read_bytes()).size
+        return EncodedImage(self._bytes(self._names[0])).size
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -68,7 +69,7 @@ class FrameFolder:
         for frame in frames:
             name = self._names[frame]
             try:
-                encoded = EncodedImage((self._folder / name).read_bytes())
+                encoded = EncodedImage(self._bytes(name))
                 if encoded.size != self.size:
                     raise BadImage(f"{encoded.size[0]}×{encoded.size[1]}, the first is {self.size[0]}×{self.size[1]}")
                 images.append(encoded.decode(draft=draft))
@@ -81,7 +82,11 @@ class FrameFolder:
         names = [self._masks.get(frame) for frame in frames]
         if any(name is None for name in names):
             return None
-        return np.stack([decode_mask((self._folder / str(name)).read_bytes()) for name in names])
+        return np.stack([decode_mask(self._bytes(str(name))) for name in names])
+
+    def _bytes(self, name: str) -> bytes:
+        require_regular(self._folder / name)
+        return (self._folder / name).read_bytes()
 
 
 def open_videos(name: str, folder: Path, limit: int | None = None) -> Source | None:
@@ -166,8 +171,9 @@ def _caption(path: Path) -> str | None:
     """The text beside a video file or frame folder."""
     file = path.with_suffix(".txt") if path.suffix.lower() in VIDEO_SUFFIXES else path.with_name(path.name + ".txt")
     try:
+        require_regular(file)
         return file.read_text("utf-8", errors="replace").strip() or None
-    except OSError:
+    except (OSError, BadImage):
         return None
 
 
