@@ -1,7 +1,7 @@
 """Whether a video lacks its end: what its header promises, what was read of it, and where the file itself ends.
 
 A header's figures alone are no proof. An edit list leaves frames out, dropped frames leave empty chunks, the last frame
-may be held long, and a time may be counted from zero or from the first frame. So less than was promised means a cut
+may be held long, and tags are copied from longer videos. So less than was promised means a cut
 file only if the outermost element of the file reaches beyond the file's end, wherever the container tells that.
 """
 
@@ -20,6 +20,9 @@ _MISSING_SHARE, _MISSING_SECONDS = 0.02, 1.0
 
 PROGRAM_STREAMS = ("mpegts", "mpeg")
 """Containers that promise nothing: their length is ffmpeg's guess."""
+
+_FROM_ZERO = ("matroska,webm", "asf")
+"""Containers whose headers tell when the last frame ends, whenever the first one begins."""
 
 _MOST_RIFFS = 10_000
 _SEGMENT = b"\x18\x53\x80\x67"
@@ -74,7 +77,7 @@ def missing_seconds(container: Any, stream: Any, extent: Extent, times: Any, pat
     length = times[-1] - times[0]
     shown = length + length / (len(times) - 1)
     end = extent.end * float(stream.time_base or 0)
-    read = max(shown, end, end - times[0])
+    read = max(shown, end - (0 if name in _FROM_ZERO else times[0]))
     if duration - read <= max(_MISSING_SECONDS, _MISSING_SHARE * duration) or _is_complete(path, name):
         return None
     return f"{read:.1f} of {duration:.1f} seconds"
