@@ -31,6 +31,7 @@ from pipelines.sources.video_stream import (
     UNTIMED,
     ChunkClock,
     open_container,
+    packets_of,
     pixel_aspect,
     reason_of,
     require_av,
@@ -290,7 +291,7 @@ def _video(place: str, faults: Faults) -> Iterator[Fraction | Arrival]:
         rate = stream.average_rate or stream.guessed_rate
         yield Fraction(rate) if rate and 0 < rate <= 1000 else DEFAULT_FPS
         extent = Extent()
-        packets = _packets(av, container.demux(stream), extent, faults)
+        packets = _packets(av, packets_of(container, stream), extent, faults)
         if container.format.name in UNTIMED:
             yield from _counted(av, stream, packets, faults)
         else:

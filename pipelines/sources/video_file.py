@@ -26,7 +26,10 @@ from pipelines.sources.video_end import PROGRAM_STREAMS, Extent, missing_frames,
 from pipelines.sources.video_stream import (
     UNTIMED,
     ChunkClock,
+    frames_of,
+    header_size,
     open_container,
+    packets_of,
     pixel_aspect,
     reason_of,
     require_av,
@@ -85,7 +88,7 @@ class VideoFile:
             if seek and stamps is not None and frames[0] > 0:
                 container.seek(int(stamps[frames[0]]), stream=stream, backward=True)
             aspect = pixel_aspect(stream)
-            for number, frame in enumerate(container.decode(stream)):
+            for number, frame in enumerate(frames_of(container, stream)):
                 place = previous + 1
                 if stamps is not None and frame.pts is not None:
                     place = int(np.searchsorted(stamps, frame.pts))
@@ -141,7 +144,7 @@ class _Scan:
         hides = stream.codec_context.name == "vp8"
         broadcast, decoded = container.format.name in PROGRAM_STREAMS, None
         gap = LONGEST_GAP / float(stream.time_base or 1)
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             self.extent.add(packet)
             if packet.size and not packet.is_discard and not (hides and not memoryview(packet)[0] & _SHOWN):
                 self.timed &= packet.pts is not None
@@ -164,7 +167,7 @@ class _Scan:
 def _frame_stamps(path: str) -> list[int | None]:
     """The time that each frame brings, in the order that they are decoded in."""
     with _opened(path) as (container, stream):
-        return [frame.pts for frame in container.decode(stream)]
+        return [frame.pts for frame in frames_of(container, stream)]
 
 
 def _decodable(stamps: NDArray[np.int64], first: int | None) -> NDArray[np.int64]:
@@ -198,6 +201,8 @@ def _opened(path: str) -> Iterator[tuple[Any, Any]]:
     try:
         with open_container(path) as container:
             stream = video_stream(container)
+            if stream.codec_context.width == 0:  # it may have been too large for the decoder
+                header_size(path)
             stream.codec_context.thread_count = 1  # the loader has processes enough
             yield container, stream
     except (av.error.FFmpegError, av.error.InvalidDataError) as error:

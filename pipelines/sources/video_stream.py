@@ -10,6 +10,7 @@ from __future__ import annotations
 import stat
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,27 @@ def video_stream(container: Any) -> Any:
     check_size(stream.codec_context.width, stream.codec_context.height)
     stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return stream
+
+
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """The packets of one stream, then an empty one that makes the decoder give away what it holds."""
+    try:
+        yield from container.demux(stream)
+    except IndexError:  # PyAV's, at the end of a file in which further streams appear
+        return
+
+
+def frames_of(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames of one stream."""
+    for packet in packets_of(container, stream):
+        yield from packet.decode()
+
+
+def header_size(path: str) -> tuple[int, int]:
+    """Width and height by a file's header alone, where no decoder would take it; 0 if it doesn't say."""
+    with require_av().open(f"file:{path}", options={"codec_whitelist": "none"}) as container:
+        context = video_stream(container).codec_context
+        return context.width, context.height
 
 
 def check_size(width: int, height: int) -> None:

@@ -78,7 +78,8 @@ def copy_stream(source, target, *, since=None, shift=0.0, change=lambda packets:
         packets = [packet for packet in old.demux(stream) if packet.size]
         moved = round(shift / stream.time_base)
         for packet in change(packets):
-            if since is None or packet.dts * stream.time_base >= since - 1e-6:
+            decoded = packet.pts if packet.dts is None else packet.dts
+            if since is None or decoded * stream.time_base >= since - 1e-6:
                 packet.pts, packet.stream = packet.pts + moved, written
                 packet.dts = None if packet.dts is None else packet.dts + moved
                 new.mux(packet)
