@@ -24,6 +24,7 @@ from PIL import Image
 from pipelines.sources.images import BadImage
 from pipelines.sources.video_end import PROGRAM_STREAMS, Extent, missing_frames, missing_seconds
 from pipelines.sources.video_stream import (
+    LONGEST_GAP,
     UNTIMED,
     ChunkClock,
     frames_of,
@@ -42,9 +43,6 @@ VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp")
 )
 """File name endings, in lower case, that make a file a video."""
-
-LONGEST_GAP = 60.0
-"""Seconds; a broadcast clock that runs on by more has been set anew."""
 
 _SHOWN = 0x10
 """The bit of a VP8 frame's first byte that says whether it is shown, or only referred to."""

@@ -25,6 +25,9 @@ MAX_FRAME_PIXELS = 8192 * 4352
 UNTIMED = ("avi",)
 """Containers whose frames have no times of their own, but follow each other at a rate."""
 
+LONGEST_GAP = 60.0
+"""Seconds; a clock that runs on by more, in a broadcast or a live stream, has been set anew."""
+
 _MATRICES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020"}
 """ffmpeg's numbers of colour matrices, and PyAV's names."""
 

@@ -1,6 +1,7 @@
 """Frames as ffmpeg gives them: square pixels, upright, and none that is too large, in files and live streams alike."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,21 +12,22 @@ pytest.importorskip("av")
 from pipelines.frames.live import Live, LiveOptions
 from pipelines.sources.images import BadImage
 from pipelines.sources.video_file import VideoFile
-from tests.pipelines.video_files import B_FRAMES, MPEG2, MPEG4, copy_stream, join_files, numbers, pictures, write_video
+from pipelines.sources.video_stream import ChunkClock, packets_of
+from tests.pipelines.video_files import B_FRAMES, MPEG4, copy_stream, join_files, numbers, pictures, write_video
 
-KINDS = {"a.mp4": B_FRAMES, "a.mkv": B_FRAMES, "a.ts": MPEG2, "a.avi": MPEG4}
+KINDS = {"a.mp4": B_FRAMES, "a.mkv": B_FRAMES, "a.ts": B_FRAMES, "a.avi": MPEG4}
 
 
 @pytest.mark.parametrize(
     ("aspect", "width"), [(Fraction(4, 3), 43), (Fraction(1, 2), 16), (Fraction(3, 1), 96), (Fraction(64, 65), 32)]
 )
-@pytest.mark.parametrize("rotation", [None, 90, 180])
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+@pytest.mark.parametrize(
+    ("name", "rotation"),
+    [("a.mp4", None), ("a.mp4", 90), ("a.mp4", 180), ("a.mkv", None), ("a.mkv", 90), ("a.avi", None), ("a.ts", None)],
+)
 def test_pixels_are_square(tmp_path, name, aspect, width, rotation):
     """The width follows the aspect of the pixels, before the frame is turned."""
-    if rotation and name == "a.avi":
-        pytest.skip("AVI has no rotation")
-    write_video(tmp_path / name, pictures(4), aspect=aspect, rotation=rotation, **KINDS[name])
+    write_video(tmp_path / name, pictures(12), aspect=aspect, rotation=rotation, **KINDS[name])
     expected = Image.fromarray(pictures(4)[3]).resize((width, 24), Image.Resampling.BICUBIC)
     expected = expected.rotate(rotation or 0, expand=True)
     video = VideoFile(tmp_path / name)
@@ -83,3 +85,35 @@ def test_a_header_larger_than_any_may_be(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.sources.video_stream.MAX_FRAME_PIXELS", 32 * 24 - 1)
     with pytest.raises(BadImage, match="too large: 32×24 pixels"):
         VideoFile(tmp_path / "a.mkv")
+
+
+def test_streams_that_appear_within_a_file_do_not_matter():
+    """PyAV gives the packets of the others, then fails at the end."""
+
+    def demux(stream):
+        yield from (1, 2, stream)
+        raise IndexError("list index out of range")
+
+    assert list(packets_of(SimpleNamespace(demux=demux), 3)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("codec", "chunks", "triggers", "ticks"),
+    [
+        ("mpeg4", [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]),
+        ("mpeg4", [0, 1, 5, 6], [0, 1, 5, 6], [0, 1, 5, 6]),  # empty chunks
+        ("mpeg4", [0, 1, 2, 3, 4], [0, 1, 4], [0, 1, 4]),  # two that code nothing
+        ("mpeg4", [0, 1, 5, 6], [1, 5, 6, None], [0, 1, 5, 6]),  # the decoder holds one back
+        ("mpeg4", [0, 1, 2, 3], [0, "lost", 2, 3], [0, 1, 2, 3]),
+        ("h264", [0, 1, 2, 5, 6], [2, 5, 6, None, None], [0, 1, 2, 5, 6]),
+        ("mjpeg", [3, 4], [3, 3, 4, 4], [3, 4, 5, 6]),  # two in a chunk
+        ("rawvideo", [None, None, None], [None, None, None], [0, 1, 2]),
+        ("rawvideo", [0, 0, 7, 2], [0, 0, 7, 2], [0, 1, 7, 8]),  # a damaged index
+    ],
+)
+def test_when_the_frames_of_an_avi_are_shown(codec, chunks, triggers, ticks):
+    clock = ChunkClock(SimpleNamespace(codec_context=SimpleNamespace(name=codec)))
+    for dts in chunks:
+        clock.add(SimpleNamespace(dts=dts))
+    frames = [None if trigger == "lost" else SimpleNamespace(dts=trigger) for trigger in triggers]
+    assert [clock.tick(frame) for frame in frames] == ticks
