@@ -57,8 +57,12 @@ def require_regular(path: str | Path) -> None:
 
 def open_container(place: str) -> Any:
     """The container at a path or URL, to be closed. Raises what ffmpeg says of it, ``av.error.FFmpegError``."""
+    return _open(place, {"max_pixels": str(MAX_FRAME_PIXELS)})
+
+
+def _open(place: str, options: dict[str, str]) -> Any:
     url = place if "://" in place else f"file:{place}"  # a colon in a name would be taken for a protocol
-    return require_av().open(url, metadata_errors="replace", options={"max_pixels": str(MAX_FRAME_PIXELS)})
+    return require_av().open(url, metadata_errors="replace", options=options)
 
 
 def video_stream(container: Any) -> Any:
@@ -90,7 +94,7 @@ def frames_of(container: Any, stream: Any) -> Iterator[Any]:
 
 def header_size(path: str) -> tuple[int, int]:
     """Width and height by a file's header alone, where no decoder would take it; 0 if it doesn't say."""
-    with require_av().open(f"file:{path}", options={"codec_whitelist": "none"}) as container:
+    with _open(path, {"codec_whitelist": "none"}) as container:
         context = video_stream(container).codec_context
         return context.width, context.height
 
