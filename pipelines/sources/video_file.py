@@ -71,7 +71,7 @@ class VideoFile:
         return None
 
     def read(self, frames: Sequence[int], *, draft: int | None = None) -> list[Image.Image]:
-        """These frames, ascending numbers, in upright RGB. Raises BadImage."""
+        """These frames, ascending numbers, in upright RGB, all of one size. Raises BadImage."""
         found = self._decode(frames, seek=self._index.stamps is not None)
         if found is None or len(found) < len(frames):  # it led behind the first one, or its times can't be trusted
             found = self._decode(frames, seek=False)
@@ -96,7 +96,10 @@ class VideoFile:
                     place = previous + 1
                 previous = place
                 if place in wanted:
-                    found.append(upright(frame, aspect))
+                    image = upright(frame, aspect)
+                    found.append(
+                        image if image.size == self.size else image.resize(self.size, Image.Resampling.BICUBIC)
+                    )
                 if place >= frames[-1]:
                     break
         return found

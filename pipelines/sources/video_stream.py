@@ -28,6 +28,9 @@ UNTIMED = ("avi",)
 LONGEST_GAP = 60.0
 """Seconds; a clock that runs on by more, in a broadcast or a live stream, has been set anew."""
 
+_MOST_ASPECT = 10
+"""Pixels that are longer than that, either way, are damage; a few bytes would make gigabytes of a narrow video."""
+
 _MATRICES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020"}
 """ffmpeg's numbers of colour matrices, and PyAV's names."""
 
@@ -111,8 +114,9 @@ def reason_of(error: BaseException) -> str:
 
 
 def pixel_aspect(stream: Any) -> float:
-    """Width of a pixel by its height."""
-    return float(stream.sample_aspect_ratio or 1) or 1.0
+    """Width of a pixel by its height, 1 where the header says none, or one that no picture has."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT else 1.0
 
 
 def upright(frame: Any, aspect: float = 1.0) -> Image.Image:

@@ -19,7 +19,8 @@ KINDS = {"a.mp4": B_FRAMES, "a.mkv": B_FRAMES, "a.ts": B_FRAMES, "a.avi": MPEG4}
 
 
 @pytest.mark.parametrize(
-    ("aspect", "width"), [(Fraction(4, 3), 43), (Fraction(1, 2), 16), (Fraction(3, 1), 96), (Fraction(64, 65), 32)]
+    ("aspect", "width"),
+    [(Fraction(4, 3), 43), (Fraction(1, 2), 16), (Fraction(3, 1), 96), (Fraction(64, 65), 32), (Fraction(99, 1), 32)],
 )
 @pytest.mark.parametrize(
     ("name", "rotation"),
@@ -61,7 +62,7 @@ def test_frames_may_grow(growing):
     assert video.size == (32, 24)
     images = video.read(list(range(20)))
     assert numbers(images) == list(range(20))
-    assert [image.size for image in images] == [(32, 24)] * 10 + [(64, 48)] * 10
+    assert {image.size for image in images} == {(32, 24)}  # a clip takes the memory that its header promises
     live = Live(LiveOptions(str(growing)))
     assert {frame.shape for frame in live} == {(24, 32, 3)}
     assert live.faults.resized == 10
