@@ -25,15 +25,27 @@ from PIL import Image
 from pipelines.errors import UserError
 from pipelines.frames.options import STDIN, LiveOptions
 from pipelines.frames.ticks import Arrival, Ticks
-from pipelines.sources.images import MAX_PIXELS, SUFFIXES, BadImage, decode_rgb
-from pipelines.sources.video_file import VIDEO_SUFFIXES, is_cover, require_av, upright
+from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
+from pipelines.sources.video_end import Extent, missing_frames
+from pipelines.sources.video_file import VIDEO_SUFFIXES
+from pipelines.sources.video_stream import (
+    UNTIMED,
+    ChunkClock,
+    open_container,
+    packets_of,
+    pixel_aspect,
+    reason_of,
+    require_av,
+    require_regular,
+    upright,
+    video_stream,
+)
 from pipelines.sources.videos import frame_names
 
 DEFAULT_FPS = Fraction(25)
 """Of frames that have no times."""
 
 _AHEAD = 4
-_UNTIMED = ("avi",)
 _CLOSING_SECONDS = 2.0
 
 
@@ -184,8 +196,11 @@ def _arrivals(options: LiveOptions, faults: Faults) -> Iterator[Fraction | Arriv
     path = Path(options.input)
     if path.is_dir():
         return _pictures(path, faults)
-    if "://" not in options.input and not path.exists():
-        raise UserError(f"{path} does not exist")
+    if "://" not in options.input:
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+        if path.is_char_device() or path.is_block_device():
+            raise UserError(f"{path} is a device, not a video or a pipe")
     return _video(options.input, faults)
 
 
@@ -219,6 +234,7 @@ def _pictures(folder: Path, faults: Faults) -> Iterator[Fraction | Arrival]:
     yield DEFAULT_FPS
     for name in names:
         try:
+            require_regular(folder / name)
             yield Arrival(None, decode_rgb((folder / name).read_bytes()))
         except (BadImage, OSError):
             faults.corrupt += 1
@@ -229,54 +245,85 @@ def _video(place: str, faults: Faults) -> Iterator[Fraction | Arrival]:
     """The frames of whatever ffmpeg can open, in the order that they are shown in."""
     av = require_av()
     try:
-        container = av.open(place, metadata_errors="replace")
+        container = open_container(place)
     except (av.error.FFmpegError, OSError) as error:
-        reason = str(error).split("]")[-1].split(":")[0].strip() or type(error).__name__
-        raise UserError(f"{place} is not a video that can be read ({reason})") from error
+        raise UserError(f"{place} is not a video that can be read ({reason_of(error)})") from error
     with container:
-        streams = [each for each in container.streams.video if each.codec_context and not is_cover(av, each)]
-        if not streams:
-            raise UserError(f"{place} has no video stream")
-        stream = streams[0]
-        if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
-            raise UserError(f"{place} is too large: {stream.codec_context.width}×{stream.codec_context.height} pixels")
+        try:
+            stream = video_stream(container)
+        except BadImage as error:
+            raise UserError(f"{place}: {error}") from error
         rate = stream.average_rate or stream.guessed_rate
         yield Fraction(rate) if rate and 0 < rate <= 1000 else DEFAULT_FPS
-        yield from _decoded(av, container, stream, faults)
+        extent = Extent()
+        packets = _packets(av, packets_of(container, stream), extent, faults)
+        if container.format.name in UNTIMED:
+            yield from _counted(av, stream, packets, faults)
+        else:
+            yield from _timed(av, stream, packets, faults)
+        path = Path(place)
+        faults.truncated |= missing_frames(container, stream, extent, path if path.is_file() else None) is not None
 
 
-def _decoded(av: Any, container: Any, stream: Any, faults: Faults) -> Iterator[Arrival]:
-    timed, packets, last, begun = container.format.name not in _UNTIMED, 0, None, False
-    demuxed = container.demux(stream)
+def _packets(av: Any, demuxed: Iterator[Any], extent: Extent, faults: Faults) -> Iterator[Any]:
+    try:
+        for packet in demuxed:
+            extent.add(packet)
+            yield packet
+    except av.error.FFmpegError:  # the container is torn; what came until here is good
+        faults.truncated = True
+
+
+def _frames(av: Any, packet: Any, faults: Faults) -> list[Any] | None:
+    """What a packet makes known, None where that is an error."""
+    try:
+        return list(packet.decode())
+    except av.error.FFmpegError:
+        faults.corrupt += 1
+        return None
+
+
+def _shown(frame: Any, aspect: float, faults: Faults) -> Image.Image | None:
+    try:
+        image = None if frame.is_corrupt else upright(frame, aspect)
+    except BadImage:
+        image = None
+    faults.corrupt += image is None
+    return image
+
+
+def _timed(av: Any, stream: Any, packets: Iterator[Any], faults: Faults) -> Iterator[Arrival]:
+    aspect, last, begun = pixel_aspect(stream), None, False
 
     def seconds(stamp: int | None) -> float | None:
-        return float(stamp * stream.time_base) if timed and stamp is not None else None
+        return None if stamp is None else float(stamp * stream.time_base)
 
-    while True:
-        try:
-            packet = next(demuxed)
-        except StopIteration:
-            break
-        except av.error.FFmpegError:  # the container is torn; what came until here is good
-            faults.truncated = True
-            break
-        packets += bool(packet.size)
+    for packet in packets:
         if packet.pts is not None:
             last = max(last or 0, packet.pts)
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError:
-            faults.corrupt += 1
-            if not begun or not timed:  # later on, the gap in the times will show
-                yield Arrival(seconds(packet.pts), None)
-            continue
-        for frame in frames:
-            faults.corrupt += bool(frame.is_corrupt)
+        frames = _frames(av, packet, faults)
+        if frames is None and not begun:  # later on, the gap in the times will show
+            yield Arrival(seconds(packet.pts), None)
+        for frame in frames or ():
             begun = True
-            yield Arrival(seconds(frame.pts), None if frame.is_corrupt else upright(frame))
-    faults.truncated |= stream.frames > packets
-    if timed and last is not None:  # what could not be decoded at the end
+            yield Arrival(seconds(frame.pts), _shown(frame, aspect, faults))
+    if last is not None:  # what could not be decoded at the end
         yield Arrival(seconds(last), None)
+
+
+def _counted(av: Any, stream: Any, packets: Iterator[Any], faults: Faults) -> Iterator[Arrival]:
+    """One arrival a tick; the frame before is shown again at those that have none."""
+    aspect, clock, following = pixel_aspect(stream), ChunkClock(stream), None
+    for packet in packets:
+        if packet.size:
+            clock.add(packet)
+        frames = _frames(av, packet, faults)
+        for frame in [None] if frames is None else frames:
+            tick = clock.tick(frame)
+            for _ in range(0 if following is None else tick - following):
+                yield Arrival(None, None)
+            following = tick + 1
+            yield Arrival(None, None if frame is None else _shown(frame, aspect, faults))
 
 
 def faults_in_words(faults: dict[str, int | bool], stall_timeout: float) -> dict[str, str]:

@@ -13,11 +13,10 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
+from pipelines.sources.video_stream import LONGEST_GAP
+
 _TOLERANCE, _ROUNDING = 0.1, 0.001
 """How much a frame may be late for its tick, in ticks, or in seconds if that is more: containers round times."""
-
-LONGEST_GAP = 60.0
-"""Seconds."""
 
 
 class Arrival(NamedTuple):

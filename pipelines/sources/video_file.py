@@ -1,14 +1,16 @@
 """Video files decoded by PyAV, which brings ffmpeg's libraries: any container and codec, by time, upright, 8-bit RGB.
 
-The packets are indexed first, without decoding: that tells every frame's time, whether the file is whole, and where to
-begin decoding. Rotation is applied, transparency laid over white, more than 8 bits are rounded, and colours are
-converted by the matrix that the file names. A file that can't be opened, has no video, no frames, or less of them than
-it says raises ``BadImage`` with a short reason. Containers without times of their own (AVI) are counted instead.
+The packets are indexed first, one at a time and without decoding: that tells every frame's time, whether the file is
+whole, and where to begin decoding. A file that is no regular one, can't be opened, has no video, no frames, or lacks
+its end raises ``BadImage`` with a short reason. Where times can't tell frames apart, the frames are counted instead: in
+containers without times of their own (AVI), and in joined streams, whose times repeat or begin anew and then go on from
+where they were.
 """
 
 from __future__ import annotations
 
 import functools
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,20 +21,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.errors import UserError
-from pipelines.sources.images import MAX_PIXELS, BadImage
+from pipelines.sources.images import BadImage
+from pipelines.sources.video_end import PROGRAM_STREAMS, Extent, missing_frames, missing_seconds
+from pipelines.sources.video_stream import (
+    LONGEST_GAP,
+    UNTIMED,
+    ChunkClock,
+    frames_of,
+    header_size,
+    open_container,
+    packets_of,
+    pixel_aspect,
+    reason_of,
+    require_av,
+    require_regular,
+    upright,
+    video_stream,
+)
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp")
 )
 """File name endings, in lower case, that make a file a video."""
 
-_MISSING_SHARE, _MISSING_SECONDS = 0.02, 1.0
-"""A file whose video ends earlier than it says by more than both of these is not whole; muxers round."""
-
-_UNTIMED = ("avi",)
-_MATRICES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020"}
-"""ffmpeg's numbers of colour matrices, and PyAV's names."""
+_SHOWN = 0x10
+"""The bit of a VP8 frame's first byte that says whether it is shown, or only referred to."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +56,6 @@ class _Index:
     """The same in seconds."""
     size: tuple[int, int]
     """Width and height as shown."""
-
-
-def require_av() -> Any:
-    """The module ``av``; UserError where it is not installed."""
-    try:
-        import av
-    except ImportError:
-        raise UserError("video files need PyAV: pip install 'saliency-mae[video]'") from None
-    av.logging.set_level(None)
-    return av
 
 
 class VideoFile:
@@ -68,33 +71,37 @@ class VideoFile:
         return None
 
     def read(self, frames: Sequence[int], *, draft: int | None = None) -> list[Image.Image]:
-        """These frames, ascending numbers, in upright RGB. Raises BadImage."""
-        with _opened(self._path) as (container, stream):
-            found = self._decode(container, stream, frames, seek=self._index.stamps is not None)
-            if found is None:  # the container led behind the first one, or its times are not to be trusted
-                container.seek(0)
-                found = self._decode(container, stream, frames, seek=False)
+        """These frames, ascending numbers, in upright RGB, all of one size. Raises BadImage."""
+        found = self._decode(frames, seek=self._index.stamps is not None)
+        if found is None or len(found) < len(frames):  # it led behind the first one, or its times can't be trusted
+            found = self._decode(frames, seek=False)
         if found is None or len(found) < len(frames):
             raise BadImage(f"damaged: only {len(found or ())} of {len(frames)} frames could be decoded")
         return found
 
-    def _decode(self, container: Any, stream: Any, frames: Sequence[int], *, seek: bool) -> list[Image.Image] | None:
+    def _decode(self, frames: Sequence[int], *, seek: bool) -> list[Image.Image] | None:
         """The frames that were met; None where decoding began behind the first of them, or times run backwards."""
-        stamps, wanted, found = self._index.stamps, set(frames), []
-        if seek and stamps is not None and frames[0] > 0:
-            container.seek(int(stamps[frames[0]]), stream=stream, backward=True)
-        previous = -1
-        for number, frame in enumerate(container.decode(stream)):
-            place = number if stamps is None else int(np.searchsorted(stamps, frame.pts))
-            if place <= previous or (number == 0 and place > frames[0]):
-                if seek:
-                    return None
+        stamps, wanted, found, previous = self._index.stamps, set(frames), [], -1
+        with _opened(self._path) as (container, stream):
+            if seek and stamps is not None and frames[0] > 0:
+                container.seek(int(stamps[frames[0]]), stream=stream, backward=True)
+            aspect = pixel_aspect(stream)
+            for number, frame in enumerate(frames_of(container, stream)):
                 place = previous + 1
-            previous = place
-            if place in wanted:
-                found.append(upright(frame))
-            if place >= frames[-1]:
-                break
+                if stamps is not None and frame.pts is not None:
+                    place = int(np.searchsorted(stamps, frame.pts))
+                if place <= previous or (number == 0 and place > frames[0]):
+                    if seek:
+                        return None
+                    place = previous + 1
+                previous = place
+                if place in wanted:
+                    image = upright(frame, aspect)
+                    found.append(
+                        image if image.size == self.size else image.resize(self.size, Image.Resampling.BICUBIC)
+                    )
+                if place >= frames[-1]:
+                    break
         return found
 
 
@@ -102,111 +109,102 @@ class VideoFile:
 def _index(path: str, changed: int) -> _Index:
     """What the packets of a file tell; ``changed`` is when it was, so that another file of the name is read anew."""
     with _opened(path) as (container, stream):
-        packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        if not packets:
+        scan = _Scan(container, stream)
+        if not scan.stamps:
             raise BadImage("its video has no frames")
-        first = _first_frame(container, stream)
-        base = float(stream.time_base or 0)
-        stamps = None
-        if container.format.name not in _UNTIMED and all(packet.pts is not None for packet in packets):
-            stamps = np.unique(np.asarray([packet.pts for packet in packets], np.int64))
-        if stamps is None:
-            times: NDArray[np.float64] = np.arange(_count(container, stream)) / float(stream.average_rate or 25)
+        if scan.first is None:
+            raise BadImage("no frame of its video can be decoded")
+        stamps: NDArray[np.int64] | None = None
+        if scan.ticks:
+            times = (np.asarray(scan.ticks) - scan.ticks[0]) / float(stream.average_rate or 25)
+        elif not scan.timed:
+            times = np.arange(len(_frame_stamps(path))) / float(stream.average_rate or 25)
+        elif scan.anew or len(set(scan.stamps)) < len(scan.stamps):
+            times = _continued(_frame_stamps(path), container, stream)
         else:
-            times = np.asarray(stamps * base, np.float64)
-        _check_whole(container, stream, len(packets), times)
-        return _Index(stamps, times, first.size)
+            stamps = _decodable(np.sort(np.asarray(scan.stamps, np.int64)), scan.first_stamp)
+            times = np.asarray(stamps * float(stream.time_base or 0), np.float64)
+        missing = missing_frames(container, stream, scan.extent, Path(path))
+        missing = missing or missing_seconds(container, stream, scan.extent, times, Path(path))
+        if missing:
+            raise BadImage(f"truncated: {missing}")
+        return _Index(stamps, times, scan.first.size)
 
 
-def _first_frame(container: Any, stream: Any) -> Image.Image:
-    container.seek(0)
-    for frame in container.decode(stream):
-        return upright(frame)
-    raise BadImage("no frame of its video can be decoded")
+class _Scan:
+    """All packets of a stream, read one by one, and the first frame; every frame where they have no times."""
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self.stamps, self.ticks, self.timed, self.anew = array("q"), array("q"), True, False
+        """The presentation time of each packet that is shown; the tick of each frame, of an untimed container alone;
+        whether all packets have times; whether these begin anew somewhere."""
+        self.first: Image.Image | None = None
+        self.first_stamp: int | None = None
+        self.extent = Extent()
+        clock = ChunkClock(stream) if container.format.name in UNTIMED else None
+        hides = stream.codec_context.name == "vp8"
+        broadcast, decoded = container.format.name in PROGRAM_STREAMS, None
+        gap = LONGEST_GAP / float(stream.time_base or 1)
+        for packet in packets_of(container, stream):
+            self.extent.add(packet)
+            if packet.size and not packet.is_discard and not (hides and not memoryview(packet)[0] & _SHOWN):
+                self.timed &= packet.pts is not None
+                self.stamps.append(packet.pts or 0)
+                if decoded is not None and packet.pts is not None:
+                    self.anew |= packet.pts < decoded or (broadcast and packet.pts - decoded > gap)
+                if packet.dts is not None:
+                    decoded = packet.dts if decoded is None else max(decoded, packet.dts)
+            if clock is not None and packet.size:
+                clock.add(packet)
+            if clock is None and self.first is not None:
+                continue
+            for frame in packet.decode():
+                if self.first is None:
+                    self.first, self.first_stamp = upright(frame, pixel_aspect(stream)), frame.pts
+                if clock is not None:
+                    self.ticks.append(clock.tick(frame))
 
 
-def _count(container: Any, stream: Any) -> int:
-    container.seek(0)
-    return sum(1 for _ in container.decode(stream))
+def _frame_stamps(path: str) -> list[int | None]:
+    """The time that each frame brings, in the order that they are decoded in."""
+    with _opened(path) as (container, stream):
+        return [frame.pts for frame in frames_of(container, stream)]
 
 
-def _check_whole(container: Any, stream: Any, packets: int, times: NDArray[np.float64]) -> None:
-    """BadImage if there is clearly less in the file than its header says."""
-    if stream.frames > packets:
-        raise BadImage(f"truncated: {packets} of {stream.frames} frames")
-    duration = None
-    if stream.duration is not None and stream.time_base is not None:
-        duration = float(stream.duration * stream.time_base)
-    elif "DURATION" in stream.metadata:
-        duration = _seconds(stream.metadata["DURATION"])
-    elif container.duration is not None and len(container.streams) == 1:
-        duration = container.duration / 1e6
-    if duration is None or len(times) < 2:
-        return
-    shown = times[-1] - times[0] + (times[-1] - times[0]) / (len(times) - 1)
-    if duration - shown > max(_MISSING_SECONDS, _MISSING_SHARE * duration):
-        raise BadImage(f"truncated: {shown:.1f} of {duration:.1f} seconds")
+def _decodable(stamps: NDArray[np.int64], first: int | None) -> NDArray[np.int64]:
+    """The times from the first frame that can be decoded on: those before it refer to what was cut off."""
+    place = 0 if first is None else int(np.searchsorted(stamps, first))
+    return stamps[place:] if place < len(stamps) and stamps[place] == first else stamps
 
 
-def _seconds(text: str) -> float | None:
-    """Seconds of ``HH:MM:SS.fraction``, None for anything else."""
-    try:
-        hours, minutes, seconds = text.split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:
-        return None
+def _continued(stamps: Sequence[int | None], container: Any, stream: Any) -> NDArray[np.float64]:
+    """Ascending seconds of frames whose clock may be set anew: each time, it goes on from where it was."""
+    unit, period = float(stream.time_base or 0), 1 / float(stream.average_rate or 25)
+    longest = LONGEST_GAP if container.format.name in PROGRAM_STREAMS else np.inf
+    times = np.empty(len(stamps))
+    offset = 0.0
+    for number, stamp in enumerate(stamps):
+        time = None if stamp is None else stamp * unit + offset
+        if number and (time is None or not 0 <= time - times[number - 1] <= longest):
+            time = times[number - 1] + period
+            offset = offset if stamp is None else time - stamp * unit
+        times[number] = time or 0.0
+    return times
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream; whatever ffmpeg says of either becomes BadImage."""
     av = require_av()
+    require_regular(path)
     if Path(path).stat().st_size == 0:
         raise BadImage("empty (0 bytes)")
     try:
-        with av.open(path, metadata_errors="replace") as container:
-            streams = [s for s in container.streams.video if s.codec_context is not None and not is_cover(av, s)]
-            if not streams:
-                raise BadImage("it has no video stream")
-            stream = streams[0]
-            if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
-                raise BadImage(f"too large: {stream.codec_context.width}×{stream.codec_context.height} pixels")
+        with open_container(path) as container:
+            stream = video_stream(container)
+            if stream.codec_context.width == 0:  # it may have been too large for the decoder
+                header_size(path)
             stream.codec_context.thread_count = 1  # the loader has processes enough
             yield container, stream
     except (av.error.FFmpegError, av.error.InvalidDataError) as error:
-        text = str(error).split("]")[-1].split(":")[0].strip()
-        raise BadImage(f"not a video that can be read ({text or type(error).__name__})") from error
-
-
-def is_cover(av: Any, stream: Any) -> bool:
-    """Whether a stream is a still picture, as music files have them."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-def upright(frame: Any) -> Image.Image:
-    """A frame in RGB, turned as its display matrix says, transparency over white."""
-    from av.video.reformatter import Colorspace
-
-    options = {}
-    if frame.format.name.startswith("yuv") and int(frame.colorspace) in _MATRICES:
-        options["src_colorspace"] = getattr(Colorspace, _MATRICES[int(frame.colorspace)])
-    if _has_alpha(frame.format):
-        image = Image.fromarray(frame.to_ndarray(format="rgba", **options))
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image).convert("RGB")
-    else:
-        image = Image.fromarray(frame.to_ndarray(format="rgb24", **options))
-    turns = _TURNS.get(round(frame.rotation / 90) * 90 % 360)
-    return image if turns is None else image.transpose(turns)
-
-
-_TURNS = {
-    90: Image.Transpose.ROTATE_90,
-    180: Image.Transpose.ROTATE_180,
-    270: Image.Transpose.ROTATE_270,
-}
-"""By degrees counterclockwise."""
-
-
-def _has_alpha(pixels: Any) -> bool:
-    return any(component.is_alpha for component in pixels.components)
+        raise BadImage(f"not a video that can be read ({reason_of(error)})") from error

@@ -27,7 +27,8 @@ from pipelines.sources.images import SUFFIXES, BadImage, EncodedImage, decode_ma
 from pipelines.sources.names import text_names
 from pipelines.sources.source import Source, Video, Videos
 from pipelines.sources.text_files import BadText, read_text
-from pipelines.sources.video_file import VIDEO_SUFFIXES, VideoFile, require_av
+from pipelines.sources.video_file import VIDEO_SUFFIXES, VideoFile
+from pipelines.sources.video_stream import require_av, require_regular
 
 _NUMBERED = re.compile(r"\d+$")
 _FEWEST_FRAMES = 2
@@ -57,7 +58,7 @@ class FrameFolder:
     @functools.cached_property
     def size(self) -> tuple[int, int]:
         """Width and height of the first frame."""
-        return EncodedImage((self._folder / self._names[0]).read_bytes()).size
+        return EncodedImage(self._bytes(self._names[0])).size
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -70,7 +71,7 @@ class FrameFolder:
         for frame in frames:
             name = self._names[frame]
             try:
-                encoded = EncodedImage((self._folder / name).read_bytes())
+                encoded = EncodedImage(self._bytes(name))
                 if encoded.size != self.size:
                     raise BadImage(f"{encoded.size[0]}×{encoded.size[1]}, the first is {self.size[0]}×{self.size[1]}")
                 images.append(encoded.decode(draft=draft))
@@ -83,7 +84,11 @@ class FrameFolder:
         names = [self._masks.get(frame) for frame in frames]
         if any(name is None for name in names):
             return None
-        return np.stack([decode_mask((self._folder / str(name)).read_bytes()) for name in names])
+        return np.stack([decode_mask(self._bytes(str(name))) for name in names])
+
+    def _bytes(self, name: str) -> bytes:
+        require_regular(self._folder / name)
+        return (self._folder / name).read_bytes()
 
 
 def open_videos(name: str, folder: Path, limit: int | None = None) -> Source | None:
@@ -172,10 +177,11 @@ def _caption(path: Path, row: int, faults: dict[int, str]) -> str | None:
     """The text beside a video file or frame folder; why there is none that can be read goes into ``faults``."""
     file = path.with_suffix(".txt") if path.suffix.lower() in VIDEO_SUFFIXES else path.with_name(path.name + ".txt")
     try:
+        require_regular(file)
         return read_text(file) or None
     except BadText as error:
         faults[row] = str(error)
-    except OSError:
+    except (OSError, BadImage):
         pass
     return None
 

@@ -20,7 +20,7 @@ from pipelines.frames.live import Live, Watched, is_stream
 from pipelines.frames.options import LiveOptions, parse_size
 from pipelines.frames.video_writer import open_video
 from tests.pipelines.sources.test_video_file import KINDS, LOSSLESS
-from tests.pipelines.video_files import numbers, pictures, write_video
+from tests.pipelines.video_files import B_FRAMES, join_files, numbers, pictures, write_video
 
 
 def frames_of(place, **options):
@@ -161,6 +161,31 @@ def test_a_pipe_is_a_stream(tmp_path):
     threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes((tmp_path / "a.ts").read_bytes())).start()
     assert is_stream(str(tmp_path / "pipe"))
     assert numbers(frames_of(tmp_path / "pipe")[0]) == list(range(9))
+
+
+def test_a_device_is_no_stream(tmp_path):
+    (tmp_path / "a.mp4").symlink_to("/dev/zero")
+    for place in ("/dev/zero", tmp_path / "a.mp4"):
+        with pytest.raises(UserError, match="is a device, not a video or a pipe"):
+            frames_of(place)
+
+
+def test_a_pipe_in_a_folder_of_frames_is_damage(tmp_path):
+    for number, frame in enumerate(pictures(3)):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").unlink()
+    os.mkfifo(tmp_path / "1.png")
+    found, faults = frames_of(tmp_path)
+    assert numbers(found) == [0, 0, 2]
+    assert faults.corrupt == 1
+
+
+def test_joined_streams_go_on(tmp_path):
+    write_video(tmp_path / "a.ts", pictures(10), **B_FRAMES)
+    join_files(tmp_path / "b.ts", tmp_path / "a.ts", tmp_path / "a.ts")
+    found, faults = frames_of(tmp_path / "b.ts")
+    assert numbers(found) == [*range(10), *range(10)]
+    assert faults.shown() == {"jumps": 1}
 
 
 def test_what_is_no_video(tmp_path):

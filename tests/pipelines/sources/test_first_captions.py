@@ -174,7 +174,7 @@ def test_maps_and_runs_of_when_every_row_was_a_pair(flickr, tmp_path, tiny_clip)
     from pipelines.build.build_saliency import build_saliency
     from pipelines.build.options import BuildOptions
     from pipelines.inspect.map_scores import joined_pairs, source_of_maps
-    from pipelines.pretrain import job
+    from pipelines.pretrain import plain
     from pipelines.pretrain.settings import PretrainOptions
     from pipelines.sources.source import hash_pairs
     from pipelines.views.joined_maps import join_maps
@@ -198,5 +198,5 @@ def test_maps_and_runs_of_when_every_row_was_a_pair(flickr, tmp_path, tiny_clip)
     every = open_source(str(flickr), captions="all")
     run.mkdir()
     (run / "config.json").write_text(json.dumps({"options": {}, "keys_sha256": hash_pairs(every, captions=False)}))
-    assert len(job.open_training(PretrainOptions(str(flickr), run))) == 12
-    assert len(job.open_training(PretrainOptions(str(flickr), tmp_path / "new"))) == 4
+    assert len(plain.open_training(PretrainOptions(str(flickr), run))) == 12
+    assert len(plain.open_training(PretrainOptions(str(flickr), tmp_path / "new"))) == 4
