@@ -8,7 +8,7 @@ import torch
 
 from pipelines.build.options import BuildOptions
 from pipelines.commandline.option import declared_options
-from saliency.methods.methods import METHODS, POOLINGS, check_method, layer_name, saliency_maps
+from saliency.methods.methods import METHODS, POOLINGS, Method, check_method, layer_name, saliency_maps
 from saliency.towers.tower import Tower, load_tower
 from tests.saliency.methods.test_attention import make_tower
 from tests.tiny_clip import VISION, make_tiny_clip, save_tiny_clip
@@ -60,6 +60,26 @@ def test_a_tower_that_a_method_cannot_read_is_refused(method, kind):
     assert "gradcam" in advised
     for able in advised:
         check_method(able, tower)
+
+
+def test_a_method_is_a_row(monkeypatch):
+    """A toy method, which numbers the cells: its maps and scores come through, and towers it can't read are refused."""
+
+    def toy_maps(tower, inputs, texts):
+        scores = (tower.encode_images(inputs) * texts).sum(1)
+        return torch.arange(1.0, tower.grid[0] * tower.grid[1] + 1).view(1, *tower.grid).expand(
+            len(inputs), -1, -1
+        ), scores
+
+    monkeypatch.setitem(METHODS, "toy", Method(toy_maps, ("class token",), "none"))
+    tower = make_tower("class token")
+    check_method("toy", tower)
+    assert layer_name("toy", tower) == tower.layer.name
+    maps, scores = saliency_maps(tower, *make_pairs(tower), method="toy")
+    assert maps[:, 0, 0].tolist() == [1, 1, 1]
+    assert not scores.requires_grad
+    with pytest.raises(ValueError, match="--method toy can't read a tower that pools by average"):
+        check_method("toy", make_tower("timm"))
 
 
 def test_the_refusals_are_those_that_are_documented():
