@@ -169,5 +169,7 @@ class ChunkClock:
             self._delay = chunk - place if self._delay is None else self._delay
             place = max(place, chunk - self._delay)
         self._place = place
-        beyond = place - len(self._ticks) + 1
-        return self._ticks[min(place, len(self._ticks) - 1)] + max(beyond, 0)
+        if place < len(self._ticks):
+            return self._ticks[place]
+        last = self._ticks[-1] if self._ticks else -1
+        return last + place - len(self._ticks) + 1

@@ -110,6 +110,7 @@ def test_streams_that_appear_within_a_file_do_not_matter():
         ("mpeg4", [0, 1, 2, 3], [0, "lost", 2, 3], [0, 1, 2, 3]),
         ("h264", [0, 1, 2, 5, 6], [2, 5, 6, None, None], [0, 1, 2, 5, 6]),
         ("mjpeg", [3, 4], [3, 3, 4, 4], [3, 4, 5, 6]),  # two in a chunk
+        ("mpeg4", [], ["lost", "lost"], [0, 1]),
         ("rawvideo", [None, None, None], [None, None, None], [0, 1, 2]),
         ("rawvideo", [0, 0, 7, 2], [0, 0, 7, 2], [0, 1, 7, 8]),  # a damaged index
     ],
