@@ -22,6 +22,7 @@ from pipelines.build.stages import Stages
 from pipelines.commandline.machine import half_the_cores
 from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError, user_errors
+from pipelines.outputs import check_apart, one_writer
 from saliency.files import remove_leftovers
 from saliency.table.manifest import Manifest, Shard, open_manifest
 
@@ -40,26 +41,24 @@ def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages
     and is not made again.
     """
     stages = stages or Stages()
+    check_apart(options.out, [options.source])
     if options.engine == "ray":
         from pipelines.build.ray_engine import Cluster
 
         with Cluster(options) as cluster:
-            plan = cluster.plan
-            manifest = _begin(options, cluster.settings, plan)
-            _run(options, plan, manifest, stages, quiet, cluster.build)
-    else:
-        job = open_job(options)
-        warn([] if quiet else job.source.warnings)
-        plan = job.plan
-        manifest = _begin(options, job.settings, plan)
-        _run(
-            options,
-            plan,
-            manifest,
-            stages,
-            quiet,
-            partial(build_here, job, workers=options.workers or half_the_cores()),
-        )
+            return _build(options, cluster.settings, cluster.plan, stages, quiet, cluster.build)
+    job = open_job(options)
+    warn([] if quiet else job.source.warnings)
+    engine = partial(build_here, job, workers=options.workers or half_the_cores())
+    return _build(options, job.settings, job.plan, stages, quiet, engine)
+
+
+def _build(
+    options: BuildOptions, settings: dict[str, Any], plan: Plan, stages: Stages, quiet: bool, engine: Engine
+) -> Manifest:
+    with one_writer(options.out, name="" if plan.part is None else plan.manifest):
+        manifest = _begin(options, settings, plan)
+        _run(options, plan, manifest, stages, quiet, engine)
     _check_rejected(manifest, options, plan, final=True)
     return manifest
 

@@ -22,6 +22,7 @@ from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.data import open_test
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
+from pipelines.outputs import check_apart, one_writer
 from pipelines.pretrain.model import new_model
 from pipelines.pretrain.plain import open_training
 from pipelines.pretrain.settings import settings_of
@@ -46,6 +47,11 @@ def compare(
     a bug its traceback in ``OUT/failed``.
     """
     units = _ready(plan, out, jobs, device, workers)
+    with one_writer(out):
+        return _compare(plan, units, out, jobs, quiet)
+
+
+def _compare(plan: ComparePlan, units: list[Unit], out: Path, jobs: int, quiet: bool) -> Comparison:
     states = check(units)
     todo = [unit for unit, state in zip(units, states, strict=True) if state != FINISHED]
     found = [attempt(unit) for unit, state in zip(units, states, strict=True) if state == FINISHED]
@@ -95,6 +101,7 @@ def _ready(plan: ComparePlan, out: Path, jobs: int, device: str | None, workers:
     """The units with the device and workers that they will run with."""
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be at least 1")
+    check_apart(out, [plan.source, plan.saliency])
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
     if out.exists() and any(out.iterdir()) and not (out / "runs").is_dir():

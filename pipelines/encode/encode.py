@@ -31,6 +31,7 @@ from mae.recovery.stream_encoder import Encoded, stream_encoder
 from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError, user_errors
 from pipelines.frames.live import Live, faults_in_words, is_stream
+from pipelines.outputs import check_apart
 from pipelines.reconstruct.reconstruct import open_model, picture_files
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.views.geometry import central_view
@@ -74,6 +75,7 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
     started = time.monotonic()
     with user_errors():
         stream = options.live
+    check_apart(options.out, [options.input], file=True)
     if options.out.is_dir():
         raise UserError(f"--out {options.out} is a folder; give a file to write, such as features.parquet")
     model, _ = open_model(options.run, options.device)

@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipelines.evaluate.keep_plots import draw_kept
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Measured, Outcome
 from pipelines.evaluate.protocol import Protocol, load
+from pipelines.outputs import check_apart, one_writer
 from pipelines.plots import confusion_matrices
 from pipelines.views.clip_views import ClipShape
 from saliency.files import write_text_atomically
@@ -44,12 +46,21 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
     where there are several), ``…_runs``, what each seed gave and how, and keys of its own (docs/protocols.md): of an
     accuracy ``…_per_class`` and ``…_confusion`` (counts, summed over seeds). Raises UserError.
     """
-    seeds = options.all_seeds()
     out = options.out or (Path(options.run) / "evaluation.json" if Path(options.run).is_dir() else None)
+    for option, file in (("--out", options.out), ("--confusion", options.confusion)):
+        if file is not None:
+            check_apart(file, (options.source, options.test), option=option, file=True)
+    cells = _cells_folder(out)
+    with nullcontext() if cells is None else one_writer(cells):
+        return _evaluate(options, out, cells, quiet)
+
+
+def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, quiet: bool) -> dict[str, Any]:
+    seeds = options.all_seeds()
     named, clip = _open(options, seeds[0])
     data = Data(options, clip, quiet=quiet)
     protocols = [load(name)(options, data, quiet=quiet) for name in dict.fromkeys(options.protocols)]
-    cells = Cells(_cells_folder(out), fresh=options.fresh)
+    cells = Cells(folder, fresh=options.fresh)
     found = [
         (name, measure(protocols, encoders, cells)) for name, encoders in _with_untrained(named, clip, options, seeds)
     ]

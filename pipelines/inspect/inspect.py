@@ -20,6 +20,7 @@ from pipelines.inspect.map_verdict import MapScores
 from pipelines.inspect.options import InspectOptions
 from pipelines.inspect.run import describe_run
 from pipelines.inspect.source import describe_source
+from pipelines.outputs import check_apart, is_ours
 from pipelines.run_folder import CONFIG, RunFolder
 from pipelines.sources.open_source import StreamSource, open_source
 from saliency.files import write_text_atomically
@@ -77,10 +78,18 @@ def inspect(options: InspectOptions, *, quiet: bool = True) -> Inspection:
 
 
 def _check_files(options: InspectOptions) -> None:
+    source = options.source or options.what
+    for option, file in (("--gallery", options.gallery), ("--json", options.json)):
+        if file is not None and not _is_written(Path(source)):
+            check_apart(file, [source], option=option, file=True)
     if options.gallery:
         check_picture(options.gallery)
     if options.json and options.json.is_dir():
         raise UserError(f"--json {options.json} is a folder; give a file")
+
+
+def _is_written(folder: Path) -> bool:
+    return folder.is_dir() and is_ours({path.name for path in folder.iterdir()})
 
 
 def _inspect_maps(folder: Path, options: InspectOptions, quiet: bool) -> Inspection:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from pipelines.commandline.machine import half_the_cores
 from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError
+from pipelines.outputs import check_apart, one_writer
 from pipelines.prefetch import prefetch
 from pipelines.prepare.entries import Columns, Entries, Entry, EntryRow, open_entries
 from pipelines.prepare.options import PrepareOptions
@@ -50,23 +51,25 @@ def prepare(options: PrepareOptions, *, quiet: bool = False) -> Manifest:
     Raises UserError for a mistake in the options, an output folder of another run, or more rejected rows than
     ``max_rejected``; whatever was written until then stays and is not made again.
     """
+    check_apart(options.out, [options.source])
     entries = open_entries(
         options.source,
         Wishes(options.image_column, options.caption_column, options.captions, options.limit, options.split),
     )
     warn([] if quiet else entries.warnings)
     out = options.out
-    manifest = open_prepared(out, _settings(options, entries), _origin(options))
-    _drop_absent(out, manifest, entries)
-    if not manifest.complete:
-        out.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(out)
-        manifest.save(out)
-        _make(options, entries, manifest, quiet)
-        if entries.count() is None:
-            _give_final_names(options, manifest)
-        manifest.complete = True
-        manifest.save(out)
+    with one_writer(out):
+        manifest = open_prepared(out, _settings(options, entries), _origin(options))
+        _drop_absent(out, manifest, entries)
+        if not manifest.complete:
+            out.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(out)
+            manifest.save(out)
+            _make(options, entries, manifest, quiet)
+            if entries.count() is None:
+                _give_final_names(options, manifest)
+            manifest.complete = True
+            manifest.save(out)
     _check_rejected(options, manifest, manifest.taken)
     return manifest
 

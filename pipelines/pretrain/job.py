@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from mae.distributed import World
 from mae.training.any_training import Trained, training_facts
 from mae.training.checkpoints import load_training
 from pipelines.errors import UserError, user_errors
+from pipelines.outputs import check_apart, one_writer
 from pipelines.pretrain.model import new_model
 from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, option_defaults
 from pipelines.pretrain.processes import agreed, check_processes, in_turn, newest_of_all
@@ -37,9 +39,13 @@ class PretrainJob:
     """What ``config.json`` holds of a run that begins."""
 
 
-def open_pretraining(options: PretrainOptions, world: World) -> PretrainJob:
-    """The job as it was after its newest checkpoint, its folder ready to go on; all processes call this. UserError."""
+def open_pretraining(options: PretrainOptions, world: World, stack: ExitStack) -> PretrainJob:
+    """The job as it was after its newest checkpoint, its folder ready to go on; all processes call this. UserError.
+
+    While ``stack`` is open, no other run writes to the folder.
+    """
     with agreed(world), user_errors():
+        check_apart(options.out, [options.source, options.saliency])
         check_trackers(options.track)
         check_processes(options, world)
         settings = settings_of(options)
@@ -53,6 +59,8 @@ def open_pretraining(options: PretrainOptions, world: World) -> PretrainJob:
         task = kind.new_task(options, settings, data, model, world.device(options.device), world)
     run = RunFolder(options.out, write=world.is_main)
     with agreed(world):
+        if world.is_main:
+            stack.enter_context(one_writer(options.out))
         newest = newest_of_all(options.out, world)
     config = run_config(options, settings, task, world)
     with agreed(world):

@@ -45,7 +45,7 @@ def pretrain(options: PretrainOptions, *, quiet: bool = False, world: World | No
             return pretrain(options, quiet=quiet, world=world)
     try:
         with deterministic(options.deterministic), ExitStack() as stack:
-            job = open_pretraining(options, world)
+            job = open_pretraining(options, world, stack)
             with agreed(world):
                 names = options.track if world.is_main else ()
                 trackers = stack.enter_context(tracking(names, job.run, job.config, job.task.training.step))

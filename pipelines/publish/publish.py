@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from pipelines.build.shard_plan import shard_name
 from pipelines.errors import UserError
 from pipelines.hub import check_login, check_name, look_up, upload
+from pipelines.outputs import check_apart
 from pipelines.publish.options import PublishOptions
 from pipelines.publish.preview import Preview, spread, write_preview
 from pipelines.sources.formats import is_built_in
@@ -51,6 +52,8 @@ def publish(options: PublishOptions, *, quiet: bool = False) -> dict[str, Any]:
     nothing, or nothing that anyone sees, has changed on the Hub.
     """
     check_name(options.name)
+    if options.dry_run is not None:
+        check_apart(options.dry_run, [options.maps], option="--dry-run")
     quality = _read_quality(options.quality)
     if options.dry_run is None:
         check_login()

@@ -1,14 +1,17 @@
 """``reconstruct``: pictures whose occluded regions a masked autoencoder fills in.
 
-For every picture ``NAME.png`` is the completed one and ``NAME-side.png`` shows it beside what was given; all pixels
-outside the occlusion are kept to the bit. ``report.json`` says what was done, and how near the truth it came where
-that is known. A picture that can't be read, or whose mask does not fit, is recorded in ``rejected.jsonl``; nothing
-half-written has a final name.
+For every picture ``NAME.png`` is the completed one and ``NAME-side.png`` shows it beside what was given; where two
+pictures would come to one name, each keeps its suffix as well: ``NAME.jpg.png``. Nothing that is read is written over.
+All pixels outside the occlusion are kept to the bit. ``report.json`` says what was done, and how near the truth it came
+where that is known. A picture that can't be read, or whose mask does not fit, is recorded in ``rejected.jsonl``;
+nothing half-written has a final name.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +29,16 @@ from mae.models.vit import MaskedAutoencoder
 from mae.recovery.completion import complete, seam
 from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
+from pipelines.outputs import check_apart
 from pipelines.reconstruct.hidden_region import Occlusions
 from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.run_folder import REJECTED
+from pipelines.sources.folders import without_masks
 from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
 from saliency.files import write_atomically, write_text_atomically
+
+SIDE = "-side"
+"""What follows the name of a picture, or of a video, that shows the completed one beside what was given."""
 
 _GREY = 128
 
@@ -66,10 +74,12 @@ def reconstruct(options: ReconstructOptions, *, quiet: bool = True) -> Reconstru
     files = picture_files(options.input, options.limit)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; give a folder")
+    names = output_names(files)
+    check_written(options, [f"{name}{end}" for name in names for end in (".png", f"{SIDE}.png")], files)
     done, rejected = [], []
-    for file in tqdm(files, unit="img", disable=quiet):
+    for file, name in zip(tqdm(files, unit="img", disable=quiet), names, strict=True):
         try:
-            done.append(_complete_file(file, options, model, occlusions))
+            done.append(_complete_file(file, name, options, model, occlusions))
         except (BadImage, OSError) as error:
             rejected.append((file.name, str(error)))
     if rejected and not done:
@@ -103,7 +113,8 @@ def picture_files(place: str, limit: int | None = None) -> list[Path]:
     """A picture, or the first ones of a folder. UserError if there are none."""
     path = Path(place)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        pictures = sorted(file.name for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        files = [path / name for name in without_masks(pictures)[0]]
         if not files:
             raise UserError(f"{path} holds no pictures")
         return files[:limit]
@@ -112,26 +123,50 @@ def picture_files(place: str, limit: int | None = None) -> list[Path]:
     return [path]
 
 
+def output_names(files: Sequence[Path]) -> list[str]:
+    """A name for what is made of each file, without a suffix: its own, with its suffix where others would clash."""
+    names = [file.stem for file in files]
+    while True:
+        made = Counter(f"{name}{end}".casefold() for name in names for end in ("", SIDE))
+        clash = [i for i, name in enumerate(names) if max(made[f"{name}{end}".casefold()] for end in ("", SIDE)) > 1]
+        for i in clash:
+            names[i] = files[i].name if names[i] == files[i].stem else f"{names[i]}~"
+        if not clash:
+            return names
+
+
+def check_written(options: ReconstructOptions, names: Iterable[str], read: Iterable[Path]) -> None:
+    """UserError if one of the files to be written into ``--out`` is one of those that are read."""
+    places = [options.mask, options.truth, Path(options.input)]
+    check_apart(options.out, (place for place in places if place is not None and place.is_dir()))
+    files = {place.resolve() for place in (*places, *read) if place is not None and place.is_file()}
+    for name in names:
+        if (options.out / name).resolve() in files:
+            raise UserError(
+                f"--out {options.out}: {name} would be written over a file that is read; give another folder"
+            )
+
+
 def _complete_file(
-    file: Path, options: ReconstructOptions, model: MaskedAutoencoder, occlusions: Occlusions
+    file: Path, name: str, options: ReconstructOptions, model: MaskedAutoencoder, occlusions: Occlusions
 ) -> dict[str, Any]:
     pixels = _pixels(file)
     hidden = occlusions.hidden(file.name, pixels)
     truth = _truth(file, options.truth, pixels)
     place = torch.device(options.device)
     completed = complete(model, pixels[None].to(place), hidden[None].to(place), blend=options.blend)[0].cpu()
-    line: dict[str, Any] = {"name": file.name, "size": [pixels.shape[2], pixels.shape[1]]}
+    line: dict[str, Any] = {"name": file.name, "file": f"{name}.png", "size": [pixels.shape[2], pixels.shape[1]]}
     line |= {"hidden": float(hidden.float().mean()), "seam": float(seam(completed[None], hidden[None])[0])}
     if truth is not None:
         line |= {
-            name: float(measure(completed[None], truth[None], hidden[None])[0])
-            for name, measure in (("psnr", psnr), ("ssim", ssim))
+            figure: float(measure(completed[None], truth[None], hidden[None])[0])
+            for figure, measure in (("psnr", psnr), ("ssim", ssim))
         }
         line["seam_of_truth"] = float(seam(truth[None], hidden[None])[0])
-    _write(options.out / f"{file.stem}.png", completed)
+    _write(options.out / f"{name}.png", completed)
     shown = [pixels.masked_fill(hidden, _GREY), completed, *([] if truth is None else [truth])]
-    _write(options.out / f"{file.stem}-side.png", torch.cat(shown, dim=2))
-    return {name: None if isinstance(value, float) and value != value else value for name, value in line.items()}
+    _write(options.out / f"{name}{SIDE}.png", torch.cat(shown, dim=2))
+    return {key: None if isinstance(value, float) and value != value else value for key, value in line.items()}
 
 
 def _pixels(file: Path) -> Tensor:

@@ -34,7 +34,7 @@ from pipelines.frames.options import STDIN
 from pipelines.frames.video_writer import VideoWriter, open_video, video_suffix
 from pipelines.reconstruct.hidden_region import Occlusions
 from pipelines.reconstruct.options import ReconstructOptions
-from pipelines.reconstruct.reconstruct import open_model
+from pipelines.reconstruct.reconstruct import SIDE, check_written, open_model
 from pipelines.sources.images import BadImage
 from saliency.files import write_text_atomically
 
@@ -75,7 +75,9 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
     masks = _companion("--mask", options.mask, live, masks=True)
     truth = _companion("--truth", options.truth, live, masks=False)
     name = stream_name(options.input)
-    found = VideoReconstruction(options.out / f"{name}{video_suffix(lossless=options.lossless)}")
+    suffix = video_suffix(lossless=options.lossless)
+    check_written(options, [f"{name}{suffix}", f"{name}{SIDE}{suffix}"], [])
+    found = VideoReconstruction(options.out / f"{name}{suffix}")
     recoverer = stream_recoverer(model, blend=options.blend)
     found.latency = recoverer.latency
     figures = Figures()
@@ -86,7 +88,7 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
         writers: list[VideoWriter] = []
         for frame, completed in _completed(recoverer, tqdm(given, unit=" frames", disable=quiet)):
             if not writers:
-                side = found.file.with_stem(f"{name}-side")
+                side = found.file.with_stem(f"{name}{SIDE}")
                 writers = [
                     stack.enter_context(open_video(path, live.fps, lossless=options.lossless))
                     for path in (found.file, side)

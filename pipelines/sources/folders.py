@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pyarrow as pa
 
+from pipelines.outputs import is_ours
 from pipelines.sources.columns import Wishes, as_text, sample_caption
 from pipelines.sources.images import PICTURE_LIKE, SUFFIXES
 from pipelines.sources.names import composed, text_names
@@ -59,7 +60,7 @@ class Found:
 def look_below(folder: Path) -> Found:
     """All that a folder of images can be made of."""
     found = Found()
-    for path in _files(str(folder), ""):
+    for path in files_below(str(folder)):
         stem, suffix = os.path.splitext(path)  # noqa: PTH122 (a Path for each of millions of files is slow)
         suffix = suffix.lower()
         if suffix in SUFFIXES:
@@ -84,7 +85,7 @@ def open_folder(name: str, folder: Path, found: Found, limit: int | None = None)
     if not found.images:
         return None
     warnings = found.warnings()
-    paths, masks = _without_masks(found.images)
+    paths, masks = without_masks(found.images)
     has_sidecars = any(_text_of(path, found) for path in paths)
     if not has_sidecars and (strays := _strays(paths)):
         shown = text_names(strays)
@@ -145,7 +146,7 @@ def _are_shards(paths: Sequence[str], found: Found, *, numbered: bool) -> bool:
     return folders <= found.shards or (numbered and all(map(str.isdigit, folders)))
 
 
-def _without_masks(paths: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def without_masks(paths: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The images that are not masks, and the mask of each image that has one, by its path without the suffix."""
     stems = {_stem(path) for path in paths}
     masks = {
@@ -199,15 +200,17 @@ def _caption(folder: Path, path: str, found: Found, row: int, faults: dict[int, 
     return next(filter(None, map(as_text, caption)), text) if isinstance(caption, list) else caption
 
 
-def _files(folder: str, prefix: str, parents: tuple[str, ...] = ()) -> Iterator[str]:
+def files_below(folder: str, prefix: str = "", parents: tuple[str, ...] = ()) -> Iterator[str]:
+    """The relative paths of all files below a folder, but for what is hidden and for what a command wrote there."""
     real = os.path.realpath(folder)
     if real in parents:  # a link to a folder above it
         return
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _files(entry.path, f"{prefix}{entry.name}/", (*parents, real))
-            else:
-                yield f"{prefix}{entry.name}"
+        found = [entry for entry in entries if not entry.name.startswith(".")]
+    if prefix and is_ours({entry.name for entry in found}):
+        return
+    for entry in found:
+        if entry.is_dir():
+            yield from files_below(entry.path, f"{prefix}{entry.name}/", (*parents, real))
+        else:
+            yield f"{prefix}{entry.name}"

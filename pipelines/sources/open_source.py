@@ -20,9 +20,10 @@ import numpy as np
 
 from pipelines.commandline.shared_options import Captions
 from pipelines.errors import UserError
+from pipelines.outputs import is_ours
 from pipelines.sources.columns import Wishes
 from pipelines.sources.first_captions import one_pair_an_image
-from pipelines.sources.folders import Found, class_names, look_below, open_folder
+from pipelines.sources.folders import Found, class_names, files_below, look_below, open_folder
 from pipelines.sources.formats import BUILT_IN, FILE_FORMATS
 from pipelines.sources.hub_stream import StreamSource, open_stream
 from pipelines.sources.images import SUFFIXES
@@ -138,7 +139,7 @@ def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
         if more:
             listed.warnings.append(f"{listing.name} is read, and not {more[0]}" + f" … {more[-1]}" * (len(more) > 1))
         return listed
-    children = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    children = _children(folder)
     if not children:
         raise UserError(f"{spec} is an empty folder")
     files = [child for child in children if child.is_file()]
@@ -164,7 +165,7 @@ def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
         _refuse_split(spec, wishes)
         _refuse_columns(spec, wishes)
         return videos
-    found = found or _containers(sorted(folder.rglob("*")))
+    found = found or _containers(sorted(folder / path for path in files_below(str(folder))))
     alone = {suffix for each in FILE_FORMATS for suffix in each.listed}
     found = found or [path for path in files if path.suffix.lower() in alone]
     found = found or [path for path in files if path.name.lower().endswith(_COMPRESSED)][:1]
@@ -195,6 +196,12 @@ def _open_listings(spec: str, folder: Path, lying: Found, wishes: Wishes) -> Sou
     return replace(source, labels=labels[source.shared_rows()], label_names=text_names(names), warnings=warnings)
 
 
+def _children(folder: Path) -> list[Path]:
+    """What lies in a folder, but for what is hidden and for folders that a command wrote."""
+    shown = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    return [child for child in shown if not (child.is_dir() and is_ours({path.name for path in child.iterdir()}))]
+
+
 def _containers(files: Sequence[Path]) -> list[Path]:
     """Of these files those of the first kind that makes a folder a source."""
     for suffix in (suffix for each in FILE_FORMATS for suffix in each.containers):
@@ -206,7 +213,7 @@ def _containers(files: Sequence[Path]) -> list[Path]:
 
 def _open_clips(spec: str, folder: Path, wishes: Wishes) -> Source:
     """The videos of a folder, or of its split."""
-    children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    children = [child for child in _children(folder) if child.is_dir()]
     if children and are_splits([child.name for child in children]):
         return _open_split(spec, children, wishes)
     _refuse_split(spec, wishes)

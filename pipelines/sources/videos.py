@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.outputs import is_ours
 from pipelines.sources.columns import Wishes
 from pipelines.sources.folders import class_caption, class_names
 from pipelines.sources.images import SUFFIXES, BadImage, EncodedImage, decode_mask
@@ -140,6 +141,8 @@ def _walk(folder: str, prefix: str, parents: tuple[str, ...] = ()) -> Iterable[s
         return
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if not entry.name.startswith(".")]
+    if prefix and is_ours({entry.name for entry in found}):
+        return
     pictures = [entry.name for entry in found if _is_numbered(entry.name)]
     if len(pictures) >= _FEWEST_FRAMES:
         yield prefix.rstrip("/") or "."

@@ -1,0 +1,64 @@
+"""Where a command writes: never over what it reads, and one process at a time.
+
+What is written inside a source is passed over when that source is read, if it is known for our own (:func:`is_ours`);
+a file that could not be told from the source's own is refused there (:func:`check_apart`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipelines.errors import UserError
+
+_LOCK = ".lock"
+_OURS = (
+    {"config.json", "metrics.jsonl"}, {"config.json", "checkpoints"}, {"manifest.json", "data"}, {"prepared.json"},
+    {"runs", "report.md"}, {"runs", "results.json"}, {"report.json", "rejected.jsonl"},
+)  # fmt: skip
+"""What a run, maps, prepared images, a comparison and completed pictures have in their folders."""
+
+
+def is_ours(names: set[str]) -> bool:
+    """Whether a folder that holds these names is one that a command wrote, and no part of a source around it."""
+    return any(marks <= names for marks in _OURS)
+
+
+def check_apart(out: Path, read: Iterable[str | Path | None], *, option: str = "--out", file: bool = False) -> None:
+    """UserError if ``out`` is one of the places that are read or, for a ``file``, lies in a folder among them."""
+    there = out.expanduser().resolve()
+    for place in read:
+        if place is None or not (path := Path(place).expanduser()).exists():
+            continue
+        if there == path.resolve():
+            raise UserError(f"{option} {out} is what is read: give another place")
+        if file and path.is_dir() and there.is_relative_to(path.resolve()):
+            raise UserError(f"{option} {out} lies in {place}, which is read: give a place outside of it")
+
+
+@contextmanager
+def one_writer(folder: Path, *, name: str = "") -> Iterator[None]:
+    """Within it no other process that asks writes to the folder; UserError, at once, if one does.
+
+    The lock is the operating system's, so that a process that is killed leaves none. ``name`` tells apart those that
+    may write at a time, such as the parts of a job array.
+    """
+    if folder.exists() and not folder.is_dir():  # which who writes there says in words of its own
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{_LOCK}{name and '-'}{name}", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another process is writing to {folder}: wait until it is done, or give another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
