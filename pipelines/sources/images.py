@@ -11,22 +11,30 @@ from __future__ import annotations
 import functools
 import io
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from saliency.shown import one_line
+
 MAX_PIXELS = 178_956_970
 """An image that claims more pixels than this (half a gigabyte of RGB) is refused; Pillow's own hard limit."""
 MAX_SIDE = 65_535
 """The longest side a JPEG can have."""
+MAX_BYTES = 3 << 29
+"""What decoding an image may hold at once; JPEG 2000 and WebP, whose decoders keep copies, reach it first."""
+LARGEST_FILE = 1 << 30
+"""Bytes of an encoded image; what is larger is not read."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 )
 """File name endings, in lower case, that make a file an image."""
 
+_LONGEST_REASON = 300  # characters
 _ORIENTATION = 0x0112
 _TURNED = {5, 6, 7, 8}
 _TRANSPOSE = {
@@ -43,8 +51,17 @@ _TRANSPOSE = {
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+_STRIP = 1 << 20  # pixels that are converted at a time
+_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes that Pillow keeps; else 4
+_DECODER = {"WEBP": 12, "JPEG2000": 16, "AVIF": 6, "GIF": 1}  # bytes a pixel that a decoder takes beside the image
+_PROGRESSIVE = 6  # of a JPEG whose coefficients all have to be there before the first pixel is
+
+
 class BadImage(ValueError):  # noqa: N818 (it is the sample that is bad)
     """The bytes are not one whole image of a sane size; the text is the reason, a few words."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(one_line(reason, _LONGEST_REASON))
 
 
 def decode_rgb(data: bytes, *, draft: int | None = None) -> Image.Image:
@@ -136,12 +153,27 @@ def _open(data: bytes) -> Image.Image:
         raise BadImage(f"too large: over {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Plugins raise every kind of exception on damaged headers.
         raise BadImage("not an image") from error
+    _check_size(image)
+    return image
+
+
+def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise BadImage(f"too large: {width}×{height} pixels")
     if width * height == 0:
         raise BadImage(f"no pixels: {width}×{height}")
-    return image
+    needed = width * height * _bytes_a_pixel(image)
+    if needed > MAX_BYTES:
+        raise BadImage(f"too large: {width}×{height} pixels take {needed:,} bytes to decode, over {MAX_BYTES:,}")
+
+
+def _bytes_a_pixel(image: Image.Image) -> int:
+    """What decoding holds at once for each pixel: the decoder's copies and the image, then the image and its RGB."""
+    stored = _PIXEL.get(image.mode, 4)
+    progressive = image.format == "JPEG" and "progression" in image.info
+    decoder = _PROGRESSIVE if progressive else _DECODER.get(image.format or "", 0)
+    return max(decoder + stored, stored + 4 * (image.mode != "RGB"))
 
 
 @functools.cache
@@ -153,9 +185,12 @@ def _formats() -> tuple[str, ...]:
 def _load(image: Image.Image) -> None:
     try:
         image.load()
+    except MemoryError:
+        raise BadImage("too large for the memory") from None
     except Exception as error:  # As above; a damaged body is a bad sample, never a crash.
         text = str(error).split("\n")[0]
         raise BadImage("truncated" if "truncated" in text else f"damaged: {text or type(error).__name__}") from error
+    _check_size(image)  # an ICO's header may state another size than the image in it has
 
 
 def _orientation(image: Image.Image) -> int:
@@ -175,28 +210,55 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     try:
         if mode.startswith("I") or mode == "F":
-            return Image.fromarray(_to_bytes(np.asarray(image), mode)).convert("RGB")
+            return _in_strips(image, _grey(image))
         if mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-            return _over_white(image.convert("RGBA"))
+            return _in_strips(image, _over_white)
         return image if mode == "RGB" else image.convert("RGB")
     except Exception as error:
         raise BadImage(f"mode {mode} can't be shown as RGB") from error
 
 
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The image converted to RGB some rows at a time, as ``convert`` takes several times the memory of its image."""
+    rgb = Image.new("RGB", image.size)
+    for strip, top in _strips(image):
+        rgb.paste(convert(strip), (0, top))
+    return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
+    """The image in strips of whole rows, each with the number of its first row."""
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height))), top
+
+
 def _over_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
-def _to_bytes(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
-    """Greys of more than 8 bits as uint8.
+def _grey(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """How greys of more than 8 bits are brought to 8, strip by strip.
 
     16-bit ones are divided by 257, so white stays white. Mode I is read as 16-bit while its values fit, else as
     32-bit. Floats in 0..1 are fractions, others are taken as 0..255.
     """
+    mode = image.mode
     if mode == "F":
-        finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        scaled = finite * (255 if finite.max() <= 1 else 1)
+        peak = max(_finite(np.asarray(strip)).max() for strip, _ in _strips(image))
+        factor = 255 if peak <= 1 else 1
     else:
-        scaled = values / (257 if mode != "I" or values.max() <= 65_535 else (2**31 - 1) / 255)
-    return np.asarray(np.clip(scaled, 0, 255).round(), np.uint8)
+        wide = mode == "I" and max(np.asarray(strip).max() for strip, _ in _strips(image)) > 65_535
+        divisor = (2**31 - 1) / 255 if wide else 257
+
+    def convert(strip: Image.Image) -> Image.Image:
+        values = np.asarray(strip)
+        scaled = _finite(values) * factor if mode == "F" else values / divisor
+        return Image.fromarray(np.asarray(np.clip(scaled, 0, 255).round(), np.uint8)).convert("RGB")
+
+    return convert
+
+
+def _finite(values: NDArray[Any]) -> NDArray[Any]:
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +19,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.sources.images import BadImage, decode_mask, image_size
+from pipelines.sources.images import LARGEST_FILE, BadImage, decode_mask, image_size
+from pipelines.sources.inside import Roots
+from saliency.files import read_regular
+from saliency.shown import LONGEST_WORD, one_line
 
 
 class NoImage(BadImage):
@@ -165,12 +167,13 @@ class Source:
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files of their own; ``paths`` string [n], null where a row names none."""
+    """Images in files of their own; ``paths`` string [n], null where a row names none; ``roots`` as in read_file."""
 
     paths: pa.Array
+    roots: Roots | None = None
 
     def __getitem__(self, row: int) -> bytes:
-        return read_file(self.paths[row].as_py())
+        return read_file(self.paths[row].as_py(), self.roots)
 
 
 @dataclass(frozen=True)
@@ -206,13 +209,24 @@ class BoxMasks:
         return mask
 
 
-def read_file(path: str | None) -> bytes:
-    """The bytes of a file that a table names; raises NoImage if it names none, OSError if it can't be read."""
+def read_file(path: str | None, roots: Roots | None = None) -> bytes:
+    """The bytes of a regular file that a table names.
+
+    Raises NoImage if it names none; BadImage if links lead out of ``roots``, where these are given; OSError, whose text
+    is short, if it can't be read or has more than ``LARGEST_FILE`` bytes.
+    """
     if not path:
         raise NoImage("its row names no file")
     if "\0" in path:
         raise BadImage("its file name holds a zero byte")
-    return Path(path).read_bytes()
+    try:
+        if roots is not None and not roots.hold(path):
+            raise BadImage("its file lies outside of the source: --allow-outside reads it")
+        return read_regular(path, LARGEST_FILE)
+    except OSError as error:
+        if len(path) > LONGEST_WORD:  # what is no name at all, such as an image in base64
+            raise OSError(error.errno, error.strerror, one_line(path, LONGEST_WORD)) from None
+        raise
 
 
 @dataclass(frozen=True)
