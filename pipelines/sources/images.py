@@ -261,4 +261,4 @@ def _grey(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
 
 
 def _finite(values: NDArray[Any]) -> NDArray[Any]:
-    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.asarray(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))
