@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from saliency.shown import one_line
+
 
 class UserError(Exception):
-    """A mistake in what the user asked for or pointed at; its text is one line."""
+    """A mistake in what the user asked for or pointed at; its text is one line that is fit for a terminal."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(one_line(message))
 
 
 class ToldElsewhereError(UserError):

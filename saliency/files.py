@@ -1,14 +1,66 @@
-"""Files that appear only whole: written under a temporary name, synced to disk, then renamed."""
+"""Files that appear only whole: written under a temporary name, synced to disk, then renamed.
+
+And files of strangers, which are read only if they are regular files of a size that is sane: a pipe would be waited for
+and a device read for ever.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import shutil
+import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+LARGEST_JSON = 1 << 28
+"""Bytes; the manifest of 100 000 shards has a tenth of it."""
 
 _TEMPORARY = ".tmp-"
+_PIECE = 1 << 20
+
+
+def open_regular(path: Path | str) -> BufferedReader:
+    """Open a regular file for reading; OSError for anything else, without waiting for a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
+    raise OSError(number, os.strerror(number) if stat.S_ISDIR(kind) else "Not a regular file", str(path))
+
+
+def read_regular(path: Path | str, most: int) -> bytes:
+    """The bytes of a regular file; OSError if it is none, can't be read or has more than ``most`` bytes."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size + 1) if size <= most else b""
+        while size < len(data) <= most and (more := file.read(_PIECE)):  # grows, or does not say how large it is
+            data += more
+    if size > most or len(data) > most:
+        raise OSError(errno.EFBIG, f"Larger than {most:,} bytes", str(path))
+    return data
+
+
+def parse_json(data: bytes | str) -> Any:
+    """What a JSON text says; ValueError for any text that is none, or is nested too deep to be read."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
+    """What a JSON file says; ValueError, whose text does not name the file, if it can't be read or is no JSON."""
+    try:
+        return parse_json(read_regular(path, most))
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -31,7 +83,7 @@ def opened_atomically(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -40,16 +92,24 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None:
-    """Delete the temporary files a killed run left under ``folder``: all, or those that were to become ``names``."""
-    for path in folder.rglob(f"{_TEMPORARY}*"):
-        if names is None or path.name.removeprefix(_TEMPORARY).partition("-")[2] in names:
+    """Delete what a killed run left half-made under ``folder``: all, or what was to become ``names``.
+
+    A temporary folder goes with all that is in it.
+    """
+    for path in list(folder.rglob(f"{_TEMPORARY}*")):
+        if names is not None and path.name.removeprefix(_TEMPORARY).partition("-")[2] not in names:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -18,7 +18,7 @@ from pipelines.sources.source import Source, hash_pairs
 from saliency import __version__
 from saliency.methods.methods import check_method, layer_name
 from saliency.methods.windows import finest_grid
-from saliency.table.table import SCHEMA_VERSION
+from saliency.table.shard import SCHEMA_VERSION
 from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
 
 DEFAULT_CLIP = ("ViT-B-16", "openai")

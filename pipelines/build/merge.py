@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pipelines.build.shard_plan import Plan
+from pipelines.build.shard_plan import plan_of
 from pipelines.errors import UserError, user_errors
+from saliency.files import open_regular
 from saliency.table.manifest import NAME, Manifest, Shard, part_manifests, read_manifest
+
+_MOST = 20  # parts that a message lists
 
 
 def merge(folder: Path) -> Manifest:
@@ -46,19 +49,30 @@ def _join(folder: Path, parts: list[Manifest]) -> Manifest:
             raise UserError(f"{part.name} and {first.name} in {folder} have other settings: {', '.join(names)}")
     _check_parts(folder, parts)
     shards: dict[str, Shard] = {shard.file: shard for part in parts for shard in part.shards}
-    plan = Plan(first.settings["pairs"], first.settings["shard_size"])
-    absent = [name for name in map(plan.name, plan.own()) if name not in shards]
-    if absent or len(shards) != plan.count:
-        raise UserError(f"{folder}: {len(absent)} of {plan.count} shards are in no part, first: {absent[:1]}")
+    with user_errors():
+        plan = plan_of(first.settings)
+    first_absent = next((name for name in map(plan.name, plan.own()) if name not in shards), None)
+    if first_absent is not None or len(shards) != plan.count:
+        there = f"{len(shards)} shards are there, and {plan.count} were to be made"
+        raise UserError(f"{folder}: {there}, first in no part: {first_absent or 'none'}")
     for shard in shards.values():
         path = folder / "data" / shard.file
         if not path.exists():
             raise UserError(f"{path} is missing, although its part is done; copy it here, or build that part again")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != shard.sha256:
+        if _sha256(path) != shard.sha256:
             raise UserError(f"{path} is damaged: its sha256 is not its manifest's; delete it and build that part again")
         if shard.rejected and not (folder / "rejected" / f"{path.stem}.jsonl").exists():
             raise UserError(f"{folder / 'rejected' / path.stem}.jsonl is missing, although {shard.file} rejected pairs")
     return Manifest(first.settings, first.origin, [shards[name] for name in sorted(shards)], complete=True, name=NAME)
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file's bytes; None for what is no file that can be read."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _check_parts(folder: Path, parts: list[Manifest]) -> None:
@@ -70,8 +84,13 @@ def _check_parts(folder: Path, parts: list[Manifest]) -> None:
     if not absent and not unfinished:
         return
     lists = (("absent", absent), ("unfinished", unfinished))
-    wrong = "; ".join(f"{what}: {', '.join(map(str, numbers))}" for what, numbers in lists if numbers)
+    wrong = "; ".join(f"{what}: {_listed(numbers)}" for what, numbers in lists if numbers)
     number = (absent or unfinished)[0]
     raise UserError(
         f"{folder} lacks parts of {wanted} ({wrong}); run build-saliency --shard {number}/{wanted}, then merge again"
     )
+
+
+def _listed(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - _MOST} more" if len(numbers) > _MOST else ""
+    return ", ".join(map(str, numbers[:_MOST])) + more

@@ -29,6 +29,9 @@ class Remaker:
 
     def __init__(self, table: SaliencyTable, *, device: str = "cpu") -> None:
         made = table.metadata
+        lacking = [name for name in ("fit", "image_size", "weights_sha256") if name not in made]
+        if lacking:
+            raise ValueError(f"the maps do not say with which {', '.join(lacking)} they were made")
         self._tiles: int = made.get("tiles", 1)
         self._fit: str = made["fit"]
         self._method: str = made["method"]
@@ -65,7 +68,7 @@ def _load(made: dict[str, Any], device: str) -> Tower:
     clip = f"local-dir:{DEMO_CLIP}" if made["clip"] == "demo" else made["clip"]
     return load_tower(
         clip,
-        made["pretrained"],
+        made.get("pretrained"),
         device=device,
         precision=made.get("precision", "fp32"),
         size=made["image_size"],

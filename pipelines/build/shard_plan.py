@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from saliency.table.manifest import NAME, part_name
+from saliency.table.manifest import LARGEST_COUNT, NAME, part_name
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class Plan:
     def left(self, done: set[str]) -> Iterator[int]:
         """The shards still to make, where ``done`` names the files of those that are made."""
         return (number for number in self.own() if self.name(number) not in done)
+
+
+def plan_of(settings: Mapping[str, Any]) -> Plan:
+    """The plan of a build of known length by its manifest's settings; ValueError if they can't be such a build's."""
+    pairs, size = settings.get("pairs"), settings.get("shard_size")
+    if type(pairs) is not int or type(size) is not int or not (0 <= pairs <= LARGEST_COUNT and size >= 1):
+        raise ValueError(f"a build of {pairs!r} pairs in shards of {size!r} can't be")
+    return Plan(pairs, size)
 
 
 def shard_name(number: int, count: int | None) -> str:

@@ -10,17 +10,31 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from saliency import __version__
+from saliency.shown import LONGEST_LINE, one_line
+
+
+def plain(text: object) -> Text:
+    """A text for a table or a line on the terminal, in which no markup or escape code of a stranger comes to life.
+
+    Line breaks stay.
+    """
+    lines = str(text).split("\n")
+    return Text("\n".join(line if _is_plain(line) else one_line(line) for line in lines))
+
+
+def _is_plain(line: str) -> bool:
+    return len(line) <= LONGEST_LINE and line.isprintable()
 
 
 def print_facts(facts: dict[str, Any], title: str | None = None) -> None:
     """Two columns: what, and how it is."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
     for name, value in facts.items():
-        table.add_row(escape(name), escape(str(value)))
+        table.add_row(plain(name), plain(value))
     Console().print(table)
 
 

@@ -125,8 +125,8 @@ def _describe_maps(table: SaliencyTable, manifest: Manifest | None) -> tuple[dic
     facts = {
         "maps": str(len(table)),
         "grid": f"{table.grid}×{table.grid}",
-        "clip": " ".join(str(made[key]) for key in ("clip", "pretrained") if made[key]),
-        "method": f"{made['method']} at {made['layer']}",
+        "clip": " ".join(str(made[key]) for key in ("clip", "pretrained") if made.get(key)),
+        "method": f"{made['method']} at {made.get('layer')}",
         "methods compared": COMPARED,
     }
     if manifest:

@@ -37,7 +37,7 @@ from saliency.files import write_atomically, write_text_atomically
 from saliency.table.card import CardFacts, dataset_card, last_part, without_folders
 from saliency.table.checks import PUBLISHED, TableReport
 from saliency.table.manifest import Manifest, Shard
-from saliency.table.table import METADATA_KEY
+from saliency.table.shard import METADATA_KEY
 
 LARGEST_ROW_GROUP = 100_000_000
 """Bytes uncompressed: the Hub's viewer reads at most 300 MB for a page, and advises 100 to 300 MB a row group."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import io
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.sources.bare_png import bare_png
+from saliency.shown import one_line
 
 MAX_PIXELS = 178_956_970
 """An image that claims more pixels than this (half a gigabyte of RGB) is refused; Pillow's own hard limit."""
 MAX_SIDE = 65_535
 """The longest side a JPEG can have."""
+MAX_BYTES = 3 << 29
+"""What decoding an image may hold at once; JPEG 2000 and WebP, whose decoders keep copies, reach it first."""
+LARGEST_FILE = 1 << 30
+"""Bytes of an encoded image; what is larger is not read."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 Image.init()
 SUFFIXES = frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in (*FORMATS, "MPO"))
@@ -41,6 +47,7 @@ _LOSSY_LIMIT = 64
 0.9999 (IoU), and such of quality 10 to 0.995; at 0, as lossless masks are read, to 0.94."""
 _TWELVE_BITS = 4095
 
+_LONGEST_REASON = 300  # characters
 _ORIENTATION = 0x0112
 _TURNED = {5, 6, 7, 8}
 _TRANSPOSE = {
@@ -57,8 +64,17 @@ _TRANSPOSE = {
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+_STRIP = 1 << 20  # pixels that are converted at a time
+_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes that Pillow keeps; else 4
+_DECODER = {"WEBP": 12, "JPEG2000": 16, "AVIF": 6, "GIF": 1}  # bytes a pixel that a decoder takes beside the image
+_PROGRESSIVE = 6  # of a JPEG whose coefficients all have to be there before the first pixel is
+
+
 class BadImage(ValueError):  # noqa: N818 (it is the sample that is bad)
     """The bytes are not one whole image of a sane size; the text is the reason, a few words."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(one_line(reason, _LONGEST_REASON))
 
 
 def decode_rgb(data: bytes, *, draft: int | None = None) -> Image.Image:
@@ -176,12 +192,27 @@ def _open(data: bytes) -> Image.Image:
         if bare is not None:
             return _open(bare)
         raise BadImage("not an image") from error
+    _check_size(image)
+    return image
+
+
+def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise BadImage(f"too large: {width}×{height} pixels")
     if width * height == 0:
         raise BadImage(f"no pixels: {width}×{height}")
-    return image
+    needed = width * height * _bytes_a_pixel(image)
+    if needed > MAX_BYTES:
+        raise BadImage(f"too large: {width}×{height} pixels take {needed:,} bytes to decode, over {MAX_BYTES:,}")
+
+
+def _bytes_a_pixel(image: Image.Image) -> int:
+    """What decoding holds at once for each pixel: the decoder's copies and the image, then the image and its RGB."""
+    stored = _PIXEL.get(image.mode, 4)
+    progressive = image.format == "JPEG" and "progression" in image.info
+    decoder = _PROGRESSIVE if progressive else _DECODER.get(image.format or "", 0)
+    return max(decoder + stored, stored + 4 * (image.mode != "RGB"))
 
 
 @functools.cache
@@ -194,13 +225,16 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
     """The image with its pixels decoded."""
     try:
         image.load()
-        return image
+    except MemoryError:
+        raise BadImage("too large for the memory") from None
     except Exception as error:  # As above; a damaged body is a bad sample, never a crash.
         bare = bare_png(data)
         if bare is not None:
             return _load(_open(bare), bare)
         text = str(error).split("\n")[0]
         raise BadImage("truncated" if "truncated" in text else f"damaged: {text or type(error).__name__}") from error
+    _check_size(image)  # an ICO's header may state another size than the image in it has
+    return image
 
 
 def _orientation(image: Image.Image) -> int:
@@ -220,32 +254,57 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     try:
         if mode.startswith("I") or mode == "F":
-            return Image.fromarray(_to_bytes(np.asarray(image), mode)).convert("RGB")
+            return _in_strips(image, _grey(image))
         if mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-            return _over_white(image.convert("RGBA"))
+            return _in_strips(image, _over_white)
         return image if mode == "RGB" else image.convert("RGB")
     except Exception as error:
         raise BadImage(f"mode {mode} can't be shown as RGB") from error
 
 
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The image converted to RGB some rows at a time, as ``convert`` takes several times the memory of its image."""
+    rgb = Image.new("RGB", image.size)
+    for strip, top in _strips(image):
+        rgb.paste(convert(strip), (0, top))
+    return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
+    """The image in strips of whole rows, each with the number of its first row."""
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height))), top
+
+
 def _over_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
-def _to_bytes(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
-    """Greys of more than 8 bits as uint8.
+def _grey(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """How greys of more than 8 bits are brought to 8, strip by strip.
 
     16-bit ones are divided by 257, so white stays white, and those that need no more than 12 bits, as scanners and
     cameras give them, by 4095 / 255. Mode I is read as 16-bit while its values fit, else as 32-bit. Floats in 0..1 are
     fractions, others are taken as 0..255.
     """
+    mode = image.mode
     if mode == "F":
-        finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        scaled = finite * (255 if finite.max() <= 1 else 1)
+        peak = max(_finite(np.asarray(strip)).max() for strip, _ in _strips(image))
+        factor = 255 if peak <= 1 else 1
     else:
-        peak = values.max()
+        peak = max(np.asarray(strip).max() for strip, _ in _strips(image))
         wide = 65_535 if mode != "I" or peak <= 65_535 else 2**31 - 1
-        white = _TWELVE_BITS if peak <= _TWELVE_BITS else wide
-        scaled = values / (white / 255)
-    return np.asarray(np.clip(scaled, 0, 255).round(), np.uint8)
+        divisor = (_TWELVE_BITS if peak <= _TWELVE_BITS else wide) / 255
+
+    def convert(strip: Image.Image) -> Image.Image:
+        values = np.asarray(strip)
+        scaled = _finite(values) * factor if mode == "F" else values / divisor
+        return Image.fromarray(np.asarray(np.clip(scaled, 0, 255).round(), np.uint8)).convert("RGB")
+
+    return convert
+
+
+def _finite(values: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))

@@ -21,8 +21,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.sources.images import BadImage, decode_mask, image_size
+from pipelines.sources.images import LARGEST_FILE, BadImage, decode_mask, image_size
+from pipelines.sources.inside import Roots
 from pipelines.sources.names import find_file
+from saliency.files import read_regular
+from saliency.shown import LONGEST_WORD, one_line
 
 
 class NoImage(BadImage):
@@ -175,12 +178,14 @@ class Source:
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files of their own; ``paths`` string [n], binary if a name is no UTF-8, null where a row names none."""
+    """Images in files of their own; ``paths`` string [n], binary if a name is no UTF-8, null where a row names none;
+    ``roots`` as in :func:`read_file`."""
 
     paths: pa.Array
+    roots: Roots | None = None
 
     def __getitem__(self, row: int) -> bytes:
-        return read_file(self.paths[row].as_py())
+        return read_file(self.paths[row].as_py(), self.roots)
 
 
 @dataclass(frozen=True)
@@ -216,10 +221,12 @@ class BoxMasks:
         return mask
 
 
-def read_file(path: str | bytes | None) -> bytes:
-    """The bytes of a file that a table names; raises NoImage if it names none, OSError if it can't be read.
+def read_file(path: str | bytes | None, roots: Roots | None = None) -> bytes:
+    """The bytes of a regular file that a table names.
 
-    The name may be in another Unicode form than the file's. It is bytes where it is no text.
+    The name may be in another Unicode form than the file's. It is bytes where it is no text. Raises NoImage if there is
+    none; BadImage if links lead out of ``roots``, where these are given; OSError, whose text is short, if the file
+    can't be read or has more than ``LARGEST_FILE`` bytes.
     """
     if not path:
         raise NoImage("its row names no file")
@@ -227,12 +234,17 @@ def read_file(path: str | bytes | None) -> bytes:
     if "\0" in str(named):
         raise BadImage("its file name holds a zero byte")
     try:
-        return named.read_bytes()
-    except FileNotFoundError:
-        found = find_file(named)
-        if found is None:
-            raise
-        return found.read_bytes()
+        try:
+            return _read_inside(named, roots)
+        except FileNotFoundError:
+            found = find_file(named)
+            if found is None:
+                raise
+            return _read_inside(found, roots)
+    except OSError as error:
+        if len(path) > LONGEST_WORD:  # what is no name at all, such as an image in base64
+            raise OSError(error.errno, error.strerror, one_line(str(named), LONGEST_WORD)) from None
+        raise
 
 
 @dataclass(frozen=True)
@@ -279,3 +291,9 @@ class Videos(Protocol):
     """Where a source's videos are: row number to an open video, raising BadImage or OSError."""
 
     def __getitem__(self, row: int, /) -> Video: ...
+
+
+def _read_inside(path: Path, roots: Roots | None) -> bytes:
+    if roots is not None and not roots.hold(str(path)):
+        raise BadImage("its file lies outside of the source: --allow-outside reads it")
+    return read_regular(path, LARGEST_FILE)

@@ -1,7 +1,8 @@
 """Where the members of a tar lie, read from its headers: no image is touched, no archive unpacked.
 
 The header reader understands ustar, PAX and GNU long names and is several times faster than ``tarfile``, which
-matters at millions of samples. A damaged or cut tar gives its members up to the damage, and a warning.
+matters at millions of samples. A damaged or cut tar gives its members up to the damage, and a warning; whatever a
+header says, no more than a megabyte is held of a tar, and every step leads on by a block.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.errors import UserError
+from pipelines.sources.compressed import unpacking_tool
 from pipelines.sources.images import SUFFIXES
+from saliency.files import open_regular
 
 IMAGE_KINDS = ("jpg", "jpeg", "png", "webp", *sorted(s[1:] for s in SUFFIXES - {".jpg", ".jpeg", ".png", ".webp"}))
 TEXT_KINDS = ("txt", "json", "cls")
@@ -21,7 +24,8 @@ _BLOCK = 512
 _WINDOW = 8192
 """Bytes read at a time: a sample's text members and the headers around them."""
 _MAX_TEXT = 1 << 20
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_DIGITS = 20
+"""More than a number of 64 bits has."""
 _WITHOUT_DATA = b"123456"
 
 
@@ -80,8 +84,12 @@ def index_tar(path: Path, kinds: tuple[str, ...] = IMAGE_KINDS) -> Shard:
 
 
 def read_members(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, int, bytes | None]]:
-    """Name, offset and size of each regular member, and its bytes if it is a small text."""
-    with path.open("rb", buffering=0) as file:
+    """Name, offset and size of each regular member, and its bytes if it is a small text.
+
+    A member that the tar ends inside of has a size that leads just past the end, whatever its header says. OSError for
+    what is no regular file, UserError for a compressed one.
+    """
+    with open_regular(path) as file:
         end = os.fstat(file.fileno()).st_size
         window, base = b"", 0
 
@@ -91,11 +99,10 @@ def read_members(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, in
                 window, base = os.pread(file.fileno(), max(size, _WINDOW), offset), offset
             return window[offset - base : offset - base + size]
 
-        if read(0, 8).startswith(_COMPRESSED):
-            raise UserError(f"{path} is compressed: decompress it first (gunzip), images gain nothing from it")
+        if tool := unpacking_tool(read(0, 8)):
+            raise UserError(f"{path} is compressed: unpack it first ({tool}), images gain nothing from it")
         offset = 0
-        long_name: str | None = None
-        long_size: int | None = None
+        following = _Following()
         while offset < end:
             header = read(offset, _BLOCK)
             if header[0] == 0 and not header.strip(b"\0"):
@@ -107,25 +114,57 @@ def read_members(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, in
             kind = header[156:157]
             start = offset + _BLOCK
             size = _number(header[124:136]) if kind not in _WITHOUT_DATA else 0
-            if kind in (b"x", b"L"):
-                data = read(start, size)
-                if kind == b"L":
-                    long_name = _decoded(data.rstrip(b"\0"))
+            if kind in b"xL":
+                if size > _MAX_TEXT:
+                    warnings.append(
+                        f"{path} has {size:,} bytes about one member at byte {offset}: they are passed over"
+                    )
                 else:
-                    long_name, long_size = _pax(data, long_name)
+                    following.read(kind, read(start, size))
                 offset = start + _padded(size)
                 continue
-            size = size if long_size is None or kind in _WITHOUT_DATA else long_size
+            if kind == b"S":  # its map goes on in blocks of its own, before the data
+                more = header[482]
+                while more and start < end:
+                    more = read(start, _BLOCK)[504:505] not in (b"", b"\0")
+                    start += _BLOCK
+            size = size if following.size is None or kind in _WITHOUT_DATA else following.size
             offset = start + _padded(size)
-            if kind in (b"0", b"\0", b"7"):
-                name = (long_name if long_name is not None else _name(header)).removeprefix("./")
+            if kind in b"0\x007":
+                name = (following.name if following.name is not None else _name(header)).removeprefix("./")
                 is_text = name.rpartition("/")[2].partition(".")[2].lower() in TEXT_KINDS
-                text = read(start, size) if is_text and size <= _MAX_TEXT and start + size <= end else None
                 if start + size > end:
                     warnings.append(f"{path} ends inside {name}: what follows is lost")
-                yield name, start, size, text
+                elif is_text and size > _MAX_TEXT:
+                    warnings.append(f"{path}: {name} has {size:,} bytes, too many for a text, and is not read")
+                text = read(start, size) if is_text and size <= _MAX_TEXT and start + size <= end else None
+                yield name, start, min(size, end + 1 - start), text
             if kind not in b"gK":
-                long_name = long_size = None
+                following = _Following()
+
+
+@dataclass
+class _Following:
+    """What extended headers say of the member that follows them."""
+
+    name: str | None = None
+    size: int | None = None
+
+    def read(self, kind: bytes, data: bytes) -> None:
+        """Take in GNU's long name, or the path and size of PAX records, most of which hold only a time."""
+        if kind == b"L":
+            self.name = _decoded(data.rstrip(b"\0"))
+            return
+        place = 0
+        while (blank := data.find(b" ", place, place + _DIGITS)) >= 0:
+            length = data[place:blank]
+            if not length.isdigit() or int(length) <= blank - place:
+                return
+            record, place = data[blank + 1 : place + int(length) - 1], place + int(length)
+            if record.startswith(b"path="):
+                self.name = _decoded(record[5:])
+            elif record.startswith(b"size=") and record[5:].isdigit() and len(record) < _DIGITS:
+                self.size = int(record[5:])
 
 
 def _padded(size: int) -> int:
@@ -143,9 +182,13 @@ def _is_header(header: bytes) -> bool:
 
 
 def _number(digits: bytes) -> int:
-    if digits[0] & 0x80:  # GNU's binary form, for more than 8 GiB
+    """A number of a header; ValueError for what is none, or is negative."""
+    if digits[0] == 0x80:  # GNU's binary form, for more than 8 GiB
         return int.from_bytes(digits[1:], "big")
-    return int(digits.split(b"\0", 1)[0].strip() or b"0", 8)
+    octal = digits.split(b"\0", 1)[0].strip() or b"0"
+    if octal.strip(b"01234567"):
+        raise ValueError(f"{octal!r} is no octal number")
+    return int(octal, 8)
 
 
 def _name(header: bytes) -> str:
@@ -153,21 +196,6 @@ def _name(header: bytes) -> str:
     if header[257:263] == b"ustar\0" and header[345]:
         name = header[345:500].split(b"\0", 1)[0] + b"/" + name
     return _decoded(name)
-
-
-def _pax(data: bytes, name: str | None) -> tuple[str | None, int | None]:
-    """The path and size that PAX records give the next member; most hold only a time."""
-    size = None
-    while data and (b" path=" in data or b" size=" in data):
-        length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not int(length):
-            break
-        record, data = data[len(length) + 1 : int(length) - 1], data[int(length) :]
-        if record.startswith(b"path="):
-            name = _decoded(record[5:])
-        elif record.startswith(b"size=") and record[5:].isdigit():
-            size = int(record[5:])
-    return name, size
 
 
 def _decoded(name: bytes) -> str:

@@ -7,7 +7,6 @@ unreadable sample, not an error.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,10 +30,11 @@ from pipelines.sources.columns import (
     sample_caption,
     to_array,
 )
-from pipelines.sources.images import BadImage
+from pipelines.sources.images import LARGEST_FILE, BadImage
 from pipelines.sources.source import NoImage, Source
 from pipelines.sources.tar_index import IMAGE_KINDS, TEXT_KINDS, Shard, index_tar
 from pipelines.sources.text_files import BadText, decode_text
+from saliency.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class TarImages:
         path = self.paths[self.tars[row]]
         if offset < 0:
             raise NoImage(f"its sample in {path} has no image")
+        if size > LARGEST_FILE:
+            raise BadImage(f"larger than {LARGEST_FILE:,} bytes")
         descriptor = os.open(path, os.O_RDONLY)
         try:
             data = os.pread(descriptor, size, offset)
@@ -115,7 +117,7 @@ class _Described:
             faults = []
             if document is not None:
                 try:
-                    loaded = json.loads(decode_text(document))
+                    loaded = parse_json(decode_text(document))
                     fields = loaded if isinstance(loaded, dict) else {}
                 except ValueError as error:
                     broken += 1

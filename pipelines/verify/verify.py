@@ -49,7 +49,7 @@ def check_folder(folder: Path, *, quiet: bool = False) -> TableReport:
     if not files and not (folder / NAME).exists() and not part_manifests(folder):
         what = "does not exist" if not folder.exists() else "holds no saliency maps (data/train-*.parquet)"
         raise UserError(f"{folder} {what}; make them with build-saliency")
-    total = sum(path.stat().st_size for path in files)
+    total = sum(path.stat().st_size for path in files if path.is_file())
     with closing(tqdm(total=total, unit="B", unit_scale=True, desc="maps", disable=quiet, leave=False)) as bar:
         return check_table(folder, step=bar.update)
 

@@ -8,7 +8,6 @@ at a time and keeps 32 bytes a row, writes nothing, and says what it found in on
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -18,20 +17,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from saliency.files import open_regular, parse_json
 from saliency.table.manifest import NAME, Manifest, part_manifests, read_manifest
 from saliency.table.rows import hashes_of, later_occurrences, pair_hashes, read_rows
-from saliency.table.table import METADATA_KEY, SCHEMA_VERSION, schema, shard_files
+from saliency.table.shard import SCHEMA_VERSION, ShardError, ShardFile, reading, wrong_values
+from saliency.table.table import shard_files
 
 PUBLISHED = "published"
 """In a manifest's origin: the table is a published copy, which leaves ``rejected/`` out."""
 
 _NUMBERED = re.compile(r"train-(\d{5})-of-(\d{5})\.parquet")
 _BATCH = 4096
-_ROUNDING = 1e-4  # a cosine of float32 vectors may pass 1 by this
+_LONGEST_LINE = 1 << 26  # bytes of a rejected pair
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,13 @@ def check_table(folder: Path, *, step: Callable[[int], object] = lambda _: None)
     scan = _Scan()
     try:
         report.manifest = read_manifest(folder)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         scan.problems["manifest"].append(f"{NAME} can't be read: {error}")
     files = shard_files(folder)
     for path in files:
+        before = scan.size
         _scan_shard(path, report.manifest, scan)
-        step(path.stat().st_size)
+        step(scan.size - before)
     report.files = scan.files
     report.pairs, report.keys = hashes_of(b"".join(scan.pairs)), hashes_of(b"".join(scan.keys))
     _look_at_manifest(folder, report.manifest, scan)
@@ -103,57 +102,35 @@ def check_table(folder: Path, *, step: Callable[[int], object] = lambda _: None)
 
 
 def _scan_shard(path: Path, manifest: Manifest | None, scan: _Scan) -> None:
-    scan.size += path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    listed = {shard.file: shard.sha256 for shard in manifest.shards} if manifest else {}
-    if listed.get(path.name, digest) != digest:
-        scan.problems["sha256"].append(f"{path.name} is not the file that was written: its sha256 is {digest[:12]}…")
     known = len(scan.pairs)
     try:
-        file_schema = pq.read_schema(path)
-        if not _look_at_schema(path, file_schema, scan):
-            return
-        _look_at_settings(path, file_schema, manifest, scan)
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=_BATCH):
+        with reading(path), open_regular(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            scan.size += path.stat().st_size
+        listed = {shard.file: shard.sha256 for shard in manifest.shards} if manifest else {}
+        if listed.get(path.name, digest) != digest:
+            told = f"{path.name} is not the file that was written: its sha256 is {digest[:12]}…"
+            scan.problems["sha256"].append(told)
+        shard = ShardFile(path)
+        scan.grid = shard.grid
+        _look_at_settings(shard, manifest, scan)
+        for batch in shard.batches(size=_BATCH):
             _look_at_rows(path, batch, scan)
-    except (pa.ArrowException, OSError) as error:
-        scan.problems["Parquet"].append(f"{path.name} can't be read: {' '.join(str(error).split())}")
+    except ShardError as error:
+        scan.problems[error.check].append(f"{path.name} {error.what}")
         del scan.pairs[known:], scan.keys[known:]  # rows are numbered over the readable shards
         return
     scan.files.append(path)
 
 
-def _look_at_schema(path: Path, found: pa.Schema, scan: _Scan) -> bool:
-    """Whether the rows of this shard can be looked at."""
-    raw = (found.metadata or {}).get(METADATA_KEY)
-    try:
-        metadata = json.loads(raw) if raw else {}
-        version, grid = metadata.get("schema_version"), int(metadata.get("grid", 0))
-    except (ValueError, TypeError, AttributeError):
-        metadata, version, grid = {}, None, 0
-    if version != SCHEMA_VERSION or grid < 1:
-        what = f"schema version {version}, not {SCHEMA_VERSION}" if metadata else "no saliency_mae metadata"
-        scan.problems["schema"].append(f"{path.name} has {what}")
-        return False
-    right = schema(grid, {})
-    if found.remove_metadata().equals(right.remove_metadata()):
-        scan.grid = grid
-        return True
-    names = [item.name for item in right if item.name not in found.names or not found.field(item.name).equals(item)]
-    names += sorted(set(found.names) - set(right.names))
-    scan.problems["schema"].append(f"{path.name} differs from version 1 in {', '.join(names) or 'the columns order'}")
-    return False
-
-
-def _look_at_settings(path: Path, found: pa.Schema, manifest: Manifest | None, scan: _Scan) -> None:
-    metadata: dict[str, Any] = json.loads(found.metadata[METADATA_KEY])
+def _look_at_settings(shard: ShardFile, manifest: Manifest | None, scan: _Scan) -> None:
+    metadata = shard.metadata
     first = scan.metadata = metadata if scan.metadata is None else scan.metadata
     wanted = {name: manifest.settings.get(name) for name in metadata} if manifest else first
     names = sorted(metadata.keys() | first.keys())
     differing = [name for name in names if not metadata.get(name) == wanted.get(name) == first.get(name)]
     if differing:
-        scan.problems["settings"].append(f"{path.name} was made with other settings: {', '.join(differing)}")
+        scan.problems["settings"].append(f"{shard.path.name} was made with other settings: {', '.join(differing)}")
 
 
 def _look_at_rows(path: Path, batch: pa.RecordBatch, scan: _Scan) -> None:
@@ -162,27 +139,11 @@ def _look_at_rows(path: Path, batch: pa.RecordBatch, scan: _Scan) -> None:
     scan.pairs.append(pair_hashes(batch["key"], batch["caption"]).buffers()[1].to_pybytes())
     scan.keys.append(pair_hashes(batch["key"]).buffers()[1].to_pybytes())
     scan.empty += int((np.asarray(batch["vmin"]) + np.asarray(batch["scale"]) <= 0).sum())
-    for what, wrong in _wrong_values(batch):
+    for what, wrong in wrong_values(batch):
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             key = batch["key"][row].as_py()
             scan.problems["values"].append(f"{what} in row {first + row} of {path.name} (key {key!r})")
-
-
-def _wrong_values(batch: pa.RecordBatch) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Everything that a row can have wrong, and which rows have it, bool [n]."""
-    box = np.asarray(batch["crop_box"].flatten()).reshape(-1, 4)
-    inside = (box >= 0).all(1) & (box <= 1).all(1) & (box[:, 0] < box[:, 2]) & (box[:, 1] < box[:, 3])
-    yield "crop_box is no box in [0, 1]", ~inside
-    vmin, scale = np.asarray(batch["vmin"]), np.asarray(batch["scale"])
-    yield "vmin is not finite", ~np.isfinite(vmin)
-    yield "scale is negative or not finite", ~(np.isfinite(scale) & (scale >= 0))
-    yield "clip_score is outside [−1, 1]", ~(np.abs(np.asarray(batch["clip_score"])) <= 1 + _ROUNDING)
-    yield "width or height is not positive", (np.asarray(batch["width"]) < 1) | (np.asarray(batch["height"]) < 1)
-    yield "image_sha256 is no sha256", ~np.asarray(pc.match_substring_regex(batch["image_sha256"], "^[0-9a-f]{64}$"))
-    peaks = np.asarray(batch["saliency"].flatten()).reshape(len(batch), -1).max(1, initial=0)
-    yield "the map does not reach 255", (scale > 0) & (peaks != 255)
-    yield "a flat map (scale 0) is not stored as zeros", (scale == 0) & (peaks != 0)
 
 
 def _look_at_manifest(folder: Path, manifest: Manifest | None, scan: _Scan) -> None:
@@ -232,9 +193,9 @@ def _look_at_rejected(folder: Path, manifest: Manifest | None, scan: _Scan) -> N
         known |= {path.name for path in paths}
         count = 0
         for path in paths:
-            lines = path.read_text().splitlines()
-            count += len(lines)
-            if not all(_is_reject(line) for line in lines):
+            rejects = list(_rejects(path, problems))
+            count += len(rejects)
+            if not all(rejects):
                 problems.append(f"rejected/{path.name} has a line without key and reason")
         if count != shard.rejected:
             problems.append(f"{shard.file}: {shard.rejected} pairs were rejected, but rejected/ lists {count}")
@@ -242,19 +203,36 @@ def _look_at_rejected(folder: Path, manifest: Manifest | None, scan: _Scan) -> N
     problems += [f"rejected/{name} belongs to no shard" for name in strangers]
 
 
-def _is_reject(line: str) -> bool:
+def _rejects(path: Path, problems: list[str]) -> Iterator[tuple[str, str] | None]:
+    """(key, caption) of each line of a file of rejected pairs, None for a line that is no such pair.
+
+    A file that can't be read is one of the ``problems``. Lines end where JSON lines do: other signs that break lines
+    may stand in a caption.
+    """
     try:
-        content = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(content, dict) and {"key", "reason"} <= content.keys()
+        with open_regular(path) as file:
+            while line := file.readline(_LONGEST_LINE):
+                yield _reject(line)
+    except OSError as error:
+        problems.append(f"rejected/{path.name} can't be read: {error.strerror or error}")
+
+
+def _reject(line: bytes) -> tuple[str, str] | None:
+    try:
+        pair = parse_json(line.decode())
+        key, caption, reason = pair["key"], pair.get("caption") or "", pair["reason"]
+        for text in (key, caption, reason):
+            text.encode()
+    except (ValueError, LookupError, TypeError, AttributeError):  # of another shape, or no UTF-8
+        return None
+    return key, caption
 
 
 def rejected_pairs(folder: Path) -> pa.Array:
     """A hash of every pair that the build rejected, see ``rows.pair_hashes``; unreadable lines are left out."""
-    lines = [line for path in sorted((folder / "rejected").glob("*.jsonl")) for line in path.read_text().splitlines()]
-    pairs = [json.loads(line) for line in lines if _is_reject(line)]
-    keys, captions = ([pair.get(name) for pair in pairs] for name in ("key", "caption"))
+    found = (_rejects(path, []) for path in sorted((folder / "rejected").glob("*.jsonl")))
+    pairs = [pair for rejects in found for pair in rejects if pair]
+    keys, captions = zip(*pairs, strict=True) if pairs else ((), ())
     return pair_hashes(pa.array(keys, pa.string()), pa.array(captions, pa.string()))
 
 

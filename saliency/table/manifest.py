@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from saliency.files import write_text_atomically
+from saliency.files import read_json, write_text_atomically
+from saliency.shown import one_line
 
 NAME = "manifest.json"
+LARGEST_COUNT = 1 << 48
+"""Of pairs, or bytes; more are in no folder."""
+_ORIGIN: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("source", "split", "image_column", "caption_column", "captions", "clip", "pretrained"), (str,)),
+    **dict.fromkeys(("clips", "published"), (bool,)),
+    "limit": (int,),
+}
 _PART = re.compile(r"manifest-(\d{5})-of-(\d{5})\.json")
 
 
@@ -30,6 +39,10 @@ def part_manifests(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("manifest-*.json") if _PART.fullmatch(path.name))
 
 
+class CountError(ValueError):
+    """Pairs in are not those written and those rejected."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """One finished shard: its file, the sha256 of that file, and its counts of pairs."""
@@ -41,8 +54,11 @@ class Shard:
     rejected: int
 
     def __post_init__(self) -> None:
+        counts = [value for name, value in asdict(self).items() if name not in ("file", "sha256")]
+        if not all(type(count) is int and 0 <= count <= LARGEST_COUNT for count in counts):
+            raise TypeError(f"a shard's counts are no numbers from 0 to {LARGEST_COUNT}")
         if self.taken != self.written + self.rejected:
-            raise ValueError(
+            raise CountError(
                 f"{self.file}: {self.taken} pairs in, but {self.written} written and {self.rejected} rejected"
             )
 
@@ -102,14 +118,41 @@ def read_manifest(folder: Path, name: str = NAME, *, kind: type[Shard] = Shard) 
     ``kind`` is what its shards are, for folders of other things that keep such a manifest.
     """
     path = folder / name
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        content = json.loads(path.read_text())
-        shards = [kind(**shard) for shard in content["shards"]]
-        return Manifest(content["settings"], content["origin"], shards, content["complete"], name)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a manifest of build-saliency ({error}); give another --out") from error
+        content = read_json(path)
+        shards = [_shard(kind, listed) for listed in content["shards"]]
+        settings, origin, complete = content["settings"], content["origin"], content["complete"]
+        for what, value, wanted in (
+            ("settings", settings, dict),
+            ("origin", origin, dict),
+            ("complete", complete, bool),
+        ):
+            if not isinstance(value, wanted):
+                raise TypeError(f"{what} is no {'object' if wanted is dict else 'true or false'}")
+        wrong = [what for what, kinds in _ORIGIN.items() if type(origin.get(what)) not in (*kinds, type(None))]
+        if wrong:
+            raise TypeError(f"of its origin, {', '.join(wrong)} can't be")
+        repeated = len(shards) - len({shard.file for shard in shards})
+        if repeated:
+            raise TypeError(f"{repeated} shards are listed twice")
+        return Manifest(settings, origin, shards, complete, name)
+    except CountError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else one_line(error, 200)
+        raise ValueError(f"{path} is not a manifest of build-saliency ({what}); give another --out") from error
+
+
+def _shard(kind: type[Shard], listed: dict[str, Any]) -> Shard:
+    """One shard of a manifest, whose file is a name in its folder and whose counts are counts."""
+    shard = kind(**listed)
+    if not isinstance(shard.file, str) or not isinstance(shard.sha256, str):
+        raise TypeError("a shard's file or sha256 is no text")
+    if shard.file in ("", ".", "..") or {"/", "\\", "\0"} & set(shard.file):
+        raise TypeError(f"{shard.file!r} is no name of a shard")
+    return shard
 
 
 def open_manifest(folder: Path, settings: dict[str, Any], origin: dict[str, Any], name: str = NAME) -> Manifest:

@@ -16,22 +16,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from saliency.table.shard import reading
+
 _HASH_BYTES = 16
 
 
 def read_rows(files: Sequence[Path], rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-    """Some columns of some rows, in the order asked for; rows are numbered in file order, from 0."""
+    """Some columns of some rows, in the order asked for; rows are numbered in file order, from 0. ShardError."""
     order = np.argsort(rows, kind="stable")
     wanted = rows[order]
     pieces, first = [], 0
     for path in files:
-        file = pq.ParquetFile(path)
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            inside = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + count)]
-            if len(inside):
-                pieces.append(file.read_row_group(group, columns=list(columns)).take(pa.array(inside - first)))
-            first += count
+        with reading(path):
+            file = pq.ParquetFile(path)
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                inside = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + count)]
+                if len(inside):
+                    pieces.append(file.read_row_group(group, columns=list(columns)).take(pa.array(inside - first)))
+                first += count
     if len(rows) and (wanted[0] < 0 or wanted[-1] >= first):
         raise IndexError(f"rows {wanted[0]} to {wanted[-1]} of {first}")
     if not pieces:

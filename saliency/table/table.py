@@ -8,11 +8,6 @@ rows open in seconds and a look-up costs well under 2 µs.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +21,11 @@ from numpy.typing import NDArray
 
 from saliency.files import write_atomically
 from saliency.maps import FULL, Box, dequantise
-from saliency.table.manifest import NAME, part_manifests
+from saliency.table.manifest import NAME, part_manifests, read_manifest
+from saliency.table.memory_map import BOXES, COLUMNS, MAPS, RANGES, open_copy
+from saliency.table.shard import ShardFile, schema
 
-SCHEMA_VERSION = 1
-METADATA_KEY = b"saliency_mae"
 ROW_GROUP = 4096
-_CACHE_LAYOUT = 1  # another number when the files of the memory-mapped copy change
-_COPY = re.compile("[0-9a-f]{16}")  # the name of a memory-mapped copy
 _SEPARATOR = "\x1f"  # joins key and caption; a control character no key holds
 
 
@@ -48,24 +41,6 @@ class Row:
     height: int
     crop_box: Box
     clip_score: float
-
-
-def schema(grid: int, metadata: dict[str, Any]) -> pa.Schema:
-    """The table's Arrow schema for maps of ``grid`` × ``grid`` cells, carrying ``metadata`` as JSON."""
-    fields = [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("url", pa.string()),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("image_sha256", pa.string(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("crop_box", pa.list_(pa.float32(), 4), nullable=False),
-        pa.field("saliency", pa.list_(pa.uint8(), grid * grid), nullable=False),
-        pa.field("vmin", pa.float32(), nullable=False),
-        pa.field("scale", pa.float32(), nullable=False),
-        pa.field("clip_score", pa.float32(), nullable=False),
-    ]
-    return pa.schema(fields, {METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
 
 
 def write_shard(
@@ -100,7 +75,7 @@ class SaliencyTable:
     """A finished maps folder, opened for reading. Rows are numbered in file order.
 
     ``grid`` is the maps' side in cells, ``metadata`` how they were made. Raises ValueError, one clear line, for a
-    folder that is no table, is unfinished, or mixes settings.
+    folder that is no table, is unfinished, mixes settings, or holds a value that no map has.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -115,17 +90,18 @@ class SaliencyTable:
             raise ValueError(f"{self.folder} holds parts of a job array; when all are done, run mae-cli merge on it")
         if not manifest.exists():
             _check_names(self.folder, self._files)
-        if manifest.exists() and not json.loads(manifest.read_text())["complete"]:
+        elif not (known := read_manifest(self.folder)) or not known.complete:
             raise ValueError(f"{self.folder} is unfinished; run the same build-saliency command again to finish it")
-        self.metadata = _shared_metadata(self._files)
-        self.grid = int(self.metadata["grid"])
-        self._cache = _open_cache(self.folder, self._files, self.grid)
-        self._columns = pa.ipc.open_file(pa.memory_map(str(self._cache / "columns.arrow"))).read_all()
+        shards = [ShardFile(path) for path in self._files]
+        _check_settings(shards)
+        self.metadata, self.grid = shards[0].metadata, shards[0].grid
+        self._cache = open_copy(self.folder, shards)
+        self._columns = pa.ipc.open_file(pa.memory_map(str(self._cache / COLUMNS))).read_all()
         count = len(self._columns)
         shape = (count, self.grid, self.grid)
-        self._maps: NDArray[np.uint8] = _map_array(self._cache / "saliency.u8", np.uint8, shape)
-        self._boxes: NDArray[np.float32] = _map_array(self._cache / "boxes.f32", np.float32, (count, 4))
-        self._ranges: NDArray[np.float32] = _map_array(self._cache / "ranges.f32", np.float32, (count, 2))
+        self._maps: NDArray[np.uint8] = _map_array(self._cache / MAPS, np.uint8, shape)
+        self._boxes: NDArray[np.float32] = _map_array(self._cache / BOXES, np.float32, (count, 4))
+        self._ranges: NDArray[np.float32] = _map_array(self._cache / RANGES, np.float32, (count, 2))
 
     def __len__(self) -> int:
         return len(self._columns)
@@ -196,79 +172,17 @@ def _check_names(folder: Path, files: list[Path]) -> None:
         )
 
 
-def _shared_metadata(files: list[Path]) -> dict[str, Any]:
-    first: dict[str, Any] | None = None
-    for path in files:
-        try:
-            raw = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path} can't be read as Parquet: {error}") from error
-        if raw is None:
-            raise ValueError(f"{path} is not a saliency table: it carries no {METADATA_KEY.decode()} metadata")
-        metadata: dict[str, Any] = json.loads(raw)
-        if metadata["schema_version"] != SCHEMA_VERSION:
+def _check_settings(shards: list[ShardFile]) -> None:
+    """ValueError if some shards were made with other settings than the first."""
+    first = shards[0].metadata
+    for shard in shards:
+        if shard.metadata != first:
+            names = sorted(first.keys() | shard.metadata.keys())
+            differing = [name for name in names if shard.metadata.get(name) != first.get(name)]
             raise ValueError(
-                f"{path} has schema version {metadata['schema_version']}; this release reads {SCHEMA_VERSION}"
+                f"{shard.path} was made with other settings than {shards[0].path.name}: {', '.join(differing)}"
             )
-        if first is not None and metadata != first:
-            differing = sorted(name for name in first if metadata.get(name) != first[name])
-            raise ValueError(f"{path} was made with other settings than {files[0].name}: {', '.join(differing)}")
-        first = metadata
-    assert first is not None
-    return first
 
 
 def _map_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
     return np.memmap(path, dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)
-
-
-def _open_cache(folder: Path, files: list[Path], grid: int) -> Path:
-    """The memory-mapped copy, made on first use beside the table.
-
-    In the user's cache if that place is read-only, or if its files are links into another program's cache, such as a
-    snapshot of the Hub's, which is not ours to add to.
-    """
-    state = "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)
-    name = hashlib.sha256(f"{_CACHE_LAYOUT}\n{folder.resolve()}\n{state}".encode()).hexdigest()[:16]
-    user = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "saliency-mae"
-    for parent in (folder / ".cache", user):
-        if (parent / name).is_dir():
-            return parent / name
-    borrowed = any(path.is_symlink() for path in files) or folder.resolve().parent.name == "snapshots"
-    parent = folder / ".cache" if os.access(folder, os.W_OK) and not borrowed else user
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = parent / f".tmp-{os.getpid()}-{name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        _write_cache(temporary, files, grid)
-        temporary.replace(parent / name)
-    except OSError:
-        if not (parent / name).is_dir():  # else another process was first, and its copy is as good
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    for stale in parent.iterdir():
-        # `hf download --local-dir` keeps its own notes in the same place
-        if parent == folder / ".cache" and stale.name != name and _COPY.fullmatch(stale.name):
-            shutil.rmtree(stale, ignore_errors=True)
-    return parent / name
-
-
-def _write_cache(target: Path, files: list[Path], grid: int) -> None:
-    names = ["key", "caption", "clip_score"]
-    columns = pa.schema([schema(grid, {}).field(name) for name in names])
-    with (
-        (target / "saliency.u8").open("wb") as maps,
-        (target / "boxes.f32").open("wb") as boxes,
-        (target / "ranges.f32").open("wb") as ranges,
-        pa.OSFile(str(target / "columns.arrow"), "wb") as sink,
-        pa.ipc.new_file(sink, columns) as writer,
-    ):
-        for path in files:
-            for batch in pq.ParquetFile(path).iter_batches(columns=[*names, "saliency", "crop_box", "vmin", "scale"]):
-                maps.write(batch.column("saliency").flatten().to_numpy().data)
-                boxes.write(batch.column("crop_box").flatten().to_numpy().data)
-                pair = [batch.column(name).to_numpy() for name in ("vmin", "scale")]
-                ranges.write(np.ascontiguousarray(np.stack(pair, axis=1)).data)
-                writer.write_batch(batch.select(names).cast(columns))

@@ -17,7 +17,8 @@ from pipelines.publish import publish as module
 from pipelines.publish.publish import PublishOptions, publish
 from pipelines.verify.verify import VerifyOptions, verify
 from saliency.table.manifest import read_manifest
-from saliency.table.table import METADATA_KEY, SaliencyTable, shard_files
+from saliency.table.shard import METADATA_KEY
+from saliency.table.table import SaliencyTable, shard_files
 from tests.pipelines.build.test_build_saliency import tree, write_pictures
 
 

@@ -63,7 +63,7 @@ def test_a_name_that_yaml_would_misread():
 
 
 def test_every_column_of_the_schema_is_explained():
-    from saliency.table.table import schema
+    from saliency.table.shard import schema
 
     rows = re.findall(r"^\| (`.*`) \| (\S+)", dataset_card(FACTS), re.M)
     named = [name for cell, _ in rows for name in re.findall(r"`(\w+)`", cell)]

@@ -12,7 +12,8 @@ from saliency.table import checks
 from saliency.table.checks import check_table, rejected_pairs
 from saliency.table.manifest import Manifest, Shard, read_manifest
 from saliency.table.rows import pair_hashes
-from saliency.table.table import METADATA_KEY, Row, shard_files, write_shard
+from saliency.table.shard import METADATA_KEY
+from saliency.table.table import Row, shard_files, write_shard
 
 METADATA = {"schema_version": 1, "grid": 3, "clip": "x", "pretrained": None, "weights_sha256": "0", "method": "gradcam"}
 NAMES = ["manifest", "files", "sha256", "Parquet", "schema", "settings", "counts", "rejected", "duplicates", "values"]

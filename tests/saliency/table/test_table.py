@@ -8,7 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from saliency.maps import FULL, quantise
-from saliency.table.table import Row, SaliencyTable, schema, shard_files, write_shard
+from saliency.table import memory_map
+from saliency.table.manifest import Manifest
+from saliency.table.shard import schema
+from saliency.table.table import Row, SaliencyTable, shard_files, write_shard
 
 METADATA = {"schema_version": 1, "grid": 4, "clip": "x", "pretrained": None, "weights_sha256": "0", "method": "gradcam"}
 METADATA |= {"layer": "l"}
@@ -89,12 +92,10 @@ def test_the_copy_is_made_once_and_again_when_the_table_changes(folder):
 
 
 def test_a_copy_of_another_layout_is_not_read(folder, monkeypatch):
-    import saliency.table.table
-
     SaliencyTable(folder)
     (old,) = (folder / ".cache").iterdir()
     (old / "boxes.f32").unlink()
-    monkeypatch.setattr(saliency.table.table, "_CACHE_LAYOUT", -1)
+    monkeypatch.setattr(memory_map, "_LAYOUT", -1)
     assert len(SaliencyTable(folder)) == 5
     assert not old.exists()
 
@@ -135,7 +136,7 @@ def test_what_others_keep_beside_the_copy_stays(folder):
     ("damage", "message"),
     [
         (lambda f: [p.unlink() for p in shard_files(f)], "holds no saliency maps"),
-        (lambda f: (f / "manifest.json").write_text('{"complete": false}'), "unfinished"),
+        (lambda f: Manifest({}, {}).save(f), "unfinished"),
         (lambda f: shard_files(f)[1].write_bytes(b"PAR1 nonsense"), "can't be read as Parquet"),
         (lambda f: pq.write_table(pa.table({"key": ["1"]}), shard_files(f)[1]), "not a saliency table"),
         (lambda f: write(f, "train-00001-of-00002.parquet", [], METADATA | {"method": "x"}), "other settings.*method"),

@@ -1,0 +1,177 @@
+"""One Parquet file of a saliency table: its schema (version 1), and the one way in which it is read.
+
+A file may be anyone's. ``ShardFile`` looks at its footer whole: what it says of itself, by a declared shape, and that
+its columns are those of the schema for the grid it names. Rows come in batches that are what the schema promises: no
+null where there is none, as many cells as the grid has, text that is UTF-8. All that is not so is a ``ShardError``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from saliency.files import open_regular, parse_json
+from saliency.shown import one_line
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"saliency_mae"
+LARGEST_GRID = 1024
+"""Cells a side."""
+
+_LARGEST_ROW_GROUP = 4 << 30  # bytes uncompressed
+_BATCH = 4096
+_ROUNDING = 1e-4  # a cosine of float32 vectors may pass 1 by this
+_TEXT, _MAYBE, _COUNT = (str,), (str, type(None)), (int,)
+_REQUIRED: dict[str, tuple[type, ...]] = {"clip": _TEXT, "method": _TEXT}
+_SHAPE = _REQUIRED | {
+    **dict.fromkeys(("pretrained", "layer", "interpolation"), _MAYBE),
+    **dict.fromkeys(("weights_sha256", "fit", "precision", "package_version"), _TEXT),
+    **dict.fromkeys(("image_size", "tiles"), _COUNT),
+}
+_LARGEST_COUNT = 1 << 14
+"""Of ``image_size`` and ``tiles``: pixels and windows a side."""
+
+
+class ShardError(ValueError):
+    """A file that is not as it should be: ``what`` is the text without its name, ``check`` the one of ``verify``."""
+
+    def __init__(self, path: Path, what: str, check: str = "schema") -> None:
+        super().__init__(f"{path} {what}")
+        self.what, self.check = what, check
+
+
+def schema(grid: int, metadata: dict[str, Any]) -> pa.Schema:
+    """The table's Arrow schema for maps of ``grid`` × ``grid`` cells, carrying ``metadata`` as JSON."""
+    fields = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("image_sha256", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("crop_box", pa.list_(pa.float32(), 4), nullable=False),
+        pa.field("saliency", pa.list_(pa.uint8(), grid * grid), nullable=False),
+        pa.field("vmin", pa.float32(), nullable=False),
+        pa.field("scale", pa.float32(), nullable=False),
+        pa.field("clip_score", pa.float32(), nullable=False),
+    ]
+    return pa.schema(fields, {METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
+
+
+class ShardFile:
+    """A shard, opened: ``metadata`` says how its maps were made, ``grid`` is their side in cells. ShardError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with reading(path):
+            open_regular(path).close()
+            self._file = pq.ParquetFile(path)
+            footer, found = self._file.metadata, self._file.schema_arrow
+            sizes = [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
+        if max(sizes, default=0) > _LARGEST_ROW_GROUP:
+            raise ShardError(path, f"has a row group of {max(sizes):,} bytes", "Parquet")
+        self.metadata = _metadata(path, found)
+        self.grid: int = self.metadata["grid"]
+        _check_columns(path, found, self.grid)
+        self.rows: int = footer.num_rows
+
+    def batches(self, columns: Sequence[str] | None = None, *, size: int = _BATCH) -> Iterator[pa.RecordBatch]:
+        """The rows, at most ``size`` at a time; some columns or all. ShardError where it can't be read on."""
+        count = 0
+        with reading(self.path):
+            for batch in self._file.iter_batches(batch_size=size, columns=columns):
+                batch.validate(full=True)
+                for name in {"crop_box", "saliency"}.intersection(batch.schema.names):
+                    if batch[name].flatten().null_count:
+                        raise pa.ArrowInvalid(f"{name} has no value in a place")
+                count += len(batch)
+                yield batch
+            if count != self.rows:
+                raise pa.ArrowInvalid(f"it has {count} rows, and its footer says {self.rows}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever Arrow or the disk raises while a Parquet file is read, as a ShardError."""
+    try:
+        yield
+    except ShardError:
+        raise
+    except Exception as error:  # damaged footers and pages raise of every kind
+        raise ShardError(path, f"can't be read as Parquet: {one_line(error, 300)}", "Parquet") from error
+
+
+def wrong_values(batch: pa.RecordBatch) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Everything that a row can have wrong in the columns at hand, and which rows have it, bool [n]."""
+    names = set(batch.schema.names)
+    if "crop_box" in names:
+        box = np.asarray(batch["crop_box"].flatten()).reshape(-1, 4)
+        inside = (box >= 0).all(1) & (box <= 1).all(1) & (box[:, 0] < box[:, 2]) & (box[:, 1] < box[:, 3])
+        yield "crop_box is no box in [0, 1]", ~inside
+    vmin, scale = np.asarray(batch["vmin"]), np.asarray(batch["scale"])
+    yield "vmin is not finite", ~np.isfinite(vmin)
+    yield "scale is negative or not finite", ~(np.isfinite(scale) & (scale >= 0))
+    yield "clip_score is outside [−1, 1]", ~(np.abs(np.asarray(batch["clip_score"])) <= 1 + _ROUNDING)
+    if {"width", "height"} <= names:
+        yield "width or height is not positive", (np.asarray(batch["width"]) < 1) | (np.asarray(batch["height"]) < 1)
+    if "image_sha256" in names:
+        matches = np.asarray(pc.match_substring_regex(batch["image_sha256"], "^[0-9a-f]{64}$"))
+        yield "image_sha256 is no sha256", ~matches
+    peaks = np.asarray(batch["saliency"].flatten()).reshape(len(batch), -1).max(1, initial=0)
+    yield "the map does not reach 255", (scale > 0) & (peaks != 255)
+    yield "a flat map (scale 0) is not stored as zeros", (scale == 0) & (peaks != 0)
+
+
+def _metadata(path: Path, found: pa.Schema) -> dict[str, Any]:
+    """What the file says of how its maps were made."""
+    raw = (found.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise ShardError(path, f"is not a saliency table: it carries no {METADATA_KEY.decode()} metadata")
+    try:
+        metadata = parse_json(raw)
+    except ValueError as error:
+        raise ShardError(path, f"has {METADATA_KEY.decode()} metadata that is no JSON: {error}") from error
+    if not isinstance(metadata, dict):
+        raise ShardError(path, f"has {METADATA_KEY.decode()} metadata that is no JSON object")
+    if metadata.get("schema_version") != SCHEMA_VERSION:
+        version = one_line(repr(metadata.get("schema_version")), 60)
+        raise ShardError(path, f"has schema version {version}, not {SCHEMA_VERSION}, which is what this release reads")
+    grid = metadata.get("grid")
+    if type(grid) is not int or not 1 <= grid <= LARGEST_GRID:
+        raise ShardError(path, f"has a grid that is no number from 1 to {LARGEST_GRID}: {one_line(repr(grid), 60)}")
+    wrong = [name for name in _SHAPE if not _fits(name, metadata)]
+    if wrong:
+        raise ShardError(path, f"does not say as it should how its maps were made: {', '.join(wrong)}")
+    return metadata
+
+
+def _fits(name: str, metadata: dict[str, Any]) -> bool:
+    if name not in metadata:
+        return name not in _REQUIRED
+    value = metadata[name]
+    if type(value) not in _SHAPE[name]:
+        return False
+    return not isinstance(value, int) or 1 <= value <= _LARGEST_COUNT
+
+
+def _check_columns(path: Path, found: pa.Schema, grid: int) -> None:
+    right = schema(grid, {})
+    if found.remove_metadata().equals(right.remove_metadata()):
+        return
+    places = {field.name: found.get_all_field_indices(field.name) for field in right}
+    names = [field.name for field in right if not _once(found, places[field.name], field)]
+    names += sorted(set(found.names) - set(right.names))
+    raise ShardError(path, f"differs from version 1 in {', '.join(names) or 'the columns order'}")
+
+
+def _once(found: pa.Schema, places: list[int], field: pa.Field) -> bool:
+    return len(places) == 1 and found.field(places[0]).equals(field)
