@@ -13,9 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
-from mae.models import vit
 from saliency.table.table import SaliencyTable
-from tests.tiny_mae import NANO
+from tests.pipelines.pretraining import nano_runs
 
 WRITTEN = Path(__file__).parent / "data" / "written_before"
 SCENES = "shapes:12,size=32"
@@ -37,7 +36,7 @@ EVALUATED = (
 def _here(tmp_path, monkeypatch):
     shutil.copytree(WRITTEN, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(vit.SIZES, "nano", NANO)
+    nano_runs(monkeypatch)
 
 
 def invoke(*arguments):
