@@ -31,7 +31,7 @@ from pipelines.pretrain.pretrain import pretrain
 from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source import Source
-from pipelines.sources.video_stream import require_av
+from pipelines.sources.video.video_stream import require_av
 from saliency.files import write_text_atomically
 
 TRAINED_ON = "shapes-video:3000,size=32,frames=24,objects=1"

@@ -26,9 +26,9 @@ from pipelines.errors import UserError
 from pipelines.frames.options import STDIN, LiveOptions
 from pipelines.frames.ticks import Arrival, Ticks
 from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
-from pipelines.sources.video_end import Extent, missing_frames
-from pipelines.sources.video_file import VIDEO_SUFFIXES
-from pipelines.sources.video_stream import (
+from pipelines.sources.video.video_end import Extent, missing_frames
+from pipelines.sources.video.video_file import VIDEO_SUFFIXES
+from pipelines.sources.video.video_stream import (
     UNTIMED,
     ChunkClock,
     open_container,
@@ -40,7 +40,7 @@ from pipelines.sources.video_stream import (
     upright,
     video_stream,
 )
-from pipelines.sources.videos import frame_names
+from pipelines.sources.video.videos import frame_names
 
 DEFAULT_FPS = Fraction(25)
 """Of frames that have no times."""

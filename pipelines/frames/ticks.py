@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from pipelines.sources.video_stream import LONGEST_GAP
+from pipelines.sources.video.video_stream import LONGEST_GAP
 
 _TOLERANCE, _ROUNDING = 0.1, 0.001
 """How much a frame may be late for its tick, in ticks, or in seconds if that is more: containers round times."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.sources.video_stream import require_av
+from pipelines.sources.video.video_stream import require_av
 from saliency.files import opened_atomically
 
 _QUALITY = "18"

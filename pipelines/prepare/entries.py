@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.sources.columns import Wishes
 from pipelines.sources.hub_stream import StreamSource, encoded_bytes, stream_dataset
 from pipelines.sources.images import decode_mask
 from pipelines.sources.open_source import open_rows, open_source
 from pipelines.sources.source import BoxMasks, FileImages, Source, hash_pairs
+from pipelines.sources.tables.columns import Wishes
 
 Mask = NDArray[np.bool_]
 

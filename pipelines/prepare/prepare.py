@@ -32,10 +32,10 @@ from pipelines.prepare.entries import Columns, Entries, Entry, EntryRow, open_en
 from pipelines.prepare.options import PrepareOptions
 from pipelines.prepare.small_images import SUBSAMPLING, make_small, small_box, small_mask
 from pipelines.prepare.writers import SUFFIX, WRITERS, Picture
-from pipelines.sources.columns import Wishes
 from pipelines.sources.images import BadImage
 from pipelines.sources.prepared_folder import PreparedShard, open_prepared, totals
 from pipelines.sources.source import Rejected
+from pipelines.sources.tables.columns import Wishes
 from saliency import __version__
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 from saliency.table.manifest import Manifest

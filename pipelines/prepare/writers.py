@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.prepare.entries import Columns
-from pipelines.sources.columns import ORIGINAL_NAME
+from pipelines.sources.tables.columns import ORIGINAL_NAME
 
 SUFFIX = {"parquet": "parquet", "webdataset": "tar"}
 

@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.outputs import is_ours
-from pipelines.sources.columns import Wishes, as_text, sample_caption
 from pipelines.sources.images import PICTURE_LIKE, SUFFIXES
 from pipelines.sources.names import composed, text_names
 from pipelines.sources.source import DecodedMasks, FileImages, Source
-from pipelines.sources.table_source import METADATA
+from pipelines.sources.tables.columns import Wishes, as_text, sample_caption
+from pipelines.sources.tables.table_source import METADATA
 from pipelines.sources.text_files import BadText, read_text
 
 _TEXTS = (".txt", ".caption")

@@ -11,15 +11,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.sources.columns import Wishes
-from pipelines.sources.moving_scenes import open_moving_scenes
-from pipelines.sources.scenes import open_scenes
+from pipelines.sources.drawn.moving_scenes import open_moving_scenes
+from pipelines.sources.drawn.scenes import open_scenes
 from pipelines.sources.source import Source
-from pipelines.sources.table_files import TABLE_SUFFIXES
-from pipelines.sources.table_source import open_tables
-from pipelines.sources.tars import open_tars
-from pipelines.sources.video_file import VIDEO_SUFFIXES
-from pipelines.sources.videos import open_video_files
+from pipelines.sources.tables.columns import Wishes
+from pipelines.sources.tables.table_files import TABLE_SUFFIXES
+from pipelines.sources.tables.table_source import open_tables
+from pipelines.sources.tars.tars import open_tars
+from pipelines.sources.video.video_file import VIDEO_SUFFIXES
+from pipelines.sources.video.videos import open_video_files
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.errors import UserError
-from pipelines.sources.columns import (
+from pipelines.sources.source import Sample
+from pipelines.sources.tables.columns import (
     CAPTION_NAMES,
     URL_NAMES,
     Roles,
@@ -23,8 +24,7 @@ from pipelines.sources.columns import (
     first_field,
     sample_caption,
 )
-from pipelines.sources.first_captions import first_rows
-from pipelines.sources.source import Sample
+from pipelines.sources.tables.first_captions import first_rows
 
 _TIMEOUT = 20  # seconds
 

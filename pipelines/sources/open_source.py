@@ -21,20 +21,20 @@ import numpy as np
 from pipelines.commandline.shared_options import Captions
 from pipelines.errors import UserError
 from pipelines.outputs import is_ours
-from pipelines.sources.columns import Wishes
-from pipelines.sources.first_captions import one_pair_an_image
 from pipelines.sources.folders import Found, class_names, files_below, look_below, open_folder
 from pipelines.sources.formats import BUILT_IN, FILE_FORMATS
 from pipelines.sources.hub_stream import StreamSource, open_stream
 from pipelines.sources.images import SUFFIXES
 from pipelines.sources.names import composed, find_path, text_names
-from pipelines.sources.parquet_files import describe_images_elsewhere
 from pipelines.sources.patterns import expand
 from pipelines.sources.prepared_folder import check_prepared
 from pipelines.sources.source import FileImages, Source
 from pipelines.sources.splits import are_splits, one_split
-from pipelines.sources.table_source import LISTINGS, METADATA, open_tables
-from pipelines.sources.videos import open_videos
+from pipelines.sources.tables.columns import Wishes
+from pipelines.sources.tables.first_captions import one_pair_an_image
+from pipelines.sources.tables.parquet_files import describe_images_elsewhere
+from pipelines.sources.tables.table_source import LISTINGS, METADATA, open_tables
+from pipelines.sources.video.videos import open_videos
 
 __all__ = ["StreamSource", "open_source"]
 

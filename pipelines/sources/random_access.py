@@ -7,10 +7,10 @@ from typing import Protocol
 
 from pipelines.commandline.shared_options import Captions
 from pipelines.errors import UserError
-from pipelines.sources.first_captions import one_pair_an_image
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
-from pipelines.sources.table_source import open_dataset
+from pipelines.sources.tables.first_captions import one_pair_an_image
+from pipelines.sources.tables.table_source import open_dataset
 
 
 class SourceOptions(Protocol):

@@ -305,8 +305,8 @@ def test_a_stream_of_unknown_length_gets_its_final_names_at_the_end(tmp_path, ti
 
     from pipelines.build import build_saliency as module
     from pipelines.build import job as build_job
-    from pipelines.sources.columns import Wishes
     from pipelines.sources.hub_stream import stream_dataset
+    from pipelines.sources.tables.columns import Wishes
 
     folder = write_pictures(tmp_path / "pictures", [f"picture {i}" for i in range(10)])
     images = [{"bytes": (folder / f"{i:03d}.png").read_bytes(), "path": None} for i in range(10)]

@@ -7,7 +7,7 @@ from PIL import Image
 from pipelines.demo import demo_video
 from pipelines.demo.recovered_clips import BLOCKS, METHODS
 from pipelines.errors import UserError
-from pipelines.sources.video_file import VideoFile
+from pipelines.sources.video.video_file import VideoFile
 
 FRAMES = 10
 

@@ -22,10 +22,10 @@ from typer.main import get_command
 import cli
 from pipelines.errors import UserError
 from pipelines.prepare.prepare import PrepareOptions, prepare, summary
-from pipelines.sources.columns import Wishes
 from pipelines.sources.hub_stream import StreamSource, stream_dataset
 from pipelines.sources.open_source import open_source
 from pipelines.sources.prepared_folder import NAME, check_prepared, totals
+from pipelines.sources.tables.columns import Wishes
 from pipelines.views.image_views import Views
 from tests.pipelines.build.test_build_saliency import build, rejects, tree, write_pictures
 from tests.pipelines.pretraining import SMALL, invoke, nano_runs

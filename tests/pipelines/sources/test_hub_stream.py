@@ -14,9 +14,9 @@ from PIL import Image
 
 from pipelines.errors import UserError
 from pipelines.sources import hub_stream as streams
-from pipelines.sources.columns import Wishes
 from pipelines.sources.hub_stream import StreamSource, stream_dataset
 from pipelines.sources.open_source import open_source
+from pipelines.sources.tables.columns import Wishes
 
 pytestmark = pytest.mark.usefixtures("hf_cache")
 
@@ -186,7 +186,7 @@ def test_a_download_has_the_streams_pairs(folder, monkeypatch, captions, limit):
 
 
 def test_a_download_without_keys_is_numbered_as_the_stream(tmp_path, monkeypatch):
-    from pipelines.sources.table_source import open_dataset
+    from pipelines.sources.tables.table_source import open_dataset
 
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     rows = [{"image": {"bytes": png(i), "path": f"{i}.png"}, "text": f"t{i}"} for i in range(3)]

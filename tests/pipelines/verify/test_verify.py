@@ -169,8 +169,8 @@ def test_what_is_no_maps_folder(tmp_path, built):
 
 
 def test_a_stream_is_refused(built, monkeypatch):
-    from pipelines.sources.columns import Roles, Wishes
     from pipelines.sources.hub_stream import StreamSource
+    from pipelines.sources.tables.columns import Roles, Wishes
     from pipelines.verify import verify as module
 
     stream = StreamSource("user/data", [], Roles.__new__(Roles), Wishes(None, None, "first", None, None))

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
-from pipelines.sources.columns import IMAGE_NAMES, has_fractions, is_bytes, is_embedded, is_text
+from pipelines.sources.tables.columns import IMAGE_NAMES, has_fractions, is_bytes, is_embedded, is_text
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.errors import UserError
 from pipelines.sources.images import BadImage
 from pipelines.sources.open_source import open_source
-from pipelines.sources.tar_index import index_tar, read_members
+from pipelines.sources.tars.tar_index import index_tar, read_members
 
 
 def png(color):

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.outputs import is_ours
-from pipelines.sources.columns import Wishes
 from pipelines.sources.folders import class_caption, class_names
 from pipelines.sources.images import SUFFIXES, BadImage, EncodedImage, decode_mask
 from pipelines.sources.names import text_names
 from pipelines.sources.source import Source, Video, Videos
+from pipelines.sources.tables.columns import Wishes
 from pipelines.sources.text_files import BadText, read_text
-from pipelines.sources.video_file import VIDEO_SUFFIXES, VideoFile
-from pipelines.sources.video_stream import require_av, require_regular
+from pipelines.sources.video.video_file import VIDEO_SUFFIXES, VideoFile
+from pipelines.sources.video.video_stream import require_av, require_regular
 
 _NUMBERED = re.compile(r"\d+$")
 _FEWEST_FRAMES = 2

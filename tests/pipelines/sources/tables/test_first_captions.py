@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.sources.columns import Wishes
-from pipelines.sources.first_captions import first_rows
 from pipelines.sources.hub_stream import stream_dataset
 from pipelines.sources.open_source import open_source
-from pipelines.sources.table_source import open_dataset
+from pipelines.sources.tables.columns import Wishes
+from pipelines.sources.tables.first_captions import first_rows
+from pipelines.sources.tables.table_source import open_dataset
 
 pytestmark = pytest.mark.usefixtures("hf_cache")
 

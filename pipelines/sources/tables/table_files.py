@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import UserError
-from pipelines.sources.columns import to_array
-from pipelines.sources.delimited import read_delimited
-from pipelines.sources.parquet_files import read_parquet
+from pipelines.sources.tables.columns import to_array
+from pipelines.sources.tables.delimited import read_delimited
+from pipelines.sources.tables.parquet_files import read_parquet
 from pipelines.sources.text_files import BadText, explain, open_lines
 
 TABLE_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")

@@ -8,7 +8,7 @@ from PIL import Image
 pytest.importorskip("av")
 
 from pipelines.sources.images import BadImage
-from pipelines.sources.videos import open_videos
+from pipelines.sources.video.videos import open_videos
 from tests.pipelines.video_files import numbers, pictures, write_video
 
 

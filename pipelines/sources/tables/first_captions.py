@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.sources.images import BadImage
 from pipelines.sources.source import BoxMasks, DecodedMasks, FileImages, Images, Source
-from pipelines.sources.tars import TarImages
+from pipelines.sources.tars.tars import TarImages
 
 Row = TypeVar("Row")
 

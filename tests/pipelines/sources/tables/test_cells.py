@@ -10,10 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.sources.columns import Wishes, as_label, as_text, has_fractions, label_values, sample_caption, to_array
 from pipelines.sources.hub_stream import stream_dataset
 from pipelines.sources.images import BadImage
 from pipelines.sources.open_source import open_source
+from pipelines.sources.tables.columns import (
+    Wishes,
+    as_label,
+    as_text,
+    has_fractions,
+    label_values,
+    sample_caption,
+    to_array,
+)
 
 pytestmark = pytest.mark.usefixtures("hf_cache")
 NAN = float("nan")

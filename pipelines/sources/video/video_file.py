@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.sources.images import BadImage
-from pipelines.sources.video_end import PROGRAM_STREAMS, Extent, missing_frames, missing_seconds
-from pipelines.sources.video_stream import (
+from pipelines.sources.video.video_end import PROGRAM_STREAMS, Extent, missing_frames, missing_seconds
+from pipelines.sources.video.video_stream import (
     LONGEST_GAP,
     UNTIMED,
     ChunkClock,

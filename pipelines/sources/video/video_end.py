@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipelines.sources.video_stream import UNTIMED
+from pipelines.sources.video.video_stream import UNTIMED
 
 _MISSING_SHARE, _MISSING_SECONDS = 0.02, 1.0
 """A file whose video ends earlier than it says by more than both of these lacks its end; muxers round."""

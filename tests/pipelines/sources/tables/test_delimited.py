@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import UserError
-from pipelines.sources.delimited import read_delimited
 from pipelines.sources.open_source import open_source
+from pipelines.sources.tables.delimited import read_delimited
 
 
 def rows(tmp_path, text, name="t.tsv"):

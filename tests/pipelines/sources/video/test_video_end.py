@@ -11,7 +11,7 @@ import av
 
 from pipelines.frames.live import Live, LiveOptions
 from pipelines.sources.images import BadImage
-from pipelines.sources.video_file import VideoFile
+from pipelines.sources.video.video_file import VideoFile
 from tests.pipelines.video_files import (
     B_FRAMES,
     MPEG2,

@@ -17,7 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
-from pipelines.sources.columns import (
+from pipelines.sources.images import LARGEST_FILE, BadImage
+from pipelines.sources.source import NoImage, Source
+from pipelines.sources.tables.columns import (
     LABEL_NAMES,
     ORIGINAL_NAME,
     URL_NAMES,
@@ -30,9 +32,7 @@ from pipelines.sources.columns import (
     sample_caption,
     to_array,
 )
-from pipelines.sources.images import LARGEST_FILE, BadImage
-from pipelines.sources.source import NoImage, Source
-from pipelines.sources.tar_index import IMAGE_KINDS, TEXT_KINDS, Shard, index_tar
+from pipelines.sources.tars.tar_index import IMAGE_KINDS, TEXT_KINDS, Shard, index_tar
 from pipelines.sources.text_files import BadText, decode_text
 from saliency.files import parse_json
 

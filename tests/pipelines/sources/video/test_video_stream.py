@@ -11,8 +11,8 @@ pytest.importorskip("av")
 
 from pipelines.frames.live import Live, LiveOptions
 from pipelines.sources.images import BadImage
-from pipelines.sources.video_file import VideoFile
-from pipelines.sources.video_stream import ChunkClock, packets_of
+from pipelines.sources.video.video_file import VideoFile
+from pipelines.sources.video.video_stream import ChunkClock, packets_of
 from tests.pipelines.video_files import B_FRAMES, MPEG4, copy_stream, join_files, numbers, pictures, write_video
 
 KINDS = {"a.mp4": B_FRAMES, "a.mkv": B_FRAMES, "a.ts": B_FRAMES, "a.avi": MPEG4}
@@ -41,7 +41,7 @@ def test_pixels_are_square(tmp_path, name, aspect, width, rotation):
 
 
 def test_an_aspect_that_makes_a_frame_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.video_stream.MAX_FRAME_PIXELS", 100 * 24)
+    monkeypatch.setattr("pipelines.sources.video.video_stream.MAX_FRAME_PIXELS", 100 * 24)
     write_video(tmp_path / "a.mp4", pictures(4), aspect=Fraction(4, 1), **B_FRAMES)
     with pytest.raises(BadImage, match="too large: 128×24 pixels"):
         VideoFile(tmp_path / "a.mp4")
@@ -70,7 +70,7 @@ def test_frames_may_grow(growing):
 
 def test_a_frame_larger_than_any_may_be_is_not_decoded(growing, monkeypatch):
     """The decoder's own limit: it refuses the frame before it takes the memory."""
-    monkeypatch.setattr("pipelines.sources.video_stream.MAX_FRAME_PIXELS", 48 * 48)
+    monkeypatch.setattr("pipelines.sources.video.video_stream.MAX_FRAME_PIXELS", 48 * 48)
     video = VideoFile(growing)
     assert numbers(video.read([0, 5])) == [0, 5]
     with pytest.raises(BadImage, match="can be read|could be decoded"):
@@ -85,7 +85,7 @@ def test_a_header_larger_than_any_may_be(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mkv", pictures(3))
     data = (tmp_path / "a.mkv").read_bytes()
     (tmp_path / "a.mkv").write_bytes(data.replace(b"Lavf", b"L\xe9vf"))  # nor do tags in other encodings matter
-    monkeypatch.setattr("pipelines.sources.video_stream.MAX_FRAME_PIXELS", 32 * 24 - 1)
+    monkeypatch.setattr("pipelines.sources.video.video_stream.MAX_FRAME_PIXELS", 32 * 24 - 1)
     with pytest.raises(BadImage, match="too large: 32×24 pixels"):
         VideoFile(tmp_path / "a.mkv")
 

@@ -15,7 +15,7 @@ pytest.importorskip("av")
 import av
 
 from pipelines.sources.images import BadImage
-from pipelines.sources.video_file import VideoFile
+from pipelines.sources.video.video_file import VideoFile
 from pipelines.views.clip_views import ClipShape, clip_frames
 from tests.pipelines.video_files import (
     B_FRAMES,
@@ -360,7 +360,7 @@ def test_a_file_is_not_held_in_memory_while_it_is_indexed(tmp_path):
     megabytes = (tmp_path / "a.mkv").stat().st_size / 2**20
     script = """
 import resource, sys
-from pipelines.sources.video_file import VideoFile
+from pipelines.sources.video.video_file import VideoFile
 VideoFile(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert len(VideoFile(sys.argv[2]).times) == 120

@@ -20,7 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import UserError
-from pipelines.sources.columns import (
+from pipelines.sources.names import find_file, text_names
+from pipelines.sources.source import BoxMasks, DecodedMasks, FileImages, Images, Masks, NoImage, Source, read_file
+from pipelines.sources.tables.columns import (
     CAPTION_NAMES,
     IMAGE_NAMES,
     ORIGINAL_NAME,
@@ -35,9 +37,7 @@ from pipelines.sources.columns import (
     label_values,
     text_values,
 )
-from pipelines.sources.names import find_file, text_names
-from pipelines.sources.source import BoxMasks, DecodedMasks, FileImages, Images, Masks, NoImage, Source, read_file
-from pipelines.sources.table_files import Table, read_tables
+from pipelines.sources.tables.table_files import Table, read_tables
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Tables that list the files of their folder, and are looked for in the folders below as well."""

@@ -11,8 +11,8 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.open_source import open_source
-from pipelines.sources.tar_index import index_tar, read_members
-from tests.pipelines.sources.test_tars import BLUE, RED, pairs, write_tar
+from pipelines.sources.tars.tar_index import index_tar, read_members
+from tests.pipelines.sources.tars.test_tars import BLUE, RED, pairs, write_tar
 
 BLOCK = 512
 

@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 from pipelines.errors import UserError
-from pipelines.sources.columns import (
+from pipelines.sources.images import BadImage
+from pipelines.sources.open_source import open_source
+from pipelines.sources.tables.columns import (
     CAPTION_NAMES,
     IMAGE_NAMES,
     KEY_NAMES,
@@ -25,8 +27,6 @@ from pipelines.sources.columns import (
     label_values,
     to_array,
 )
-from pipelines.sources.images import BadImage
-from pipelines.sources.open_source import open_source
 
 pytestmark = pytest.mark.usefixtures("hf_cache")
 
@@ -144,7 +144,7 @@ def test_csv_numbers_and_dates_stay_text(images):
 
 
 def test_quoted_newlines_over_many_blocks(images, monkeypatch):
-    monkeypatch.setattr("pipelines.sources.delimited._BLOCK", 256)
+    monkeypatch.setattr("pipelines.sources.tables.delimited._BLOCK", 256)
     (images / "t.csv").write_text("image,text\n" + "".join(f'{i}.png,"line\n{i}\n\nline"\n' for i in range(100)))
     assert open_source(str(images / "t.csv")).captions.to_pylist() == [f"line\n{i}\n\nline" for i in range(100)]
 
