@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.errors import UserError
-from pipelines.sources.drawn.moving_scenes import MOTIONS
-from pipelines.sources.drawn.scene_drawing import COLORS
 from pipelines.sources.images import decode_rgb
+from pipelines.sources.moving_scenes import MOTIONS
 from pipelines.sources.open_source import open_clips, open_source
+from pipelines.sources.scene_drawing import COLORS
 from pipelines.sources.source import Source
 from pipelines.views.clip_views import ClipShape, ClipViews, clip_frames, masks_on_view, read_clip
 from pipelines.views.geometry import View, random_view, view_image

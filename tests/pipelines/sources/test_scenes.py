@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.sources.drawn.scene_drawing import COLORS, draw_scene
-from pipelines.sources.drawn.scenes import parse_scenes
 from pipelines.sources.images import decode_rgb
 from pipelines.sources.open_source import open_source
+from pipelines.sources.scene_drawing import COLORS, draw_scene
+from pipelines.sources.scenes import parse_scenes
 
 
 @pytest.mark.parametrize(

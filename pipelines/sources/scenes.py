@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
-from pipelines.sources.drawn.scene_drawing import COLORS, OBJECT_COUNTS, draw_scene, scene_caption, scene_label
+from pipelines.sources.scene_drawing import COLORS, OBJECT_COUNTS, draw_scene, scene_caption, scene_label
 from pipelines.sources.source import Source
 
 GRAMMAR = "shapes:N[,split=NAME][,objects=A-B][,size=PIXELS]"
