@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import pathlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -30,6 +32,13 @@ from mae.models.vit import MaskedAutoencoder
 
 _PICKLES = (".pth", ".pt", ".bin")
 _SAFE = ".safetensors"
+_PLAIN_VALUES: list[Any] = [
+    argparse.Namespace,
+    *(pathlib.PosixPath, pathlib.PurePosixPath),
+    *(np.dtype, np.float64(0).__reduce__()[0], type(np.dtype(np.float64)), type(np.dtype(np.float32))),
+    *(type(np.dtype(np.int64)), type(np.dtype(np.int32)), type(np.dtype(np.bool_))),
+]
+"""What checkpoints keep beside their weights: options as a Namespace, paths, numbers of NumPy. None runs anything."""
 
 
 class Weights(NamedTuple):
@@ -147,6 +156,5 @@ def _read(file: Path) -> State:
 
 
 def _unpickle(path: Path) -> Any:
-    # The reference's own checkpoints keep their options as a Namespace, which holds values and runs nothing.
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with torch.serialization.safe_globals(_PLAIN_VALUES):
         return torch.load(path, map_location="cpu", weights_only=True)

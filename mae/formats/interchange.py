@@ -84,16 +84,39 @@ def from_timm(weights: Mapping[str, Tensor]) -> State:
     return checked(encoder_weights(_without_head(weights)))
 
 
+_CONTAINERS = ("model", "state_dict", "module")
+"""Where the reference, Lightning and DeepSpeed keep the weights, one within the other at times."""
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DDP, ``torch.compile`` and Lightning put before every name."""
+
+
 def from_mae(checkpoint: object) -> State:
     """Our weights from a checkpoint of the reference: of the encoder, or with its decoder.
 
-    ``checkpoint`` is what the file holds: the weights under ``model``, or bare. A fine-tuned one gives its encoder if
-    that is whole; one that pools before its norm (``fc_norm``) has lost the encoder's own and is refused.
+    ``checkpoint`` is what the file holds: the weights under ``model``, or bare, or as DDP, ``torch.compile``, DeepSpeed
+    and Lightning wrap them. A fine-tuned one gives its encoder if that is whole; one that pools before its norm
+    (``fc_norm``) has lost the encoder's own and is refused.
     """
-    weights = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else None
+    weights = unwrapped(checkpoint)
     if not isinstance(weights, Mapping) or not all(isinstance(weight, Tensor) for weight in weights.values()):
         raise ValueError("the file holds no weights by name, neither bare nor under 'model'")
     return checked(_without_head(weights))
+
+
+def unwrapped(checkpoint: object) -> object:
+    """What a checkpoint holds without the keys and prefixes of what it was trained in, see ``_CONTAINERS``."""
+    while isinstance(checkpoint, Mapping):
+        inner = next((checkpoint[key] for key in _CONTAINERS if isinstance(checkpoint.get(key), Mapping)), None)
+        prefix = next(
+            (p for p in _PREFIXES if checkpoint and all(str(name).startswith(p) for name in checkpoint)), None
+        )
+        if inner is not None:
+            checkpoint = inner
+        elif prefix is not None:
+            checkpoint = {name.removeprefix(prefix): weight for name, weight in checkpoint.items()}
+        else:
+            break
+    return checkpoint
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> State:

@@ -1,8 +1,12 @@
 """Names of weights: published key sets written out by hand, and every way there and back to the bit."""
 
+import argparse
+
+import numpy as np
 import pytest
 import torch
 
+from mae.formats.foreign import load_foreign
 from mae.formats.interchange import (
     checked,
     config_from_transformers,
@@ -74,6 +78,28 @@ def test_a_vit_of_timm_has_the_names_too(state):
 def test_the_reference_and_back(state, wrapped, part):
     weights = part(state)
     assert equal(from_mae({"model": weights, "epoch": 3} if wrapped else weights), weights)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model": {f"module.{name}": weight for name, weight in state.items()}},
+        lambda state: {f"_orig_mod.{name}": weight for name, weight in state.items()},
+        lambda state: {f"module._orig_mod.{name}": weight for name, weight in state.items()},
+        lambda state: {"state_dict": {f"model.{name}": weight for name, weight in state.items()}, "epoch": 3},
+        lambda state: {"module": state, "global_steps": 9},
+        lambda state: {"model": {"module": state}},
+    ],
+    ids=["DDP", "compile", "both", "Lightning", "DeepSpeed", "nested"],
+)
+def test_what_training_wraps_around_weights_is_taken_off(state, wrap):
+    assert equal(from_mae(wrap(state)), state)
+
+
+def test_numbers_of_numpy_and_paths_beside_the_weights(state, tmp_path):
+    beside = {"best": np.float64(0.5), "step": np.int64(3), "args": argparse.Namespace(out=tmp_path, lr=np.float32(1))}
+    torch.save({"model": dict(state), "config": {}} | beside, tmp_path / "a.pth")
+    assert equal(load_foreign(tmp_path / "a.pth").state, state)
 
 
 def test_timm_and_back(state):
