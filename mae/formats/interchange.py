@@ -88,6 +88,7 @@ _CONTAINERS = ("model", "state_dict", "module")
 """Where the reference, Lightning and DeepSpeed keep the weights, one within the other at times."""
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DDP, ``torch.compile`` and Lightning put before every name."""
+_DEEPEST = 8  # a pickle may hold itself
 
 
 def from_mae(checkpoint: object) -> State:
@@ -105,7 +106,9 @@ def from_mae(checkpoint: object) -> State:
 
 def unwrapped(checkpoint: object) -> object:
     """What a checkpoint holds without the keys and prefixes of what it was trained in, see ``_CONTAINERS``."""
-    while isinstance(checkpoint, Mapping):
+    for _ in range(_DEEPEST):
+        if not isinstance(checkpoint, Mapping):
+            break
         inner = next((checkpoint[key] for key in _CONTAINERS if isinstance(checkpoint.get(key), Mapping)), None)
         prefix = next(
             (p for p in _PREFIXES if checkpoint and all(str(name).startswith(p) for name in checkpoint)), None

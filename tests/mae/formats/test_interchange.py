@@ -96,6 +96,13 @@ def test_what_training_wraps_around_weights_is_taken_off(state, wrap):
     assert equal(from_mae(wrap(state)), state)
 
 
+def test_a_checkpoint_that_holds_itself_has_no_weights():
+    checkpoint = {}
+    checkpoint["model"] = checkpoint
+    with pytest.raises(ValueError, match="holds no weights by name"):
+        from_mae(checkpoint)
+
+
 def test_numbers_of_numpy_and_paths_beside_the_weights(state, tmp_path):
     beside = {"best": np.float64(0.5), "step": np.int64(3), "args": argparse.Namespace(out=tmp_path, lr=np.float32(1))}
     torch.save({"model": dict(state), "config": {}} | beside, tmp_path / "a.pth")
