@@ -7,7 +7,7 @@ a file that could not be told from the source's own is refused there (:func:`che
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -43,12 +43,14 @@ def check_apart(out: Path, read: Iterable[str | Path | None], *, option: str = "
 def one_writer(folder: Path, *, name: str = "") -> Iterator[None]:
     """Within it no other process that asks writes to the folder; UserError, at once, if one does.
 
-    The lock is the operating system's, so that a process that is killed leaves none. ``name`` tells apart those that
-    may write at a time, such as the parts of a job array.
+    The lock is the operating system's, so that a process that is killed leaves none. A folder that was not there is
+    made, and goes again if nothing was written. ``name`` tells apart those that may write at a time, such as the parts
+    of a job array.
     """
     if folder.exists() and not folder.is_dir():  # which who writes there says in words of its own
         yield
         return
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{_LOCK}{name and '-'}{name}", timeout=0)
     try:
@@ -62,3 +64,6 @@ def one_writer(folder: Path, *, name: str = "") -> Iterator[None]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+        if new:
+            with suppress(OSError):  # it holds something by now, as it should
+                folder.rmdir()

@@ -54,8 +54,8 @@ def model(folder):
 def test_features_are_those_that_encode_writes(folder, model, tmp_path):
     for name in ("a", "b"):
         shutil.copy(folder / f"{name}.png", tmp_path)
-    invoke("encode", folder / "saved", tmp_path, "--out", tmp_path / "features.parquet", "--device", "cpu")
-    written = np.stack(pq.read_table(tmp_path / "features.parquet")["feature"].to_pylist()).astype(np.float32)
+    invoke("encode", folder / "saved", tmp_path, "--out", folder / "features.parquet", "--device", "cpu")
+    written = np.stack(pq.read_table(folder / "features.parquet")["feature"].to_pylist()).astype(np.float32)
     assert np.array_equal(np.stack([model.encode(folder / f"{name}.png").numpy() for name in ("a", "b")]), written)
     together = model.encode([folder / "a.png", folder / "b.png"])
     assert together.shape == (2, 16)

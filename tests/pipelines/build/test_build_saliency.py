@@ -229,8 +229,12 @@ def test_other_settings_and_foreign_folders_are_refused(pictures, tmp_path, tiny
     with pytest.raises(UserError, match="other settings.*pairs_sha256"):
         build(pictures, tmp_path / "maps", tiny_clip)
     assert tree(tmp_path / "maps") == before
-    with pytest.raises(UserError, match="holds no maps"):
+    with pytest.raises(UserError, match="is what is read"):
         build(pictures, pictures, tiny_clip)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no maps"):
+        build(pictures, tmp_path / "other", tiny_clip)
 
 
 @pytest.mark.parametrize(
