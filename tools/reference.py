@@ -34,7 +34,16 @@ def options_page() -> str:
     for name, command in commands.items():
         arguments = [each for each in command.params if not each.opts[0].startswith("-")]
         words = " ".join(each.name.upper() if each.required else f"[{each.name.upper()}]" for each in arguments)
-        lines += [f"## {name}", "", inspect.cleandoc(command.help), "", "```console", f"mae-cli {name} {words}".rstrip()]
+        words += "".join(f" {each.opts[0]} {each.name.upper()}" for each in command.params
+                         if each.required and each not in arguments)  # fmt: skip
+        lines += [
+            f"## {name}",
+            "",
+            inspect.cleandoc(command.help),
+            "",
+            "```console",
+            f"mae-cli {name} {words}".rstrip(),
+        ]
         lines += ["```", ""]
         for panel, options in groupby(command.params, key=lambda each: each.rich_help_panel):
             lines += [*([f"**{panel}**", ""] if panel else []), "| option | default | meaning |", "|---|---|---|"]
