@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mae.masks.strategies import has_effect
+from pipelines.commandline.effects import check_effects
 from pipelines.commandline.option_text import option_values, words_to_options
 from pipelines.compare.arms import built_in_arms, usual_arms
 from pipelines.compare.options import CompareOptions
@@ -86,14 +86,11 @@ class ComparePlan:
         try:
             options = PretrainOptions(self.source, out, seed=seed, **given)
             settings = settings_of(options)
+            check_effects(options, self.arms[arm])
         except ValueError as error:
             raise ValueError(f"arms: {arm}: {error}") from error
         strategy, masked = options.masking_name, "maps" in settings.strategy.needs
         mapped = masked or options.saliency_weight > 0
-        unused = [name for name in self.arms[arm] if not (mapped if name == "saliency" else has_effect(name, strategy))]
-        if unused:
-            hint = "give saliency: MAPS" if options.masking is None else "drop it, or choose another masking"
-            raise ValueError(f"arms: {arm}: {unused[0]} has no effect on {strategy} masks; {hint}")
         if mapped and options.saliency is None:
             what = f"{strategy} masks need" if masked else "saliency_weight needs"
             raise ValueError(f"arms: {arm}: {what} maps; give saliency: MAPS (--saliency)")

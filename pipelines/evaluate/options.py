@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option
 from pipelines.commandline.shared_options import (
     DATA,
@@ -18,7 +19,7 @@ from pipelines.commandline.shared_options import (
     Split,
     Workers,
 )
-from pipelines.evaluate.table import PROTOCOLS, QUICK, ProtocolOptions, check_choice, check_least
+from pipelines.evaluate.table import PROTOCOLS, QUICK, ProtocolOptions, check_choice, check_least, protocol_effects
 
 _Data, _What, _Result, _Machine = (partial(Option, panel=panel) for panel in (DATA, "Protocols", "Results", MACHINE))
 
@@ -79,6 +80,12 @@ class _Shared:
 class EvaluateOptions(ProtocolOptions, _Shared):
     """What ``evaluate`` was asked for; the CLI's options under the same names."""
 
+    effects: ClassVar[tuple[Effect, ...]] = (
+        *protocol_effects(),
+        Effect(("test_limit",), lambda options: options.test is not None, "without --test"),
+        Effect(("test_fraction",), lambda options: options.test is None, "with --test", "all of that is tested on"),
+    )
+
     out: Annotated[Path | None, _Result("JSON file to write. If not given: evaluation.json in the run folder.")] = None
     confusion: Annotated[Path | None, _Result("PNG file for the encoder's confusion matrices.")] = None
     fresh: Annotated[bool, _Result("Compute everything again, even what an earlier command has finished.")] = False
@@ -98,6 +105,11 @@ class EvaluateOptions(ProtocolOptions, _Shared):
         if self.confusion and not set(self.protocols) & set(with_classes):
             raise ValueError(f"--confusion draws what these protocols take for what: {', '.join(with_classes)}")
         self.all_seeds()
+
+    @property
+    def measured(self) -> str:
+        """The protocols, as they are typed."""
+        return " and ".join(self.protocols)
 
     @property
     def file(self) -> Path | None:

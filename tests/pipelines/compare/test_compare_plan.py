@@ -95,7 +95,7 @@ def test_a_mistake_is_one_line_that_names_the_place(read, text, message):
         ("{salient_ratio: 0.9}", "arms: x: --salient-ratio 0.9 is above"),
         ("{masking: magic}", "arms: x: --masking 'magic'"),
         ("{batch_size: 0}", "arms: x: --batch-size is 0"),
-        ("{masking: random, salient_ratio: 0.5}", "arms: x: salient_ratio has no effect on random masks"),
+        ("{masking: random, salient_ratio: 0.5}", "arms: x: --salient-ratio has no effect with --masking random"),
     ],
 )
 def test_an_arm_that_could_not_run(read, arm, message):
@@ -104,11 +104,17 @@ def test_an_arm_that_could_not_run(read, arm, message):
         plan.pretrain_options("x", 0, Path("run"))
 
 
-@pytest.mark.parametrize("arm", ["{salient_ratio: 0.5}", "{masking: inverse}"])
-def test_an_arm_without_its_maps(read, arm):
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ("{salient_ratio: 0.5}", r"--salient-ratio has no effect .* salient \(the default with --saliency\)"),
+        ("{masking: inverse}", "give saliency: MAPS"),
+    ],
+)
+def test_an_arm_without_its_maps(read, arm, message):
     """Not masked at random unasked, which would compare random with random."""
     plan = read(f"{{source: a, arms: {{x: {arm}, random: }}}}")
-    with pytest.raises(ValueError, match="give saliency: MAPS"):
+    with pytest.raises(ValueError, match=message):
         plan.pretrain_options("x", 0, Path("run"))
 
 
