@@ -256,6 +256,16 @@ def test_a_number_that_is_none(flag, value, capsys):
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["pretrain a --out b --seed", "demo --seed", "verify a b --seed", "evaluate a b --seed", "inspect a --limit"],
+)
+def test_a_number_that_is_too_large(words):
+    done = run(*words.split(), "9" * 25)
+    assert done.exit_code == 2
+    assert done.stderr == f"error: {words.split()[-1]} is {'9' * 25}; it must be at most {2**62}\n"
+
+
 @pytest.mark.parametrize(("words", "code"), [([], 2), (["--help"], 0), (["merge", "/no/such/place"], 2)])
 def test_main_ends_with_the_exit_code(words, code, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from pipelines.commandline.effects import check_effects
-from pipelines.commandline.option_text import option_values, words_to_options
+from pipelines.commandline.option_text import option_values, parse_seeds, words_to_options
 from pipelines.compare.arms import built_in_arms, usual_arms
 from pipelines.compare.options import CompareOptions
 from pipelines.errors import UserError, user_errors
@@ -67,8 +67,6 @@ class ComparePlan:
                 raise ValueError(f"arms: {name!r} can't be a name; use letters, digits, . _ - (and not {UNTRAINED!r})")
         if self.baseline not in self.arms:
             raise ValueError(f"baseline: {self.baseline!r} is not one of the arms: {', '.join(self.arms)}")
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: takes different whole numbers from 0 on, such as [0, 1, 2]")
 
     def narrowed(self, arms: str | None, seeds: str | None) -> ComparePlan:
         """The plan with some of its arms (names with commas) or other seeds. UserError for what it can't be."""
@@ -78,7 +76,7 @@ class ComparePlan:
                 if name not in self.arms:
                     raise ValueError(f"--arms: {name!r} is not one of: {', '.join(self.arms)}")
             kept = {name: options for name, options in self.arms.items() if name in names}
-            return replace(self, arms=kept, seeds=self.seeds if seeds is None else parse_seeds(seeds))
+            return replace(self, arms=kept, seeds=self.seeds if seeds is None else _seeds(seeds))
 
     def pretrain_options(self, arm: str, seed: int, out: Path) -> PretrainOptions:
         """What the run of an arm and seed is asked for. ValueError, naming the arm, for a bad value."""
@@ -159,24 +157,18 @@ def plan_from(content: Any) -> ComparePlan:
         source=source,
         arms=arms,
         baseline=str(baseline),
-        seeds=parse_seeds(sections.get("seeds", 3)),
+        seeds=_seeds(sections.get("seeds", 3)),
         saliency=saliency,
         pretrain=_options(PretrainOptions, "pretrain", sections.get("pretrain"), _NOT_COMMON),
         evaluate=_options(EvaluateOptions, "evaluate", sections.get("evaluate"), _NOT_OF_EVALUATE),
     )
 
 
-def parse_seeds(value: Any) -> tuple[int, ...]:
-    """``3`` is seeds 0, 1 and 2; a list, or a text such as ``0,4``, names them. ValueError."""
-    if isinstance(value, str):
-        parts: list[Any] = value.split(",")
-        value = [int(part) if part.strip().isdigit() else part for part in parts]
-        value = value[0] if len(parts) == 1 else value
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return tuple(range(value))
-    if not isinstance(value, list) or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value):
-        raise ValueError(f"seeds: takes how many, or a list such as [0, 1, 2], not {value!r}")
-    return tuple(value)
+def _seeds(value: Any) -> tuple[int, ...]:
+    try:
+        return parse_seeds(value)
+    except ValueError as error:
+        raise ValueError(f"seeds: {error}") from error
 
 
 def _names(text: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option
+from pipelines.commandline.option_text import parse_seeds
 from pipelines.commandline.shared_options import (
     DATA,
     MACHINE,
@@ -119,13 +120,9 @@ class EvaluateOptions(ProtocolOptions, _Shared):
     def all_seeds(self) -> tuple[int, ...]:
         """The probes' seeds: those that were listed, or so many from ``seed`` on; ValueError for anything else."""
         try:
-            numbers = tuple(int(part) for part in self.seeds.split(","))
+            return parse_seeds(self.seeds, first=self.seed)
         except ValueError as error:
-            raise ValueError(f"--seeds {self.seeds!r} is not a number of seeds, nor seeds such as 0,1,2") from error
-        seeds = numbers if len(numbers) > 1 else tuple(range(self.seed, self.seed + numbers[0]))
-        if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-            raise ValueError(f"--seeds {self.seeds!r}: at least one is needed, each from 0 on and once")
-        return seeds
+            raise ValueError(f"--seeds: {error}") from error
 
     def check_model(self, name: str, *, video: bool) -> None:
         """ValueError, naming the model, if what was asked for does not exist for models of video, or of images."""
