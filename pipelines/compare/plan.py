@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipelines.commandline.effects import check_effects
 from pipelines.commandline.option_text import option_values, parse_seeds, words_to_options
+from pipelines.commandline.yaml_text import read_yaml
 from pipelines.compare.arms import built_in_arms, usual_arms
 from pipelines.compare.options import CompareOptions
 from pipelines.errors import UserError, user_errors
@@ -105,12 +104,7 @@ class ComparePlan:
 
 def read_plan(path: Path) -> ComparePlan:
     """The plan in a YAML file. UserError, one line that names the place, for anything it can't be."""
-    try:
-        content = yaml.load(path.read_text("utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path)
     try:
         return plan_from(content)
     except ValueError as error:
@@ -206,17 +200,3 @@ def _mapping(place: str, content: Any) -> dict[Any, Any]:
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise ValueError(f"{place}: takes names and values, not {found}")
     return content
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML would keep the last and say nothing."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping; a YAML error at a repeated key."""
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
-                seen.add(key.value)
-        return dict(super().construct_mapping(node, deep))
