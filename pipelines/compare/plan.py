@@ -7,7 +7,7 @@ seeds, before anything runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.evaluate import EvaluateOptions
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.settings import settings_of
+from saliency.shown import one_line
 
 UNTRAINED = "untrained"
 """The name of the reference arm that every seed has: the weights that all of its arms start from."""
@@ -172,19 +173,25 @@ def _names(text: str) -> list[str]:
 def _arms(content: Any) -> dict[str, dict[str, Any]]:
     """Arms from a mapping of names to options, or a list of names; an arm without options is a built-in one."""
     if isinstance(content, list):
+        _check_arm_names(content)
         repeated = [name for name in content if content.count(name) > 1]
         if repeated:
             raise ValueError(f"arms: {repeated[0]!r} is there twice")
         content = dict.fromkeys(content)
     arms, built_in = {}, built_in_arms()
-    for name, options in _mapping("arms", content).items():
-        if not isinstance(name, str):
-            raise ValueError(f"arms: {name!r} is no text; put the name in quotes")
+    _check_arm_names(_mapping("arms", content))
+    for name, options in content.items():
         if options is None and name not in built_in:
             raise ValueError(f"arms: {name!r} has no options, and is not one of: {', '.join(built_in)}")
         given = built_in[name] if options is None else options
         arms[name] = _options(PretrainOptions, f"arms: {name}", given, _NOT_OF_AN_ARM)
     return arms
+
+
+def _check_arm_names(names: Iterable[Any]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"arms: {one_line(repr(name), 100)} is no text; put the name in quotes")
 
 
 def _options(kind: type[Any], place: str, content: Any, barred: Mapping[str, str]) -> dict[str, Any]:

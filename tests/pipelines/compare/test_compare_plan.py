@@ -75,6 +75,7 @@ def test_what_a_plan_leaves_out(read):
         ("{source: a, pretrain: {epochs: many}, arms: [random, block]}", "pretrain: epochs: takes a whole number"),
         ("{source: a, evaluate: {beside: b}, arms: [random, block]}", "evaluate: beside can't be given here"),
         ("{source: a, baseline: x, arms: [random, block]}", "baseline: 'x' is not one of the arms: random, block"),
+        ("{source: a, arms: [[]]}", "arms: [] is no text; put the name in quotes"),
         ("{source: a, seeds: [1, 1], arms: [random, block]}", "seeds: [1, 1] is not a number of seeds"),
         ("{source: a, seeds: 0, arms: [random, block]}", "seeds: 0 is not a number"),
         ("{source: a, seeds: all, arms: [random, block]}", "seeds: all is not a number"),
