@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from typer.main import get_command
 from typer.testing import CliRunner
 
 import cli
@@ -391,11 +390,3 @@ def test_the_command(built, tmp_path):
     assert result.exit_code == 0, result.output
     assert f"{tmp_path / 'out'} (nothing was uploaded)" in result.stdout
     assert "license: cc0-1.0" in (tmp_path / "out" / "README.md").read_text()
-
-
-def test_the_options_are_the_commands():
-    parameters = {parameter.name: parameter.default for parameter in get_command(cli.app).commands["publish"].params}
-    fields = {name: field.default for name, field in PublishOptions.__dataclass_fields__.items()}
-    assert parameters.keys() == fields.keys()
-    optional = fields.keys() - {"maps", "name"}
-    assert {name: parameters[name] for name in optional} == {name: fields[name] for name in optional}
