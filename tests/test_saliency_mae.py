@@ -96,7 +96,7 @@ def test_the_readmes_lines_run(scene):
 
 
 def test_the_guides_examples_run(scene):
-    run_examples("\n".join(blocks("docs/python.md")), {}, "docs/python.md")
+    run_examples("\n".join(blocks("docs/guide/python.md")), {}, "docs/guide/python.md")
 
 
 def test_the_docstrings_examples_run(scene):

@@ -41,7 +41,7 @@ class _Shared:
     protocols: Annotated[
         tuple[str, ...],
         _What(
-            "What to measure. Repeat it for several [default: knn and logistic] (docs/protocols.md).",
+            "What to measure. Repeat it for several [default: knn and logistic] (docs/guide/evaluation.md).",
             flags=("--protocol",),
             choices=tuple(PROTOCOLS),
         ),

@@ -33,10 +33,10 @@ from pipelines.pretrain.effects import EFFECTS
 
 SALIENT, GATE, ATTENTION, HARD, LEVELS, RUN = (
     "Masks by saliency maps",
-    "Masks by a gate (docs/gate.md)",
+    "Masks by a gate (docs/guide/gate.md)",
     "Masks by attention",
     "Masks of hard patches",
-    "Masks that learn from labels: mlo (docs/mlo.md)",
+    "Masks that learn from labels: mlo (docs/guide/mlo.md)",
     "Checkpoints and logs",
 )
 
@@ -89,7 +89,7 @@ class PretrainOptions:
     masking: Annotated[
         str | None,
         Option(
-            "How patches are chosen to be hidden (docs/masking.md). By default salient if --saliency is given, and "
+            "How patches are chosen to be hidden (docs/guide/masking.md). By default salient if --saliency is given, and "
             "otherwise random, or tube for videos. inverse, shuffled and center are controls for experiments.",
             choices=tuple(STRATEGIES),
             panel=MASKS,
@@ -231,14 +231,14 @@ class PretrainOptions:
     decoder_masking: Annotated[
         str,
         Option(
-            "With --decode-ratio: decode tubelets at random, or those in a running cell (docs/video.md).",
+            "With --decode-ratio: decode tubelets at random, or those in a running cell (docs/guide/video.md).",
             choices=("random", "running-cell"),
             panel=VIDEO,
         ),
     ] = "random"
     frames: Annotated[
         int | None,
-        Option("Frames per clip, usually 16. SOURCE then holds videos (docs/video.md).", least=1, panel=VIDEO),
+        Option("Frames per clip, usually 16. SOURCE then holds videos (docs/guide/video.md).", least=1, panel=VIDEO),
     ] = None
     frame_stride: Annotated[int, Option("Distance between frames of a clip, in frames of the video.", panel=VIDEO)] = 4
     tubelet: Annotated[int, Option("Frames per video patch.", panel=VIDEO)] = 2
