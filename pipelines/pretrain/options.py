@@ -226,7 +226,9 @@ class PretrainOptions:
     decoder_depth: Annotated[int | None, Option("Depth of the decoder, by default the size's own.", panel=MODEL)] = None
     decode_ratio: Annotated[
         float,
-        Option("Fraction of hidden patches that is decoded, drawn anew at every step (docs/speed.md).", panel=SPEED),
+        Option(
+            "Fraction of hidden patches that is decoded, drawn anew at every step (docs/guide/speed.md).", panel=SPEED
+        ),
     ] = 1.0
     decoder_masking: Annotated[
         str,
@@ -285,7 +287,9 @@ class PretrainOptions:
     ] = False
     shard_model: Annotated[
         bool,
-        Option("Split weights and optimiser state among torchrun's processes (docs/distributed.md).", panel=MACHINE),
+        Option(
+            "Split weights and optimiser state among torchrun's processes (docs/guide/distributed.md).", panel=MACHINE
+        ),
     ] = False
     checkpoint_every: Annotated[int | None, Option("Steps between checkpoints; one epoch by default.", panel=RUN)] = (
         None
