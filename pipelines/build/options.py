@@ -60,7 +60,8 @@ class BuildOptions:
     method: Annotated[
         str,
         Option(
-            "Method that computes the maps (docs/guide/maps.md). Those after naclip need pip install 'saliency-mae[cam]'.",
+            "Method that computes the maps (docs/guide/maps.md). Those after naclip need "
+            "pip install 'saliency-mae[cam]'.",
             choices=METHOD_NAMES,
         ),
     ] = "gradcam"

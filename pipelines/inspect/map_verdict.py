@@ -1,7 +1,8 @@
 """What was found of a set of maps, as plain numbers: figures beside their controls, with intervals, and the verdict.
 
 ``maps beat a control`` in a figure when the lower end of the paired bootstrap interval of (map − control) is above
-zero, and fall behind it when the upper end is below; anything else is undecided. docs/guide/map-quality.md explains the figures.
+zero, and fall behind it when the upper end is below; anything else is undecided. docs/guide/map-quality.md explains
+the figures.
 """
 
 from __future__ import annotations
