@@ -89,7 +89,7 @@ class PretrainOptions:
     masking: Annotated[
         str | None,
         Option(
-            "How patches are chosen to be hidden (docs/guide/masking.md). By default salient if --saliency is given, and "
+            "How patches are chosen to be hidden (docs/guide/masking.md). By default salient with --saliency, and "
             "otherwise random, or tube for videos. inverse, shuffled and center are controls for experiments.",
             choices=tuple(STRATEGIES),
             panel=MASKS,
@@ -226,9 +226,7 @@ class PretrainOptions:
     decoder_depth: Annotated[int | None, Option("Depth of the decoder, by default the size's own.", panel=MODEL)] = None
     decode_ratio: Annotated[
         float,
-        Option(
-            "Fraction of hidden patches that is decoded, drawn anew at every step (docs/guide/speed.md).", panel=SPEED
-        ),
+        Option("Fraction of hidden patches to decode, drawn anew at every step (docs/guide/speed.md).", panel=SPEED),
     ] = 1.0
     decoder_masking: Annotated[
         str,
@@ -287,9 +285,7 @@ class PretrainOptions:
     ] = False
     shard_model: Annotated[
         bool,
-        Option(
-            "Split weights and optimiser state among torchrun's processes (docs/guide/distributed.md).", panel=MACHINE
-        ),
+        Option("Split weights and optimiser state among processes (docs/guide/distributed.md).", panel=MACHINE),
     ] = False
     checkpoint_every: Annotated[int | None, Option("Steps between checkpoints; one epoch by default.", panel=RUN)] = (
         None
