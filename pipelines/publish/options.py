@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pipelines.commandline.option import Argument, Option, check_declared
+from pipelines.commandline.shared_options import AllowOutside
 
 PREVIEW, CARD = "Preview pictures", "Dataset card"
 """Panels of ``--help``."""
@@ -25,6 +26,7 @@ class PublishOptions:
         bool, Option("Show the photos, which requires the right to publish them.", panel=PREVIEW)
     ] = False
     source: Annotated[str | None, Option("Where the images are now, for --with-images.", panel=PREVIEW)] = None
+    allow_outside: AllowOutside = False
     licence: Annotated[
         str, Option("Licence of the maps, as the Hub spells it.", flags=("--licence", "--license"), panel=CARD)
     ] = "other"

@@ -136,6 +136,7 @@ def _images(options: PublishOptions, report: TableReport) -> tuple[Source | None
         raise UserError(f"{options.maps} does not say where its images are: {advice}")
     wanted: dict[str, Any] = {name: origin.get(name) for name in ("split", "image_column", "caption_column", "limit")}
     wanted |= {"captions": origin.get("captions") or "first", "clips": origin.get("clips", False)}
+    wanted |= {"allow_outside": options.allow_outside}
     try:
         source = open_source(spec, **wanted)
     except UserError as error:

@@ -55,11 +55,13 @@ def open_source(
     split: str | None = None,
     clips: bool = False,
     every_row: bool = False,
+    allow_outside: bool = False,
 ) -> Source | StreamSource:
     """The source that ``spec`` names; with ``clips`` the one of videos (:func:`open_clips`), which has no columns.
 
     ``captions`` says what becomes of an image's several captions, in one row or in rows of their own: ``first`` takes
     one, ``all`` makes a pair of each; with ``every_row`` a row is a pair at least, whatever image it shows.
+    With ``allow_outside`` files are read that a table or a dataset names outside of itself.
     ``limit`` takes the first so many samples; ``split`` chooses among the splits of a folder or a Hub dataset. Raises
     UserError.
     """
@@ -72,9 +74,10 @@ def open_source(
         raise UserError(f"captions is {captions!r}; write {' or '.join(get_args(Captions))}")
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; it must be at least 1")
+    wishes = Wishes(image_column, caption_column, captions, split=split, allow_outside=allow_outside)
     rows = limit
     while True:
-        source = opened = open_rows(spec, Wishes(image_column, caption_column, captions, rows, split))
+        source = opened = open_rows(spec, replace(wishes, limit=rows))
         if isinstance(opened, StreamSource):
             return opened
         source = one_pair_an_image(opened) if captions == "first" and not every_row else opened

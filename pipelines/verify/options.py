@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pipelines.commandline.option import Argument, Option, check_declared
 from pipelines.commandline.shared_options import (
+    AllowOutside,
     CaptionColumn,
     CaptionsOfAnImage,
     ImageColumn,
@@ -28,6 +29,7 @@ class VerifyOptions:
     caption_column: CaptionColumn = None
     captions: CaptionsOfAnImage = "first"
     split: Split = None
+    allow_outside: AllowOutside = False
     limit: Limit = None
 
     def __post_init__(self) -> None:
