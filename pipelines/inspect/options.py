@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pipelines.commandline.option import Argument, Option, check_declared
-from pipelines.commandline.shared_options import AllowOutside, Device
+from pipelines.commandline.shared_options import OUTSIDE, Device
 from saliency.names import FIGURES
 
 GALLERY, SCORES = "Gallery", "Scores"
@@ -39,7 +39,7 @@ class InspectOptions:
         ),
     ] = ()
     device: Device = "cpu"
-    allow_outside: AllowOutside = False
+    allow_outside: Annotated[bool, Option(OUTSIDE)] = False
 
     def __post_init__(self) -> None:
         check_declared(self)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pipelines.commandline.option import Argument, Option, check_declared
-from pipelines.commandline.shared_options import AllowOutside
+from pipelines.commandline.shared_options import OUTSIDE
 
 PREVIEW, CARD = "Preview pictures", "Dataset card"
 """Panels of ``--help``."""
@@ -26,7 +26,7 @@ class PublishOptions:
         bool, Option("Show the photos, which requires the right to publish them.", panel=PREVIEW)
     ] = False
     source: Annotated[str | None, Option("Where the images are now, for --with-images.", panel=PREVIEW)] = None
-    allow_outside: AllowOutside = False
+    allow_outside: Annotated[bool, Option(OUTSIDE, panel=PREVIEW)] = False
     licence: Annotated[
         str, Option("Licence of the maps, as the Hub spells it.", flags=("--licence", "--license"), panel=CARD)
     ] = "other"
