@@ -66,11 +66,11 @@ def run_facts(folder: Path) -> list[str]:
     options = options | config["masking"] | {"masking": config["masking"]["strategy"], "precision": config["precision"]}
     shown = [name for name in _SHOWN if options.get(name) is not None and has_effect(name, options["masking"])]
     training = {name: _value(options[name]) for name in shown}
-    training = {"source": f"{_place(options['source'])} ({config['images']} images)"} | training
+    training = {"source": f"{_place(options['source'])} ({markdown(config['images'])} images)"} | training
     if options.get("saliency"):
         training["saliency"] = _place(options["saliency"])
     if metrics:
-        training["steps"] = f"{metrics[-1]['step']} of {config['steps']}"
+        training["steps"] = f"{metrics[-1]['step']} of {markdown(config['steps'])}"
         training["loss"] = f"{metrics[-1]['loss']:.4f} at the last logged step"
     return _table("Training", training) + _results(folder / "evaluation.json")
 
