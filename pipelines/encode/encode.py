@@ -34,6 +34,7 @@ from pipelines.outputs import check_apart
 from pipelines.progress import progress_bar
 from pipelines.reconstruct.reconstruct import open_model, picture_files
 from pipelines.sources.images import BadImage, decode_rgb
+from pipelines.sources.source import read_file
 from pipelines.views.geometry import central_view
 from saliency.files import opened_atomically, write_text_atomically
 
@@ -118,7 +119,7 @@ def _of_stream(model: MaskedAutoencoder, live: Live, found: Encoding, *, quiet: 
 def _of_pictures(model: MaskedAutoencoder, files: list[Path], found: Encoding, *, quiet: bool) -> Rows:
     for file in progress_bar(files, unit="images", quiet=quiet):
         try:
-            pixels = _view(decode_rgb(file.read_bytes()), model)
+            pixels = _view(decode_rgb(read_file(str(file))), model)
         except (BadImage, OSError) as error:
             found.rejected.append((file.name, str(error)))
             continue

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.errors import UserError
+from pipelines.sources.images import LARGEST_FILE
 from pipelines.sources.inside import check_streamed
 from pipelines.sources.source import Sample
 from pipelines.sources.tables.columns import (
@@ -171,7 +172,7 @@ def encoded_bytes(value: Any) -> bytes:
 
             try:
                 with fsspec.open(path, "rb") as file:
-                    value = file.read()
+                    value = file.read(LARGEST_FILE + 1)
             except (OSError, ValueError):
                 value = None
-    return value if isinstance(value, bytes) else b""
+    return value if isinstance(value, bytes) and len(value) <= LARGEST_FILE else b""

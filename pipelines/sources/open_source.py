@@ -9,6 +9,7 @@ when that image is read.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -183,6 +184,7 @@ def _open_listings(spec: str, folder: Path, lying: Found, wishes: Wishes) -> Sou
     Classes are the first folders where there are several, unless a column has labels.
     """
     listings = one_split(spec, [folder / path for path in lying.listings], wishes)
+    _check_regular(listings)
     source = open_tables(spec, listings, replace(wishes, split=None), root=folder)
     if not isinstance(source.images, FileImages):
         return source
@@ -240,6 +242,7 @@ def _open_files(spec: str, files: Sequence[Path], wishes: Wishes) -> Source:
     if compressed is not None:
         tool = "unzip" if compressed.suffix.lower() == ".zip" else "gunzip"
         raise UserError(f"{compressed} is compressed and can't be read at random: unpack it first ({tool})")
+    _check_regular(files)
     suffixes = {path.suffix.lower() for path in files}
     form = next((each for each in FILE_FORMATS if suffixes <= set(each.suffixes)), None)
     if wishes.clips and (form is None or not form.has_videos):
@@ -249,6 +252,13 @@ def _open_files(spec: str, files: Sequence[Path], wishes: Wishes) -> Source:
     if not form.has_columns:
         _refuse_columns(spec, wishes)
     return form.open(spec, list(files), wishes)
+
+
+def _check_regular(files: Sequence[Path]) -> None:
+    """OSError for a pipe, a device or a folder, which would be waited for or read for ever."""
+    odd = next((path for path in files if path.exists() and not path.is_file()), None)
+    if odd is not None:
+        raise OSError(errno.EINVAL, "Not a regular file", str(odd))
 
 
 def _kinds() -> str:
