@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError
+from saliency.files import user_path
 
 _NOT_HOW_MADE = ("images_without_map", "package_version", "precision")
 
@@ -62,7 +63,7 @@ def training_record(name: str) -> dict[str, Any] | None:
 
 
 def _same_place(one: str, other: str) -> bool:
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return one == other or user_path(one).resolve() == user_path(other).resolve()
 
 
 def _how_made(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, without_secrets
 from pipelines.run_folder import RunFolder
 from saliency.files import write_text_atomically
 from saliency.shown import one_line
@@ -196,5 +196,5 @@ def _numbers(line: dict[str, Any]) -> dict[str, float]:
 
 
 def _warn(name: str, error: Exception) -> None:
-    reason = one_line(error, 300) or type(error).__name__
+    reason = one_line(without_secrets(error), 300) or type(error).__name__
     tqdm.write(f"warning: {name} failed and is left out, the training goes on: {reason}", file=sys.stderr)

@@ -36,6 +36,7 @@ from pipelines.sources.tables.first_captions import one_pair_an_image
 from pipelines.sources.tables.parquet_files import describe_images_elsewhere
 from pipelines.sources.tables.table_source import LISTINGS, METADATA, open_tables
 from pipelines.sources.video.videos import open_videos
+from saliency.files import user_path
 
 __all__ = ["StreamSource", "open_source"]
 
@@ -117,7 +118,7 @@ def _open(spec: str, wishes: Wishes) -> Source | StreamSource:
             return built_in.open(spec, wishes.limit, wishes.split)
     if "://" in spec:
         raise UserError(f"{spec} is a URL: download it first, or give the id of a Hub dataset as user/name")
-    path = find_path(Path(spec).expanduser())
+    path = find_path(user_path(spec))
     if path.is_dir():
         return _open_folder(spec, path, wishes)
     if path.exists():
