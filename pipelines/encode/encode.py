@@ -28,7 +28,7 @@ from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.recovery.stream_encoder import Encoded, stream_encoder
 from pipelines.encode.options import EncodeOptions
-from pipelines.errors import UserError, user_errors
+from pipelines.errors import UserError, user_errors, without_secrets
 from pipelines.frames.live import Live, faults_in_words, is_stream
 from pipelines.outputs import check_apart
 from pipelines.progress import progress_bar
@@ -81,7 +81,7 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
         raise UserError(f"--out {options.out} is a folder; give a file to write, such as features.parquet")
     model, _ = open_model(options.run, options.device)
     found = Encoding()
-    metadata = {"model": str(options.run), "input": options.input}
+    metadata = {"model": str(options.run), "input": without_secrets(options.input)}
     if is_stream(options.input, as_video=options.as_video):
         live = Live(stream)
         metadata |= {"fps": str(live.fps), "tubelet": str(getattr(model, "tubelet", 1))}

@@ -6,7 +6,6 @@ their last part, so that a card tells nothing of the machine.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pipelines.errors import UserError
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
 from pipelines.run_folder import CONFIG, RunFolder
+from saliency.files import read_json
 from saliency.shown import code_span, markdown, markdown_table, one_line
 from saliency.table.card import last_part
 
@@ -78,7 +78,7 @@ def run_facts(folder: Path) -> list[str]:
 def _results(file: Path) -> list[str]:
     """What ``evaluate`` wrote into the run."""
     try:
-        result = json.loads(file.read_text())
+        result = read_json(file)
         protocols = [name for name, row in PROTOCOLS.items() if row.accuracy and name in result["rows"][0]]
         rows = [
             [
