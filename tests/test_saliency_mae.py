@@ -92,7 +92,7 @@ def test_the_readmes_lines_run(scene):
     exec(compile(code, "README.md", "exec"), names)
     assert names["features"].shape == (2, 96)
     assert names["heat"].map.shape == (12, 12)
-    assert {"overlay.png", "filled.png", "maps", "run"} <= {path.name for path in scene.iterdir()}
+    assert {"overlay.png", "filled.png", "scene-maps", "scene-run"} <= {path.name for path in scene.iterdir()}
 
 
 def test_the_guides_examples_run(scene):

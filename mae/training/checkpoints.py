@@ -66,6 +66,7 @@ def save_state(final: Path, training: Trained, more: Mapping[str, str] | None = 
     if temporary.exists():
         shutil.rmtree(temporary)
     model.save_pretrained(temporary)
+    shutil.copymode(temporary / _CONFIG, temporary / _WEIGHTS)  # safetensors makes files that are its owner's alone
     (temporary / "README.md").unlink(missing_ok=True)  # the hub's blank form, which says it is on the Hub
     if training.learner:
         training.learner.save(temporary)

@@ -10,6 +10,7 @@ from pipelines.commandline.shared_options import (
     DATA,
     MACHINE,
     SPEED,
+    AllowOutside,
     CaptionColumn,
     CaptionsOfAnImage,
     Device,
@@ -93,6 +94,7 @@ class BuildOptions:
         ),
     ] = False
     split: Split = None
+    allow_outside: AllowOutside = False
     limit: Limit = None
     max_rejected: Rejects = 0.01
     batch_size: Annotated[int, Option("Pairs per batch.", least=1, panel=SPEED)] = 64

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.commandline.terminal import plain
 from saliency.names import FIGURES
 
 MAPS, CENTRE, SHUFFLED, UNIFORM = "maps", "centre_prior", "shuffled_caption", "uniform"
@@ -184,6 +185,6 @@ def print_map_scores(map_scores: MapScores) -> None:
         title = f"\n{map_scores.judged} maps with true masks, 95 % intervals"
         table = Table(*heading, box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
         for cells in rows:
-            table.add_row(*cells)
+            table.add_row(*map(plain, cells))
         console.print(table)
-    console.print(f"\n{map_scores.verdict()}", highlight=False)
+    console.print(plain(f"\n{map_scores.verdict()}"))

@@ -18,6 +18,7 @@ from pipelines.commandline.shared_options import (
     SPEED,
     TRAINING,
     VIDEO,
+    AllowOutside,
     CaptionColumn,
     CaptionsOfAnImage,
     Device,
@@ -47,7 +48,7 @@ TRACKERS = ("tensorboard", "wandb")
 
 FREE_ON_RESUME = frozenset(
     {"out", "workers", "device", "augment_on", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}
-    | {"shard_model"}
+    | {"shard_model", "allow_outside"}
 )
 """The options that a resumed run may change: they do not decide what is learned, but for the last bits."""
 
@@ -315,6 +316,7 @@ class PretrainOptions:
     captions: CaptionsOfAnImage = "first"
     limit: Limit = None
     split: Split = None
+    allow_outside: AllowOutside = False
     device: Device = "cpu"
 
     def __post_init__(self) -> None:

@@ -291,7 +291,7 @@ def test_keys_that_are_paths_are_told(built, tmp_path):
     paths = [built / "pictures" / f"{i:03d}.png" for i in range(3)]
     pictures.write_text("".join(json.dumps({"image": str(path), "caption": "x"}) + "\n" for path in paths))
     clip = read_manifest(built / "maps").settings["clip"]
-    build_saliency(BuildOptions(str(pictures), tmp_path / "maps", clip=clip), quiet=True)
+    build_saliency(BuildOptions(str(pictures), tmp_path / "maps", clip=clip, allow_outside=True), quiet=True)
     assert run(tmp_path / "maps", tmp_path / "out", preview=0)["warning"].startswith("3 keys are absolute paths")
 
 
