@@ -43,9 +43,6 @@ OF_PROTOCOLS = {
     "linear": {"--linear-epochs": "1"},
     "occlusion": {"--recover-images": "4", "--occlusion-shares": "0,0.5"},
 }
-OF_PLANS = {
-    key.removeprefix("--").replace("-", "_"): int(value) if value.isdigit() else value for key, value in MODEL.items()
-}
 OF_OTHERS = {
     "--help",
     "--version",
@@ -205,12 +202,15 @@ def _without(words, flags):
 def _small_comparison(words):
     plan = next((Path(word) for word in words if word.endswith(".yaml")), None)
     if plan is None:
-        options = [word for pair in {**MODEL, "--workers": "0"}.items() for word in pair]
-        return [*words, *([] if "--" in words else ["--"]), *options]
+        small = {**MODEL, "--workers": "0"}
+        at = words.index("--") if "--" in words else len(words)
+        own = _without(words[at + 1 :], set(small))
+        return [*words[:at], "--", *own, *(word for pair in small.items() for word in pair)]
     import yaml
 
     text = yaml.safe_load(plan.read_text())
-    text["pretrain"] = {**text.get("pretrain", {}), **OF_PLANS, "workers": 0}
+    small = {name.removeprefix("--"): int(value) if value.isdigit() else value for name, value in MODEL.items()}
+    text["pretrain"] = {"workers": 0} | {name.replace("-", "_"): value for name, value in small.items()}
     plan.write_text(json.dumps(text))
     return words
 
