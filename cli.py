@@ -18,8 +18,8 @@ import typer
 from pipelines.build.options import BuildOptions, MergeOptions
 from pipelines.commandline.machine import settled_options
 from pipelines.commandline.option import Option, given_values
-from pipelines.commandline.shared_options import SPEED
-from pipelines.commandline.terminal import fail, guarded, print_facts, print_version, run_app
+from pipelines.commandline.shared_options import SPEED, Quiet
+from pipelines.commandline.terminal import fail, guarded, print_facts, print_version, run_app, say_next
 from pipelines.commandline.typer_commands import with_options
 from pipelines.compare.options import CompareOptions
 from pipelines.demo.options import DemoOptions
@@ -70,6 +70,7 @@ def command(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., No
 def build_saliency(
     given: Given,
     report: Annotated[bool, Option("Print the time of each stage and the bottleneck.", panel=SPEED)] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compute saliency maps of image-caption pairs with CLIP and write them as Parquet."""
     from pipelines.build.build_saliency import build_saliency as build
@@ -77,28 +78,32 @@ def build_saliency(
 
     stages = Stages()
     options = _options(BuildOptions, given)
-    manifest = build(options, stages=stages)
+    manifest = build(options, stages=stages, quiet=quiet)
     typer.echo(
         f"{manifest.taken} pairs: {manifest.written} maps in {options.out / 'data'}"
         + (f", {manifest.rejected} rejected in {options.out / 'rejected'}" if manifest.rejected else "")
-        + (f"; when all parts are done: mae-cli merge {options.out}" if options.shard else "")
     )
     if report:
         print_facts(stages.table(), title="Where the time went")
+    if options.shard:
+        say_next("merge", options.out, when=", once all parts are done", quiet=quiet)
+    else:
+        say_next("inspect", options.out, "--gallery", "maps.png", quiet=quiet)
 
 
 @command(MergeOptions)
-def merge(given: Given) -> None:
+def merge(given: Given, quiet: Quiet = False) -> None:
     """Check that all parts of a job array (build-saliency --shard i/n) are there, and merge them."""
     from pipelines.build.merge import merge as join
 
     maps = _options(MergeOptions, given).maps
     manifest = join(maps)
     typer.echo(f"{manifest.taken} pairs: {manifest.written} maps in {maps / 'data'}, {manifest.rejected} rejected")
+    say_next("verify", maps, quiet=quiet)
 
 
 @command(InspectOptions)
-def inspect(given: Given) -> None:
+def inspect(given: Given, quiet: Quiet = False) -> None:
     """Describe maps, a run or a source of images.
 
     Maps are also scored, and compared with a centre prior, a shuffled caption and a uniform map.
@@ -107,43 +112,58 @@ def inspect(given: Given) -> None:
     from pipelines.inspect.map_verdict import print_map_scores
 
     options = _options(InspectOptions, given)
-    found = look(options, quiet=False)
+    found = look(options, quiet=quiet)
     print_facts(found.facts)
     if found.map_scores:
         print_map_scores(found.map_scores)
     if unmet := found.unmet(options.require):
         fail(f"the maps do not beat the centre prior in {', '.join(unmet)}", 1, "not met")
+    say_next(
+        *{
+            "maps": ("pretrain", options.source or "SOURCE", "--saliency", options.what, "--out", "run"),
+            "run": ("evaluate", options.what, "LABELLED"),
+            "source": ("build-saliency", options.what, "--out", "maps"),
+        }[found.kind],
+        quiet=quiet,
+    )
 
 
 @command(VerifyOptions)
-def verify(given: Given) -> None:
+def verify(given: Given, quiet: Quiet = False) -> None:
     """Check that a maps folder is whole and belongs to its images.
 
     The exit code is 1 if a check fails.
     """
     from pipelines.verify.verify import verify as check
 
-    checks = check(_options(VerifyOptions, given))
+    options = _options(VerifyOptions, given)
+    checks = check(options, quiet=quiet)
     print_facts({item.name: f"{'ok' if item.passed else 'FAILED':<8}{item.found}" for item in checks})
     failed = sum(not item.passed for item in checks)
     if failed:
         fail(f"{failed} of {len(checks)} checks failed", 1)
     typer.echo(f"all {len(checks)} checks passed")
+    say_next(*("pretrain", options.source or "SOURCE", "--saliency", options.maps, "--out", "run"), quiet=quiet)
 
 
 @command(PublishOptions)
-def publish(given: Given) -> None:
+def publish(given: Given, quiet: Quiet = False) -> None:
     """Publish maps, URLs and captions as a dataset on the Hub, with a card and preview pictures.
 
     Photos are not published, except in the preview with --with-images.
     """
     from pipelines.publish.publish import publish as upload
 
-    print_facts(upload(_options(PublishOptions, given)))
+    options = _options(PublishOptions, given)
+    print_facts(upload(options, quiet=quiet))
+    if options.dry_run is None:
+        say_next("pretrain", "SOURCE", "--saliency", options.name, "--out", "run", quiet=quiet)
+    else:
+        say_next("publish", options.maps, options.name, quiet=quiet)
 
 
 @command(PretrainOptions)
-def pretrain(given: Given) -> None:
+def pretrain(given: Given, quiet: Quiet = False) -> None:
     """Pretrain a masked autoencoder that hides a chosen share of the salient patches."""
     from pipelines.pretrain.pretrain import pretrain as train
     from pipelines.pretrain.pretrain import summary
@@ -152,35 +172,42 @@ def pretrain(given: Given) -> None:
     with one_world(given["device"]) as world:
         with agreed(world):
             options = _options(PretrainOptions, given)
-        run = train(options, world=world)
-        for line in summary(run) if world.is_main else ():
-            typer.echo(line)
+        run = train(options, quiet=quiet, world=world)
+        if world.is_main:
+            for line in summary(run):
+                typer.echo(line)
+            say_next("evaluate", options.out, "LABELLED", quiet=quiet)
 
 
 @command(PrepareOptions)
-def prepare(given: Given) -> None:
+def prepare(given: Given, quiet: Quiet = False) -> None:
     """Write smaller copies of a source's images, with all that is known of them, as Parquet or tars for fast epochs."""
     from pipelines.prepare.prepare import prepare as make
     from pipelines.prepare.prepare import summary
 
     options = _options(PrepareOptions, given)
-    typer.echo(summary(make(options), options.out))
+    typer.echo(summary(make(options, quiet=quiet), options.out))
+    say_next("pretrain", options.out, "--out", "run", quiet=quiet)
 
 
 @command(EvaluateOptions)
-def evaluate(given: Given) -> None:
+def evaluate(given: Given, quiet: Quiet = False) -> None:
     """Evaluate an encoder by probes, fine-tuning, occlusion or masks, against the same encoder with random weights."""
     from pipelines.evaluate.evaluate import evaluate as measure
     from pipelines.evaluate.printed import print_evaluation, remarks
 
-    result = measure(_options(EvaluateOptions, given))
+    options = _options(EvaluateOptions, given)
+    result = measure(options, quiet=quiet)
     print_evaluation(result)
     for line in remarks(result):
         typer.echo(line)
+    if options.file is not None:
+        typer.echo(f"all figures are in {options.file}")
+    say_next("compare", options.source, "--out", "comparison", quiet=quiet)
 
 
 @command(ReconstructOptions)
-def reconstruct(given: Given) -> None:
+def reconstruct(given: Given, quiet: Quiet = False) -> None:
     """Fill in the hidden regions of images or a video. All other pixels stay as they are."""
     from pipelines.frames.live import is_stream
     from pipelines.reconstruct.reconstruct import reconstruct as fill_in
@@ -188,22 +215,22 @@ def reconstruct(given: Given) -> None:
 
     options = _options(ReconstructOptions, given)
     if is_stream(options.input, as_video=options.as_video):
-        print_facts(reconstruct_video(options, quiet=False).facts(options.stall_timeout))
+        print_facts(reconstruct_video(options, quiet=quiet).facts(options.stall_timeout))
     else:
-        print_facts(fill_in(options, quiet=False).facts(options.out))
+        print_facts(fill_in(options, quiet=quiet).facts(options.out))
 
 
 @command(EncodeOptions)
-def encode(given: Given) -> None:
+def encode(given: Given, quiet: Quiet = False) -> None:
     """Compute the features of images, or of a video as its frames arrive."""
     from pipelines.encode.encode import encode as write
 
     options = _options(EncodeOptions, given)
-    print_facts(write(options, quiet=False).facts(options))
+    print_facts(write(options, quiet=quiet).facts(options))
 
 
 @command(CompareOptions)
-def compare(given: Given) -> None:
+def compare(given: Given, quiet: Quiet = False) -> None:
     """Pretrain with several maskings and seeds, evaluate every run and report the differences.
 
     The exit code is 2 if a run fails.
@@ -219,11 +246,12 @@ def compare(given: Given) -> None:
     if options.dry_run:
         print_facts({unit.name: state for unit, state in look(plan, out, **machine)}, title="Every run and its state")
         return
-    found = run_all(plan, out, **machine)
+    found = run_all(plan, out, quiet=quiet, **machine)
     print_comparison(found)
-    typer.echo(f"{out / 'report.md'} has the table, the plots and what they can't say")
+    typer.echo(f"the report, with plots and limits, is {out / 'report.md'}; the runs are in {out / 'runs'}")
     if found.failed:
         fail(f"{len(found.failed)} runs failed; the same command runs them again, and no others", 2)
+    say_next("export", f"{out}/runs/ARM/seed-SEED", "--to", "timm", "--out", "exported", quiet=quiet)
 
 
 @command(ExportOptions)
@@ -233,11 +261,11 @@ def export(given: Given) -> None:
 
     options = _options(ExportOptions, given)
     line = write(options.run, options.to, options.out)
-    typer.echo(f"{options.out}: open it with\n{line}")
+    typer.echo(f"the weights are in {options.out}; open them with\n{line}")
 
 
 @command(DemoOptions)
-def demo(given: Given) -> None:
+def demo(given: Given, quiet: Quiet = False) -> None:
     """Run everything on built-in scenes: maps, two pretrainings, evaluation and plots.
 
     It takes minutes on two cores.
@@ -247,12 +275,14 @@ def demo(given: Given) -> None:
         from pipelines.demo.demo_video import print_recovery, run_video_demo
 
         out = options.out or Path("demo-video-out")
-        print_recovery(run_video_demo(out, seed=options.seed, device=options.device), out)
+        print_recovery(run_video_demo(out, seed=options.seed, device=options.device, quiet=quiet), out)
+        say_next("reconstruct", out / "video-run", "VIDEO", "--box", "0.2,0.3,0.5,0.7", "--out", "filled", quiet=quiet)
     else:
         from pipelines.demo.demo import print_demo, run_demo
 
         out = options.out or Path("demo-out")
-        print_demo(run_demo(out, seed=options.seed, device=options.device), out)
+        print_demo(run_demo(out, seed=options.seed, device=options.device, quiet=quiet), out)
+        say_next("build-saliency", "IMAGES", "--out", "maps", quiet=quiet)
 
 
 def _options(kind: type[T], given: Given) -> T:

@@ -120,7 +120,8 @@ def test_every_option_the_readme_names_exists():
 def test_options_of_a_pipeline_are_the_commands(name):
     """No option of the command line is left unused, and none of a pipeline is left out."""
     parameters = {parameter.name for parameter in COMMANDS[name].params}
-    assert parameters - {"report"} == {field.name for field in fields(KINDS[name])}  # that one is only printed
+    of_the_terminal = {"report", "quiet"}
+    assert parameters - of_the_terminal == {field.name for field in fields(KINDS[name])}
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=IDS)
@@ -359,6 +360,9 @@ def test_the_line_from_pairs_to_judged_features(tmp_path, tiny_clip):
         result = run(*arguments)
         assert result.exit_code == 0, result.output
         assert expected in result.stdout
+        assert result.stderr.splitlines()[-1].startswith("next: mae-cli ")
+    again = run(*steps[0][0], "--quiet")
+    assert (again.exit_code, again.stderr) == (0, "")
     assert (trained / "plots" / "reconstructions.png").exists()
     assert (trained / "plots" / "loss.png").exists()
     assert (trained / "evaluation.json").exists()

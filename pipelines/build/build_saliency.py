@@ -73,7 +73,7 @@ def _run(options: BuildOptions, plan: Plan, manifest: Manifest, stages: Stages, 
         manifest.save(options.out)
         _check_rejected(manifest, options, plan, final=False)
 
-    with stages.run(), Progress(plan, manifest, stages, quiet=quiet) as progress:
+    with stages.run(), Progress(plan, manifest, stages, device=options.device, quiet=quiet) as progress:
         engine(plan.left({shard.file for shard in manifest.shards}), options.out, keep, stages, progress)
     if plan.count is None:
         _give_final_names(options.out, manifest)

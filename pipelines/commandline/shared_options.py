@@ -41,4 +41,5 @@ Workers = Annotated[
     int,
     Option("Processes or threads that decode images [default: half the cores]", least=0, settled=True, panel=MACHINE),
 ]
+Quiet = Annotated[bool, Option("Print no progress and no hints; results, warnings and errors remain.")]
 Seed = Annotated[int, Option("Seed of all random numbers.", least=0)]

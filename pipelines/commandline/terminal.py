@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -42,6 +43,12 @@ def warn(lines: Iterable[str]) -> None:
     """What only costs some samples, a line each on stderr."""
     for line in lines:
         typer.echo(f"warning: {line}", err=True)
+
+
+def say_next(*words: object, when: str = "", quiet: bool = False) -> None:
+    """A hint on stderr: the ``mae-cli`` command that most users run next. Words in capitals are theirs to fill in."""
+    if not quiet:
+        typer.echo(f"next{when}: {shlex.join(['mae-cli', *map(str, words)])}", err=True)
 
 
 _ADVICE = dict.fromkeys(

@@ -18,7 +18,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from tqdm import tqdm
 
 from mae.models.video import VideoMaskedAutoencoder
 from mae.training.checkpoints import load_model
@@ -28,6 +27,7 @@ from pipelines.frames.video_writer import open_video
 from pipelines.plots import contact_sheet, loss_curve
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain
+from pipelines.progress import progress_bar
 from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source import Source
@@ -116,7 +116,7 @@ def _fill_in_all(
     """Judges every clip of a source behind a block, writes the first ones as videos and adds some to the sheet."""
     found = []
     with open_video(out / f"{block}.mp4", _FPS) as alone, open_video(out / f"{block}-side.mp4", _FPS) as beside:
-        clips = tqdm(hidden_clips(source, block), total=len(source), unit=" clips", disable=quiet)
+        clips = progress_bar(hidden_clips(source, block), total=len(source), unit="clips", quiet=quiet)
         for number, clip in enumerate(clips):
             completed = fill_in(model, clip)
             found.append(judge(clip, completed))

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
@@ -32,6 +31,7 @@ from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError, user_errors
 from pipelines.frames.live import Live, faults_in_words, is_stream
 from pipelines.outputs import check_apart
+from pipelines.progress import progress_bar
 from pipelines.reconstruct.reconstruct import open_model, picture_files
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.views.geometry import central_view
@@ -107,7 +107,7 @@ def _of_stream(model: MaskedAutoencoder, live: Live, found: Encoding, *, quiet: 
         place = {"frame": encoded.first, "time": encoded.first / float(live.fps), "frames": encoded.frames}
         return place | {"feature": _numbers(encoded.feature())}
 
-    for frame in tqdm(live, unit=" frames", disable=quiet):
+    for frame in progress_bar(live, unit="frames", quiet=quiet):
         found.frames += 1
         yield from map(row, encoder.push(_view(Image.fromarray(frame), model)))
     yield from map(row, encoder.flush())
@@ -116,7 +116,7 @@ def _of_stream(model: MaskedAutoencoder, live: Live, found: Encoding, *, quiet: 
 
 @torch.no_grad()
 def _of_pictures(model: MaskedAutoencoder, files: list[Path], found: Encoding, *, quiet: bool) -> Rows:
-    for file in tqdm(files, unit="img", disable=quiet):
+    for file in progress_bar(files, unit="images", quiet=quiet):
         try:
             pixels = _view(decode_rgb(file.read_bytes()), model)
         except (BadImage, OSError) as error:

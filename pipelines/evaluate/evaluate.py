@@ -46,7 +46,7 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
     where there are several), ``…_runs``, what each seed gave and how, and keys of its own (docs/protocols.md): of an
     accuracy ``…_per_class`` and ``…_confusion`` (counts, summed over seeds). Raises UserError.
     """
-    out = options.out or (Path(options.run) / "evaluation.json" if Path(options.run).is_dir() else None)
+    out = options.file
     for option, file in (("--out", options.out), ("--confusion", options.confusion)):
         if file is not None:
             check_apart(file, (options.source, options.test), option=option, file=True)

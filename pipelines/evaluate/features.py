@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pipelines.errors import UserError
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.outcome import UnreadableImages
 from pipelines.evaluate.supervised import check_readable
+from pipelines.progress import progress_bar
 from pipelines.views.labelled import Labelled
 
 
@@ -64,7 +64,7 @@ def central_views(
     What can't be read goes into ``unreadable``; UserError where that is more than 1 %, or everything.
     """
     loader, seen = part.batches(size, batch_size, workers=workers), False
-    for batch in tqdm(loader, desc=name, unit="batch", disable=quiet, leave=False):
+    for batch in progress_bar(loader, name=name, unit="batches", part=True, quiet=quiet):
         unreadable |= {part.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
         if len(batch.images):
             seen = True

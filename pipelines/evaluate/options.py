@@ -99,6 +99,11 @@ class EvaluateOptions(ProtocolOptions, _Shared):
             raise ValueError(f"--confusion draws what these protocols take for what: {', '.join(with_classes)}")
         self.all_seeds()
 
+    @property
+    def file(self) -> Path | None:
+        """Where the result is written: ``out``, else ``evaluation.json`` in a run folder, else nowhere."""
+        return self.out or (Path(self.run) / "evaluation.json" if Path(self.run).is_dir() else None)
+
     def all_seeds(self) -> tuple[int, ...]:
         """The probes' seeds: those that were listed, or so many from ``seed`` on; ValueError for anything else."""
         try:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipelines.build.remade_maps import Remaker
 from pipelines.errors import UserError, user_errors
 from pipelines.inspect.map_verdict import CENTRE, MAPS, ROWS, SHUFFLED, UNIFORM, Estimate, MapScores, PairScores
+from pipelines.progress import progress_bar
 from pipelines.sources.images import BadImage
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
@@ -174,7 +174,7 @@ def _score_pairs(
     others = other_captions(captions)
     remaker, no_shuffle = _remaker(table, device) if others != captions else (None, "there is one caption in all")
     tally, skipped = _Tally(), Skipped()
-    with tqdm(total=len(pairs), unit="map", desc="judging", leave=False, disable=True if quiet else None) as bar:
+    with progress_bar(total=len(pairs), unit="maps", name="scores", part=True, quiet=quiet) as bar:
         for chunk in _chunks(np.arange(len(pairs))):
             tally.add(_read_batch(table, source, pairs[chunk], rows, [others[i] for i in chunk], remaker, skipped))
             bar.update(len(chunk))

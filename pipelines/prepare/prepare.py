@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import __version__ as pillow_version
-from tqdm import tqdm
 
 from pipelines.commandline.machine import half_the_cores
 from pipelines.commandline.terminal import warn
@@ -32,6 +31,7 @@ from pipelines.prepare.entries import Columns, Entries, Entry, EntryRow, open_en
 from pipelines.prepare.options import PrepareOptions
 from pipelines.prepare.small_images import SUBSAMPLING, make_small, small_box, small_mask
 from pipelines.prepare.writers import SUFFIX, WRITERS, Picture
+from pipelines.progress import progress_bar
 from pipelines.sources.images import BadImage
 from pipelines.sources.prepared_folder import PreparedShard, open_prepared, totals
 from pipelines.sources.source import Rejected
@@ -125,7 +125,7 @@ def _make(options: PrepareOptions, entries: Entries, manifest: Manifest, quiet: 
     numbers = itertools.count() if count is None else range(count)
     todo = (number for number in numbers if shard_name(number, count, options.format) not in done)
     shrink = partial(_shrink_numbered, options=options, columns=entries.columns)
-    bar = tqdm(total=entries.rows(), initial=manifest.taken, unit="row", disable=quiet, smoothing=0.1)
+    bar = progress_bar(total=entries.rows(), done=manifest.taken, unit="rows", quiet=quiet)
     workers = options.workers or half_the_cores()
     executor = ThreadPoolExecutor(workers)  # threads, for Pillow decodes and resizes without the interpreter
     try:

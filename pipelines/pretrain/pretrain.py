@@ -13,8 +13,6 @@ import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 
-from tqdm import tqdm
-
 from mae.distributed import World
 from mae.training.checkpoints import save_checkpoint
 from mae.training.determinism import NotDeterministicError, deterministic
@@ -28,6 +26,7 @@ from pipelines.pretrain.processes import agreed, one_world
 from pipelines.pretrain.throughput import throughput
 from pipelines.pretrain.trackers import Tracking, tracking
 from pipelines.pretrain.training_log import TrainingLog
+from pipelines.progress import memory_figure, progress_bar
 from pipelines.run_folder import REJECTED, RunFolder
 from pipelines.views.image_views import ViewBatch
 from pipelines.views.loaders import training_views
@@ -72,21 +71,22 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
     every = options.checkpoint_every or training.steps_per_epoch
     warn([] if quiet else task.source.warnings)
     log = TrainingLog(run, training, task.source, max_rejected=options.max_rejected, track=trackers.log)
-    with closing(tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=quiet, smoothing=0.05)) as bar:
+    with closing(progress_bar(total=total, done=done, unit="images", scale=True, quiet=quiet)) as bar:
         if training.step < training.total_steps:
             with agreed(world):
                 log.reject({})  # a resumed run may allow fewer
         for group in log.waiting_for(_groups(_load(job), task.batches_per_step)):
             batches = _readable(group, job, log)
             schedules = training.schedules()
-            loss, figures = task.step(batches)
+            loss, noted = task.step(batches)
             indices = [batch.indices for batch in batches]
-            log.add(loss, schedules=schedules, batches=indices, figures=figures)
+            log.add(loss, schedules=schedules, batches=indices, figures=noted)
             bar.update(images)
             saves = training.step % every == 0 or training.step == training.total_steps
             if saves or training.step % _FLUSH_EVERY == 0:
                 with agreed(world):
-                    bar.set_postfix(loss=f"{log.flush():.4f}", starved=f"{log.starved:.0%}", refresh=False)
+                    figures = {"loss": f"{log.flush():.4f}", "starved": f"{log.starved:.0%}"}
+                    bar.set_postfix(figures | memory_figure(training.device), refresh=False)
             if saves:
                 with agreed(world):
                     log.check_weights()

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from pipelines.plots import in_colours, overlay
+from pipelines.progress import progress_bar
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import Source
 from saliency.files import write_atomically
@@ -64,7 +64,7 @@ def write_preview(
 
     def write(file: Any) -> None:
         nonlocal written
-        bar = tqdm(total=len(rows), desc="preview", unit="picture", disable=quiet, leave=False)
+        bar = progress_bar(total=len(rows), name="preview", unit="pictures", part=True, quiet=quiet)
         with pq.ParquetWriter(file, _schema(), compression="zstd") as writer, closing(bar):
             for start in range(0, len(rows), _ROWS):
                 table = read_rows(files, rows[start : start + _ROWS], _COLUMNS)

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from mae.evaluation.image_quality import psnr, ssim
 from mae.masks.gate import Gate, load_gate
@@ -30,6 +29,7 @@ from mae.recovery.completion import complete, seam
 from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
 from pipelines.outputs import check_apart
+from pipelines.progress import progress_bar
 from pipelines.reconstruct.hidden_region import Occlusions
 from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.run_folder import REJECTED
@@ -77,7 +77,7 @@ def reconstruct(options: ReconstructOptions, *, quiet: bool = True) -> Reconstru
     names = output_names(files)
     check_written(options, [f"{name}{end}" for name in names for end in (".png", f"{SIDE}.png")], files)
     done, rejected = [], []
-    for file, name in zip(tqdm(files, unit="img", disable=quiet), names, strict=True):
+    for file, name in zip(progress_bar(files, unit="images", quiet=quiet), names, strict=True):
         try:
             done.append(_complete_file(file, name, options, model, occlusions))
         except (BadImage, OSError) as error:

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from mae.evaluation.image_quality import SSIM_REACH, psnr, ssim
 from mae.recovery.completion import seam
@@ -32,6 +31,7 @@ from pipelines.frames.companions import Companion
 from pipelines.frames.live import Live, faults_in_words
 from pipelines.frames.options import STDIN
 from pipelines.frames.video_writer import VideoWriter, open_video, video_suffix
+from pipelines.progress import progress_bar
 from pipelines.reconstruct.hidden_region import Occlusions
 from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.reconstruct.reconstruct import SIDE, check_written, open_model
@@ -86,7 +86,7 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
         occlusions = Occlusions(options, model, gate, _in_order(masks))
         given = _given(live, occlusions, truth, itself=options.truth is not None)
         writers: list[VideoWriter] = []
-        for frame, completed in _completed(recoverer, tqdm(given, unit=" frames", disable=quiet)):
+        for frame, completed in _completed(recoverer, progress_bar(given, unit="frames", quiet=quiet)):
             if not writers:
                 side = found.file.with_stem(f"{name}{SIDE}")
                 writers = [

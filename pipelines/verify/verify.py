@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipelines.errors import UserError
 from pipelines.hub import find_maps
+from pipelines.progress import progress_bar
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
@@ -50,7 +50,7 @@ def check_folder(folder: Path, *, quiet: bool = False) -> TableReport:
         what = "does not exist" if not folder.exists() else "holds no saliency maps (data/train-*.parquet)"
         raise UserError(f"{folder} {what}; make them with build-saliency")
     total = sum(path.stat().st_size for path in files if path.is_file())
-    with closing(tqdm(total=total, unit="B", unit_scale=True, desc="maps", disable=quiet, leave=False)) as bar:
+    with closing(progress_bar(total=total, unit="bytes", scale=True, name="maps", part=True, quiet=quiet)) as bar:
         return check_table(folder, step=bar.update)
 
 
@@ -122,7 +122,9 @@ def _check_images(
     stored = read_rows(report.files, rows[chosen], ["image_sha256"])["image_sha256"].to_pylist()
     other: list[str] = []
     unreadable: list[str] = []
-    for i, sha256 in zip(tqdm(chosen, unit="image", desc="images", disable=quiet, leave=False), stored, strict=True):
+    for i, sha256 in zip(
+        progress_bar(chosen, unit="images", name="images", part=True, quiet=quiet), stored, strict=True
+    ):
         try:
             data = source.read_image(int(i))
             original = None if source.originals is None else source.originals[int(i)].as_py()

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from mae.evaluation.classifier import add_head
 from mae.evaluation.finetune import FinetuneRecipe, FineTuning, depth_of, recipe_for, training_transform
@@ -26,6 +25,7 @@ from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Outcome, UnreadableImages
 from pipelines.evaluate.protocol import Classification
 from pipelines.evaluate.supervised import TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
+from pipelines.progress import progress_bar
 from pipelines.views.labelled import Labelled
 
 USUAL_BATCH = 1024
@@ -71,7 +71,7 @@ class FineTune(Classification):
         def update(batches: Sequence[TrainingBatch]) -> Tensor:
             return training.update([_even(batch.images, labels_of(train, batch)) for batch in batches])
 
-        with tqdm(desc=f"{encoder.name}: finetune", unit="step", disable=self.quiet, leave=False) as progress:
+        with progress_bar(name=f"{encoder.name}: finetune", unit="steps", part=True, quiet=self.quiet) as progress:
             unreadable = train_epochs(
                 training, update, views, plan, epochs=recipe.epochs, workers=options.workers,
                 checkpoint=checkpoint, progress=progress,

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from mae.evaluation.linear_probe import RATES, LinearSweep
 from mae.randomness import seed_of
@@ -29,6 +28,7 @@ from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Outcome
 from pipelines.evaluate.protocol import Classification
 from pipelines.evaluate.supervised import BatchPlan, TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
+from pipelines.progress import progress_bar
 from pipelines.views.geometry import random_view, view_image
 from pipelines.views.labelled import Labelled
 
@@ -68,7 +68,7 @@ class LinearProbe(Classification):
             labels = torch.cat([labels_of(fitted, batch) for batch in batches]).to(features.device)
             return sweep.update(features, labels).nan_to_num(math.inf).min()
 
-        with tqdm(desc=f"{encoder.name}: linear", unit="step", disable=self.quiet, leave=False) as progress:
+        with progress_bar(name=f"{encoder.name}: linear", unit="steps", part=True, quiet=self.quiet) as progress:
             unreadable = train_epochs(
                 sweep, update, views, plan, epochs=options.linear_epochs, workers=options.workers,
                 checkpoint=checkpoint, progress=progress,

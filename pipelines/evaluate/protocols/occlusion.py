@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from rich.table import Table
 from torch import Tensor
-from tqdm import tqdm
 
 from mae.evaluation.probes import fit_logistic, knn_predict
 from pipelines.errors import UserError, user_errors
@@ -31,6 +30,7 @@ from pipelines.evaluate.protocols.occlusion_curves import Predict, occluded, occ
 from pipelines.evaluate.protocols.occlusion_plots import draw_occlusion
 from pipelines.evaluate.supervised import check_readable
 from pipelines.hub import find_maps
+from pipelines.progress import progress_bar
 from pipelines.views.joined_maps import JoinedMaps, join_maps
 from saliency.table.table import SaliencyTable
 
@@ -90,7 +90,8 @@ class Occlusion(Measurement):
         kinds, shares, unreadable = self._kinds(occluders), options.shares(), UnreadableImages()
         figures: dict[str, list[list[float | None]]] = {}
         loader = test.batches(encoder.size, options.batch_size, workers=options.workers)
-        for batch in tqdm(loader, desc=f"{encoder.name}: occlusion", unit="batch", disable=self.quiet, leave=False):
+        told = f"{encoder.name}: occlusion"
+        for batch in progress_bar(loader, name=told, unit="batches", part=True, quiet=self.quiet):
             unreadable |= {test.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
             if not len(batch.images):
                 continue

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from mae.evaluation.propagation import propagate, to_mask
 from mae.evaluation.region_scores import boundary_accuracy, region_similarity
@@ -26,6 +25,7 @@ from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Measured, UnreadableImages
 from pipelines.evaluate.protocols.whole_images import DenseMeasurement, Masked, patch_features, read_masked, view_size
 from pipelines.evaluate.supervised import check_readable
+from pipelines.progress import progress_bar
 from pipelines.sources.source import Source
 from pipelines.views.image_views import Unreadable
 from saliency.maps import area_resample
@@ -56,9 +56,8 @@ class Propagate(DenseMeasurement):
         source, options, unreadable = self.parts.test.source, self.options, UnreadableImages()
         rows, names, frames = [], [], 0
         videos = videos_of(source)
-        for name, chosen in tqdm(
-            videos.items(), desc=f"{encoder.name}: propagate", unit="video", disable=self.quiet, leave=False
-        ):
+        told = f"{encoder.name}: propagate"
+        for name, chosen in progress_bar(videos.items(), name=told, unit="videos", part=True, quiet=self.quiet):
             part = source.select(chosen)
             seen = _frames(encoder, part, options, unreadable)
             scores = _scores(encoder, seen, options)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mae.evaluation.intervals import bootstrap_interval
 from mae.evaluation.probes import Logistic
@@ -26,6 +25,7 @@ from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.outcome import Measured, UnreadableImages
 from pipelines.evaluate.protocols.whole_images import DenseMeasurement, Masked, patch_features, read_masked, view_size
 from pipelines.evaluate.supervised import check_readable
+from pipelines.progress import progress_bar
 from pipelines.views.image_views import Unreadable
 from pipelines.views.labelled import Labelled
 from saliency.maps import area_resample
@@ -115,7 +115,8 @@ class Segment(DenseMeasurement):
         size = view_size(encoder, self.options.dense_size)
         at_once, workers = self.options.batch_size, self.options.workers
         batches = read_masked(part.source, size, batch_size=at_once, workers=workers)
-        for batch in tqdm(batches, desc=f"{encoder.name}: {what}", unit="batch", disable=self.quiet, leave=False):
+        told = f"{encoder.name}: {what}"
+        for batch in progress_bar(batches, name=told, unit="batches", part=True, quiet=self.quiet):
             unreadable |= {part.source.keys[i.index].as_py(): i.reason for i in batch if isinstance(i, Unreadable)}
             seen = [item for item in batch if isinstance(item, Masked) and item.mask is not None]
             if seen:
