@@ -82,7 +82,7 @@ def scenarios(inputs: Path) -> list[Scenario]:
         Scenario("pretrain --workers 2", ((*pretrain, "--workers", "2"),), again=("--resume",)),
         Scenario("pretrain, 2 processes", ((*pretrain, "--workers", "0"),), again=("--resume",), processes=2),
         Scenario("pretrain, torchrun", ((*pretrain, "--workers", "0"),), ("--resume",), 2, program=torchrun),
-        Scenario("evaluate", ((*evaluate, "--protocol", "knn", "--protocol", "linear", "--epochs", "6"),)),
+        Scenario("evaluate", ((*evaluate, "--protocol", "knn", "--protocol", "linear", "--linear-epochs", "6"),)),
         Scenario("compare", (tuple(compare),)),
         Scenario("compare --jobs 2", ((*compare, "--jobs", "2"),), program=program),
         Scenario("reconstruct a video", (("reconstruct", str(inputs / "run"), str(inputs / "clip.mkv"), *BOX, "--out", "out"),)),

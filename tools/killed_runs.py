@@ -221,7 +221,7 @@ def _launch(words: list[str], count: int, run: Callable[[list[str]], int]) -> in
         if (process := os.fork()) == 0:
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
             os.environ |= {name: str(value) for name, value in place.items()}
-            os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+            os.environ |= {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
             _end(lambda: run(words))
         started.append(process)
     worst = 0

@@ -29,7 +29,7 @@ from pipelines.pretrain.settings import settings_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.joined_maps import join_maps
-from saliency.files import write_text_atomically
+from saliency.files import remove_leftovers, write_text_atomically
 
 
 def compare(
@@ -52,6 +52,7 @@ def compare(
 
 
 def _compare(plan: ComparePlan, units: list[Unit], out: Path, jobs: int, quiet: bool) -> Comparison:
+    remove_leftovers(out)
     states = check(units)
     todo = [unit for unit, state in zip(units, states, strict=True) if state != FINISHED]
     found = [attempt(unit) for unit, state in zip(units, states, strict=True) if state == FINISHED]

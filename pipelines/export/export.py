@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 
 from mae.formats.foreign import Weights, build, foreign_kind, load_foreign
@@ -20,6 +19,7 @@ from mae.formats.videomae import to_videomae, videomae_config
 from mae.masks.gate import GATE_FILE
 from mae.models.vit import SIZES
 from mae.pixels import IMAGE_MEAN, IMAGE_STD
+from mae.storage import save_torch
 from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
 from pipelines.export.model_card import model_card
@@ -46,7 +46,7 @@ def export(model: Path, kind: str, out: Path) -> str:
     """
     if kind not in _WRITERS:
         raise UserError(f"--to {kind!r} is not one of: {', '.join(_WRITERS)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if (out.exists() and not out.is_dir()) or any(not path.name.startswith(".") for path in out.glob("*")):
         raise UserError(f"--out {out} is not an empty folder; give a new one")
     with user_errors():
         weights = open_weights(model)
@@ -82,7 +82,7 @@ def _mae(weights: Weights) -> tuple[_Files, str]:
     # The reference looks at 'model' alone; 'config' lets us open sizes that the weights don't tell.
     content = {"model": _plain(weights.state), "config": weights.config}
     line = f'checkpoint = torch.load("{_PLACE}/checkpoint.pth", weights_only=True)["model"]'
-    return {"checkpoint.pth": lambda file: torch.save(content, file)}, line
+    return {"checkpoint.pth": lambda file: save_torch(content, file)}, line
 
 
 def _timm(weights: Weights) -> tuple[_Files, str]:
