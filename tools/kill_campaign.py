@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -57,7 +58,8 @@ RAY = [
     "1",
 ]
 TRAIN = ["--checkpoint-every", "2", "--epochs", "3"]
-BOX = ["--box", "0.2,0.2,0.6,0.6", "--device", "cpu"]
+PREPARE = ["--size", "16", "--shard-size", "4", "--max-rejected", "0.1"]
+BOX = ["--box", "0.2,0.2,0.6,0.6", "--device", "cpu", "--out", "out"]
 
 
 def scenarios(inputs: Path) -> list[Scenario]:
@@ -65,11 +67,14 @@ def scenarios(inputs: Path) -> list[Scenario]:
     pictures, clip, maps = str(inputs / "pictures"), f"local-dir:{inputs / 'clip'}", str(inputs / "maps")
     build = ["build-saliency", pictures, "--out", "out", "--clip", clip]
     pretrain = ["pretrain", "shapes:24,size=32", "--saliency", maps, "--out", "out", *NANO, *TRAIN]
-    evaluate = ["evaluate", str(inputs / "run"), "shapes:30,split=probe,objects=1,size=32"]
+    run, reconstruct = str(inputs / "run"), ("reconstruct", str(inputs / "run"))
+    evaluate = ["evaluate", run, "shapes:30,split=probe,objects=1,size=32"]
     evaluate += ["--pool", "mean", "--device", "cpu", "--workers", "0", "--out", "out/evaluation.json"]
     compare = ["compare", str(inputs / "plan.yaml"), "--out", "out", "--device", "cpu", "--workers", "0"]
     program = (sys.executable, str(Path(__file__).resolve()), "--run")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program[1:])
+    trained, trained_by_workers = ((*pretrain, "--workers", "0"),), ((*pretrain, "--workers", "2"),)
+    again, term = ("--resume",), signal.SIGTERM
     return [
         Scenario("build-saliency", ((*build, *BUILD),)),
         Scenario(
@@ -77,18 +82,24 @@ def scenarios(inputs: Path) -> list[Scenario]:
             (*((*build, *BUILD, "--shard", f"{part}/2") for part in (1, 2)), ("merge", "out")),
         ),
         Scenario("build-saliency --engine ray", ((*build, *RAY),), program=program),
-        Scenario("prepare", (("prepare", pictures, "--out", "out", "--size", "16", "--shard-size", "4", "--max-rejected", "0.1"),)),
-        Scenario("pretrain", ((*pretrain, "--workers", "0"),), again=("--resume",)),
-        Scenario("pretrain --workers 2", ((*pretrain, "--workers", "2"),), again=("--resume",)),
-        Scenario("pretrain, 2 processes", ((*pretrain, "--workers", "0"),), again=("--resume",), processes=2),
-        Scenario("pretrain, torchrun", ((*pretrain, "--workers", "0"),), ("--resume",), 2, program=torchrun),
+        Scenario("prepare", (("prepare", pictures, "--out", "out", *PREPARE),)),
+        Scenario("pretrain", trained, again),
+        Scenario("pretrain --workers 2", trained_by_workers, again),
+        Scenario("pretrain, 2 processes", trained, again, processes=2),
+        Scenario("pretrain, torchrun", trained, again, processes=2, program=torchrun),
+        Scenario("pretrain, SIGTERM", trained, again, number=term),
+        Scenario("pretrain --workers 2, SIGTERM", trained_by_workers, again, number=term),
+        Scenario("pretrain --workers 2, SIGUSR1", trained_by_workers, again, number=signal.SIGUSR1),
+        Scenario("pretrain, 2 processes, SIGTERM", trained, again, processes=2, number=term),
+        Scenario("pretrain, torchrun, SIGTERM", trained, again, processes=2, program=torchrun, number=term),
         Scenario("evaluate", ((*evaluate, "--protocol", "knn", "--protocol", "linear", "--linear-epochs", "6"),)),
         Scenario("compare", (tuple(compare),)),
         Scenario("compare --jobs 2", ((*compare, "--jobs", "2"),), program=program),
-        Scenario("reconstruct a video", (("reconstruct", str(inputs / "run"), str(inputs / "clip.mkv"), *BOX, "--out", "out"),)),
-        Scenario("reconstruct", (("reconstruct", str(inputs / "run"), pictures, *BOX, "--out", "out"),)),
-        Scenario("encode", (("encode", str(inputs / "run"), pictures, "--device", "cpu", "--out", "out/features.parquet"),)),
-        Scenario("export", (("export", str(inputs / "run"), "--to", "timm", "--out", "out"),)),
+        Scenario("compare, SIGTERM", (tuple(compare),), number=term),
+        Scenario("reconstruct a video", ((*reconstruct, str(inputs / "clip.mkv"), *BOX),)),
+        Scenario("reconstruct", ((*reconstruct, pictures, *BOX),)),
+        Scenario("encode", (("encode", run, pictures, "--device", "cpu", "--out", "out/features.parquet"),)),
+        Scenario("export", (("export", run, "--to", "timm", "--out", "out"),)),
     ]  # fmt: skip
 
 

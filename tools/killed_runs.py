@@ -22,6 +22,7 @@ import time
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ _MOST = 6  # kills of a chain
 _PATIENCE = 300.0  # seconds after which a run counts as hanging
 
 
-class Fault(Exception):
+class BrokenPromiseError(Exception):
     """A promise that did not hold."""
 
 
@@ -52,8 +53,8 @@ class Scenario:
     """More than one are started as torchrun starts them."""
     program: tuple[str, ...] = ()
     """A program in the place of a fork."""
-    spares: tuple[str, ...] = ()
-    """Names of processes that a kill leaves alone."""
+    number: signal.Signals = signal.SIGKILL
+    """Another signal goes to all processes, as a scheduler sends it, and they have to end by it."""
 
 
 @dataclass
@@ -86,7 +87,7 @@ def campaign(
         begun, chain = time.monotonic(), _Chain(scenario, place / "whole", run, drawn)
         try:
             chain.run(0, 0)
-        except Fault as fault:
+        except BrokenPromiseError as fault:
             return replace(found, faults=[f"undisturbed: {fault}"])
         found.whole = time.monotonic() - begun
         whole.append(tree(chain.place))
@@ -99,9 +100,11 @@ def campaign(
         try:
             chain.run(found.whole, min(kills - found.kills, drawn.randint(1, _MOST)))
             if (now := tree(chain.place)) != digests:
-                raise Fault(f"the files are others than those of an undisturbed run: {_differing(digests, now)}")
+                raise BrokenPromiseError(
+                    f"the files are others than those of an undisturbed run: {_differing(digests, now)}"
+                )
             shutil.rmtree(chain.place)
-        except Fault as fault:
+        except BrokenPromiseError as fault:
             found.faults.append(f"{chain.place.name}, after {chain.kills} kills: {fault}")
         found.kills += chain.kills
         found.reruns += chain.kills
@@ -137,23 +140,42 @@ class _Chain:
             if (ended := os.waitpid(process, os.WNOHANG))[0]:
                 code = os.waitstatus_to_exitcode(ended[1])
                 if code:
-                    raise Fault(f"exit code {code}: {self._log()}")
+                    raise BrokenPromiseError(f"exit code {code}: {self._log()}")
                 return True
             time.sleep(0.001)
-        self._kill(process, everything=hangs or self._drawn.random() < 0.5)
+        if self.scenario.number != signal.SIGKILL and not hangs:
+            self._stop(process)
+        else:
+            self._kill(process, everything=hangs or self._drawn.random() < 0.5)
         if hangs:
-            raise Fault(f"it hangs: {self._log()}")
+            raise BrokenPromiseError(f"it hangs: {self._log()}")
         self.kills += 1
         check_whole(self.place)
         return False
+
+    def _stop(self, process: int) -> None:
+        for pid in list(members([process])):
+            _signal(pid, self.scenario.number)
+        ended = (0, 0)
+
+        def is_over() -> bool:
+            nonlocal ended
+            ended = ended if ended[0] else os.waitpid(process, os.WNOHANG)
+            return ended[0] != 0
+
+        if not _wait_until(is_over, _GRACE):
+            self._kill(process, everything=True)
+            raise BrokenPromiseError(f"{self.scenario.number.name} does not end it in {_GRACE:g} s: {self._log()}")
+        if "Traceback" in self._log() and not self.scenario.program:
+            raise BrokenPromiseError(f"{self.scenario.number.name}: {self._log()}")
+        self._all_gone()
 
     def _kill(self, process: int, *, everything: bool) -> None:
         victims = list(members([process])) if everything or self.scenario.processes > 1 else [process]
         if not everything and self.scenario.processes > 1 and len(victims) > 1:
             victims = [self._drawn.choice(victims)]  # the launcher, or one of those it started
         for pid in victims:
-            if everything or pid == process or self.scenario.processes > 1:
-                _signal(pid)
+            _signal(pid)
         if process not in victims:  # the launcher ends when the rest has
             _wait_until(lambda: len(list(members([process]))) <= 1, _GRACE)
             _signal(process)
@@ -166,7 +188,7 @@ class _Chain:
             left = {pid: (Path("/proc") / str(pid) / "cmdline").read_text()[:80] for pid in members(self._sessions)}
             for pid in left:
                 _signal(pid)
-            raise Fault(f"processes outlive it by {_GRACE:g} seconds: {left}")
+            raise BrokenPromiseError(f"processes outlive it by {_GRACE:g} seconds: {left}")
 
     def _log(self) -> str:
         return _log_of(self.place).read_text(errors="replace")[-1500:]
@@ -248,10 +270,8 @@ def members(sessions: list[int]) -> Iterator[int]:
 
 
 def _signal(pid: int, number: int = signal.SIGKILL) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _wait_until(done: Callable[[], bool], seconds: float) -> bool:
@@ -296,11 +316,14 @@ def _differing(whole: dict[str, str], found: dict[str, str]) -> str:
 
 
 def check_whole(folder: Path) -> None:
-    """Fault if a file under a final name is not whole. Logs that are written line by line may end in half a line."""
+    """BrokenPromiseError if a file under a final name is not whole.
+
+    Logs that are written line by line may end in half a line.
+    """
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in relative.parts) and not _is_whole(path):
-            raise Fault(f"a half file under a final name: {relative}, {path.stat().st_size} bytes")
+            raise BrokenPromiseError(f"a half file under a final name: {relative}, {path.stat().st_size} bytes")
 
 
 def _is_whole(path: Path) -> bool:

@@ -98,23 +98,34 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
                     figures = {"loss": f"{log.flush():.4f}", "starved": f"{log.starved:.0%}"}
                     bar.set_postfix(figures | memory_figure(training.device), refresh=False)
             if saves:
-                with agreed(world):
-                    log.check_weights()
-                save_checkpoint(options.out, training, keep=options.keep, loss=log.epoch_loss, interim=not regular)
-                if world.is_main:
-                    task.saved(run)
+                _save(job, log, interim=not regular)
             if stopped is not None and training.step < training.total_steps:
-                world.gather(None)  # none ends before the checkpoint is there, or torchrun would end the others
-                raise StoppedError(
-                    f"{stopped} came: the state after step {training.step} of {training.total_steps} is saved, and the "
-                    "same command goes on with it (pretrain: with --resume)",
-                    signal.Signals[stopped],
-                )
+                raise _stopped(job, stopped)
     model = training.spread.whole_model()
     with agreed(world):
         if world.is_main:
             task.draw(run, model.to(training.device))
             trackers.pictures(run.folder / "plots", training.step)
+
+
+def _save(job: PretrainJob, log: TrainingLog, *, interim: bool) -> None:
+    """Write a checkpoint, and what goes with it."""
+    options, training = job.options, job.task.training
+    with agreed(training.world):
+        log.check_weights()
+    save_checkpoint(options.out, training, keep=options.keep, loss=log.epoch_loss, interim=interim)
+    if training.world.is_main:
+        job.task.saved(job.run)
+
+
+def _stopped(job: PretrainJob, by: str) -> StoppedError:
+    training = job.task.training
+    training.world.gather(None)  # none ends before the checkpoint is there, for torchrun would end the others
+    return StoppedError(
+        f"{by} came: the state after step {training.step} of {training.total_steps} is saved, and the same command "
+        "goes on with it (pretrain: with --resume)",
+        signal.Signals[by],
+    )
 
 
 def _readable(group: list[ViewBatch], job: PretrainJob, log: TrainingLog) -> list[GlobalBatch]:

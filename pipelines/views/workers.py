@@ -85,7 +85,7 @@ class _Shared:
 
 def _share(value: Any) -> None:
     if isinstance(value, Tensor):
-        value.share_memory_()
+        value.share_memory_()  # type: ignore[no-untyped-call]
     elif is_dataclass(value):
         _share(list(vars(value).values()))
     elif isinstance(value, list | tuple):
