@@ -17,14 +17,19 @@ _NUMBER = re.compile(r"\bos error (\d+)|\bcode: (\d+)")
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
-    """Raises the OSError that is behind an error of torch or safetensors; others are left as they are."""
+def disk_errors(place: Path | str | None = None) -> Iterator[None]:
+    """Raises the OSError that is behind an error of torch or safetensors; others are left as they are.
+
+    ``place`` is what is being written, which the OSError names.
+    """
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
         found = _disk_error(error)
         if found is None:
             raise
+        if found.filename is None and place is not None:
+            found.filename = str(place)
         raise found from error
 
 
@@ -36,8 +41,8 @@ def save_torch(content: Any, file: BinaryIO) -> None:
 
 def write_torch(path: Path, content: Any) -> None:
     """``torch.save`` to a path, where it tells nothing of the disk's errors; here they are OSErrors."""
-    with path.open("wb") as file:
-        save_torch(content, file)
+    with disk_errors(path), path.open("wb") as file:
+        torch.save(content, file)
 
 
 def _disk_error(error: BaseException) -> OSError | None:

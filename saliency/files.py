@@ -22,6 +22,7 @@ LARGEST_JSON = 1 << 28
 
 _TEMPORARY = ".tmp-"
 _PIECE = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def open_regular(path: Path | str) -> BufferedReader:
@@ -80,8 +81,10 @@ def opened_atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
         raise
     sync(path.parent)
 

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_model as load_weights
 
 from mae.masks.gate import GATE_FILE, load_gate
+from mae.masks.learner import MaskLearner
 from mae.models.video import new_model
 from mae.models.vit import MaskedAutoencoder
 from mae.storage import disk_errors, write_torch
@@ -80,20 +81,28 @@ def save_state(final: Path, training: Trained, more: Mapping[str, str] | None = 
         return
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(_TEMPORARY + final.name)
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    with disk_errors():
-        model.save_pretrained(temporary)
-    (temporary / "README.md").unlink(missing_ok=True)  # the hub's blank form, which says it is on the Hub
-    if training.learner:
-        with disk_errors():
-            training.learner.save(temporary)
-    write_torch(temporary / _STATE, _interned(state))
-    for name, text in (more or {}).items():
-        (temporary / name).write_text(text, encoding="utf-8")
-    sums = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-    (temporary / _SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
-    _publish(temporary, final)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write(temporary, model, state, training.learner, more or {})
+        _publish(temporary, final)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk there is better use for the room
+        raise
+
+
+def _write(
+    folder: Path, model: MaskedAutoencoder, state: dict[str, Any], learner: MaskLearner | None, more: Mapping[str, str]
+) -> None:
+    with disk_errors(folder):
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # the hub's blank form, which says it is on the Hub
+        if learner:
+            learner.save(folder)
+    write_torch(folder / _STATE, _interned(state))
+    for name, text in more.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    (folder / _SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
 def best_loss(run: Path) -> float:

@@ -23,7 +23,7 @@ from mae.storage import save_torch
 from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
 from pipelines.export.model_card import model_card
-from saliency.files import write_atomically, write_text_atomically
+from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 
 _TIMM_NAMES = {
     "tiny": "vit_tiny_patch16_224",
@@ -34,6 +34,7 @@ _TIMM_NAMES = {
 }
 
 _PLACE = "<folder>"
+_LAST = "README.md"  # the last file of an export to be written
 
 
 def export(model: Path, kind: str, out: Path) -> str:
@@ -46,8 +47,9 @@ def export(model: Path, kind: str, out: Path) -> str:
     """
     if kind not in _WRITERS:
         raise UserError(f"--to {kind!r} is not one of: {', '.join(_WRITERS)}")
-    if (out.exists() and not out.is_dir()) or any(not path.name.startswith(".") for path in out.glob("*")):
-        raise UserError(f"--out {out} is not an empty folder; give a new one")
+    there = {path.name for path in out.glob("*") if not path.name.startswith(".")}
+    if (out.exists() and not out.is_dir()) or _LAST in there:
+        raise UserError(_not_empty(out))
     with user_errors():
         weights = open_weights(model)
         if "frames" in weights.config and kind != "transformers":
@@ -56,11 +58,18 @@ def export(model: Path, kind: str, out: Path) -> str:
         gate = gate_file(model)
     if gate is not None:
         files[GATE_FILE] = lambda file: file.write(gate.read_bytes())
+    if there - files.keys():  # a killed export is written again
+        raise UserError(_not_empty(out))
+    remove_leftovers(out, files.keys() | {_LAST}, deep=False)
     for name, write in files.items():
         write_atomically(out / name, write)
     card = model_card(model, weights.config, kind, line.replace(_PLACE, out.name), gate=gate is not None)
-    write_text_atomically(out / "README.md", card)
+    write_text_atomically(out / _LAST, card)
     return line.replace(_PLACE, str(out))
+
+
+def _not_empty(out: Path) -> str:
+    return f"--out {out} is not an empty folder; give a new one"
 
 
 def open_weights(path: Path) -> Weights:
