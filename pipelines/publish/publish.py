@@ -157,8 +157,9 @@ def _staging(options: PublishOptions) -> Iterator[Path]:
         raise UserError(f"--dry-run {folder_given} is not empty: give a new folder")
     folder_given.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder_given.parent, {folder_given.name}, deep=False)
-    place = {"prefix": ".tmp-", "suffix": f"-{folder_given.name}", "dir": folder_given.parent}
-    with tempfile.TemporaryDirectory(**place, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=".tmp-", suffix=f"-{folder_given.name}", dir=folder_given.parent, ignore_cleanup_errors=True
+    ) as folder:
         Path(folder).chmod(0o777 & ~_umask())
         yield Path(folder)
         if folder_given.exists():
