@@ -105,7 +105,7 @@ def _ready(plan: ComparePlan, out: Path, jobs: int, device: str | None, workers:
     check_apart(out, [plan.source, plan.saliency])
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
-    if out.exists() and any(out.iterdir()) and not (out / "runs").is_dir():
+    if any(not path.name.startswith(".") for path in out.glob("*")) and not (out / "runs").is_dir():
         raise UserError(f"--out {out} is not empty and holds no comparison; give an empty folder")
     own = max(0, min(16, cores() // jobs - 1))  # a run that has one core decodes in its own process
     common = {"device": device or ("cuda" if torch.cuda.is_available() else "cpu"), "workers": own}
