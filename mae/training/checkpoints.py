@@ -81,7 +81,8 @@ def save_state(final: Path, training: Trained, more: Mapping[str, str] | None = 
         return
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(_TEMPORARY + final.name)
-    shutil.rmtree(temporary, ignore_errors=True)
+    if temporary.exists():
+        shutil.rmtree(temporary)
     try:
         _write(temporary, model, state, training.learner, more or {})
         _publish(temporary, final)

@@ -1,4 +1,4 @@
-"""A disk that is full, a quota that is spent and a folder that can't be written: a line with advice, and no half file."""
+"""A disk that is full, a quota that is spent and a folder that can't be written: one line, and no half file."""
 
 import errno
 import os
@@ -70,7 +70,7 @@ def test_a_full_disk_is_one_line_and_the_rerun_goes_on(commands, tmp_path, monke
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: File too large: out/")
     assert "make room" in line
-    assert not [path for path in (tmp_path / "full").rglob(".*")]
+    assert not list((tmp_path / "full").rglob(".*"))
     done = invoke(*again)
     assert done.exit_code == 0, done.output
     assert tree(tmp_path / "full") == tree(tmp_path / "whole")

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def whole(arguments, tmp_path):
 
 
 def names():
-    return [path.name[-2:] for path in list_checkpoints(checkpoints.Path("out"))]
+    return [path.name[-2:] for path in list_checkpoints(Path("out"))]
 
 
 @pytest.mark.parametrize(
@@ -97,14 +98,14 @@ def test_what_follows_a_checkpoint_is_made_up_for(whole, arguments, tmp_path, mo
     words, real, calls = arguments("killed"), getattr(checkpoints, fails), iter(range(1000))
 
     def killed(*given):
-        if "step-00000018" in os.listdir("out/checkpoints") and next(calls) == at:
+        if Path("out/checkpoints/step-00000018").exists() and next(calls) == at:
             raise KeyboardInterrupt
         return real(*given)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, fails, killed)
         invoke(*words)
-    (checkpoints.Path("out") / ".tmp-1-metrics.jsonl").write_text("half")
+    (Path("out") / ".tmp-1-metrics.jsonl").write_text("half")
     assert invoke(*words, "--resume").exit_code == 0
     assert tree(tmp_path / "killed") == whole
 
