@@ -71,7 +71,7 @@ def scenarios(inputs: Path) -> list[Scenario]:
     evaluate = ["evaluate", run, "shapes:30,split=probe,objects=1,size=32"]
     evaluate += ["--pool", "mean", "--device", "cpu", "--workers", "0", "--out", "out/evaluation.json"]
     compare = ["compare", str(inputs / "plan.yaml"), "--out", "out", "--device", "cpu", "--workers", "0"]
-    program = (sys.executable, str(Path(__file__).resolve()), "--run")
+    program = (sys.executable, str(Path(__file__).resolve()), "--here")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program[1:])
     trained, trained_by_workers = ((*pretrain, "--workers", "0"),), ((*pretrain, "--workers", "2"),)
     again, term = ("--resume",), signal.SIGTERM
@@ -204,7 +204,7 @@ def table(found: list[Outcome]) -> str:
 
 def main() -> int:
     """Run the campaign that is asked for."""
-    if sys.argv[1:2] == ["--run"]:
+    if sys.argv[1:2] == ["--here"]:
         import_all()
         return run_here(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -33,7 +33,7 @@ TIMINGS = frozenset(
 )
 """The keys of JSON that measure time, which no two runs share. Everything else has to be equal."""
 
-_GRACE = 15.0  # seconds in which what a killed process has started must be gone; DataLoader looks every 5
+_GRACE = 60.0  # seconds in which what a killed process has started must be gone; Ray and DataLoader look now and then
 _TIMED_TEXT = re.compile(rb"(?m)evaluation took \d+ s|(\d+|\xe2\x80\x93) \|$")  # and the last column of a table
 _MOST = 6  # kills of a chain
 _PATIENCE = 300.0  # seconds after which a run counts as hanging
