@@ -12,7 +12,9 @@ from mae.distributed import World
 from mae.training import checkpoints
 from mae.training.checkpoints import list_checkpoints
 from mae.training.training import Training
+from pipelines.errors import UserError
 from pipelines.pretrain.stopping import stop_signals
+from pipelines.views.workers import WorkerBatches
 from tests.pipelines.pretraining import SMALL, SOURCE, invoke
 from tools.killed_runs import tree
 
@@ -142,9 +144,20 @@ def test_workers_without_shared_memory_are_one_line(arguments, monkeypatch):
     assert "Traceback" not in done.stderr
 
 
-def test_a_killed_worker_is_one_line(arguments, monkeypatch):
-    from pipelines.views.image_views import Views
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that", "/dev/shm"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "out of memory"),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "fewer --workers"),
+    ],
+)
+def test_a_dead_worker_is_one_line(message, advice):
+    def dies():
+        yield 1
+        raise RuntimeError(message)
 
-    monkeypatch.setattr(Views, "__getitem__", lambda *_: signal.raise_signal(signal.SIGKILL))
-    done = invoke(*arguments("killed"), "--workers", 1)
-    assert (done.exit_code, "fewer --workers" in done.stderr) == (2, True)
+    batches = iter(WorkerBatches(dies()))
+    assert next(batches) == 1
+    with pytest.raises(UserError, match=advice):
+        next(batches)
