@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from pipelines.build.options import BuildOptions, MergeOptions
+from pipelines.commandline.effects import check_effects
 from pipelines.commandline.machine import settled_options
 from pipelines.commandline.option import Option, given_values
 from pipelines.commandline.shared_options import SPEED, Quiet
@@ -209,7 +210,7 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
 @command(ReconstructOptions)
 def reconstruct(given: Given, quiet: Quiet = False) -> None:
     """Fill in the hidden regions of images or a video. All other pixels stay as they are."""
-    from pipelines.frames.live import is_stream
+    from pipelines.frames.options import is_stream
     from pipelines.reconstruct.reconstruct import reconstruct as fill_in
     from pipelines.reconstruct.reconstruct_video import reconstruct_video
 
@@ -290,7 +291,10 @@ def _options(kind: type[T], given: Given) -> T:
     from pipelines.errors import user_errors
 
     with user_errors():
-        return kind(**given_values(kind, given) | settled_options(kind, given))
+        values = given_values(kind, given)
+        options = kind(**values | settled_options(kind, given))
+        check_effects(options, values)
+        return options
 
 
 if __name__ == "__main__":

@@ -147,11 +147,17 @@ def test_what_is_not_given_is_the_fields_default(name):
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=IDS)
 def test_the_help_shows_the_fields_default(name, option):
-    shown = next(each.default for each in COMMANDS[name].params if each.name == option.name)
-    if option.default is MISSING or option.option.settled or (isinstance(option.default, tuple) and shown is None):
+    parameter = next(each for each in COMMANDS[name].params if each.name == option.name)
+    shown = re.search(r"\[default: (.*)\]", parameter.help)
+    if option.type is bool:
+        assert parameter.default == option.default
+        return
+    assert parameter.default is None
+    if option.default is MISSING:
         assert shown is None
-    else:
-        assert (option.value(shown) if isinstance(shown, str) else shown) == option.default
+    elif option.default not in (None, ()) and not option.option.settled and option.name != "protocols":
+        typed = parsed(name, [option.flag, shown[1]])[option.name]
+        assert option.value(typed) == option.default
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -248,6 +254,16 @@ def test_a_number_that_is_none(flag, value, capsys):
     assert told.startswith(f"error: invalid value for '{flag}': ")
     assert told.endswith("; see mae-cli build-saliency --help\n")
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["pretrain a --out b --seed", "demo --seed", "verify a b --seed", "evaluate a b --seed", "inspect a --limit"],
+)
+def test_a_number_that_is_too_large(words):
+    done = run(*words.split(), "9" * 25)
+    assert done.exit_code == 2
+    assert done.stderr == f"error: {words.split()[-1]} is {'9' * 25}; it must be at most {2**62}\n"
 
 
 @pytest.mark.parametrize(("words", "code"), [([], 2), (["--help"], 0), (["merge", "/no/such/place"], 2)])

@@ -55,24 +55,15 @@ def _row(option: Any) -> str:
     """An option as a row: names with the values it takes, default, meaning."""
     text = option.help.replace("\\[", "[")
     text, _, default = text.partition(" [default: ")
-    if default:
-        default = default.removesuffix(".").removesuffix("]")
-    elif option.required:
-        default = "required"
-    elif option.default not in (None, False, (), []):
-        default = _default(option)
+    default = default.removesuffix(".").removesuffix("]") or ("required" if option.required else "")
+    if option.default is True:
+        default = option.opts[0]
     values = (option.metavar or "").strip("[]").replace("|", r"\|")
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     names = names if option.opts[0].startswith("-") else f"`{option.name.upper()}`"
     told = f" `{values}`" if values and "<" not in values else ""
     text = text if text.endswith(".") else f"{text}."
     return f"| {names}{told} | {_cell(default)} | {_cell(text)} |"
-
-
-def _default(option: Any) -> str:
-    if isinstance(option.default, bool):
-        return option.opts[0] if option.default else ""
-    return f"`{option.default}`"
 
 
 def _cell(text: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from typing import Any, TypeVar
 
+from pipelines.commandline.effects import check_effects
 from pipelines.commandline.machine import settled_options
 from pipelines.commandline.option import Declared, declared_options
 from pipelines.commandline.option_text import option_values
@@ -47,7 +48,9 @@ def options_of(kind: type[T], given: Mapping[str, Any]) -> T:
     """The options ``kind`` of keyword arguments, with what the machine settles. UserError, worded as by the command."""
     with user_errors():
         values = values_of(kind, given)
-        return kind(**values | settled_options(kind, values))
+        options = kind(**values | settled_options(kind, values))
+        check_effects(options, values)
+        return options
 
 
 def values_of(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option, check_declared
 from pipelines.commandline.shared_options import (
     DATA,
@@ -40,6 +41,10 @@ Fit = Literal["squash", "crop"]
 @dataclass(frozen=True)
 class BuildOptions:
     """What ``build-saliency`` was asked for; the CLI's options under the same names."""
+
+    effects: ClassVar[tuple[Effect, ...]] = (
+        Effect(("ray_workers",), lambda options: options.engine == "ray", "with --engine {engine}"),
+    )
 
     source: SourcePlace
     out: Out

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+LARGEST = 2**62
+"""Of a whole number; what is larger does not fit where libraries keep it, once something is added to it."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -67,12 +70,14 @@ class Declared:
         return get_args(kinds[0]) if kinds else ()
 
     def check(self, value: Any) -> None:
-        """ValueError for a value, or one of several, that is none of ``choices`` or smaller than ``least``."""
+        """ValueError for a value, or one of several, that is none of ``choices``, or too small or large."""
         for each in value if isinstance(value, (list, tuple)) else [value]:
             if self.choices and each not in self.choices:
                 raise ValueError(f"{self.flag} {each!r} is not one of: {', '.join(self.choices)}")
             if self.option.least is not None and each < self.option.least:
                 raise ValueError(f"{self.flag} is {each}; it must be at least {self.option.least}")
+            if isinstance(each, int) and each > LARGEST:
+                raise ValueError(f"{self.flag} is {each}; it must be at most {LARGEST}")
 
     def value(self, typed: Any) -> Any:
         """What the command line took, as the field's value; ValueError from ``check`` and ``parse``."""

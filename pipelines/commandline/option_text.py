@@ -13,6 +13,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pipelines.commandline.option import LARGEST
+from saliency.shown import one_line
+
+MOST_SEEDS = 10_000
+
 
 def option_values(
     kind: type[Any], given: Mapping[Any, Any], *, barred: Mapping[str, str], alias: Mapping[str, str] | None = None
@@ -54,6 +59,22 @@ def fitted(value: Any, hint: Any) -> Any:
         return _fitted_tuple(value, arguments)
     fit = _FITS.get(hint)
     return fit(value) if fit else value
+
+
+def parse_seeds(value: Any, *, first: int = 0) -> tuple[int, ...]:
+    """``3`` is three seeds from ``first`` on; a list, or a text such as ``0,4``, names them. ValueError."""
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",")]
+        numbers: list[Any] = [int(part) if part.isdecimal() and len(part) < 20 else part for part in parts]
+        value = numbers[0] if len(numbers) == 1 else numbers
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_SEEDS:
+        value = list(range(first, first + value))
+    whole = isinstance(value, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value)
+    if not whole or not value or len(set(value)) < len(value) or not 0 <= min(value) <= max(value) <= LARGEST:
+        raise ValueError(
+            f"{one_line(value, 100)} is not a number of seeds from 1 to {MOST_SEEDS}, nor different seeds such as 0,1,2"
+        )
+    return tuple(value)
 
 
 def words_to_options(words: Sequence[str]) -> dict[str, Any]:
@@ -115,6 +136,8 @@ def _number(text: str) -> int | float | str:
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"takes a whole number, not {value!r}")
+    if abs(value) > LARGEST:
+        raise ValueError(f"takes a whole number of at most {LARGEST}")
     return value
 
 

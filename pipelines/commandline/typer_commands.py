@@ -49,7 +49,8 @@ def _own_options(function: Command) -> Iterator[Declared]:
 
 def _parameter(declared: Declared) -> inspect.Parameter:
     """An option as the parameter that typer makes one of."""
-    option, default = declared.option, _default(declared)
+    option = declared.option
+    default = ... if declared.default is MISSING else declared.default if declared.type is bool else None
     told: dict[str, Any] = {
         "help": _escaped(_help(declared)),
         "rich_help_panel": option.panel,
@@ -83,19 +84,21 @@ def _listed(declared: Declared) -> bool:
 
 def _help(declared: Declared) -> str:
     """The help text, with the choices that are too many to stand in the place of the type."""
-    if not declared.choices or _listed(declared):
-        return declared.option.help
-    text, default, rest = declared.option.help.partition(" [default: ")
-    return f"{text.rstrip('.')}. One of: {', '.join(declared.choices)}{default or '.'}{rest}"
+    text, mark, default = declared.option.help.partition(" [default: ")
+    if not mark and (known := _default(declared)):
+        mark, default = " [default: ", f"{known}]"
+    if declared.choices and not _listed(declared):
+        text = f"{text.rstrip('.')}. One of: {', '.join(declared.choices)}."
+    return f"{text}{mark}{default}"
 
 
-def _default(declared: Declared) -> Any:
-    """What is shown, and taken where nothing is given: ``...`` is required, None left to the field or the command."""
-    if declared.default is MISSING:
-        return ...
-    if declared.option.settled or declared.option.parse or isinstance(declared.default, tuple):
+def _default(declared: Declared) -> str:
+    """The field's default as it is typed; empty where there is none to show."""
+    default = declared.default
+    if declared.option.written is not None:
         return declared.option.written
-    return declared.default
+    hidden = declared.option.settled or declared.option.parse or isinstance(default, (bool, tuple))
+    return "" if hidden or default is None or default is MISSING else str(default)
 
 
 def _typed(declared: Declared) -> Any:

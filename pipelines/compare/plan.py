@@ -7,21 +7,21 @@ seeds, before anything runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mae.masks.strategies import has_effect
-from pipelines.commandline.option_text import option_values, words_to_options
+from pipelines.commandline.effects import check_effects
+from pipelines.commandline.option_text import option_values, parse_seeds, words_to_options
+from pipelines.commandline.yaml_text import read_yaml
 from pipelines.compare.arms import built_in_arms, usual_arms
 from pipelines.compare.options import CompareOptions
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.evaluate import EvaluateOptions
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.settings import settings_of
+from saliency.shown import one_line
 
 UNTRAINED = "untrained"
 """The name of the reference arm that every seed has: the weights that all of its arms start from."""
@@ -67,8 +67,6 @@ class ComparePlan:
                 raise ValueError(f"arms: {name!r} can't be a name; use letters, digits, . _ - (and not {UNTRAINED!r})")
         if self.baseline not in self.arms:
             raise ValueError(f"baseline: {self.baseline!r} is not one of the arms: {', '.join(self.arms)}")
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: takes different whole numbers from 0 on, such as [0, 1, 2]")
 
     def narrowed(self, arms: str | None, seeds: str | None) -> ComparePlan:
         """The plan with some of its arms (names with commas) or other seeds. UserError for what it can't be."""
@@ -78,7 +76,7 @@ class ComparePlan:
                 if name not in self.arms:
                     raise ValueError(f"--arms: {name!r} is not one of: {', '.join(self.arms)}")
             kept = {name: options for name, options in self.arms.items() if name in names}
-            return replace(self, arms=kept, seeds=self.seeds if seeds is None else parse_seeds(seeds))
+            return replace(self, arms=kept, seeds=self.seeds if seeds is None else _seeds(seeds))
 
     def pretrain_options(self, arm: str, seed: int, out: Path) -> PretrainOptions:
         """What the run of an arm and seed is asked for. ValueError, naming the arm, for a bad value."""
@@ -86,14 +84,11 @@ class ComparePlan:
         try:
             options = PretrainOptions(self.source, out, seed=seed, **given)
             settings = settings_of(options)
+            check_effects(options, self.arms[arm])
         except ValueError as error:
             raise ValueError(f"arms: {arm}: {error}") from error
         strategy, masked = options.masking_name, "maps" in settings.strategy.needs
         mapped = masked or options.saliency_weight > 0
-        unused = [name for name in self.arms[arm] if not (mapped if name == "saliency" else has_effect(name, strategy))]
-        if unused:
-            hint = "give saliency: MAPS" if options.masking is None else "drop it, or choose another masking"
-            raise ValueError(f"arms: {arm}: {unused[0]} has no effect on {strategy} masks; {hint}")
         if mapped and options.saliency is None:
             what = f"{strategy} masks need" if masked else "saliency_weight needs"
             raise ValueError(f"arms: {arm}: {what} maps; give saliency: MAPS (--saliency)")
@@ -110,12 +105,7 @@ class ComparePlan:
 
 def read_plan(path: Path) -> ComparePlan:
     """The plan in a YAML file. UserError, one line that names the place, for anything it can't be."""
-    try:
-        content = yaml.load(path.read_text("utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path)
     try:
         return plan_from(content)
     except ValueError as error:
@@ -162,24 +152,18 @@ def plan_from(content: Any) -> ComparePlan:
         source=source,
         arms=arms,
         baseline=str(baseline),
-        seeds=parse_seeds(sections.get("seeds", 3)),
+        seeds=_seeds(sections.get("seeds", 3)),
         saliency=saliency,
         pretrain=_options(PretrainOptions, "pretrain", sections.get("pretrain"), _NOT_COMMON),
         evaluate=_options(EvaluateOptions, "evaluate", sections.get("evaluate"), _NOT_OF_EVALUATE),
     )
 
 
-def parse_seeds(value: Any) -> tuple[int, ...]:
-    """``3`` is seeds 0, 1 and 2; a list, or a text such as ``0,4``, names them. ValueError."""
-    if isinstance(value, str):
-        parts: list[Any] = value.split(",")
-        value = [int(part) if part.strip().isdigit() else part for part in parts]
-        value = value[0] if len(parts) == 1 else value
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return tuple(range(value))
-    if not isinstance(value, list) or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value):
-        raise ValueError(f"seeds: takes how many, or a list such as [0, 1, 2], not {value!r}")
-    return tuple(value)
+def _seeds(value: Any) -> tuple[int, ...]:
+    try:
+        return parse_seeds(value)
+    except ValueError as error:
+        raise ValueError(f"seeds: {error}") from error
 
 
 def _names(text: str) -> list[str]:
@@ -189,19 +173,25 @@ def _names(text: str) -> list[str]:
 def _arms(content: Any) -> dict[str, dict[str, Any]]:
     """Arms from a mapping of names to options, or a list of names; an arm without options is a built-in one."""
     if isinstance(content, list):
+        _check_arm_names(content)
         repeated = [name for name in content if content.count(name) > 1]
         if repeated:
             raise ValueError(f"arms: {repeated[0]!r} is there twice")
         content = dict.fromkeys(content)
     arms, built_in = {}, built_in_arms()
-    for name, options in _mapping("arms", content).items():
-        if not isinstance(name, str):
-            raise ValueError(f"arms: {name!r} is no text; put the name in quotes")
+    _check_arm_names(_mapping("arms", content))
+    for name, options in content.items():
         if options is None and name not in built_in:
             raise ValueError(f"arms: {name!r} has no options, and is not one of: {', '.join(built_in)}")
         given = built_in[name] if options is None else options
         arms[name] = _options(PretrainOptions, f"arms: {name}", given, _NOT_OF_AN_ARM)
     return arms
+
+
+def _check_arm_names(names: Iterable[Any]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"arms: {one_line(repr(name), 100)} is no text; put the name in quotes")
 
 
 def _options(kind: type[Any], place: str, content: Any, barred: Mapping[str, str]) -> dict[str, Any]:
@@ -217,17 +207,3 @@ def _mapping(place: str, content: Any) -> dict[Any, Any]:
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise ValueError(f"{place}: takes names and values, not {found}")
     return content
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML would keep the last and say nothing."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping; a YAML error at a repeated key."""
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
-                seen.add(key.value)
-        return dict(super().construct_mapping(node, deep))

@@ -29,7 +29,8 @@ from mae.pixels import normalise
 from mae.recovery.stream_encoder import Encoded, stream_encoder
 from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError, user_errors
-from pipelines.frames.live import Live, faults_in_words, is_stream
+from pipelines.frames.live import Live, faults_in_words
+from pipelines.frames.options import is_stream
 from pipelines.outputs import check_apart, one_writer
 from pipelines.progress import progress_bar
 from pipelines.reconstruct.reconstruct import open_model, picture_files

@@ -2,16 +2,28 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Option
 from pipelines.commandline.shared_options import Device, Run
-from pipelines.frames.options import AsVideo, Fps, FrameLimit, LiveOptions, RawSize, StallTimeout, StreamInput
+from pipelines.frames.options import (
+    STREAM_EFFECTS,
+    AsVideo,
+    Fps,
+    FrameLimit,
+    LiveOptions,
+    RawSize,
+    StallTimeout,
+    StreamInput,
+)
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
     """What ``encode`` was asked for; the CLI's options under the same names."""
+
+    effects: ClassVar[tuple[Effect, ...]] = STREAM_EFFECTS
 
     run: Run
     input: StreamInput

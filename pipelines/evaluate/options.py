@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option
+from pipelines.commandline.option_text import parse_seeds
 from pipelines.commandline.shared_options import (
     DATA,
     MACHINE,
@@ -18,7 +20,7 @@ from pipelines.commandline.shared_options import (
     Split,
     Workers,
 )
-from pipelines.evaluate.table import PROTOCOLS, QUICK, ProtocolOptions, check_choice, check_least
+from pipelines.evaluate.table import PROTOCOLS, QUICK, ProtocolOptions, check_choice, check_least, protocol_effects
 
 _Data, _What, _Result, _Machine = (partial(Option, panel=panel) for panel in (DATA, "Protocols", "Results", MACHINE))
 
@@ -79,6 +81,12 @@ class _Shared:
 class EvaluateOptions(ProtocolOptions, _Shared):
     """What ``evaluate`` was asked for; the CLI's options under the same names."""
 
+    effects: ClassVar[tuple[Effect, ...]] = (
+        *protocol_effects(),
+        Effect(("test_limit",), lambda options: options.test is not None, "without --test"),
+        Effect(("test_fraction",), lambda options: options.test is None, "with --test", "all of that is tested on"),
+    )
+
     out: Annotated[Path | None, _Result("JSON file to write. If not given: evaluation.json in the run folder.")] = None
     confusion: Annotated[Path | None, _Result("PNG file for the encoder's confusion matrices.")] = None
     fresh: Annotated[bool, _Result("Compute everything again, even what an earlier command has finished.")] = False
@@ -100,6 +108,11 @@ class EvaluateOptions(ProtocolOptions, _Shared):
         self.all_seeds()
 
     @property
+    def measured(self) -> str:
+        """The protocols, as they are typed."""
+        return " and ".join(self.protocols)
+
+    @property
     def file(self) -> Path | None:
         """Where the result is written: ``out``, else ``evaluation.json`` in a run folder, else nowhere."""
         return self.out or (Path(self.run) / "evaluation.json" if Path(self.run).is_dir() else None)
@@ -107,13 +120,9 @@ class EvaluateOptions(ProtocolOptions, _Shared):
     def all_seeds(self) -> tuple[int, ...]:
         """The probes' seeds: those that were listed, or so many from ``seed`` on; ValueError for anything else."""
         try:
-            numbers = tuple(int(part) for part in self.seeds.split(","))
+            return parse_seeds(self.seeds, first=self.seed)
         except ValueError as error:
-            raise ValueError(f"--seeds {self.seeds!r} is not a number of seeds, nor seeds such as 0,1,2") from error
-        seeds = numbers if len(numbers) > 1 else tuple(range(self.seed, self.seed + numbers[0]))
-        if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-            raise ValueError(f"--seeds {self.seeds!r}: at least one is needed, each from 0 on and once")
-        return seeds
+            raise ValueError(f"--seeds: {error}") from error
 
     def check_model(self, name: str, *, video: bool) -> None:
         """ValueError, naming the model, if what was asked for does not exist for models of video, or of images."""

@@ -5,10 +5,12 @@ see :func:`pipelines.evaluate.protocol.load`. Options of a protocol are a class 
 base of :class:`ProtocolOptions`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Option
 
 
@@ -88,6 +90,8 @@ class _Options:
 class KnnOptions(_Options):
     """Of ``knn``, and of ``occlusion`` where its probe is k-NN."""
 
+    used_by: ClassVar[tuple[str, ...]] = ("knn",)
+
     neighbours: Annotated[int, _Knn("Number of neighbours that vote: the k of k-NN.")] = 20
     temperature: Annotated[
         float, _Knn("Temperature of the votes: the lower it is, the more the nearest neighbours count.")
@@ -102,6 +106,8 @@ class KnnOptions(_Options):
 @dataclass(frozen=True, kw_only=True)
 class LinearOptions(_Options):
     """Of ``linear``."""
+
+    used_by: ClassVar[tuple[str, ...]] = ("linear",)
 
     linear_epochs: Annotated[int, _Linear("Epochs of the linear probe.")] = 90
     linear_blr: Annotated[
@@ -127,6 +133,8 @@ class LinearOptions(_Options):
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(_Options):
     """Of ``finetune``; None leaves each to the recipe for a model of that size."""
+
+    used_by: ClassVar[tuple[str, ...]] = ("finetune",)
 
     finetune_epochs: Annotated[
         int | None, _Finetune("Epochs of fine-tuning. If not given: 100, or 50 for large and huge models.")
@@ -168,6 +176,8 @@ def _check_rate(flag: str, rate: float) -> None:
 @dataclass(frozen=True, kw_only=True)
 class OcclusionOptions(_Options):
     """Of ``occlusion``."""
+
+    used_by: ClassVar[tuple[str, ...]] = ("occlusion",)
 
     occluder: Annotated[
         tuple[str, ...],
@@ -235,6 +245,8 @@ class OcclusionOptions(_Options):
 class WholeImageOptions(_Options):
     """Of the protocols that need features by place."""
 
+    used_by: ClassVar[tuple[str, ...]] = ("segment", "propagate")
+
     dense_size: Annotated[
         int | None, _Masked("Shorter side of the images, in pixels. The model's own size if not given.")
     ] = None
@@ -248,6 +260,8 @@ class WholeImageOptions(_Options):
 class SegmentOptions(WholeImageOptions):
     """Of ``segment``."""
 
+    used_by: ClassVar[tuple[str, ...]] = ("segment",)
+
     segment_classes: Annotated[
         bool, _Masked("Segment by class where the source has labels, instead of object from background.")
     ] = True
@@ -256,6 +270,8 @@ class SegmentOptions(WholeImageOptions):
 @dataclass(frozen=True, kw_only=True)
 class PropagateOptions(WholeImageOptions):
     """Of ``propagate``."""
+
+    used_by: ClassVar[tuple[str, ...]] = ("propagate",)
 
     context_frames: Annotated[
         int, _Masked("Frames before the present one that labels come from, as well as the first frame.")
@@ -272,3 +288,18 @@ class ProtocolOptions(
     PropagateOptions, SegmentOptions, OcclusionOptions, FinetuneOptions, LinearOptions, KnnOptions
 ):  # a dataclass takes the last base's fields first
     """The options of all protocols."""
+
+
+def protocol_effects() -> Iterator[Effect]:
+    """When the options of protocols have an effect: where a protocol that uses them runs."""
+    for kind in ProtocolOptions.__mro__:
+        names = vars(kind).get("used_by", ())
+        own = tuple(name for name in vars(kind).get("__annotations__", ()) if name != "used_by")
+        if names:
+            yield Effect(own, partial(_runs, names), "with --protocol {measured}", f"it is for {' and '.join(names)}")
+
+
+def _runs(names: tuple[str, ...], options: Any) -> bool:
+    """Whether one of these protocols is asked for; k-NN is also where ``occlusion`` has it as its probe."""
+    probe = {options.occlusion_probe} if "occlusion" in options.protocols else set()
+    return not {*options.protocols, *probe}.isdisjoint(names)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
-from pipelines.frames.live import Live, folder_frames, is_stream
-from pipelines.frames.options import LiveOptions
+from pipelines.frames.live import Live, folder_frames
+from pipelines.frames.options import LiveOptions, is_stream
 from pipelines.sources.images import SUFFIXES, BadImage, decode_mask, decode_rgb
 
 _WHITE = 128  # of a video: what is white has become a little grey

@@ -27,7 +27,6 @@ from pipelines.frames.options import STDIN, LiveOptions
 from pipelines.frames.ticks import Arrival, Ticks
 from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
 from pipelines.sources.video.video_end import Extent, missing_frames
-from pipelines.sources.video.video_file import VIDEO_SUFFIXES
 from pipelines.sources.video.video_stream import (
     UNTIMED,
     ChunkClock,
@@ -47,14 +46,6 @@ DEFAULT_FPS = Fraction(25)
 
 _AHEAD = 4
 _CLOSING_SECONDS = 2.0
-
-
-def is_stream(place: str, *, as_video: bool = False) -> bool:
-    """Whether a command's input is a stream of frames, rather than a picture or a folder of pictures."""
-    path = Path(place)
-    if place == STDIN or "://" in place or (as_video and path.is_dir()):
-        return True
-    return path.suffix.lower() in VIDEO_SUFFIXES or path.is_fifo()
 
 
 @dataclass

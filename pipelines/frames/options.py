@@ -1,8 +1,10 @@
 """Options of the commands that read a stream of frames, and what is asked of a stream itself."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option
 from pipelines.commandline.shared_options import VIDEO
 
@@ -39,6 +41,27 @@ Fps = Annotated[
 ]
 StallTimeout = Annotated[float, Option("Seconds without a frame after which a stream has ended.", panel=VIDEO)]
 FrameLimit = Annotated[int | None, Option("Use only the first N images or frames.", least=1)]
+
+
+def is_stream(place: str, *, as_video: bool = False) -> bool:
+    """Whether a command's input is a stream of frames, rather than a picture or a folder of pictures."""
+    from pipelines.sources.video.video_file import VIDEO_SUFFIXES  # numpy comes with it
+
+    path = Path(place)
+    if place == STDIN or "://" in place or (as_video and path.is_dir()):
+        return True
+    return path.suffix.lower() in VIDEO_SUFFIXES or path.is_fifo()
+
+
+STREAM_EFFECTS = (
+    Effect(
+        ("fps", "stall_timeout"),
+        lambda options: is_stream(options.input, as_video=options.as_video),
+        "with {input}",
+        "it is for videos",
+    ),
+    Effect(("as_video",), lambda options: Path(options.input).is_dir(), "with {input}", "it is for folders of frames"),
+)
 
 
 @dataclass(frozen=True)

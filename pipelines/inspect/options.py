@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option, check_declared
 from pipelines.commandline.shared_options import Device
 from saliency.names import FIGURES
@@ -15,6 +16,10 @@ GALLERY, SCORES = "Gallery", "Scores"
 @dataclass(frozen=True)
 class InspectOptions:
     """What ``inspect`` was asked for; the CLI's options under the same names."""
+
+    effects: ClassVar[tuple[Effect, ...]] = (
+        Effect(("gallery_size",), lambda options: options.gallery is not None, "without --gallery"),
+    )
 
     what: Annotated[str, Argument("A maps folder, a run folder or a source of images.")]
     source: Annotated[str | None, Option("Where the images of the maps are now, or other images for --gate.")] = None

@@ -14,6 +14,7 @@ import torch
 from mae.distributed import World
 from mae.training.any_training import Trained, training_facts
 from mae.training.checkpoints import load_training
+from pipelines.commandline.effects import idle_options
 from pipelines.errors import UserError, user_errors
 from pipelines.outputs import check_apart, one_writer
 from pipelines.pretrain.model import new_model
@@ -65,7 +66,8 @@ def open_pretraining(options: PretrainOptions, world: World, stack: ExitStack) -
     config = run_config(options, settings, task, world)
     with agreed(world):
         resume = options.resume or world.restarts > 0  # torchrun repeats the command as it was
-        run.begin(config, resume=resume, free=FREE_ON_RESUME, defaults=option_defaults())
+        free = FREE_ON_RESUME.union(name for name, _ in idle_options(options))
+        run.begin(config, resume=resume, free=free, defaults=option_defaults())
         if newest:
             load_newest(newest, task.training)
     run.rewind(task.training.step)

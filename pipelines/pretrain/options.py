@@ -5,9 +5,10 @@ What becomes of the options, and the checks of the masks and of the training, is
 
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, SALIENT_RATIO, STRATEGIES, Strategy, learned
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Option
 from pipelines.commandline.shared_options import (
     DATA,
@@ -28,6 +29,7 @@ from pipelines.commandline.shared_options import (
     Split,
     Workers,
 )
+from pipelines.pretrain.effects import EFFECTS
 
 SALIENT, GATE, ATTENTION, HARD, LEVELS, RUN = (
     "Masks by saliency maps",
@@ -75,6 +77,8 @@ class PretrainOptions:
 
     Defaults are those of the settings in ``mae`` that the options become.
     """
+
+    effects: ClassVar[tuple[Effect, ...]] = EFFECTS
 
     source: SourcePlace
     out: Out
@@ -322,8 +326,6 @@ class PretrainOptions:
             raise ValueError(f"--checkpoint-every is {self.checkpoint_every}; it must be at least 1 step")
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
-        if self.gate_teacher is not None and self.masking_name != "gate":
-            raise ValueError("--gate-teacher gives maps to a gate that learns: it goes with --masking gate")
         if self.gate_teacher is not None and self.saliency_weight > 0 and self.gate_teacher != self.saliency:
             raise ValueError("--gate-teacher and --saliency must be the same maps where --saliency-weight is above 0")
         if self.keep < 1 or self.workers < 0:
@@ -368,6 +370,23 @@ class PretrainOptions:
         """The strategy's name; by default ``salient`` with maps, else ``random``, of video ``tube``."""
         blind = "random" if self.frames is None else "tube"
         return self.masking or (blind if self.saliency is None else "salient")
+
+    @property
+    def masks(self) -> str:
+        """What decides the masks, as it is typed."""
+        if self.masking is not None:
+            return f"--masking {self.masking}"
+        if self.saliency is not None:
+            return f"--masking {self.masking_name}, the default with --saliency"
+        return f"the default --masking {self.masking_name}"
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether a step needs the maps of its images: the masks do, the loss does, or what learns the masks does."""
+        strategy = self.strategy
+        if strategy is None or self.saliency_weight > 0 or "maps" in strategy.needs:
+            return strategy is not None
+        return strategy.own_maps is not None and getattr(self, strategy.own_maps) is not None
 
     @property
     def strategy(self) -> Strategy | None:

@@ -48,8 +48,7 @@ def settings_of(options: PretrainOptions) -> PretrainSettings:
     _check_barred(options, strategy)
     masking, training = _masking(options, strategy), _training(options)
     taught = strategy.own_maps is not None and getattr(options, strategy.own_maps) is not None
-    needs_maps = "maps" in strategy.needs or options.saliency_weight > 0 or taught
-    saliency = options.saliency if needs_maps else None
+    saliency = options.saliency if options.reads_maps else None
     return PretrainSettings(
         strategy=strategy,
         masking=masking,
@@ -57,7 +56,7 @@ def settings_of(options: PretrainOptions) -> PretrainSettings:
         training=training,
         resolutions=_resolutions(options),
         clip=clip,
-        needs_maps=needs_maps,
+        needs_maps=options.reads_maps,
         maps=getattr(options, strategy.own_maps) if taught and strategy.own_maps else saliency,
     )
 

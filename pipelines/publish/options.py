@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option, check_declared
 
 PREVIEW, CARD = "Preview pictures", "Dataset card"
@@ -13,6 +14,11 @@ PREVIEW, CARD = "Preview pictures", "Dataset card"
 @dataclass(frozen=True)
 class PublishOptions:
     """What ``publish`` was asked for; the CLI's options under the same names."""
+
+    effects: ClassVar[tuple[Effect, ...]] = (
+        Effect(("private",), lambda options: options.dry_run is None, "with --dry-run", "nothing is uploaded"),
+        Effect(("source",), lambda options: options.with_images, "without --with-images"),
+    )
 
     maps: Annotated[Path, Argument("A finished maps folder.")]
     name: Annotated[str, Argument("The dataset on the Hub, as user/name.")]

@@ -3,11 +3,21 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Option
 from pipelines.commandline.shared_options import VIDEO, Device, Run
-from pipelines.frames.options import AsVideo, Fps, FrameLimit, LiveOptions, RawSize, StallTimeout, StreamInput
+from pipelines.frames.options import (
+    STREAM_EFFECTS,
+    AsVideo,
+    Fps,
+    FrameLimit,
+    LiveOptions,
+    RawSize,
+    StallTimeout,
+    StreamInput,
+)
 
 HIDDEN = "What is hidden (at least one of these)"
 """A panel of ``--help``."""
@@ -41,6 +51,11 @@ def parse_color(text: str) -> tuple[tuple[int, int, int], int]:
 @dataclass(frozen=True)
 class ReconstructOptions:
     """What ``reconstruct`` was asked for; the CLI's options under the same names."""
+
+    effects: ClassVar[tuple[Effect, ...]] = (
+        *STREAM_EFFECTS,
+        Effect(("lossless",), STREAM_EFFECTS[0].when, "with {input}", "it is for videos"),
+    )
 
     run: Run
     input: StreamInput

@@ -21,6 +21,7 @@ import numpy as np
 from pipelines.commandline.shared_options import Captions
 from pipelines.errors import UserError
 from pipelines.outputs import is_ours
+from pipelines.sources.compressed import COMPRESSED, unpacking_tool
 from pipelines.sources.folders import Found, class_names, files_below, look_below, open_folder
 from pipelines.sources.formats import BUILT_IN, FILE_FORMATS
 from pipelines.sources.hub_stream import StreamSource, open_stream
@@ -38,7 +39,6 @@ from pipelines.sources.video.videos import open_videos
 
 __all__ = ["StreamSource", "open_source"]
 
-_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 _SUFFIXES = tuple(
     suffix for each in FILE_FORMATS if not each.has_videos for suffix in each.suffixes if suffix != ".txt"
 )
@@ -120,7 +120,7 @@ def _open(spec: str, wishes: Wishes) -> Source | StreamSource:
         return _open_files(spec, [path], wishes)
     if any(mark in spec for mark in "{*?["):
         return _open_files(spec, expand(str(path)), wishes)
-    if _HUB_ID.fullmatch(spec) and path.suffix.lower() not in (*_SUFFIXES, *_COMPRESSED):
+    if _HUB_ID.fullmatch(spec) and path.suffix.lower() not in (*_SUFFIXES, *COMPRESSED):
         if path.parent.is_dir():
             raise UserError(f"{spec} does not exist (nor is the Hub asked for it while {path.parent} is a folder here)")
         return open_stream(spec, wishes)
@@ -168,7 +168,7 @@ def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
     found = found or _containers(sorted(folder / path for path in files_below(str(folder))))
     alone = {suffix for each in FILE_FORMATS for suffix in each.listed}
     found = found or [path for path in files if path.suffix.lower() in alone]
-    found = found or [path for path in files if path.name.lower().endswith(_COMPRESSED)][:1]
+    found = found or [path for path in files if path.name.lower().endswith(COMPRESSED)][:1]
     if found:
         return _open_files(spec, one_split(spec, found, wishes), replace(wishes, split=None))
     raise UserError(f"{spec} holds no images, tars or tables" + "".join(f": {line}" for line in lying.warnings()))
@@ -233,9 +233,9 @@ def _open_split(spec: str, folders: Sequence[Path], wishes: Wishes) -> Source:
 
 def _open_files(spec: str, files: Sequence[Path], wishes: Wishes) -> Source:
     _refuse_split(spec, wishes)
-    compressed = next((path for path in files if path.name.lower().endswith(_COMPRESSED)), None)
+    compressed = next((path for path in files if path.name.lower().endswith(COMPRESSED)), None)
     if compressed is not None:
-        tool = "unzip" if compressed.suffix.lower() == ".zip" else "gunzip"
+        tool = unpacking_tool(compressed.name)
         raise UserError(f"{compressed} is compressed and can't be read at random: unpack it first ({tool})")
     suffixes = {path.suffix.lower() for path in files}
     form = next((each for each in FILE_FORMATS if suffixes <= set(each.suffixes)), None)

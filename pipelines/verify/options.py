@@ -1,8 +1,9 @@
 """What ``verify`` can be asked for."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option, check_declared
 from pipelines.commandline.shared_options import (
     CaptionColumn,
@@ -17,6 +18,15 @@ from pipelines.commandline.shared_options import (
 @dataclass(frozen=True)
 class VerifyOptions:
     """What ``verify`` was asked for; the CLI's options under the same names."""
+
+    effects: ClassVar[tuple[Effect, ...]] = (
+        Effect(
+            ("sample", "seed", "image_column", "caption_column", "captions", "split", "limit"),
+            lambda options: options.source is not None,
+            "without a SOURCE",
+            "give the images that the maps will be used with",
+        ),
+    )
 
     maps: Annotated[str, Argument("A maps folder, or the Hub dataset id of a published table.")]
     source: Annotated[str | None, Argument("The images that the maps will be used with.")] = None

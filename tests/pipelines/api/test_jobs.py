@@ -54,11 +54,13 @@ def test_every_option_of_the_command_is_an_argument(name):
 
 def test_values_are_taken_as_the_command_line_takes_them(settled):
     given = {"source": Path("images"), "out": "run", "image_size": 64, "salient_schedule": "0:0.5", "blr": 1}
-    options = options_of(PretrainOptions, given | {"track": "wandb", "saliency": Path("maps"), "mlo_unroll": (3, 2)})
+    options = options_of(PretrainOptions, given | {"track": "wandb", "saliency": Path("maps")})
     assert (options.source, options.out, options.saliency) == ("images", Path("run"), "maps")
     assert (options.image_size, options.salient_schedule, options.blr) == ((64,), (0.0, 0.5), 1.0)
     assert isinstance(options.blr, float)
-    assert (options.track, options.mlo_unroll) == (("wandb",), "3,2")
+    assert options.track == ("wandb",)
+    levels = {"source": "x", "out": "y", "masking": "mlo", "mlo_unroll": (3, 2)}
+    assert options_of(PretrainOptions, levels).mlo_unroll == "3,2"
     for size in ("32x48", (32, 48), [32, 48]):
         assert options_of(PretrainOptions, {"source": "x", "out": "y", "image_size": size}).image_size == (32, 48)
     for shard in ("2/5", (2, 5), [2, 5]):
@@ -68,7 +70,9 @@ def test_values_are_taken_as_the_command_line_takes_them(settled):
 def test_lists_and_numbers_for_what_is_typed_with_commas(settled):
     for seeds, text in ((3, "3"), ([0, 4], "0,4"), ("0,4", "0,4")):
         assert options_of(EvaluateOptions, {"run": "r", "source": "s", "seeds": seeds}).seeds == text
-    shares = options_of(EvaluateOptions, {"run": "r", "source": "s", "occlusion_shares": [0, 0.25]}).shares()
+    shares = options_of(
+        EvaluateOptions, {"run": "r", "source": "s", "protocol": "occlusion", "occlusion_shares": [0, 0.25]}
+    ).shares()
     assert shares == (0.0, 0.25)
 
 

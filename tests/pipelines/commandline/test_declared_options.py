@@ -46,10 +46,10 @@ def typed(*words, kind=Wishes):
     return done.exit_code, done.output, calls
 
 
-def test_what_is_not_given_is_none_or_what_is_shown():
+def test_what_is_not_given_is_left_to_the_field():
     _, _, [(given, loud)] = typed("here")
     assert not loud
-    assert given_values(Wishes, given) == {"place": "here", "span": (1, 2), "draw": True, "hurry": False, "count": 3}
+    assert given_values(Wishes, given) == {"place": "here", "draw": True, "hurry": False}
     assert Wishes(**given_values(Wishes, given)) == Wishes("here")
 
 
@@ -132,7 +132,7 @@ def test_the_help_lists_choices_in_the_place_of_the_type_or_in_the_text():
     assert rows["--counts"] == "--counts <int>... Numbers."
     assert rows["--many"].startswith("--many <str> Many. One of: choice-0, choice-1, ")
     assert f"Many. One of: {', '.join(MANY)}." in " ".join(text.replace("│", " ").split())
-    assert f"More. One of: {', '.join(MANY)} [default: all]" in " ".join(text.replace("│", " ").split())
+    assert f"More. One of: {', '.join(MANY)}. [default: all]" in " ".join(text.replace("│", " ").split())
     assert rows["--loud"] == "--loud Say more."
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from pipelines.commandline.option_text import option_values, words_to_options
+from pipelines.commandline.option_text import option_values, parse_seeds, words_to_options
 
 
 @dataclass(frozen=True)
@@ -98,3 +98,24 @@ def test_words_of_a_command_line():
 def test_words_that_are_no_options(words):
     with pytest.raises(ValueError, match="stands where an option is expected|given twice"):
         words_to_options(words)
+
+
+@pytest.mark.parametrize(
+    ("value", "first", "seeds"),
+    [(2, 0, (0, 1)), ("2", 5, (5, 6)), ("0,4", 5, (0, 4)), ([3, 1], 0, (3, 1)), ("7", 0, tuple(range(7)))],
+)
+def test_seeds(value, first, seeds):
+    assert parse_seeds(value, first=first) == seeds
+
+
+@pytest.mark.parametrize(
+    "value", ["many", "0", 0, -1, "0,0", "1,-2", True, [1.5], [], 10**10, "9" * 30, "1," + "9" * 30]
+)
+def test_what_is_no_seeds_is_one_line(value):
+    with pytest.raises(ValueError, match="not a number of seeds from 1 to 10000"):
+        parse_seeds(value)
+
+
+def test_numbers_have_an_end():
+    with pytest.raises(ValueError, match="count: takes a whole number of at most"):
+        values(count=10**20)

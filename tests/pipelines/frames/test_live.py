@@ -16,8 +16,8 @@ pytest.importorskip("av")
 import av
 
 from pipelines.errors import UserError
-from pipelines.frames.live import Live, Watched, is_stream
-from pipelines.frames.options import LiveOptions, parse_size
+from pipelines.frames.live import Live, Watched
+from pipelines.frames.options import LiveOptions, is_stream, parse_size
 from pipelines.frames.video_writer import open_video
 from tests.pipelines.sources.video.test_video_file import KINDS, LOSSLESS
 from tests.pipelines.video_files import B_FRAMES, join_files, numbers, pictures, write_video

@@ -77,11 +77,6 @@ def test_mistakes(base, changes, message):
         run(replace(base, **changes))
 
 
-def test_a_teacher_without_a_gate_is_a_mistake(base):
-    with pytest.raises(ValueError, match="goes with --masking gate"):
-        replace(base, masking="random", gate_teacher="maps")
-
-
 def test_its_scores_are_drawn_and_judged_at_every_checkpoint(base, tmp_path):
     done = run(base)
     found = inspect(

@@ -276,3 +276,15 @@ def test_a_format_is_a_row(tmp_path, monkeypatch):
         open_source(str(tmp_path), image_column="x")
     with pytest.raises(UserError, match="give a folder, packs, tars, or Parquet, JSONL, CSV or TSV tables"):
         open_source("")
+
+
+@pytest.mark.parametrize(
+    ("ending", "tool"), [("gz", "gunzip"), ("bz2", "bunzip2"), ("xz", "unxz"), ("zst", "unzstd"), ("zip", "unzip")]
+)
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_compressed_file_is_refused_with_its_tool(tmp_path, kind, ending, tool):
+    file = tmp_path / f"rows.{kind}.{ending}"
+    file.write_bytes(b"x")
+    for place in (file, tmp_path):
+        with pytest.raises(UserError, match=rf"rows.{kind}.{ending} is compressed .*: unpack it first \({tool}\)"):
+            open_source(str(place))

@@ -1,0 +1,81 @@
+"""Which options of ``pretrain`` have an effect, and when; those of a mask strategy are in its own row of STRATEGIES."""
+
+from typing import Any
+
+from mae.masks.strategies import STRATEGIES, has_effect
+from pipelines.commandline.effects import Effect
+
+
+def _of_strategies() -> list[Effect]:
+    """A row for every option that belongs to some strategies alone."""
+    owners: dict[str, list[str]] = {}
+    for row in STRATEGIES.values():
+        for name in row.options:
+            owners.setdefault(name, []).append(row.name)
+    return [
+        Effect(
+            (name,),
+            lambda options, name=name: has_effect(name, options.masking_name),  # type: ignore[misc]
+            "with {masks}",
+            f"it belongs to --masking {_either(names)}",
+        )
+        for name, names in owners.items()
+    ]
+
+
+def _either(names: list[str]) -> str:
+    """``a``, ``a or b``, ``a, b or c``."""
+    told = [f"{name} (the default with --saliency)" if name == "salient" else name for name in names]
+    return " or ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
+
+
+def _masks_by_slot(options: Any) -> bool:
+    return options.strategy is None or options.strategy.tubes == "asked" or options.strategy.learned
+
+
+EFFECTS = (
+    Effect(
+        ("frame_stride", "tubelet", "positions", "tubes", "decoder_masking", "inflate"),
+        lambda options: options.frames is not None,
+        "without --frames",
+        "it belongs to videos",
+    ),
+    *_of_strategies(),
+    Effect(
+        ("saliency",),
+        lambda options: options.reads_maps,
+        "with {masks}",
+        "masks by maps are --masking salient, a gate takes them as --gate-teacher, and --saliency-weight uses them "
+        "with any mask",
+    ),
+    Effect(
+        ("on_missing",),
+        lambda options: options.reads_maps and (options.saliency or options.gate_teacher) is not None,
+        "without --saliency",
+    ),
+    Effect(
+        ("salient_ratio",),
+        lambda options: options.salient_schedule is None,
+        "with --salient-schedule",
+        "the schedule sets the ratio",
+    ),
+    Effect(
+        ("salient_mass",),
+        lambda options: options.salient_of == "salient",
+        "with --salient-of {salient_of}",
+        "it belongs to --salient-of salient",
+    ),
+    Effect(
+        ("temperature",),
+        lambda options: options.salient_pick == "weighted",
+        "with --salient-pick {salient_pick}",
+        "it belongs to --salient-pick weighted",
+    ),
+    Effect(("tubes",), _masks_by_slot, "with {masks}", "its masks are the same in every time slot, or in none"),
+    Effect(
+        ("decoder_masking",),
+        lambda options: options.decode_ratio < 1,
+        "without --decode-ratio",
+        "nothing is left out of the decoder",
+    ),
+)

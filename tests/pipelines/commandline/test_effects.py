@@ -1,0 +1,137 @@
+"""An option that has no effect is refused in one line that names it and what decides that; each command, each row."""
+
+from dataclasses import fields, replace
+
+import pytest
+from typer.testing import CliRunner
+
+import cli
+import saliency_mae as sm
+from mae.masks.strategies import STRATEGIES
+from pipelines.commandline.effects import check_effects, idle_options
+from pipelines.commandline.option import declared_options
+from pipelines.compare.options import CompareOptions
+from pipelines.pretrain.options import ATTENTION, GATE, HARD, LEVELS, SALIENT, PretrainOptions
+from tests.pipelines.pretraining import losses, nano_options, run
+from tests.test_cli import KINDS
+
+PRETRAIN = [
+    ("--salient-ratio 0.25", "with the default --masking random; it belongs to --masking salient (the default with"),
+    ("--salient-ratio 0.5 --masking random", "with --masking random; it belongs to --masking salient"),
+    ("--masking random --saliency maps", "with --masking random; masks by maps are --masking salient, a gate"),
+    (
+        "--masking gate --saliency maps",
+        "with --masking gate; masks by maps are --masking salient, a gate",
+    ),
+    (
+        "--gate-ratio 0.5 --saliency maps",
+        "with --masking salient, the default with --saliency; it belongs",
+    ),
+    ("--gate-teacher maps --masking mlo", "with --masking mlo; it belongs to --masking gate"),
+    ("--temperature 1 --saliency maps", "with --salient-pick top; it belongs to --salient-pick weighted"),
+    ("--salient-mass 0.5 --saliency maps", "with --salient-of image; it belongs to --salient-of salient"),
+    ("--salient-ratio 0.3 --salient-schedule 0:0.5 --saliency maps", "with --salient-schedule; the schedule sets"),
+    ("--mlo-split 0.2 --masking hard", "with --masking hard; it belongs to --masking mlo"),
+    ("--hard-final 0.5 --masking attention-high", "with --masking attention-high; it belongs to --masking hard"),
+    ("--attention-shown 0.1 --masking attention-high", "with --masking attention-high; it belongs to --masking att"),
+    ("--tubelet 2", "without --frames; it belongs to videos"),
+    ("--frame-stride 4", "without --frames; it belongs to videos"),
+    ("--positions table", "without --frames; it belongs to videos"),
+    ("--no-tubes --frames 4 --masking tube", "with --masking tube; its masks are the same in every time slot"),
+    ("--decoder-masking random --frames 4", "without --decode-ratio; nothing is left out of the decoder"),
+    ("--on-missing random --masking block", "without --saliency; leave it out"),
+]
+OTHERS = [
+    (
+        "evaluate run a --linear-epochs 9",
+        "--linear-epochs has no effect with --protocol knn and logistic; it is",
+    ),
+    (
+        "evaluate run a --protocol logistic --neighbours 9",
+        "--neighbours has no effect with --protocol logistic",
+    ),
+    (
+        "evaluate run a --protocol segment --radius 3",
+        "--radius has no effect with --protocol segment",
+    ),
+    ("evaluate run a --protocol propagate --occluder block", "--occluder has no effect with --protocol propagate"),
+    ("evaluate run a --test-limit 3", "--test-limit has no effect without --test; leave it out"),
+    (
+        "evaluate run a --test b --test-fraction 0.2",
+        "--test-fraction has no effect with --test; all of that",
+    ),
+    ("build-saliency a --out b --ray-workers 2", "--ray-workers has no effect with --engine local; leave it out"),
+    ("inspect maps --gallery-size 3", "--gallery-size has no effect without --gallery; leave it out"),
+    ("publish maps me/x --dry-run there --private", "--private has no effect with --dry-run; nothing is uploaded"),
+    ("publish maps me/x --source a", "--source has no effect without --with-images; leave it out"),
+    ("verify maps --sample 3", "--sample has no effect without a SOURCE; give the images"),
+    ("reconstruct run a.png --out b --box 0,0,1,1 --lossless", "--lossless has no effect with a.png; it is for videos"),
+    ("encode run a.png --out b --fps 3", "--fps has no effect with a.png; it is for videos"),
+    ("encode run a.png --out b --as-video", "--as-video has no effect with a.png; it is for folders of frames"),
+]
+LINES = [(f"pretrain a --out b {words}", f"{words.split()[0]} has no effect {why}") for words, why in PRETRAIN]
+
+
+def lead(words, message):
+    """The option that a line is about, for the cases in which it is not the first."""
+    return message.replace("--masking has", "--saliency has").replace("--no-tubes", "--tubes")
+
+
+@pytest.mark.parametrize(("line", "message"), [(line, lead(line, message)) for line, message in (*LINES, *OTHERS)])
+def test_one_line_and_exit_code_2(line, message):
+    done = CliRunner().invoke(cli.app, line.split())
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--saliency maps --masking random --saliency-weight 1",
+        "--saliency maps --masking gate --saliency-weight 0.5 --gate-teacher maps --on-missing random",
+        "--saliency maps --salient-pick weighted --temperature 2 --salient-of salient --salient-mass 0.3",
+        "--masking center --salient-ratio 0.3",
+        "--masking mlo --mlo-split 0.3",
+        "--frames 4 --tubelet 2 --no-tubes --masking gate --gate-ratio 0.4",
+        "--tubes",  # a flag that is on already says nothing
+    ],
+)
+def test_what_has_an_effect_is_taken(words):
+    done = CliRunner().invoke(cli.app, ["pretrain", "nowhere", "--out", "b", *words.split()])
+    assert "has no effect" not in done.stderr
+    assert "error: " in done.stderr  # there is no such source
+
+
+def test_python_is_told_the_same():
+    with pytest.raises(sm.UserError, match="--salient-ratio has no effect with the default --masking random"):
+        sm.pretrain("shapes:8", out="run", salient_ratio=0.25)
+
+
+def test_a_run_with_an_idle_option_is_resumed_without_it(tmp_path, nano):
+    """A version that did not refuse it has written it down."""
+    base = nano_options(tmp_path / "run")
+    run(replace(base, epochs=2, temperature=3.0, frame_stride=2, gate_ratio=0.1))
+    with pytest.raises(sm.UserError, match="epochs"):
+        run(replace(base, resume=True))
+    assert len(losses(run(replace(base, epochs=2, resume=True)))) == 12
+
+
+def test_the_panels_of_the_help_follow_the_table():
+    """An option under a heading of some masks belongs to these masks, and the other way round."""
+    idle = {name for name, _ in idle_options(PretrainOptions("a", "b"))}
+    for option in declared_options(PretrainOptions):
+        belongs = any(option.name in row.options for row in STRATEGIES.values())
+        assert (option.option.panel in (SALIENT, GATE, ATTENTION, HARD, LEVELS)) == belongs, option.name
+        assert not belongs or option.name in idle
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS.values() if hasattr(kind, "effects")])
+def test_rows_name_options(kind):
+    known = {field.name for field in fields(kind)}
+    for effect in kind.effects:
+        assert known.issuperset(effect.options)
+
+
+def test_a_table_is_not_needed():
+    check_effects(CompareOptions("a", "b"), {"what"})
