@@ -7,8 +7,11 @@ hosts tell each other (indices, errors) travels on a gloo group of its own, so t
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +30,7 @@ T = TypeVar("T")
 _PATIENCE = timedelta(hours=12)
 """How long processes wait for one that downloads or joins; one that died is noticed at once, by its connection."""
 _FAREWELL = timedelta(seconds=60)
+_PR_SET_PDEATHSIG = 1
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _HOPELESS, _TOLD = "saliency-mae/hopeless", "saliency-mae/told"
 
@@ -135,6 +139,7 @@ def open_world(device: str | None) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
+    _end_with_launcher()
     # torchrun's store outlives a start, and with it the addresses of processes that are gone
     prefix = f"saliency-mae/start-{world.restarts}"
     store = dist.PrefixStore(prefix, next(rendezvous("env://"))[0])  # type: ignore[attr-defined]
@@ -144,6 +149,12 @@ def open_world(device: str | None) -> Iterator[World]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _end_with_launcher() -> None:
+    """SIGTERM comes when torchrun itself is killed; without it the processes would train on, and nobody would know."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def is_hopeless() -> bool:

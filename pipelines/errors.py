@@ -41,6 +41,14 @@ class ToldElsewhereError(UserError):
     """A mistake that another process of the same training prints, so that it is one line."""
 
 
+class StoppedError(KeyboardInterrupt):
+    """A signal asked the command to stop, and its state is saved; ``number`` is the signal's."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turns a ValueError of a library room, where a bad value is the caller's, into the user's error."""

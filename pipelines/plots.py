@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from saliency.files import remove_leftovers, write_atomically
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
 """RGB uint8 [H, W, 3], or a map float32 [H, W] that is drawn in colours from its minimum to its maximum."""
@@ -195,7 +198,14 @@ def _pyplot() -> Any:
     return plt
 
 
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure in the format of the file's ending, PNG if it has none. The file appears whole or not at all."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=path.suffix[1:] or "png")
+    remove_leftovers(path.parent, {path.name}, deep=False)
+    write_atomically(path, lambda file: file.write(picture.getbuffer()))
+
+
 def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
     _pyplot().close(figure)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError
-from saliency.files import read_json, write_text_atomically
+from saliency.files import read_json, remove_leftovers, write_text_atomically
 
 CONFIG, METRICS, REJECTED = "config.json", "metrics.jsonl", "rejected.jsonl"
 
@@ -35,6 +35,7 @@ class RunFolder:
         """
         if not self._write:
             return
+        remove_leftovers(self.folder, {CONFIG, METRICS, REJECTED}, deep=False)
         existing = self.config() if (self.folder / CONFIG).exists() else None
         if existing is None:
             if self.folder.exists() and not self.folder.is_dir():

@@ -22,6 +22,7 @@ LARGEST_JSON = 1 << 28
 
 _TEMPORARY = ".tmp-"
 _PIECE = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def user_path(place: Path | str) -> Path:
@@ -85,8 +86,10 @@ def opened_atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
         raise
     sync(path.parent)
 
@@ -96,12 +99,12 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None:
+def remove_leftovers(folder: Path, names: Collection[str] | None = None, *, deep: bool = True) -> None:
     """Delete what a killed run left half-made under ``folder``: all, or what was to become ``names``.
 
-    A temporary folder goes with all that is in it.
+    A temporary folder goes with all that is in it. If not ``deep``, subfolders are not looked into.
     """
-    for path in list(folder.rglob(f"{_TEMPORARY}*")):
+    for path in list(folder.glob(f"{'**/' if deep else ''}{_TEMPORARY}*")):
         if names is not None and path.name.removeprefix(_TEMPORARY).partition("-")[2] not in names:
             continue
         if path.is_dir() and not path.is_symlink():

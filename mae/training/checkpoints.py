@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,36 +22,53 @@ import torch
 from safetensors.torch import load_model as load_weights
 
 from mae.masks.gate import GATE_FILE, load_gate
+from mae.masks.learner import MaskLearner
 from mae.models.video import new_model
 from mae.models.vit import MaskedAutoencoder
+from mae.storage import disk_errors, write_torch
 from mae.training.any_training import Trained
 
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old"
+_INTERIM = "interim.txt"
 _STATE, _WEIGHTS, _CONFIG, _SUMS, _LOSS = "training.pt", "model.safetensors", "config.json", "SHA256SUMS", "loss.json"
 
 BEST = "best"
 """The folder of the best checkpoint, beside the newest ones."""
 
 
-def save_checkpoint(run: Path, training: Trained, *, keep: int = 2, loss: float | None = None) -> Path:
+def save_checkpoint(
+    run: Path, training: Trained, *, keep: int = 2, loss: float | None = None, interim: bool = False
+) -> Path:
     """Write the state after ``training.step`` steps and drop all but the newest ``keep`` checkpoints.
 
     With a ``loss`` lower than that of ``checkpoints/best`` this one becomes the best, which is kept beside the newest.
-    All processes of a training call this, and the main one writes.
+    An ``interim`` one, of a run that is stopped between two others, never does, and the next one takes its place. All
+    processes of a training call this, and the main one writes.
     """
-    folder = run / "checkpoints"
-    final = folder / f"step-{training.step:08d}"
-    if training.world.is_main and folder.is_dir():
-        _clean(folder)
-    save_state(final, training)
-    if not training.world.is_main:
-        return final
-    if loss is not None and loss < best_loss(run):
-        _make_best(final, {"step": training.step, "loss": loss})
+    final = run / "checkpoints" / f"step-{training.step:08d}"
+    if training.world.is_main:
+        _clean(final.parent)
+    save_state(final, training, {_INTERIM: "The next checkpoint takes the place of this one.\n"} if interim else None)
+    if training.world.is_main:
+        settle_checkpoints(run, keep=keep, loss=loss)
+    return final
+
+
+def settle_checkpoints(run: Path, *, keep: int, loss: float | None) -> None:
+    """What follows a checkpoint, see :func:`save_checkpoint`; a run that was killed before it does it when it goes on.
+
+    ``loss`` is that of the newest checkpoint.
+    """
+    _clean(run / "checkpoints")
+    *before, newest = list_checkpoints(run)
+    if loss is not None and loss < best_loss(run) and not (newest / _INTERIM).exists():
+        _make_best(newest, {"step": int(newest.name.removeprefix("step-")), "loss": loss})
+    for old in before:
+        if (old / _INTERIM).exists():
+            _remove(old)
     for old in list_checkpoints(run)[:-keep]:
         _remove(old)
-    return final
 
 
 def save_state(final: Path, training: Trained, more: Mapping[str, str] | None = None) -> None:
@@ -65,17 +83,28 @@ def save_state(final: Path, training: Trained, more: Mapping[str, str] | None = 
     temporary = final.with_name(_TEMPORARY + final.name)
     if temporary.exists():
         shutil.rmtree(temporary)
-    model.save_pretrained(temporary)
-    shutil.copymode(temporary / _CONFIG, temporary / _WEIGHTS)  # safetensors makes files that are its owner's alone
-    (temporary / "README.md").unlink(missing_ok=True)  # the hub's blank form, which says it is on the Hub
-    if training.learner:
-        training.learner.save(temporary)
-    torch.save(state, temporary / _STATE)
-    for name, text in (more or {}).items():
-        (temporary / name).write_text(text, encoding="utf-8")
-    sums = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-    (temporary / _SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
-    _publish(temporary, final)
+    try:
+        _write(temporary, model, state, training.learner, more or {})
+        _publish(temporary, final)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk there is better use for the room
+        raise
+
+
+def _write(
+    folder: Path, model: MaskedAutoencoder, state: dict[str, Any], learner: MaskLearner | None, more: Mapping[str, str]
+) -> None:
+    with disk_errors(folder):
+        model.save_pretrained(folder)
+        shutil.copymode(folder / _CONFIG, folder / _WEIGHTS)  # safetensors makes files that are its owner's alone
+        (folder / "README.md").unlink(missing_ok=True)  # the hub's blank form, which says it is on the Hub
+        if learner:
+            learner.save(folder)
+    write_torch(folder / _STATE, _interned(state))
+    for name, text in more.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    (folder / _SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
 def best_loss(run: Path) -> float:
@@ -143,11 +172,10 @@ def _clean(folder: Path) -> None:
     """Undo what a killed run left half done."""
     for leftover in folder.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    best = folder / BEST
-    old = best.with_suffix(_REPLACED)
-    if old.exists() and not best.exists():
-        old.replace(best)
-    _remove(old)
+    for old in folder.glob(f"*{_REPLACED}"):
+        if not old.with_suffix("").exists():
+            old.replace(old.with_suffix(""))
+        _remove(old)
 
 
 def _make_best(checkpoint: Path, facts: Mapping[str, float]) -> None:
@@ -175,6 +203,15 @@ def _publish(temporary: Path, final: Path) -> None:
     temporary.replace(final)
     _sync(final.parent)
     _remove(old)
+
+
+def _interned(value: Any) -> Any:
+    """A state whose equal texts are one object, so that its bytes do not tell whether it was ever read from a file."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_interned(name): _interned(held) for name, held in value.items()}
+    return type(value)(map(_interned, value)) if type(value) in (list, tuple) else value
 
 
 def _verify(folder: Path, *names: str) -> None:

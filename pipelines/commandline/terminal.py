@@ -60,15 +60,18 @@ _ADVICE = dict.fromkeys(
     (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG), "give another --out"
 ) | dict.fromkeys(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    "what is written so far is whole, and the same command goes on with it",
+    "make room: what is written so far is whole, and the same command goes on with it (pretrain: with --resume)",
 )
 """What to do about an error of the disk or of its permissions; any other OSError is a bug."""
 
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Mistakes of the user and of the disk as one line with exit code 2; Ctrl-C as one line with 130."""
-    from pipelines.errors import ToldElsewhereError, UserError
+    """Mistakes of the user and of the disk as one line with exit code 2; Ctrl-C as one line with 130.
+
+    A signal that a command stops at is one line with 128 and its number.
+    """
+    from pipelines.errors import StoppedError, ToldElsewhereError, UserError
 
     try:
         yield
@@ -81,6 +84,8 @@ def _plain_errors() -> Iterator[None]:
             raise
         where = f": {error.filename}" if error.filename else ""
         fail(f"{error.strerror}{where}; {_ADVICE[error.errno]}", 2)
+    except StoppedError as error:
+        fail(str(error), 128 + error.number, "stopped")
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on where it stopped (pretrain: with --resume)", 130)
 

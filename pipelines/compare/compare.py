@@ -29,7 +29,7 @@ from pipelines.pretrain.settings import settings_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.joined_maps import join_maps
-from saliency.files import write_text_atomically
+from saliency.files import remove_leftovers, write_text_atomically
 from saliency.shown import one_line
 
 
@@ -53,6 +53,7 @@ def compare(
 
 
 def _compare(plan: ComparePlan, units: list[Unit], out: Path, jobs: int, quiet: bool) -> Comparison:
+    remove_leftovers(out)
     states = check(units)
     todo = [unit for unit, state in zip(units, states, strict=True) if state != FINISHED]
     found = [attempt(unit) for unit, state in zip(units, states, strict=True) if state == FINISHED]
@@ -105,7 +106,7 @@ def _ready(plan: ComparePlan, out: Path, jobs: int, device: str | None, workers:
     check_apart(out, [plan.source, plan.saliency])
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
-    if out.exists() and any(out.iterdir()) and not (out / "runs").is_dir():
+    if any(not path.name.startswith(".") for path in out.glob("*")) and not (out / "runs").is_dir():
         raise UserError(f"--out {out} is not empty and holds no comparison; give an empty folder")
     own = max(0, min(16, cores() // jobs - 1))  # a run that has one core decodes in its own process
     common = {"device": device or ("cuda" if torch.cuda.is_available() else "cpu"), "workers": own}

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -93,7 +93,8 @@ def _finish(job: _Job) -> UnitOutcome:
 def _work(unit: Unit, threads: int, answer: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    answer.send(attempt(unit))
+    with suppress(KeyboardInterrupt):  # the parent ends this process, whose state is saved
+        answer.send(attempt(unit))
     answer.close()
 
 

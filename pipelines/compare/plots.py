@@ -16,7 +16,7 @@ from mae.pixels import normalise
 from pipelines.compare.statistics import Mean
 from pipelines.compare.unit import Unit
 from pipelines.errors import UserError
-from pipelines.plots import contact_sheet, grey_out, overlay
+from pipelines.plots import contact_sheet, grey_out, overlay, save_figure
 from pipelines.pretrain.mask_learners import trained_learner
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.plain import open_training
@@ -62,7 +62,7 @@ def forest(path: Path, panels: Mapping[str, Panel], *, title: str, unit: str, ze
     axes[0].set_yticks(range(len(arms)), arms)
     axes[0].set_ylim(len(arms) - 0.5, -0.5)
     figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def losses(path: Path, curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> None:
@@ -80,7 +80,7 @@ def losses(path: Path, curves: Mapping[str, tuple[NDArray[np.float64], NDArray[n
     axis.set_title("Mean over seeds. Masks differ, so levels do not compare between arms", fontsize=10)
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def loss_curves(units: Sequence[Unit]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -159,8 +159,3 @@ def _masks(
     assert hidden is not None
     middle = hidden.shape[1] // 2
     return hidden[:, middle], None if seen is None else seen[:, middle]
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)

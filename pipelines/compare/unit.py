@@ -125,9 +125,9 @@ def finish(unit: Unit) -> dict[str, Any]:
     if state == FINISHED and before:
         return before
     seconds = before.get("pretrain_seconds") if before and state == TRAINED else None
-    if state in (NEW, BEGUN):
+    if state in (NEW, BEGUN) or before is None:  # one that was killed after its last step has pictures left to draw
         started = time.monotonic()
-        pretrain(replace(unit.pretrain, resume=state == BEGUN), quiet=True)
+        pretrain(replace(unit.pretrain, resume=state != NEW), quiet=True)
         # of a run that was gone on with, only the last stretch was timed
         seconds = round(time.monotonic() - started, 2) if state == NEW else None
     started = time.monotonic()

@@ -31,13 +31,13 @@ from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError, user_errors, without_secrets
 from pipelines.frames.live import Live, faults_in_words
 from pipelines.frames.options import is_stream
-from pipelines.outputs import check_apart
+from pipelines.outputs import check_apart, one_writer
 from pipelines.progress import progress_bar
 from pipelines.reconstruct.reconstruct import open_model, picture_files
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import read_file
 from pipelines.views.geometry import central_view
-from saliency.files import opened_atomically, write_text_atomically
+from saliency.files import opened_atomically, remove_leftovers, write_text_atomically
 
 _ROWS = 1024
 """Of a row group."""
@@ -91,7 +91,9 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
         if isinstance(model, VideoMaskedAutoencoder):
             raise UserError(f"{options.run} is a model of video: give a video, or a folder of frames and --as-video")
         rows = _of_pictures(model, picture_files(options.input, options.limit), found, quiet=quiet)
-    _write(options.out, rows, model.pos_embed.shape[-1], metadata, found)
+    with one_writer(options.out.parent, name=options.out.name):
+        remove_leftovers(options.out.parent, {options.out.name, rejects(options.out).name}, deep=False)
+        _write(options.out, rows, model.pos_embed.shape[-1], metadata, found)
     found.seconds = time.monotonic() - started
     return found
 

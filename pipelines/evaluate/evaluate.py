@@ -27,7 +27,7 @@ from pipelines.evaluate.protocol import Protocol, load
 from pipelines.outputs import check_apart, one_writer
 from pipelines.plots import confusion_matrices
 from pipelines.views.clip_views import ClipShape
-from saliency.files import write_text_atomically
+from saliency.files import remove_leftovers, write_text_atomically
 
 Results = dict[str, list[Outcome | Measured]]
 """By protocol what each seed gave of one encoder."""
@@ -83,6 +83,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
     if options.untrained and (baselines := _baselines(protocols, named[0], seeds, cells)):
         result["baselines"] = baselines
     if out:
+        remove_leftovers(out.parent, {out.name}, deep=False)
         write_text_atomically(out, to_json(result))
         draw_kept(out.parent / "plots", result)
         for protocol in protocols:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.evaluate.table import PROTOCOLS
+from pipelines.plots import save_figure
 
 KEPT = "keep.png"
 
@@ -61,8 +62,7 @@ def draw_keep(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, Curve]]
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, title="chosen by", title_fontsize=8)
     axes[0].set_ylabel("accuracy, %")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def _lines(axis: Any, chooser: str, by_run: Mapping[str, Curve]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,15 +19,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mae.storage import save_torch
 from pipelines.errors import UserError
 from pipelines.evaluate.outcome import UnreadableImages
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import Source
 from pipelines.views.image_views import EpochBatches, Unreadable
 from pipelines.views.labelled import Labelled
+from pipelines.views.workers import worker_batches
 from saliency.files import write_atomically
 
 MAX_UNREADABLE = 0.01
@@ -136,7 +138,7 @@ def train_epochs(
         _report(losses, epoch, progress)
         if checkpoint is not None:
             state = {"learner": learner.state(), "rejected": unreadable}
-            write_atomically(checkpoint, lambda file, state=state: torch.save(state, file))  # type: ignore[misc]
+            write_atomically(checkpoint, lambda file, state=state: save_torch(state, file))  # type: ignore[misc]
     return unreadable
 
 
@@ -169,14 +171,7 @@ def _epoch(views: TrainingViews, plan: BatchPlan, epoch: int, workers: int) -> I
         seed=views.seed,
         start=epoch * batches_per_epoch,
     )
-    loader: Iterable[TrainingBatch] = DataLoader(
-        views,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_collate,
-        prefetch_factor=4 if workers else None,
-    )
-    iterator = iter(loader)
+    iterator = iter(worker_batches(views, order, workers=workers, collate=_collate))
     while group := list(itertools.islice(iterator, plan.accumulate)):
         yield group
 

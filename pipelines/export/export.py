@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 
 from mae.formats.foreign import Weights, build, foreign_kind, load_foreign
@@ -20,10 +19,11 @@ from mae.formats.videomae import to_videomae, videomae_config
 from mae.masks.gate import GATE_FILE
 from mae.models.vit import SIZES
 from mae.pixels import IMAGE_MEAN, IMAGE_STD
+from mae.storage import save_torch
 from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
 from pipelines.export.model_card import model_card
-from saliency.files import write_atomically, write_text_atomically
+from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 
 _TIMM_NAMES = {
     "tiny": "vit_tiny_patch16_224",
@@ -34,6 +34,7 @@ _TIMM_NAMES = {
 }
 
 _PLACE = "<folder>"
+_LAST = "README.md"  # the last file of an export to be written
 
 
 def export(model: Path, kind: str, out: Path) -> str:
@@ -46,8 +47,9 @@ def export(model: Path, kind: str, out: Path) -> str:
     """
     if kind not in _WRITERS:
         raise UserError(f"--to {kind!r} is not one of: {', '.join(_WRITERS)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is not an empty folder; give a new one")
+    there = {path.name for path in out.glob("*") if not path.name.startswith(".")}
+    if (out.exists() and not out.is_dir()) or _LAST in there:
+        raise UserError(_not_empty(out))
     with user_errors():
         weights = open_weights(model)
         if "frames" in weights.config and kind != "transformers":
@@ -56,11 +58,18 @@ def export(model: Path, kind: str, out: Path) -> str:
         gate = gate_file(model)
     if gate is not None:
         files[GATE_FILE] = lambda file: file.write(gate.read_bytes())
+    if there - files.keys():  # a killed export is written again
+        raise UserError(_not_empty(out))
+    remove_leftovers(out, files.keys() | {_LAST}, deep=False)
     for name, write in files.items():
         write_atomically(out / name, write)
     card = model_card(model, weights.config, kind, line.replace(_PLACE, out.name), gate=gate is not None)
-    write_text_atomically(out / "README.md", card)
+    write_text_atomically(out / _LAST, card)
     return line.replace(_PLACE, str(out))
+
+
+def _not_empty(out: Path) -> str:
+    return f"--out {out} is not an empty folder; give a new one"
 
 
 def open_weights(path: Path) -> Weights:
@@ -82,7 +91,7 @@ def _mae(weights: Weights) -> tuple[_Files, str]:
     # The reference looks at 'model' alone; 'config' lets us open sizes that the weights don't tell.
     content = {"model": _plain(weights.state), "config": weights.config}
     line = f'checkpoint = torch.load("{_PLACE}/checkpoint.pth", weights_only=True)["model"]'
-    return {"checkpoint.pth": lambda file: torch.save(content, file)}, line
+    return {"checkpoint.pth": lambda file: save_torch(content, file)}, line
 
 
 def _timm(weights: Weights) -> tuple[_Files, str]:

@@ -13,7 +13,7 @@ from typing import Any
 from mae.multilevel.mlo_training import MultilevelTraining
 from mae.training.flops import training_flops
 from pipelines.run_folder import RunFolder
-from saliency.files import write_text_atomically
+from saliency.files import remove_leftovers, write_text_atomically
 
 COST = "cost.json"
 
@@ -28,6 +28,7 @@ def write_cost(run: RunFolder, training: MultilevelTraining) -> None:
     total = sum(cost["flops"] for cost in levels.values())
     plain = training_flops(training.model, training.masking.mask_ratio) * batch
     content = {"levels": levels, "flops": total, "plain_step_flops": plain, "plain_steps": round(total / plain, 1)}
+    remove_leftovers(run.folder, {COST}, deep=False)
     write_text_atomically(run.folder / COST, json.dumps(content, indent=1) + "\n")
 
 

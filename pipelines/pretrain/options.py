@@ -404,6 +404,7 @@ class PretrainOptions:
     def recorded(self) -> dict[str, Any]:
         """The options as ``config.json`` holds them, in plain values, with the mask ratio that holds."""
         given = asdict(self) | {"mask_ratio": self.hidden_share}
+        del given["resume"]  # a run that was killed before this was written is begun with it
         for name in ("out", "saliency", "gate_teacher", "inflate"):
             given[name] = None if given[name] is None else str(Path(given[name]))  # maps/ is maps
         return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}

@@ -10,19 +10,21 @@ part of every batch, and the main one alone writes.
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 
 from mae.distributed import World
-from mae.training.checkpoints import save_checkpoint
+from mae.training.checkpoints import save_checkpoint, settle_checkpoints
 from mae.training.determinism import NotDeterministicError, deterministic
 from pipelines.commandline.terminal import warn
-from pipelines.errors import UserError
+from pipelines.errors import StoppedError, UserError
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
 from pipelines.pretrain.job import PretrainJob, open_pretraining
 from pipelines.pretrain.multilevel_cost import told_cost
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.processes import agreed, one_world
+from pipelines.pretrain.stopping import stop_signals
 from pipelines.pretrain.throughput import throughput
 from pipelines.pretrain.trackers import Tracking, tracking
 from pipelines.pretrain.training_log import TrainingLog
@@ -71,7 +73,13 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
     every = options.checkpoint_every or training.steps_per_epoch
     warn([] if quiet else task.source.warnings)
     log = TrainingLog(run, training, task.source, max_rejected=options.max_rejected, track=trackers.log)
-    with closing(progress_bar(total=total, done=done, unit="images", scale=True, quiet=quiet)) as bar:
+    if training.step and world.is_main:
+        settle_checkpoints(options.out, keep=options.keep, loss=log.epoch_loss)
+        task.saved(run)
+    with (
+        stop_signals(world) as stop,
+        closing(progress_bar(total=total, done=done, unit="images", scale=True, quiet=quiet)) as bar,
+    ):
         if training.step < training.total_steps:
             with agreed(world):
                 log.reject({})  # a resumed run may allow fewer
@@ -82,22 +90,42 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
             indices = [batch.indices for batch in batches]
             log.add(loss, schedules=schedules, batches=indices, figures=noted)
             bar.update(images)
-            saves = training.step % every == 0 or training.step == training.total_steps
+            regular = training.step % every == 0 or training.step == training.total_steps
+            stopped = stop.name()
+            saves = regular or stopped is not None
             if saves or training.step % _FLUSH_EVERY == 0:
                 with agreed(world):
                     figures = {"loss": f"{log.flush():.4f}", "starved": f"{log.starved:.0%}"}
                     bar.set_postfix(figures | memory_figure(training.device), refresh=False)
             if saves:
-                with agreed(world):
-                    log.check_weights()
-                save_checkpoint(options.out, training, keep=options.keep, loss=log.epoch_loss)
-                if world.is_main:
-                    task.saved(run)
+                _save(job, log, interim=not regular)
+            if stopped is not None and training.step < training.total_steps:
+                raise _stopped(job, stopped)
     model = training.spread.whole_model()
     with agreed(world):
         if world.is_main:
             task.draw(run, model.to(training.device))
             trackers.pictures(run.folder / "plots", training.step)
+
+
+def _save(job: PretrainJob, log: TrainingLog, *, interim: bool) -> None:
+    """Write a checkpoint, and what goes with it."""
+    options, training = job.options, job.task.training
+    with agreed(training.world):
+        log.check_weights()
+    save_checkpoint(options.out, training, keep=options.keep, loss=log.epoch_loss, interim=interim)
+    if training.world.is_main:
+        job.task.saved(job.run)
+
+
+def _stopped(job: PretrainJob, by: str) -> StoppedError:
+    training = job.task.training
+    training.world.gather(None)  # none ends before the checkpoint is there, for torchrun would end the others
+    return StoppedError(
+        f"{by} came: the state after step {training.step} of {training.total_steps} is saved, and the same command "
+        "goes on with it (pretrain: with --resume)",
+        signal.Signals[by],
+    )
 
 
 def _readable(group: list[ViewBatch], job: PretrainJob, log: TrainingLog) -> list[GlobalBatch]:

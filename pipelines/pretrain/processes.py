@@ -16,7 +16,7 @@ from typing import TypeVar
 from mae.distributed import World, give_up, is_hopeless, is_lost_connection, open_world
 from mae.training.checkpoints import list_checkpoints
 from mae.training.spread import check_parts
-from pipelines.errors import ToldElsewhereError, UserError, user_errors
+from pipelines.errors import StoppedError, ToldElsewhereError, UserError, user_errors
 from pipelines.pretrain.options import PretrainOptions
 
 T = TypeVar("T")
@@ -47,6 +47,12 @@ def one_world(device: str | None) -> Iterator[World]:
             give_up()
             if world.is_main:
                 atexit.register(world.say_told)
+            raise
+        except StoppedError as error:
+            if not world.is_main:
+                world.wait_until_told()
+                raise ToldElsewhereError(error) from error
+            atexit.register(world.say_told)
             raise
         except KeyboardInterrupt as error:
             if world.is_main:

@@ -128,9 +128,9 @@ class TrainingLog:
         return float(losses[-1])
 
     @property
-    def epoch_loss(self) -> float:
-        """The mean loss of the last epoch's worth of steps that were written, or of as many as there are."""
-        return math.fsum(self._recent) / len(self._recent)
+    def epoch_loss(self) -> float | None:
+        """The mean loss of the last epoch's worth of steps that were written, or of as many as there are, if any."""
+        return math.fsum(self._recent) / len(self._recent) if self._recent else None
 
     def check_weights(self) -> None:
         """UserError if a weight is not finite, as after a step whose loss was still a number: none to go on with."""

@@ -33,7 +33,7 @@ from pipelines.sources.formats import is_built_in
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
 from pipelines.verify.verify import check_folder
-from saliency.files import read_json, write_atomically, write_text_atomically
+from saliency.files import read_json, remove_leftovers, write_atomically, write_text_atomically
 from saliency.table.card import CardFacts, dataset_card, last_part, without_folders
 from saliency.table.checks import PUBLISHED, TableReport
 from saliency.table.manifest import Manifest, Shard
@@ -157,7 +157,10 @@ def _staging(options: PublishOptions) -> Iterator[Path]:
     if folder_given.exists() and (not folder_given.is_dir() or any(folder_given.iterdir())):
         raise UserError(f"--dry-run {folder_given} is not empty: give a new folder")
     folder_given.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder_given.parent, ignore_cleanup_errors=True) as folder:
+    remove_leftovers(folder_given.parent, {folder_given.name}, deep=False)
+    with tempfile.TemporaryDirectory(
+        prefix=".tmp-", suffix=f"-{folder_given.name}", dir=folder_given.parent, ignore_cleanup_errors=True
+    ) as folder:
         Path(folder).chmod(0o777 & ~_umask())
         yield Path(folder)
         if folder_given.exists():

@@ -9,6 +9,7 @@ nothing half-written has a final name.
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -28,7 +29,7 @@ from mae.models.vit import MaskedAutoencoder
 from mae.recovery.completion import complete, seam
 from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
-from pipelines.outputs import check_apart
+from pipelines.outputs import check_apart, one_writer
 from pipelines.progress import progress_bar
 from pipelines.reconstruct.hidden_region import Occlusions
 from pipelines.reconstruct.options import ReconstructOptions
@@ -36,7 +37,7 @@ from pipelines.run_folder import REJECTED
 from pipelines.sources.folders import without_masks
 from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
 from pipelines.sources.source import read_file
-from saliency.files import write_atomically, write_text_atomically
+from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 
 SIDE = "-side"
 """What follows the name of a picture, or of a video, that shows the completed one beside what was given."""
@@ -77,12 +78,29 @@ def reconstruct(options: ReconstructOptions, *, quiet: bool = True) -> Reconstru
         raise UserError(f"--out {options.out} is a file; give a folder")
     names = output_names(files)
     check_written(options, [f"{name}{end}" for name in names for end in (".png", f"{SIDE}.png")], files)
+    with one_writer(options.out):
+        written = {f"{name}{end}.png" for name in names for end in ("", SIDE)}
+        remove_leftovers(options.out, written | {REJECTED, "report.json"}, deep=False)
+        return _reconstruct(options, model, occlusions, list(zip(files, names, strict=True)), quiet)
+
+
+def _reconstruct(
+    options: ReconstructOptions,
+    model: MaskedAutoencoder,
+    occlusions: Occlusions,
+    files: list[tuple[Path, str]],
+    quiet: bool,
+) -> Reconstruction:
     done, rejected = [], []
-    for file, name in zip(progress_bar(files, unit="images", quiet=quiet), names, strict=True):
+    for file, name in progress_bar(files, unit="images", quiet=quiet):
         try:
-            done.append(_complete_file(file, name, options, model, occlusions))
+            line, pictures = _complete_file(file, name, options, model, occlusions)
         except (BadImage, OSError) as error:
             rejected.append((file.name, str(error)))
+            continue
+        for path, pixels in pictures.items():  # an error of the disk is no fault of the picture
+            _write(path, pixels)
+        done.append(line)
     if rejected and not done:
         raise UserError(f"{rejected[0][0]}: {rejected[0][1]}" + (", and so on" if len(rejected) > 1 else ""))
     found = Reconstruction(done, rejected)
@@ -150,7 +168,8 @@ def check_written(options: ReconstructOptions, names: Iterable[str], read: Itera
 
 def _complete_file(
     file: Path, name: str, options: ReconstructOptions, model: MaskedAutoencoder, occlusions: Occlusions
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[Path, Tensor]]:
+    """What the report says of a file, and the pictures to write, uint8 [3, H, W]; BadImage or OSError."""
     pixels = _pixels(file)
     hidden = occlusions.hidden(file.name, pixels)
     truth = _truth(file, options.truth, pixels)
@@ -164,10 +183,12 @@ def _complete_file(
             for figure, measure in (("psnr", psnr), ("ssim", ssim))
         }
         line["seam_of_truth"] = float(seam(truth[None], hidden[None])[0])
-    _write(options.out / f"{name}.png", completed)
     shown = [pixels.masked_fill(hidden, _GREY), completed, *([] if truth is None else [truth])]
-    _write(options.out / f"{name}{SIDE}.png", torch.cat(shown, dim=2))
-    return {key: None if isinstance(value, float) and value != value else value for key, value in line.items()}
+    line = {key: None if isinstance(value, float) and value != value else value for key, value in line.items()}
+    return line, {
+        options.out / f"{name}.png": completed,
+        options.out / f"{name}{SIDE}.png": torch.cat(shown, dim=2),
+    }
 
 
 def _pixels(file: Path) -> Tensor:
@@ -190,4 +211,6 @@ def _truth(file: Path, place: Path | None, pixels: Tensor) -> Tensor | None:
 
 def _write(path: Path, pixels: Tensor) -> None:
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    write_atomically(path, lambda file: image.save(file, "PNG"))
+    buffer = io.BytesIO()  # Pillow, writing to a disk, does not say why it can't
+    image.save(buffer, "PNG")
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))

@@ -31,14 +31,16 @@ from pipelines.frames.companions import Companion
 from pipelines.frames.live import Live, faults_in_words
 from pipelines.frames.options import STDIN
 from pipelines.frames.video_writer import VideoWriter, open_video, video_suffix
+from pipelines.outputs import one_writer
 from pipelines.progress import progress_bar
 from pipelines.reconstruct.hidden_region import Occlusions
 from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.reconstruct.reconstruct import SIDE, check_written, open_model
 from pipelines.sources.images import BadImage
-from saliency.files import write_text_atomically
+from saliency.files import remove_leftovers, write_text_atomically
 
 _GREY = 128
+_REPORT = "report.json"
 
 
 @dataclass
@@ -88,11 +90,10 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
         writers: list[VideoWriter] = []
         for frame, completed in _completed(recoverer, progress_bar(given, unit="frames", quiet=quiet)):
             if not writers:
-                side = found.file.with_stem(f"{name}{SIDE}")
-                writers = [
-                    stack.enter_context(open_video(path, live.fps, lossless=options.lossless))
-                    for path in (found.file, side)
-                ]
+                files = (found.file, found.file.with_stem(f"{name}{SIDE}"))
+                stack.enter_context(one_writer(options.out, name=name))
+                remove_leftovers(options.out, {file.name for file in files} | {_REPORT}, deep=False)
+                writers = [stack.enter_context(open_video(file, live.fps, lossless=options.lossless)) for file in files]
             figures.add(frame, completed)
             _write(writers, frame, completed)
             found.frames += 1
@@ -107,7 +108,7 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
         "fps": float(live.fps),
     }
     report |= {"latency": found.latency, "means": found.means, "faults": found.faults}
-    write_text_atomically(options.out / "report.json", json.dumps(report, indent=1) + "\n")
+    write_text_atomically(options.out / _REPORT, json.dumps(report, indent=1) + "\n")
     found.seconds = time.monotonic() - started
     return found
 

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from pipelines.sources.images import BadImage, EncodedImage
 from pipelines.sources.source import Source
 from pipelines.views.geometry import View, central_box, random_view, stack_views, view_image
+from pipelines.views.workers import WorkerBatches, worker_batches
 
 
 @dataclass(frozen=True)
@@ -156,16 +157,9 @@ def load_views(
     workers: int,
     pin: bool = False,
     assemble: Callable[[list[Seen | Unreadable]], Any] | None = None,
-) -> DataLoader[Any]:
+) -> WorkerBatches:
     """A loader with ``workers`` processes (0: this one) of what ``assemble`` makes; :class:`ViewBatch` by default."""
-    return DataLoader(
-        views,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=assemble or collate,
-        pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-    )
+    return worker_batches(views, batches, workers=workers, collate=assemble or collate, pin=pin)
 
 
 def collate(items: list[Seen | Unreadable]) -> ViewBatch:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from mae.splits import hold_out
 from pipelines.errors import UserError
 from pipelines.sources.images import BadImage
 from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.clip_views import ClipShape, ClipViews, clip_frames
-from pipelines.views.image_views import InOrder, ViewBatch, Views, load_views
+from pipelines.views.image_views import InOrder, Views, load_views
+from pipelines.views.workers import WorkerBatches
 
 _IMAGES_LOOKED_AT, _MASKS_LOOKED_AT = 256, 32
 
@@ -47,7 +47,7 @@ class Labelled:
         """A share of the pairs, see :func:`balanced_share`."""
         return self.select(balanced_share(self.labels, fraction, seed))
 
-    def batches(self, size: tuple[int, int], batch_size: int, *, workers: int) -> DataLoader[ViewBatch]:
+    def batches(self, size: tuple[int, int], batch_size: int, *, workers: int) -> WorkerBatches:
         """All pairs in order as encoders of this size see them, so many images at a time."""
         return load_views(self.views(size), InOrder(len(self), self.at_once(batch_size)), workers=workers)
 

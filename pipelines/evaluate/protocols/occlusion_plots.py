@@ -21,7 +21,7 @@ from pipelines.evaluate.protocols.occlusion_curves import (
     occluded,
     size_of,
 )
-from pipelines.plots import contact_sheet
+from pipelines.plots import contact_sheet, save_figure
 from pipelines.views.image_views import InOrder, ViewBatch, load_views
 
 CURVES, SHEET = "occlusion.png", "occluded.png"
@@ -73,8 +73,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], *, chance: float 
         axes[1][0].set_ylabel(f"PSNR in the hidden region, dB\n({others})", fontsize=8)
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, [name.replace("$", r"\$") for name in names], loc="outside lower center", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def occluded_sheet(encoder: Encoder, occluders: Occluders, kinds: Sequence[str]) -> dict[str, list[Any]]:

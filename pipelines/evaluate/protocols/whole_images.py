@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pipelines.errors import UserError
 from pipelines.evaluate.baseline_encoders import colour_encoder, place_encoder
@@ -24,6 +24,7 @@ from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import Source
 from pipelines.views.geometry import View, view_image
 from pipelines.views.image_views import Unreadable
+from pipelines.views.workers import worker_batches
 
 
 class DenseMeasurement(Measurement):
@@ -98,7 +99,7 @@ def read_masked(
 ) -> Iterator[list[Masked | Unreadable]]:
     """All pairs in order, up to ``batch_size`` at a time."""
     views = MaskedViews(source, size)
-    yield from DataLoader(views, batch_size=batch_size, num_workers=workers, collate_fn=list)
+    yield from worker_batches(views, batch_size=batch_size, workers=workers, collate=list)
 
 
 def patch_features(encoder: Encoder, seen: Sequence[Masked]) -> list[Tensor]:

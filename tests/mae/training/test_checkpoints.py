@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -356,3 +357,46 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     assert last.returncode == 0
     places = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert places == {"best", f"step-{reached + 1:08d}"}
+
+
+def test_a_checkpoint_does_not_tell_whether_its_run_was_resumed(tmp_path):
+    run, other = training(), training(model_seed=1)
+    advance(run, 2)
+    load_training(save_checkpoint(tmp_path / "a", run), other)
+    advance(run)
+    advance(other)
+    for first, second in zip(
+        sorted(save_checkpoint(tmp_path / "a", run).iterdir()),
+        sorted(save_checkpoint(tmp_path / "b", other).iterdir()),
+        strict=True,
+    ):
+        assert first.read_bytes() == second.read_bytes(), first.name
+
+
+@pytest.mark.parametrize("limit", [500, 20_000])
+def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path, limit):
+    """The kernel refuses to write more into a file: first the weights do not fit, then the state."""
+    run = training()
+    advance(run)
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            save_checkpoint(tmp_path, run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "step-00000001" in error.value.filename
+    assert not list((tmp_path / "checkpoints").iterdir())
+    save_checkpoint(tmp_path, run)
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_an_interim_checkpoint_gives_way_to_the_next(tmp_path):
+    run = training()
+    for step in range(1, 6):
+        advance(run)
+        save_checkpoint(tmp_path, run, keep=2, loss=-step, interim=step in (2, 4))
+        assert names(tmp_path)[-1] == f"step-0000000{step}"
+    assert names(tmp_path) == ["step-00000003", "step-00000005"]
+    assert best_loss(tmp_path) == -5

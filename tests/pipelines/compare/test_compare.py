@@ -22,6 +22,7 @@ from pipelines.compare.compare import compare, dry_run
 from pipelines.compare.plan import UNTRAINED, plan_from
 from pipelines.compare.unit import units_of
 from pipelines.errors import UserError
+from pipelines.pretrain.plain import PlainTask
 from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import open_source
 from tests.pipelines.pretraining import SOURCE, assert_same_weights, invoke, stopping
@@ -290,19 +291,28 @@ def test_stopped_in_the_middle_it_goes_on(content, out, tmp_path, trainings):
         assert_same_weights(tmp_path / "whole" / "runs" / arm / "seed-0", out / "runs" / arm / "seed-0")
 
 
-def test_killed_between_training_and_evaluation(content, out, monkeypatch, trainings):
+def test_killed_between_training_and_evaluation(content, out, monkeypatch):
     def dies(*_, **__):
         raise KeyboardInterrupt
 
+    steps, update = [], Training.update
+
+    def counted(training, batches):
+        steps.append(training.step)
+        return update(training, batches)
+
+    monkeypatch.setattr(Training, "update", counted)
     with monkeypatch.context() as patch:
         patch.setattr(compare_runs, "evaluate", dies)
         with pytest.raises(KeyboardInterrupt):
             run(content, out)
-    trainings.clear()
+    drawn = []  # the pictures that a killed run has not drawn yet
+    monkeypatch.setattr(PlainTask, "draw", lambda task, run, model: drawn.append(run.folder.parent.name))
     states = dry_run(plan_from(content), out, device="cpu", workers=0)
     assert [state for _, state in states] == ["trained", "new", "new", "new"]
     assert len(run(content, out).finished) == 4
-    assert len([name for name, *_ in trainings if name == "pretrain"]) == 3
+    assert len(steps) == 4 * 6
+    assert sorted(drawn) == ["image", "image", "random", "random"]
 
 
 def test_a_failing_arm_is_reported_and_the_others_go_on(content, out, trainings):

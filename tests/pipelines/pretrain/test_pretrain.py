@@ -357,9 +357,9 @@ def test_missing_maps(base, tmp_path):
 def test_the_best_epoch_is_kept_and_a_resumed_run_keeps_the_same(base, tmp_path, monkeypatch):
     saved, save_checkpoint = {}, module.save_checkpoint
 
-    def saves(folder, training, *, keep, loss):
+    def saves(folder, training, *, keep, loss, interim):
         saved.setdefault(training.step, []).append(loss)
-        return save_checkpoint(folder, training, keep=keep, loss=loss)
+        return save_checkpoint(folder, training, keep=keep, loss=loss, interim=interim)
 
     monkeypatch.setattr(module, "save_checkpoint", saves)
     options = replace(base, keep=1, blr=0.2, checkpoint_every=3)

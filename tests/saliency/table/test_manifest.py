@@ -57,3 +57,9 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / "data" / "train.parquet").write_bytes(b"whole")
     remove_leftovers(tmp_path)
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["train.parquet"]
+    for place in (tmp_path, tmp_path / "data"):
+        for name in (".tmp-1-a.json", ".tmp-2-b.json"):
+            (place / name).write_bytes(b"half")
+    remove_leftovers(tmp_path, {"a.json"}, deep=False)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob(".tmp-*")}
+    assert left == {".tmp-2-b.json", "data/.tmp-1-a.json", "data/.tmp-2-b.json"}
