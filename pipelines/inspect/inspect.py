@@ -145,7 +145,7 @@ def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:
     facts, numbers = describe_run(run)
     origin = run.config()["options"]
     names = () if options.source else ("split", "image_column", "caption_column", "captions", "limit")
-    source = open_source(options.source or origin["source"], **{name: origin[name] for name in names})
+    source = open_source(options.source or origin["source"], **{name: origin[name] for name in names if name in origin})
     if isinstance(source, StreamSource):
         raise UserError(f"{source.name} is a stream; give --source with images that can be read in any order")
     seen, counted, map_scores = inspect_gate(
