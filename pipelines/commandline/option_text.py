@@ -1,6 +1,7 @@
 """Options written in a file or after ``--`` as the values that an options dataclass takes, each checked by its type.
 
-What is meant is taken where it can be told, and is one clear line where it can't.
+YAML reads ``1e-3`` as a text and ``0:0.5`` as a number of minutes; what is meant is taken where it can be told, and is
+one clear line where it can't.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def parse_seeds(value: Any, *, first: int = 0) -> tuple[int, ...]:
 
 
 def words_to_options(words: Sequence[str]) -> dict[str, Any]:
-    """``--blr 1e-3 --no-norm-pix`` as {blr: …, norm-pix: False}; ValueError for anything else."""
-    from pipelines.commandline.plain_yaml import parse_yaml  # yaml is slow to import
+    """``--blr 1e-3 --no-norm-pix`` as {blr: …, norm-pix: False}; ValueError or UserError for anything else."""
+    from pipelines.commandline.yaml_text import parse_yaml  # yaml is slow to import
 
     options: dict[str, Any] = {}
     rest = list(words)
@@ -91,7 +92,7 @@ def words_to_options(words: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"--{name} is given twice")
         if equals or (rest and not rest[0].startswith("--")):
             text = value if equals else rest.pop(0)
-            options[name] = text if ":" in text else parse_yaml(text)
+            options[name] = text if ":" in text else parse_yaml(text, word)
         elif name.startswith("no-"):
             options[name.removeprefix("no-")] = False
         else:
