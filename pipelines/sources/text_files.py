@@ -6,8 +6,11 @@ Everything else is refused by name. A guess would be right for one file and garb
 from __future__ import annotations
 
 import codecs
+import io
 from pathlib import Path
 from typing import TextIO
+
+from saliency.files import open_regular
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
@@ -39,9 +42,13 @@ def read_text(path: Path) -> str:
 
 def open_lines(path: Path) -> TextIO:
     """A text file to be read line by line; what is no text raises UnicodeError there (see ``explain``)."""
-    with path.open("rb") as file:
-        encoding = _encoding(file.read(4))
-    return path.open(encoding=encoding, newline="\n")
+    file = open_regular(path)
+    try:
+        encoding = _encoding(file.peek(4)[:4])
+    except BaseException:
+        file.close()
+        raise
+    return io.TextIOWrapper(file, encoding=encoding, newline="\n")
 
 
 def explain(error: UnicodeError) -> BadText:

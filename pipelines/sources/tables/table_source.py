@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,6 +37,9 @@ from pipelines.sources.tables.columns import (
     text_values,
 )
 from pipelines.sources.tables.table_files import Table, read_tables
+from saliency.files import parse_json
+from saliency.shape import fitting
+from saliency.shown import one_line
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Tables that list the files of their folder, and are looked for in the folders below as well."""
@@ -45,6 +47,21 @@ LISTINGS = (*METADATA, "captions.txt", "captions.csv", "captions.tsv", "captions
 """Tables that list the files of their folder."""
 
 _PROBED = 20
+
+
+class _HubInfo(TypedDict):
+    features: dict[str, Any]
+
+
+class _HubNote(TypedDict):
+    """What ``datasets`` writes into a Parquet schema, as far as it is read here."""
+
+    info: _HubInfo
+
+
+class _ClassLabel(TypedDict):
+    _type: Literal["ClassLabel"]
+    names: list[str]
 
 
 def open_tables(name: str, files: Sequence[Path], wishes: Wishes, *, root: Path | None = None) -> Source:
@@ -108,7 +125,12 @@ def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: p
 
 
 def _column(table: Table, name: str) -> pa.Array:
+    """A column in one piece, which is what its type says: text, for instance, is UTF-8. UserError."""
     column = table.rows.column(name).combine_chunks()
+    try:
+        column.validate(full=True)
+    except pa.ArrowException as error:
+        raise UserError(f"{table.files[0]}: column {name!r} is damaged: {one_line(error, 200)}") from error
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
@@ -151,14 +173,16 @@ def _row_keys(table: Table) -> pa.Array:
 def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
     """The names of a ``ClassLabel`` column, which ``datasets`` writes into the Parquet schema."""
     try:
-        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-        return list(feature["names"]) if feature["_type"] == "ClassLabel" else None
-    except (KeyError, TypeError, ValueError):
+        note = fitting(parse_json((schema.metadata or {}).get(b"huggingface", b"null")), _HubNote)
+        return fitting(note["info"]["features"].get(column), _ClassLabel)["names"]
+    except ValueError:
         return None
 
 
 def _images(name: str, table: Table, column: str) -> Images:
     kind = table.rows.schema.field(column).type
+    if not is_text(kind) and not table.parts:
+        raise UserError(f"{name}: column {column!r} holds {kind}: in such a table, give the names of image files")
     if not is_text(kind):
         return EmbeddedImages(table.parts, column, table.files[0].parent)
     paths = key_values(_column(table, column))
