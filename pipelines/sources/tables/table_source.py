@@ -29,6 +29,7 @@ from pipelines.sources.tables.columns import (
     Wishes,
     assign_roles,
     caption_values,
+    endless_captions,
     has_fractions,
     is_embedded,
     is_text,
@@ -101,9 +102,11 @@ def open_dataset(name: str, dataset: Any, wishes: Wishes) -> Source:
 
 def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: pa.Array | None = None) -> Source:
     images = _images(name, table, roles.image)
-    texts, rows = None, None
+    texts, rows, faults = None, None, {}
     if roles.caption is not None:
         texts, rows = caption_values(_column(table, roles.caption), wishes.captions)
+        texts, endless = endless_captions(texts)
+        faults = {i if rows is None else int(rows[i]): why for i, why in endless.items()}
     warnings = [f"column {column!r} is left out: it holds {how}" for column, how in table.left_out.items()]
     labels, label_names = None, None
     if roles.label is not None and has_fractions(_column(table, roles.label)):
@@ -120,7 +123,8 @@ def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: p
         masks = BoxMasks(_column(table, roles.box), images)
     known = ORIGINAL_NAME in table.rows.column_names
     originals = text_values(_column(table, ORIGINAL_NAME)) if known else None
-    source = Source(name, keys, images, None, labels, label_names, urls, masks, originals=originals, warnings=warnings)
+    source = Source(name, keys, images, None, labels, label_names, urls, masks)
+    source = replace(source, originals=originals, warnings=warnings, faults=faults)
     return replace(source, texts=texts) if rows is None else source.with_captions(texts, rows)
 
 
