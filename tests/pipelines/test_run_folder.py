@@ -1,4 +1,4 @@
-"""Run folders of strangers: a config of another shape is one line, and lines of metrics that are none are passed over."""
+"""Run folders of strangers: a config of another shape is one line, and what is no line of metrics is passed over."""
 
 import copy
 import json
@@ -53,7 +53,7 @@ def without(*names):
 CONFIGS = {
     "a list": (b"[]", "it is no object"),
     "no JSON": (b"{", "Expecting property name"),
-    "no UTF-8": (b"\xff\xfe\x00", "utf-8"),
+    "no UTF-8": (b"\xff\xfe\x00", "can't decode byte"),
     "nested deep": (b"[" * 200_000, "nested too deep"),
     "a model's own": (b'{"width": 16, "depth": 1}', "options is missing"),
     "no masking": (without("masking"), "masking is missing"),
