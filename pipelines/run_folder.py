@@ -1,16 +1,97 @@
-"""A run folder: ``config.json``, ``metrics.jsonl``, ``rejected.jsonl``, ``checkpoints/`` and ``plots/``."""
+"""A run folder: ``config.json``, ``metrics.jsonl``, ``rejected.jsonl``, ``checkpoints/`` and ``plots/``.
+
+A folder may be anyone's. What is read of it has the shape that is declared here, or is refused, so that whoever has it
+can rely on it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Required, TypedDict, TypeVar
 
 from pipelines.errors import UserError
-from saliency.files import read_json, remove_leftovers, write_text_atomically
+from saliency.files import open_regular, parse_json, remove_leftovers, write_text_atomically
+from saliency.shape import LARGEST, Between, fitting, read_fitting
 
 CONFIG, METRICS, REJECTED = "config.json", "metrics.jsonl", "rejected.jsonl"
+
+_LARGEST_CONFIG = 1 << 24  # bytes
+_LONGEST_LINE = 1 << 20  # bytes of one line of metrics
+
+Count = Annotated[int, Between(0, LARGEST)]
+Share = Annotated[float, Between(0, 1)]
+Side = Annotated[int, Between(1, 1 << 16)]
+FrameStride = Annotated[int, Between(1, 1 << 16)]
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of a run that are read again; the others are compared and shown."""
+
+    source: Required[str]
+    model: Required[str]
+    image_size: Required[list[Side]]
+    saliency: str | None
+    masking: str | None
+    split: str | None
+    image_column: str | None
+    caption_column: str | None
+    captions: Literal["first", "all"]
+    limit: Count | None
+    frame_stride: FrameStride
+
+
+class Objective(TypedDict, total=False):
+    """What a gate learns by."""
+
+    area: tuple[Share, Share]
+
+
+class RunMasking(TypedDict, total=False):
+    """How a run masks: a strategy and its settings."""
+
+    strategy: Required[str]
+    mask_ratio: Required[Share]
+    salient_ratio: Share
+    salient_of: str
+    objective: Objective
+
+
+class RunConfig(TypedDict, total=False):
+    """``config.json``: the resolved settings of a run."""
+
+    options: Required[RunOptions]
+    images: Required[Count]
+    keys_sha256: Required[str]
+    maps: dict[str, Any] | None
+    masking: Required[RunMasking]
+    grid: Required[list[Side]]
+    parameters: Required[Count]
+    steps: Required[Count]
+    precision: Required[str]
+    versions: Required[dict[str, str]]
+
+
+class MetricsLine(TypedDict, total=False):
+    """One logged step; the figures of what learns the masks stand beside."""
+
+    step: Required[Count]
+    loss: Required[float]
+    epoch: Required[float]
+    images_per_second: float
+    starved: float
+
+
+class RejectedLine(TypedDict):
+    """One unreadable image: its key, its index in the source, and why."""
+
+    key: str
+    index: Count
+    reason: str
+
+
+_Line = TypeVar("_Line")
 
 
 class RunFolder:
@@ -60,22 +141,19 @@ class RunFolder:
                 raise UserError(f"--resume: the {what} are not the ones that {self.folder} was begun with")
 
     def config(self) -> dict[str, Any]:
-        """The resolved settings of the run."""
+        """The resolved settings of the run, of the shape :class:`RunConfig`. UserError."""
         try:
-            content: dict[str, Any] = read_json(self.folder / CONFIG)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder} is not a run folder: {CONFIG} can't be read ({error})") from error
-        if not isinstance(content, dict) or not isinstance(content.get("options"), dict):
-            raise UserError(f"{self.folder} is not a run folder: {CONFIG} is of something else")
-        return content
+            return dict(read_fitting(self.folder / CONFIG, RunConfig, _LARGEST_CONFIG))
+        except ValueError as error:
+            raise UserError(f"{self.folder} is not a run folder: {CONFIG} can't be used: {error}") from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every logged step so far."""
-        return self._read(METRICS)
+        """Every logged step so far, each of the shape :class:`MetricsLine`."""
+        return [dict(line) for line in self._read(METRICS, MetricsLine)]
 
     def rejected(self) -> list[dict[str, Any]]:
         """Every unreadable image so far: ``key``, ``index`` in the source, ``reason``."""
-        return self._read(REJECTED)
+        return [dict(line) for line in self._read(REJECTED, RejectedLine)]
 
     def rewind(self, step: int) -> None:
         """Drop what was logged of later steps, which the resumed run writes again, and lines that a kill cut short."""
@@ -93,20 +171,21 @@ class RunFolder:
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.writelines(map(_to_line, lines))
 
-    def _read(self, name: str) -> list[dict[str, Any]]:
+    def _read(self, name: str, shape: type[_Line]) -> Iterator[_Line]:
+        """The lines that have the shape; others are left out, as one that a kill cut short. UserError."""
         path = self.folder / name
-        lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
-        return [line for line in map(_from_line, lines) if line is not None]
+        if not path.exists():
+            return
+        try:
+            with open_regular(path) as file:
+                while line := file.readline(_LONGEST_LINE):
+                    try:
+                        yield fitting(parse_json(line.decode()), shape)
+                    except ValueError:
+                        continue
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def _to_line(content: dict[str, Any]) -> str:
     return json.dumps(content, ensure_ascii=False) + "\n"
-
-
-def _from_line(line: str) -> dict[str, Any] | None:
-    """The object in a line; None for a line that a kill cut short."""
-    try:
-        content = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return content if isinstance(content, dict) else None

@@ -7,14 +7,9 @@ caller gets who says that it will not be used.
 
 from __future__ import annotations
 
-import argparse
-import json
-import pathlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from safetensors.torch import load_file
 
 from mae.formats.interchange import (
@@ -27,18 +22,12 @@ from mae.formats.interchange import (
     model_config,
 )
 from mae.formats.videomae import config_from_videomae, from_videomae, with_positions
-from mae.models.video import new_model
+from mae.models.saved import check_arguments, saved_model
 from mae.models.vit import MaskedAutoencoder
+from mae.stored import one_line, read_config, unpickle
 
 _PICKLES = (".pth", ".pt", ".bin")
 _SAFE = ".safetensors"
-_PLAIN_VALUES: list[Any] = [
-    argparse.Namespace,
-    *(pathlib.PosixPath, pathlib.PurePosixPath),
-    *(np.dtype, np.float64(0).__reduce__()[0], type(np.dtype(np.float64)), type(np.dtype(np.float32))),
-    *(type(np.dtype(np.int64)), type(np.dtype(np.int32)), type(np.dtype(np.bool_))),
-]
-"""What checkpoints keep beside their weights: options as a Namespace, paths, numbers of NumPy. None runs anything."""
 
 
 class Weights(NamedTuple):
@@ -59,10 +48,8 @@ def foreign_kind(path: Path) -> str | None:
     if path.is_file():
         return "mae" if path.suffix in (*_PICKLES, _SAFE) else None
     try:
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(config, dict):
+        config = read_config(path / "config.json")
+    except ValueError:
         return None
     if "model_type" in config:
         return "transformers"
@@ -78,10 +65,8 @@ def load_foreign(path: Path) -> Weights:
         return _load_timm(path) if kind == "timm" else _load_mae(path)
     except ValueError as error:
         raise ValueError(f"{path} can't be used: {error}") from error
-    except Exception as error:  # pickle, zip, safetensors and the file system each raise their own
-        # Only the first line: torch's advice on how to trust a pickle is no advice of ours.
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'damaged'}"
-        raise ValueError(f"{path} can't be read: {reason[:200]}") from error
+    except Exception as error:  # safetensors, the file system and weights of another make each raise their own
+        raise ValueError(f"{path} can't be read: {one_line(error, 200)}") from error
 
 
 def build(weights: Weights, *, fresh_decoder: bool = False) -> MaskedAutoencoder:
@@ -89,10 +74,10 @@ def build(weights: Weights, *, fresh_decoder: bool = False) -> MaskedAutoencoder
     if not weights.has_decoder and not fresh_decoder:
         raise ValueError("the weights are an encoder's alone, and a decoder is needed")
     try:
-        model = new_model(weights.config)
+        model = saved_model(weights.config, {name: weight.shape for name, weight in weights.state.items()})
         missing, _ = model.load_state_dict(weights.state, strict=weights.has_decoder)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"the weights do not fit their model: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(f"the weights do not fit their model: {one_line(error)}") from error
     lost = [name for name in missing if not is_decoder(name)]
     if lost:
         raise ValueError(f"the weights do not fit their model: {lost[0]} is missing")
@@ -107,9 +92,10 @@ def _load_mae(path: Path) -> Weights:
 
 
 def _load_transformers(folder: Path) -> Weights:
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder / "config.json")
     if config.get("model_type") == "videomae":
         arguments = config_from_videomae(config)
+        check_arguments(arguments)
         state = from_videomae(_folder_weights(folder, "model.safetensors", "pytorch_model.bin"))
         return Weights(with_positions(state, arguments), arguments)
     if config.get("model_type") != "vit_mae":
@@ -119,7 +105,7 @@ def _load_transformers(folder: Path) -> Weights:
 
 
 def _load_timm(folder: Path) -> Weights:
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder / "config.json")
     if not str(config["architecture"]).startswith("vit_"):
         raise ValueError(f"config.json is of a {config['architecture']}, not of a plain vit_*")
     state = from_timm(_folder_weights(folder, "model.safetensors", "pytorch_model.bin"))
@@ -139,7 +125,7 @@ def _folder_weights(folder: Path, *names: str) -> State:
 
 def _parts(folder: Path, index: str) -> State:
     """Weights that lie in several files, as transformers saves large models: the index names the file of each."""
-    places: dict[str, str] = json.loads((folder / index).read_text())["weight_map"]
+    places: dict[str, str] = read_config(folder / index)["weight_map"]
     weights: State = {}
     for name in sorted(set(places.values())):
         if Path(name).name != name:  # an index is anyone's text, and leads nowhere but into its folder
@@ -152,9 +138,4 @@ def _parts(folder: Path, index: str) -> State:
 
 
 def _read(file: Path) -> State:
-    return _unpickle(file) if file.suffix in _PICKLES else load_file(file)  # type: ignore[no-any-return]
-
-
-def _unpickle(path: Path) -> Any:
-    with torch.serialization.safe_globals(_PLAIN_VALUES):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    return unpickle(file) if file.suffix in _PICKLES else load_file(file)  # type: ignore[no-any-return]

@@ -18,14 +18,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import safe_open
 from safetensors.torch import load_model as load_weights
 
 from mae.masks.gate import GATE_FILE, load_gate
 from mae.masks.learner import MaskLearner
-from mae.models.video import new_model
+from mae.models.saved import saved_model
 from mae.models.vit import MaskedAutoencoder
 from mae.storage import disk_errors, write_torch
+from mae.stored import one_line, read_config, unpickle
 from mae.training.any_training import Trained
 
 _TEMPORARY = ".tmp-"
@@ -110,8 +111,8 @@ def _write(
 def best_loss(run: Path) -> float:
     """The loss of ``checkpoints/best``; infinite if there is none."""
     try:
-        return float(json.loads((run / "checkpoints" / BEST / _LOSS).read_text())["loss"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(read_config(run / "checkpoints" / BEST / _LOSS)["loss"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return math.inf
 
 
@@ -128,15 +129,17 @@ def load_training(checkpoint: Path, training: Trained) -> None:
         training.spread.load_weights(model.state_dict())
         training.load_state(state)
     except Exception as error:  # pickle, zip and torch each raise their own
-        raise ValueError(f"{checkpoint} can't be resumed: {_one_line(error)}") from error
+        raise ValueError(f"{checkpoint} can't be resumed: {one_line(error)}") from error
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """What a run's newest checkpoint, or one checkpoint, holds beside the model; whatever torch raises if damaged."""
+    """What a run's newest checkpoint, or one checkpoint, holds beside the model; ValueError, OSError if damaged."""
     checkpoints = list_checkpoints(folder)
     place = checkpoints[-1] if checkpoints else folder
     _verify(place, _STATE)
-    state: dict[str, Any] = torch.load(place / _STATE, map_location="cpu", weights_only=True)
+    state = unpickle(place / _STATE)
+    if not isinstance(state, dict):
+        raise ValueError(f"{_STATE} is no training's state")
     return state
 
 
@@ -161,10 +164,12 @@ def load_model(folder: Path) -> MaskedAutoencoder:
         raise ValueError(f"{folder} holds no checkpoint (checkpoints/step-*/model.safetensors)")
     try:
         _verify(place, _CONFIG, _WEIGHTS)
-        model = new_model(json.loads((place / _CONFIG).read_text()))
+        with safe_open(place / _WEIGHTS, framework="pt") as content:
+            shapes = {name: content.get_slice(name).get_shape() for name in content.keys()}  # noqa: SIM118
+        model = saved_model(read_config(place / _CONFIG), shapes)
         load_weights(model, place / _WEIGHTS)
-    except Exception as error:  # safetensors, json and torch each raise their own
-        raise ValueError(f"{place} can't be loaded: {_one_line(error)}") from error
+    except Exception as error:  # safetensors and torch each raise their own
+        raise ValueError(f"{place} can't be loaded: {one_line(error)}") from error
     return model.eval()
 
 
@@ -245,7 +250,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -78,8 +78,8 @@ def parse_seeds(value: Any, *, first: int = 0) -> tuple[int, ...]:
 
 
 def words_to_options(words: Sequence[str]) -> dict[str, Any]:
-    """``--blr 1e-3 --no-norm-pix`` as {blr: …, norm-pix: False}; ValueError for anything else."""
-    import yaml
+    """``--blr 1e-3 --no-norm-pix`` as {blr: …, norm-pix: False}; ValueError or UserError for anything else."""
+    from pipelines.commandline.yaml_text import parse_yaml  # yaml is slow to import
 
     options: dict[str, Any] = {}
     rest = list(words)
@@ -92,7 +92,7 @@ def words_to_options(words: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"--{name} is given twice")
         if equals or (rest and not rest[0].startswith("--")):
             text = value if equals else rest.pop(0)
-            options[name] = text if ":" in text else yaml.safe_load(text)
+            options[name] = text if ":" in text else parse_yaml(text, word)
         elif name.startswith("no-"):
             options[name.removeprefix("no-")] = False
         else:

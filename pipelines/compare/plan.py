@@ -7,6 +7,7 @@ seeds, before anything runs.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -174,7 +175,7 @@ def _arms(content: Any) -> dict[str, dict[str, Any]]:
     """Arms from a mapping of names to options, or a list of names; an arm without options is a built-in one."""
     if isinstance(content, list):
         _check_arm_names(content)
-        repeated = [name for name in content if content.count(name) > 1]
+        repeated = [name for name, count in Counter(content).items() if count > 1]
         if repeated:
             raise ValueError(f"arms: {repeated[0]!r} is there twice")
         content = dict.fromkeys(content)

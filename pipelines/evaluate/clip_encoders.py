@@ -31,8 +31,9 @@ def clip_of(options: EvaluateOptions, encoders: Sequence[Encoder]) -> ClipShape 
         options.check_model((first or encoders[0]).name, video=first is not None)
     if first is None or first.frames is None:
         return None
-    record = training_record(first.name) or {"options": {}}
-    return ClipShape(first.frames, options.frame_stride or record["options"].get("frame_stride", ClipShape.stride))
+    record = training_record(first.name)
+    recorded = record["options"].get("frame_stride") if record else None
+    return ClipShape(first.frames, options.frame_stride or recorded or ClipShape.stride)
 
 
 def on_clips(encoder: Encoder, clip: ClipShape | None) -> Encoder:

@@ -21,6 +21,7 @@ from mae.masks.gate import load_gate
 from mae.models.video import VideoMaskedAutoencoder, new_model
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise
+from mae.stored import one_line
 from mae.training.checkpoints import gate_file, load_model
 from pipelines.errors import UserError, user_errors
 
@@ -177,9 +178,9 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     except UserError:
         raise
     except Exception as error:  # the hub's, the network's and torch's own
-        reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"the weights of {name} can't be had here ({reason}); give timm:{name}@FILE, or @none for random ones"
+            f"the weights of {name} can't be had here ({one_line(error, 200)}); give timm:{name}@FILE, or @none for "
+            "random ones"
         ) from error
     config = timm.data.resolve_model_data_config(model)
     mean, std = (torch.tensor(config[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))

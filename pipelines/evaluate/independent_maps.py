@@ -9,12 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from pipelines.errors import UserError
-from saliency.files import read_json, user_path
+from pipelines.run_folder import CONFIG, FrameStride
+from saliency.files import user_path
+from saliency.shape import read_fitting
 
 _NOT_HOW_MADE = ("images_without_map", "package_version", "precision")
+
+
+class RecordedOptions(TypedDict, total=False):
+    """What is asked of a run's options."""
+
+    saliency: str | None
+    frame_stride: FrameStride
+
+
+class TrainingRecord(TypedDict, total=False):
+    """What is asked of a run's ``config.json``, also where it lacks what else a run has."""
+
+    options: Required[RecordedOptions]
+    maps: dict[str, Any] | None
 
 
 def check_independent(place: str, metadata: Mapping[str, Any], encoders: Sequence[str]) -> list[str]:
@@ -48,16 +64,14 @@ def refuse_same(
         )
 
 
-def training_record(name: str) -> dict[str, Any] | None:
+def training_record(name: str) -> TrainingRecord | None:
     """The ``config.json`` of the run that a folder is, or is a checkpoint of; None for other encoders."""
     path = Path(name.removeprefix("mae:").partition("@keep=")[0])  # which says how a run is looked at
     for folder in (path, path.parent, path.parent.parent):
         try:
-            config = read_json(folder / "config.json")
-        except (OSError, ValueError):
+            return read_fitting(folder / CONFIG, TrainingRecord)
+        except ValueError:
             continue
-        if isinstance(config, dict) and isinstance(config.get("options"), dict):
-            return config
     return None
 
 

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from mae.storage import save_torch
+from mae.stored import one_line, unpickle
 from pipelines.errors import UserError
 from pipelines.evaluate.outcome import UnreadableImages
 from pipelines.sources.images import BadImage, decode_rgb
@@ -185,9 +186,10 @@ def _collate(items: list[tuple[int, Tensor] | Unreadable]) -> TrainingBatch:
 
 def _resume(checkpoint: Path, learner: Learner) -> UnreadableImages:
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = unpickle(checkpoint)
         learner.load_state(state["learner"])
         return {str(key): str(reason) for key, reason in state["rejected"].items()}
-    except Exception as error:  # pickle, zip and torch each raise their own
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{checkpoint} can't be gone on from ({reason}); delete it, or give --fresh") from error
+    except Exception as error:  # a state of another shape raises of every kind
+        raise UserError(
+            f"{checkpoint} can't be gone on from ({one_line(error, 200)}); delete it, or give --fresh"
+        ) from error

@@ -52,7 +52,7 @@ def inspect_gate(
     model = models[-1][2]
     shown, pixels = _read(source, model.image_size, limit)
     scores = _scores(models[-1][1], model, pixels, device)
-    facts, numbers = _describe(models[-1][1], scores, run.config()["masking"]["objective"]["area"])
+    facts, numbers = _describe(models[-1][1], scores, _area(run))
     map_scores = None
     if source.has_masks:
         curve = {}
@@ -126,13 +126,22 @@ def _describe(gate: Gate, logits: torch.Tensor, area: Sequence[float]) -> tuple[
     return facts, {"gate_parameters": parameters, "above_zero": above, "important": counted, "spread": spread}
 
 
+def _area(run: RunFolder) -> tuple[float, float]:
+    """The least and greatest share of patches that the run's gate calls important. UserError."""
+    objective = run.config()["masking"].get("objective", {})
+    if "area" not in objective:
+        raise UserError(f"{run.folder} has no gate: its masking is {run.config()['masking']['strategy']}")
+    low, high = objective["area"]
+    return low, high
+
+
 def _beside_centre(found: MapScores) -> str:
     gate, centre = found.figures[MAPS]["auc"], found.figures[CENTRE]["auc"]
     return f"{gate}, centre prior {centre}, difference {found.differences[CENTRE]['auc'].signed()}"
 
 
 def _draw(path: Path, model: MaskedAutoencoder, pixels: torch.Tensor, logits: torch.Tensor, run: RunFolder) -> None:
-    low, high = run.config()["masking"]["objective"]["area"]
+    low, high = _area(run)
     important = top_ranks(logits, torch.zeros_like(logits)) < important_counts(logits, (low, high))
     cells = important.reshape(-1, *model.grid[-2:]).numpy()
     for page, start in enumerate(range(0, len(pixels), PAGE)):

@@ -145,7 +145,7 @@ def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:
     facts, numbers = describe_run(run)
     origin = run.config()["options"]
     names = () if options.source else ("split", "image_column", "caption_column", "captions", "limit")
-    wanted = {name: origin[name] for name in names} | {"allow_outside": options.allow_outside}
+    wanted = {name: origin[name] for name in names if name in origin} | {"allow_outside": options.allow_outside}
     source = open_source(options.source or origin["source"], **wanted)
     if isinstance(source, StreamSource):
         raise UserError(f"{source.name} is a stream; give --source with images that can be read in any order")

@@ -26,7 +26,7 @@ def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
     numbers = {"model": options["model"], "parameters": config["parameters"], "grid": list(config["grid"])}
     numbers |= {"source": options["source"], "images": config["images"], "masking": masking}
     numbers |= {"step": step, "steps": config["steps"]}
-    if "salient_ratio" in masking and is_ranked(masking["strategy"]):
+    if {"salient_ratio", "salient_of"} <= masking.keys() and is_ranked(masking["strategy"]):
         facts["salient ratio"] = f"{masking['salient_ratio']:g} of {masking['salient_of']}"
     if metrics:
         recent = [line["loss"] for line in metrics[-50:]]

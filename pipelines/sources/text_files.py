@@ -6,7 +6,7 @@ Everything else is refused by name. A guess would be right for one file and garb
 from __future__ import annotations
 
 import codecs
-from io import TextIOWrapper
+import io
 from pathlib import Path
 from typing import TextIO
 
@@ -50,12 +50,11 @@ def open_lines(path: Path) -> TextIO:
     """
     file = open_regular(path)
     try:
-        encoding = _encoding(file.read(4))
-        file.seek(0)
-        return TextIOWrapper(file, encoding, newline="\n")
+        encoding = _encoding(file.peek(4)[:4])
     except BaseException:
         file.close()
         raise
+    return io.TextIOWrapper(file, encoding=encoding, newline="\n")
 
 
 def explain(error: UnicodeError) -> BadText:

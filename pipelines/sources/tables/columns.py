@@ -35,6 +35,10 @@ BOX_NAMES = ("box",)
 ORIGINAL_NAME = "source_sha256"
 """What ``prepare`` calls the sha256 of an image before it was made small."""
 
+LONGEST_CAPTION = 1 << 20
+"""Bytes; of more, a CLIP sees a ten-thousandth, and takes seconds for it."""
+
+_LARGEST = 2**63 - 1
 _WHOLE = 2.0**53
 """Up to which every whole number is a float."""
 
@@ -128,6 +132,16 @@ def caption_values(column: pa.Array, captions: Captions) -> tuple[pa.Array, NDAr
     return flat.take(pa.array(starts[rows] + within, mask=(lengths == 0)[rows])), rows
 
 
+def endless_captions(captions: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """The captions with null for those that are too long to be any, and why, by their numbers."""
+    sizes = pc.fill_null(pc.binary_length(captions), 0).to_numpy(zero_copy_only=False)
+    endless = np.flatnonzero(sizes > LONGEST_CAPTION)
+    if not len(endless):
+        return captions, {}
+    why = {int(i): f"its caption has {sizes[i]:,} bytes, and at most {LONGEST_CAPTION:,} are read" for i in endless}
+    return pc.if_else(pa.array(sizes > LONGEST_CAPTION), None, captions), why
+
+
 def sample_caption(text: str | None, fields: Mapping[str, Any], wishes: Wishes) -> str | list[Any] | None:
     """The caption, or captions, of a WebDataset sample from its ``txt`` and the fields of its ``json``.
 
@@ -179,7 +193,7 @@ def has_fractions(column: pa.Array) -> bool:
     """Whether these are numbers that number no classes: some are not whole."""
     if not pa.types.is_floating(column.type):
         return False
-    values = column.drop_null().to_numpy(zero_copy_only=False)
+    values = column.drop_null().to_numpy(zero_copy_only=False).astype(np.float64)
     values = values[~np.isnan(values)]
     return not bool(((np.abs(values) <= _WHOLE) & (values == np.trunc(values))).all())
 
@@ -189,15 +203,19 @@ def label_values(
 ) -> tuple[NDArray[np.int64], list[str] | None]:
     """The labels as integers, -1 where missing, and their names.
 
-    Integers, truth values and floats that are all whole stay and take ``names`` as given; strings become indices into
-    their own sorted names. In an ``untyped`` column (CSV, a tar's ``.cls``) strings that all read as whole numbers are
-    integers.
+    Integers, truth values and floats that are all whole stay and take ``names`` as given, if these name all of them;
+    strings become indices into their own sorted names. In an ``untyped`` column (CSV, a tar's ``.cls``) strings that
+    all read as whole numbers are integers.
     """
     column = _plain(column)
     if pa.types.is_floating(column.type) and not has_fractions(column):
         column = pc.cast(pc.if_else(pc.is_nan(column), None, column), pa.int64())
-    if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
-        return _integers(column), list(names) if names is not None else None
+    if pa.types.is_uint64(column.type) and (pc.max(column).as_py() or 0) > _LARGEST:
+        names = None  # as texts, for so large a number is no number of a class
+    elif pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+        labels = _integers(column)
+        named = names is not None and labels.max(initial=-1) < len(names)
+        return labels, list(names or ()) if named else None
     texts = pc.cast(column, pa.string())
     if untyped:
         texts = pc.utf8_trim_whitespace(texts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
 from pipelines.sources.tables.columns import IMAGE_NAMES, has_fractions, is_bytes, is_embedded, is_text
+from saliency.files import open_regular
+from saliency.shown import one_line
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,24 @@ def read_parquet(files: Sequence[Path], limit: int | None) -> ParquetRows:
     counts: list[int] = []
     schemas: list[pa.Schema] = []
     for path in files:
-        try:
+        with _reading([path], "is not a whole Parquet file"):
+            open_regular(path).close()
             footer = pq.read_metadata(path)
             schemas.append(footer.schema.to_arrow_schema())
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path} is not a whole Parquet file: {error}: fetch it again") from error
         counts.append(footer.num_rows)
         if limit is not None and sum(counts) >= limit:
             break
-    files = list(files[: len(counts)])
+    return _read(list(files[: len(counts)]), counts, schemas)
+
+
+@contextmanager
+def _reading(files: Sequence[Path], what: str = "can't be read as Parquet") -> Iterator[None]:
+    """Whatever Arrow, ``datasets`` or the disk raises while files are read, as a UserError."""
     try:
-        return _read(files, counts, schemas)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        cause = error.__cause__ or error
+        yield
+    except Exception as error:  # damaged footers and pages raise of every kind
         named = str(files[0]) if len(files) == 1 else f"one of {files[0]} … {files[-1]}"
-        raise UserError(f"{named} can't be read as Parquet: {cause}: fetch it again") from error
+        raise UserError(f"{named} {what}: {one_line(error.__cause__ or error, 300)}: fetch it again") from error
 
 
 def describe_images_elsewhere(files: Sequence[Path]) -> bool:
@@ -72,8 +78,9 @@ def describe_images_elsewhere(files: Sequence[Path]) -> bool:
 
 def _holds_images(path: Path) -> bool:
     try:
-        schema = pq.read_schema(path)
-    except (OSError, pa.ArrowException):
+        with _reading([path]):
+            schema = pq.read_schema(path)
+    except UserError:
         return True
     return any(is_bytes(kind) or is_embedded(kind) for kind in schema.types) or any(
         name.strip().casefold() in IMAGE_NAMES for name in schema.names
@@ -84,11 +91,13 @@ def _read(files: list[Path], counts: list[int], schemas: list[pa.Schema]) -> Par
     inside = any(is_bytes(kind) or is_embedded(kind) for schema in schemas for kind in schema.types)
     alike = itertools.groupby(zip(files, schemas, strict=True), key=lambda pair: pair[1])
     runs = [[path for path, _ in run] for _, run in alike]
-    parts = [_memory_map(run) for run in runs] if inside else []
-    if inside:
-        tables = [part.data.table for part in parts]
-    else:
-        tables = [pa.concat_tables([pq.read_table(path) for path in run]) for run in runs]
+    parts = []
+    with _reading(files):
+        if inside:
+            parts = [_memory_map(run) for run in runs]
+            tables = [part.data.table for part in parts]
+        else:
+            tables = [pa.concat_tables([pq.read_table(path) for path in run]) for run in runs]
     left_out: dict[str, str] = {}
     if len(runs) > 1:
         tables = list(_fitted(tables, [run[0] for run in runs], left_out))

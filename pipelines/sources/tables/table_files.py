@@ -8,7 +8,6 @@ file and the line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipelines.sources.tables.columns import to_array
 from pipelines.sources.tables.delimited import read_delimited
 from pipelines.sources.tables.parquet_files import read_parquet
 from pipelines.sources.text_files import BadText, explain, open_lines
+from saliency.files import parse_json
 
 TABLE_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
@@ -103,13 +103,13 @@ def _json_objects(path: Path, limit: int | None) -> Iterator[dict[str, Any]]:
                     limit = None if limit is None else limit - 1
     except UnicodeError as error:
         raise UserError(f"{path}, after line {number}: {explain(error)}") from error
-    except BadText as error:
+    except (BadText, OSError) as error:
         raise UserError(f"{path} can't be read as a table: {error}") from error
 
 
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError as error:
         raise UserError(f"{path}, line {number} is not JSON ({error}): write one object a line") from error
     if not isinstance(value, dict):

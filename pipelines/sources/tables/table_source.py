@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +30,7 @@ from pipelines.sources.tables.columns import (
     Wishes,
     assign_roles,
     caption_values,
+    endless_captions,
     has_fractions,
     is_embedded,
     is_text,
@@ -39,6 +39,9 @@ from pipelines.sources.tables.columns import (
     text_values,
 )
 from pipelines.sources.tables.table_files import Table, read_tables
+from saliency.files import parse_json
+from saliency.shape import fitting
+from saliency.shown import one_line
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Tables that list the files of their folder, and are looked for in the folders below as well."""
@@ -46,6 +49,21 @@ LISTINGS = (*METADATA, "captions.txt", "captions.csv", "captions.tsv", "captions
 """Tables that list the files of their folder."""
 
 _PROBED = 20
+
+
+class _HubInfo(TypedDict):
+    features: dict[str, Any]
+
+
+class _HubNote(TypedDict):
+    """What ``datasets`` writes into a Parquet schema, as far as it is read here."""
+
+    info: _HubInfo
+
+
+class _ClassLabel(TypedDict):
+    _type: Literal["ClassLabel"]
+    names: list[str]
 
 
 def open_tables(name: str, files: Sequence[Path], wishes: Wishes, *, root: Path | None = None) -> Source:
@@ -93,9 +111,11 @@ def open_dataset(name: str, dataset: Any, wishes: Wishes) -> Source:
 
 def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: pa.Array | None = None) -> Source:
     images = _images(name, table, roles.image, wishes)
-    texts, rows = None, None
+    texts, rows, faults = None, None, {}
     if roles.caption is not None:
         texts, rows = caption_values(_column(table, roles.caption), wishes.captions)
+        texts, endless = endless_captions(texts)
+        faults = {i if rows is None else int(rows[i]): why for i, why in endless.items()}
     warnings = [f"column {column!r} is left out: it holds {how}" for column, how in table.left_out.items()]
     labels, label_names = None, None
     if roles.label is not None and has_fractions(_column(table, roles.label)):
@@ -112,12 +132,18 @@ def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: p
         masks = BoxMasks(_column(table, roles.box), images)
     known = ORIGINAL_NAME in table.rows.column_names
     originals = text_values(_column(table, ORIGINAL_NAME)) if known else None
-    source = Source(name, keys, images, None, labels, label_names, urls, masks, originals=originals, warnings=warnings)
+    source = Source(name, keys, images, None, labels, label_names, urls, masks)
+    source = replace(source, originals=originals, warnings=warnings, faults=faults)
     return replace(source, texts=texts) if rows is None else source.with_captions(texts, rows)
 
 
 def _column(table: Table, name: str) -> pa.Array:
+    """A column in one piece, which is what its type says: text, for instance, is UTF-8. UserError."""
     column = table.rows.column(name).combine_chunks()
+    try:
+        column.validate(full=True)
+    except pa.ArrowException as error:
+        raise UserError(f"{table.files[0]}: column {name!r} is damaged: {one_line(error, 200)}") from error
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
@@ -160,9 +186,9 @@ def _row_keys(table: Table) -> pa.Array:
 def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
     """The names of a ``ClassLabel`` column, which ``datasets`` writes into the Parquet schema."""
     try:
-        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-        return list(feature["names"]) if feature["_type"] == "ClassLabel" else None
-    except (KeyError, TypeError, ValueError):
+        note = fitting(parse_json((schema.metadata or {}).get(b"huggingface", b"null")), _HubNote)
+        return fitting(note["info"]["features"].get(column), _ClassLabel)["names"]
+    except ValueError:
         return None
 
 
@@ -171,6 +197,8 @@ def _images(name: str, table: Table, column: str, wishes: Wishes) -> Images:
     folders = [*dict.fromkeys(file.parent for file in table.files), *table.caches]
     roots = None if wishes.allow_outside else Roots.of(folders)
     where = f"{name}: column {column!r}"
+    if not is_text(kind) and not table.parts:
+        raise UserError(f"{name}: column {column!r} holds {kind}: in such a table, give the names of image files")
     if not is_text(kind):
         if roots is not None and is_embedded(kind):
             check_names(where, _names_beside(table.rows.column(column)), folders)

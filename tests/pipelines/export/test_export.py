@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -24,6 +25,8 @@ from pipelines.errors import UserError
 from pipelines.evaluate.encoder import open_encoder
 from pipelines.export.export import export, open_weights
 from tests.tiny_mae import nano
+
+WRITTEN = Path(__file__).parents[2] / "data" / "written_before" / "salient"
 
 
 def random_model(image_size=32, **options):
@@ -264,16 +267,11 @@ def test_the_card_tells_the_run_and_no_paths(saved, tmp_path, strategy):
     run = tmp_path / "secret" / "run"
     (run / "checkpoints").mkdir(parents=True)
     folder.rename(run / "checkpoints" / "step-00000007")
-    options = {
-        "source": "/home/someone/photos",
-        "masking": None,
-        "salient_ratio": 0.25,
-        "saliency": "/data/someone/maps",
-    }
-    config = {"options": options, "images": 12, "steps": 9, "precision": "fp32"}
+    config = json.loads((WRITTEN / "config.json").read_text()) | {"images": 12, "steps": 9}
+    config["options"] |= {"source": "/home/someone/photos", "saliency": "/data/someone/maps"}
     masking = {"strategy": strategy, "mask_ratio": 0.75, "salient_ratio": 0.5}
     (run / "config.json").write_text(json.dumps(config | {"masking": masking}))
-    (run / "metrics.jsonl").write_text('{"step": 7, "loss": 0.5}\n')
+    (run / "metrics.jsonl").write_text('{"step": 7, "loss": 0.5, "epoch": 2}\n')
     rows = [{"encoder": str(run), "knn": 0.9, "knn_interval": 0.01}]
     facts = {"pool": "cls", "source": "/x/y", "train_images": 8, "test_images": 4, "classes": 2, "chance": 0.5}
     (run / "evaluation.json").write_text(json.dumps(facts | {"rows": rows}))

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pipelines.sources.tables.columns import Wishes
 from pipelines.sources.tables.first_captions import first_rows
 from pipelines.sources.tables.table_source import open_dataset
 
+WRITTEN = Path(__file__).parents[3] / "data" / "written_before" / "salient"
 pytestmark = pytest.mark.usefixtures("hf_cache")
 
 
@@ -197,6 +199,7 @@ def test_maps_and_runs_of_when_every_row_was_a_pair(flickr, tmp_path, tiny_clip)
     run = tmp_path / "run"
     every = open_source(str(flickr), captions="all")
     run.mkdir()
-    (run / "config.json").write_text(json.dumps({"options": {}, "keys_sha256": hash_pairs(every, captions=False)}))
+    config = json.loads((WRITTEN / "config.json").read_text()) | {"keys_sha256": hash_pairs(every, captions=False)}
+    (run / "config.json").write_text(json.dumps(config))
     assert len(plain.open_training(PretrainOptions(str(flickr), run))) == 12
     assert len(plain.open_training(PretrainOptions(str(flickr), tmp_path / "new"))) == 4
