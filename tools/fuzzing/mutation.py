@@ -163,7 +163,7 @@ def _number(data: bytearray, rng: random.Random) -> None:
 
 
 _WEIGHTED: dict[Change, float] = {
-    _flip: 4, _set: 3, _noise: 2, _size: 4, _drop: 2, _cut: 1, _copy: 2, _repeat: 0.5, _token: 2, _deep: 0.2, _number: 2,
+    _flip: 4, _set: 3, _noise: 2, _size: 4, _drop: 2, _cut: 1, _copy: 2, _token: 2, _number: 2, _repeat: 0.5, _deep: 0.2
 }  # fmt: skip
 _CHANGES, _WEIGHTS = list(_WEIGHTED), list(_WEIGHTED.values())
 

@@ -15,146 +15,24 @@ from tools.fuzzing import source_targets as source
 from tools.fuzzing.worker import Target
 
 _PIXELS = (
-    *(
-        b"IHDR",
-        b"IDAT",
-        b"PLTE",
-        b"tRNS",
-        b"iCCP",
-        b"eXIf",
-        b"acTL",
-        b"fdAT",
-        b"zTXt",
-        b"\xff\xd8",
-        b"\xff\xc0",
-        b"\xff\xc2",
-    ),
-    *(
-        b"\xff\xc4",
-        b"\xff\xda",
-        b"\xff\xdd",
-        b"\xff\xe1Exif\0\0",
-        b"\xff\xd9",
-        b"RIFF",
-        b"VP8 ",
-        b"VP8L",
-        b"VP8X",
-        b"ANMF",
-    ),
-    *(
-        b"II*\0",
-        b"MM\0*",
-        b"II+\0",
-        b"GIF89a",
-        b"\x21\xf9\x04",
-        b"BM",
-        b"ftypavif",
-        b"jP  ",
-        b"jp2c",
-        b"\xff\x4f\xff\x51",
-    ),
-)
-_TAR = (
-    *(
-        b"ustar\0",
-        b"ustar  \0",
-        b"x",
-        b"g",
-        b"L",
-        b"K",
-        b"S",
-        b"1",
-        b"5",
-        b"7",
-        b"\x80" + b"\xff" * 11,
-        b"\x80\0\0\0\0\0\0\0\0\0\4\0",
-    ),
-    *(b"77777777777\0", b"-0000000001\0", b"20 path=a.png\n", b"16 size=9999999\n", b"30 GNU.sparse.realsize=99999\n"),
-    *(b"24 GNU.sparse.major=1\n", b".png", b".txt", b".json", b".cls", b"\0" * 512, b"./", b"../"),
-)
-_TEXT = (
-    b",",
-    b"\t",
-    b";",
-    b"|",
-    b'"',
-    b'""',
-    b"\n",
-    b"\r\n",
-    b"\r",
-    b"a.png",
-    b"file_name",
-    b"caption",
-    b"nan",
-    b"\0",
-    b"http://",
-)
-_JSON = (b"{", b"}", b"[", b"]", b":", b",", b"null", b"NaN", b'"a.png"', b'"caption"', b'"\\ud800"', b"1e999", b"\n")
-_YAML = (
-    *(
-        b"&a ",
-        b"*a",
-        b"<<: ",
-        b"!!python/object/apply:os.system ",
-        b"!!set ",
-        b"!!binary ",
-        b"? ",
-        b"- ",
-        b": ",
-        b"\n  ",
-        b"---\n",
-    ),
-    *(
-        b"...\n",
-        b"|\n",
-        b">\n",
-        b"null",
-        b"~",
-        b"0x7f",
-        b"0o7",
-        b"1:20",
-        b"2020-01-01",
-        b".inf",
-        b".nan",
-        b"{",
-        b"[",
-        b"%YAML 9\n",
-    ),
-)
+    b"IHDR IDAT PLTE tRNS iCCP eXIf acTL fdAT zTXt RIFF VP8L VP8X ANMF II*\0 MM\0* II+\0 GIF89a BM ftypavif jp2c "
+    b"\xff\xd8 \xff\xc0 \xff\xc2 \xff\xc4 \xff\xda \xff\xdd \xff\xe1Exif\0\0 \xff\xd9 \x21\xf9\x04 \xff\x4f\xff\x51"
+).split(b" ")
+_TAR = [
+    *b"ustar\0 x g L K S 1 5 7 77777777777\0 -0000000001\0 path= .png .txt .json .cls ./ ../ \x80\xff\xff".split(b" "),
+    *(b"ustar  \0", b"20 path=a.png\n", b"16 size=9999999\n", b"30 GNU.sparse.realsize=99999\n", b"\0" * 512),
+]
+_TEXT = b', \t ; | " "" \n \r\n \r a.png file_name caption nan \0 http://'.split(b" ")
+_JSON = b'{ } [ ] : , null NaN "a.png" "caption" "\\ud800" 1e999 \n'.split(b" ")
+_YAML = [
+    *b"*a ... ~ null 0x7f 0o7 1:20 2020-01-01 .inf .nan { [ --- |\n >\n ...\n !!set".split(b" "),
+    *(b"&a ", b"<<: *a", b"!!python/name:os.system ", b"!!binary ", b"? ", b"- ", b": ", b"\n  ", b"%YAML 9\n"),
+]
 _PICKLE = (
-    *(
-        b"ctorch._utils\n_rebuild_tensor_v2\n",
-        b"cos\nsystem\n",
-        b"R",
-        b"}",
-        b"(",
-        b"t",
-        b".",
-        b"\x80\x02",
-        b"b",
-        b"Q",
-        b"q\0",
-        b"h\0",
-    ),
-    *(
-        b"ctorch\nFloatStorage\n",
-        b"ccollections\nOrderedDict\n",
-        b"K\0",
-        b"J\xff\xff\xff\x7f",
-        b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
-    ),
-)
-_WEIGHTS = (
-    b'"F32"',
-    b'"BF16"',
-    b'"F8_E4M3"',
-    b'"dtype"',
-    b'"shape"',
-    b"[0,0]",
-    b"[1048576,1048576]",
-    b"[]",
-    b'"data_offsets"',
-)
+    b"ctorch._utils\n_rebuild_tensor_v2\n cos\nsystem\n ctorch\nFloatStorage\n ccollections\nOrderedDict\n R } ( t . b Q "
+    b"\x80\x02 q\0 h\0 K\0 J\xff\xff\xff\x7f \x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f"
+).split(b" ")
+_WEIGHTS = b'"F32" "BF16" "F8_E4M3" "dtype" "shape" [0,0] [1048576,1048576] [] "data_offsets"'.split(b" ")
 
 _BAD, _USER, _VALUE = (BadImage,), (UserError,), (ValueError,)
 _SOURCE, _RECORD = (UserError,), (UserError, ValueError)

@@ -11,7 +11,6 @@ import itertools
 import mmap
 import multiprocessing
 import os
-import pickle
 import random
 import resource
 import signal
@@ -50,7 +49,8 @@ class Target:
     accepted: tuple[type[Exception], ...]
     repair: Callable[[bytes], bytes] | None = None
     """Makes checksums right again, without which most changes would be refused by them; for every other input."""
-    words: tuple[bytes, ...] = ()
+    words: Sequence[bytes] = ()
+    """What such files hold."""
 
 
 class Lost(AssertionError):  # noqa: N818 (it is the sample that is lost)
@@ -156,7 +156,7 @@ def _watch(target: Target, feed: Any, shared: mmap.mmap, limits: Limits, result:
     while not ended:
         try:
             while ours.poll(0.1):
-                message = pickle.loads(ours.recv_bytes())
+                message = ours.recv()
                 if isinstance(message, Fault):
                     result.add(message)
                 else:
@@ -214,15 +214,15 @@ def _work(target: Target, feed: Any, shared: mmap.mmap, pipe: Any, limits: Limit
             if grown > limits.memory and fault is None:
                 fault = Fault("memory", target.name, f"{grown >> 20} MiB", data)
             if fault is not None:
-                pipe.send_bytes(pickle.dumps(fault))
+                pipe.send(fault)
             _HEADER.pack_into(shared, 0, done + 1, 0.0, 0)
-            if grown > _FRESH:
-                pipe.send_bytes(pickle.dumps(True))
+            if grown > min(_FRESH, limits.memory):
+                pipe.send(True)
                 raise _Restart
 
         try:
             feed(once)
-            pipe.send_bytes(pickle.dumps(False))
+            pipe.send(False)
         except _Restart:
             pass
     pipe.close()
