@@ -81,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         results[target.name] = result
         save(asked.out, target.name, result)
+        print(f"{target.name}: {result.inputs:,} inputs in {result.seconds:.0f} s", flush=True)
         for fault in result.faults.values():
             place = asked.out / target.name / digest(fault.data)
             print(f"{target.name}: {fault.kind} at {fault.place}, {fault.count} inputs: {place}", flush=True)

@@ -29,8 +29,8 @@ _YAML = [
     *(b"&a ", b"<<: *a", b"!!python/name:os.system ", b"!!binary ", b"? ", b"- ", b": ", b"\n  ", b"%YAML 9\n"),
 ]
 _PICKLE = (
-    b"ctorch._utils\n_rebuild_tensor_v2\n cos\nsystem\n ctorch\nFloatStorage\n ccollections\nOrderedDict\n R } ( t . b Q "
-    b"\x80\x02 q\0 h\0 K\0 J\xff\xff\xff\x7f \x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f"
+    b"ctorch._utils\n_rebuild_tensor_v2\n cos\nsystem\n ctorch\nFloatStorage\n ccollections\nOrderedDict\n R } ( t . "
+    b"b Q \x80\x02 q\0 h\0 K\0 J\xff\xff\xff\x7f \x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f"
 ).split(b" ")
 _WEIGHTS = b'"F32" "BF16" "F8_E4M3" "dtype" "shape" [0,0] [1048576,1048576] [] "data_offsets"'.split(b" ")
 
