@@ -3,21 +3,25 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
 from pipelines.errors import UserError
 from tools import fuzz
 from tools.fuzzing.targets import TARGETS
-from tools.fuzzing.worker import Limits, Lost, Target, campaign, input_of
+from tools.fuzzing.worker import Limits, Lost, Target, attempt, campaign, input_of
 
 FEW = 40
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_a_reader_stands_damaged_files(target):
+def test_a_reader_stands_damaged_files(target, tmp_path):
     result = campaign(target, inputs=FEW, seed=7)
     assert result.inputs == FEW
+    assert attempt(replace(target, accepted=()), target.seeds()[0], tmp_path, 10) is None, (
+        "its first file is a good one"
+    )
     assert {place: fault.text for place, fault in result.faults.items()} == {}
 
 

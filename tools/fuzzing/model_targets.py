@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save
 
 from mae.formats.foreign import build, foreign_kind, load_foreign
-from mae.formats.interchange import to_transformers, transformers_config
+from mae.formats.interchange import is_decoder, to_transformers, transformers_config
 from mae.masks.gate import load_gate
+from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import best_loss, load_model, load_state
 from tests.tiny_mae import nano
 from tools.fuzzing.worker import ROOT
@@ -29,11 +30,11 @@ def _weights() -> dict[str, torch.Tensor]:
 def pickles() -> list[bytes]:
     """Checkpoints of the reference, bare and wrapped, in both of torch's formats, and without a pickle."""
     weights = _weights()
-    small = {"model": {name: tensor for name, tensor in weights.items() if "blocks" not in name}, "epoch": 3}
+    whole = {"model": weights, "config": dict(nano()._hub_mixin_config), "epoch": 3}
     found = []
-    for content, options in (({"model": weights, "epoch": 3}, {}), (small, {"_use_new_zipfile_serialization": False})):
+    for content, zipped in ((whole, True), (whole, False), (weights, True)):
         buffer = io.BytesIO()
-        torch.save(content, buffer, **options)
+        torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
         found.append(buffer.getvalue())
     return [*found, save(weights)]
 
@@ -59,12 +60,8 @@ def read_pickle(data: bytes, folder: Path) -> None:
 
 
 def safetensors() -> list[bytes]:
-    """Weights of a whole model, and of its encoder."""
-    weights = _weights()
-    return [
-        save(weights),
-        save({name: each for name, each in weights.items() if "decoder" not in name and name != "mask_token"}),
-    ]
+    """Weights of a whole model."""
+    return [save(_weights())]
 
 
 def safetensors_lengths(data: bytes) -> bytes:
@@ -74,25 +71,44 @@ def safetensors_lengths(data: bytes) -> bytes:
 
 
 def read_safetensors(data: bytes, folder: Path) -> None:
-    """Weights by our names, as a file, and those of a checkpoint."""
+    """The weights of a checkpoint, whose configuration is a good one."""
     path = folder / "model.safetensors"
     path.write_bytes(data)
     (folder / "config.json").write_text(json.dumps(dict(nano()._hub_mixin_config)))
-    build(load_foreign(path), fresh_decoder=True)
     load_model(folder)
+
+
+def foreign() -> list[bytes]:
+    """Weights of a width that tells the number of its heads, whole and the encoder's."""
+    weights = MaskedAutoencoder(8, 8, 96, 1, 3, 64, 1, 2).state_dict()
+    return [save(weights), save({name: each for name, each in weights.items() if not is_decoder(name)})]
+
+
+def read_foreign(data: bytes, folder: Path) -> None:
+    """Weights by our names in a file alone."""
+    path = folder / "model.safetensors"
+    path.write_bytes(data)
+    build(load_foreign(path), fresh_decoder=True)
 
 
 def model_configs() -> list[bytes]:
     """``config.json`` beside weights: ours, transformers', timm's, and an index of parts."""
     ours = dict(nano()._hub_mixin_config)
     theirs = transformers_config(ours)
-    video = {"model_type": "videomae", "image_size": 32, "patch_size": 8, "num_frames": 4, "hidden_size": 16}
+    video = {
+        "model_type": "videomae",
+        "image_size": 32,
+        "patch_size": 8,
+        "num_frames": 4,
+        "hidden_size": 16,
+    }
     timm = {
         "architecture": "vit_base_patch16_224",
-        "model_args": {"img_size": 32},
+        "model_args": {"img_size": 32, "num_heads": 2},
         "pretrained_cfg": {"input_size": [3, 32, 32]},
     }
     video |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "decoder_hidden_size": 16}
+    video |= {"decoder_intermediate_size": 64, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
     return [json.dumps(each).encode() for each in (ours, theirs, timm, video)]
 
 
@@ -105,7 +121,7 @@ def read_model_config(data: bytes, folder: Path) -> None:
     if kind == "transformers":
         weights.write_bytes(_CACHE.setdefault("theirs", save(to_transformers(content))))
     elif kind == "timm":
-        encoder = {name: each for name, each in content.items() if "decoder" not in name and name != "mask_token"}
+        encoder = {name: each for name, each in content.items() if not is_decoder(name)}
         weights.write_bytes(_CACHE.setdefault("timm", save(encoder)))
     else:
         weights.write_bytes(_CACHE.setdefault("ours", save(content)))

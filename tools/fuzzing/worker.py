@@ -238,7 +238,7 @@ def attempt(target: Target, data: bytes, folder: Path, seconds: float) -> Fault 
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except (Exception, Hang) as error:
-        if _is_accepted(error, target.accepted):
+        if is_refusal(error, target.accepted):
             return None
         kind = "hang" if isinstance(error, Hang) else type(error).__name__
         text = "".join(traceback.format_exception(error, limit=-40))[-8000:]
@@ -246,10 +246,24 @@ def attempt(target: Target, data: bytes, folder: Path, seconds: float) -> Fault 
     return None
 
 
-def _is_accepted(error: BaseException, accepted: tuple[type[Exception], ...]) -> bool:
+def is_refusal(error: BaseException, accepted: tuple[type[Exception], ...]) -> bool:
     """Whether a reader may raise this: one of its exceptions, or a kind of them that is ours, that says something."""
     ours = type(error).__module__.startswith(_OURS)
     return isinstance(error, accepted) and (ours or type(error) in accepted) and bool(str(error))
+
+
+def each_in_turn(*readers: Callable[[], object], accepted: tuple[type[Exception], ...]) -> None:
+    """Calls every reader, also behind one that refuses the file; the first refusal is raised at the end."""
+    refused = None
+    for read in readers:
+        try:
+            read()
+        except accepted as error:
+            if not is_refusal(error, accepted):
+                raise
+            refused = refused or error
+    if refused is not None:
+        raise refused
 
 
 def _place_of(error: BaseException) -> str:
