@@ -45,7 +45,7 @@ class Target:
     seeds: Callable[[], Sequence[bytes]]
     """Whole files, most of them good ones."""
     run: Callable[[bytes, Path], object]
-    """Reads such a file, in an empty folder that may be filled. ``Lost`` where a sample is neither there nor told."""
+    """Reads such a file, in a folder that only this target fills. ``Lost`` where a sample is neither there nor told."""
     accepted: tuple[type[Exception], ...]
     repair: Callable[[bytes], bytes] | None = None
     """Makes checksums right again, without which most changes would be refused by them; for every other input."""
@@ -121,34 +121,37 @@ def campaign(
     seeds = list(target.seeds())
     result, started = Result(), time.monotonic()
     shared = mmap.mmap(-1, _HEADER.size + LARGEST)
-    while True:
-        left = seconds - (time.monotonic() - started)
-        done = _HEADER.unpack_from(shared)[0]
-        if left <= 0 or (inputs is not None and done >= inputs):
-            break
-        _HEADER.pack_into(shared, 0, done, 0.0, 0)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        while True:
+            left = seconds - (time.monotonic() - started)
+            done = _HEADER.unpack_from(shared)[0]
 
-        def feed(once: Callable[[bytes], None], done: int = done, left: float = left) -> None:
-            if corpus is not None:
-                _by_coverage(target, seeds, once, corpus, seed=seed + done, seconds=left)
-                return
-            end = time.monotonic() + left
-            for index in itertools.count(done):
-                if time.monotonic() > end or (inputs is not None and index >= inputs):
+            def feed(once: Callable[[bytes], None], done: int = done, left: float = left) -> None:
+                if corpus is not None:
+                    _by_coverage(target, seeds, once, corpus, seed=seed + done, seconds=left)
                     return
-                once(input_of(target, seeds, seed, index))
+                end = time.monotonic() + left
+                for index in itertools.count(done):
+                    if time.monotonic() > end or (inputs is not None and index >= inputs):
+                        return
+                    once(input_of(target, seeds, seed, index))
 
-        if not _watch(target, feed, shared, limits, result, left + limits.seconds + _GRACE):
-            break
+            if left <= 0 or (inputs is not None and done >= inputs):
+                break
+            goes_on = _watch(target, feed, shared, limits, result, left + limits.seconds + _GRACE, Path(folder))
+            if not goes_on or done == _HEADER.unpack_from(shared)[0]:
+                break
     result.inputs, result.seconds = _HEADER.unpack_from(shared)[0], time.monotonic() - started
     return result
 
 
-def _watch(target: Target, feed: Any, shared: mmap.mmap, limits: Limits, result: Result, longest: float) -> bool:
+def _watch(
+    target: Target, feed: Any, shared: mmap.mmap, limits: Limits, result: Result, longest: float, folder: Path
+) -> bool:
     """Runs ``feed`` in a child process and takes in its faults; whether it ended before its time, and is to go on."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_work, args=(target, feed, shared, theirs, limits))
+    child = context.Process(target=_work, args=(target, feed, shared, theirs, limits, folder))
     child.start()
     theirs.close()
     last = time.monotonic() + longest
@@ -163,36 +166,33 @@ def _watch(target: Target, feed: Any, shared: mmap.mmap, limits: Limits, result:
                     more = message
         except EOFError:
             ended = True
-        _, began, size = _HEADER.unpack_from(shared)
+        began = _HEADER.unpack_from(shared)[1]
         late = not ended and began and time.monotonic() - began > limits.seconds + _GRACE
         if late or (not ended and time.monotonic() > last):
             child.kill()
             child.join()
             if late:
-                result.add(Fault("hang", "code that can't be interrupted", "", _data(shared, size)))
-                _HEADER.pack_into(shared, 0, _HEADER.unpack_from(shared)[0] + 1, 0.0, 0)
+                _blame(shared, result, "hang")
             return bool(late)
     child.join()
-    _, began, size = _HEADER.unpack_from(shared)
-    if more is None and began:  # it died of an input
-        name = (
-            signal.Signals(-child.exitcode).name if child.exitcode and child.exitcode < 0 else f"exit {child.exitcode}"
-        )
-        result.add(Fault(name, "the process ended", "", _data(shared, size)))
-        _HEADER.pack_into(shared, 0, _HEADER.unpack_from(shared)[0] + 1, 0.0, 0)
-        return True
-    return bool(more) or more is None
+    if more is None and _HEADER.unpack_from(shared)[1]:
+        code = child.exitcode or 0
+        _blame(shared, result, signal.Signals(-code).name if code < 0 else f"exit {code}")
+    return more is not False
 
 
-def _data(shared: mmap.mmap, size: int) -> bytes:
-    return bytes(shared[_HEADER.size : _HEADER.size + size])
+def _blame(shared: mmap.mmap, result: Result, kind: str) -> None:
+    """Counts the input on which the process ended, or had to be ended, as a fault."""
+    done, _, size = _HEADER.unpack_from(shared)
+    result.add(Fault(kind, "the process ended", "", bytes(shared[_HEADER.size : _HEADER.size + size])))
+    _HEADER.pack_into(shared, 0, done + 1, 0.0, 0)
 
 
 class _Restart(BaseException):
     """The process has grown, and the next input is for another one."""
 
 
-def _work(target: Target, feed: Any, shared: mmap.mmap, pipe: Any, limits: Limits) -> None:
+def _work(target: Target, feed: Any, shared: mmap.mmap, pipe: Any, limits: Limits, folder: Path) -> None:
     """The child: feeds the reader, sends faults, and says at the end whether there is more to do."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # decoders print whatever they like
@@ -202,29 +202,28 @@ def _work(target: Target, feed: Any, shared: mmap.mmap, pipe: Any, limits: Limit
     if addresses:
         resource.setrlimit(resource.RLIMIT_AS, (addresses + _SPACE, resource.RLIM_INFINITY))
     base = _peak()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
 
-        def once(data: bytes) -> None:
-            data = data[:LARGEST]
-            done = _HEADER.unpack_from(shared)[0]
-            shared[_HEADER.size : _HEADER.size + len(data)] = data
-            _HEADER.pack_into(shared, 0, done, time.monotonic(), len(data))
-            fault = attempt(target, data, Path(folder), limits.seconds)
-            grown = _peak() - base
-            if grown > limits.memory and fault is None:
-                fault = Fault("memory", target.name, f"{grown >> 20} MiB", data)
-            if fault is not None:
-                pipe.send(fault)
-            _HEADER.pack_into(shared, 0, done + 1, 0.0, 0)
-            if grown > min(_FRESH, limits.memory):
-                pipe.send(True)
-                raise _Restart
+    def once(data: bytes) -> None:
+        data = data[:LARGEST]
+        done = _HEADER.unpack_from(shared)[0]
+        shared[_HEADER.size : _HEADER.size + len(data)] = data
+        _HEADER.pack_into(shared, 0, done, time.monotonic(), len(data))
+        fault = attempt(target, data, folder, limits.seconds)
+        grown = _peak() - base
+        if grown > limits.memory and fault is None:
+            fault = Fault("memory", target.name, f"{grown >> 20} MiB", data)
+        if fault is not None:
+            pipe.send(fault)
+        _HEADER.pack_into(shared, 0, done + 1, 0.0, 0)
+        if grown > min(_FRESH, limits.memory):
+            pipe.send(True)
+            raise _Restart
 
-        try:
-            feed(once)
-            pipe.send(False)
-        except _Restart:
-            pass
+    try:
+        feed(once)
+        pipe.send(False)
+    except _Restart:
+        pass
     pipe.close()
     os._exit(0)
 
