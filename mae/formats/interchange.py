@@ -89,6 +89,7 @@ _CONTAINERS = ("model", "state_dict", "module")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DDP, ``torch.compile`` and Lightning put before every name."""
 _DEEPEST = 8  # a pickle may hold itself
+_DIGITS = 10  # of a block's number, fewer
 
 
 def from_mae(checkpoint: object) -> State:
@@ -288,9 +289,13 @@ def _without_head(weights: Mapping[str, Tensor]) -> State:
 
 
 def count_blocks(names: Iterable[str], prefix: str) -> int:
-    """How many blocks there are under ``prefix``, by the largest number among the names."""
-    numbers = [name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)]
-    return max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)
+    """How many blocks there are under ``prefix``, by the largest number among the names.
+
+    Where numbers are left out it is one more than there are, so that a block is missing, however large a number is.
+    """
+    numbers = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
+    known = [int(number) for number in numbers if number.isdecimal() and len(number) < _DIGITS]
+    return min(max(known, default=-1), len(known)) + 1
 
 
 def _known_heads(width_of: str, heads_of: str, width: int) -> int:

@@ -8,6 +8,7 @@ earlier; nothing is dropped and nothing is repeated, so a consumer can account f
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -212,7 +213,7 @@ class BoxMasks:
         box = self.boxes[row].as_py()
         if box is None:
             return None
-        if len(box) != 4 or any(value is None or value != value for value in box):
+        if len(box) != 4 or not all(value is not None and math.isfinite(value) for value in box):
             raise BadImage(f"its box has {box}, not x0, y0, x1, y1")
         width, height = image_size(self.images[row])
         x0, y0, x1, y1 = (max(round(value), 0) for value in box)

@@ -27,6 +27,9 @@ _MAX_TEXT = 1 << 20
 _DIGITS = 20
 """More than a number of 64 bits has."""
 _WITHOUT_DATA = b"123456"
+_REGULAR = b"0\x007"
+_STORED_OTHERWISE = b"12S"
+"""Links, hard and symbolic, and files with holes."""
 
 
 @dataclass
@@ -86,9 +89,21 @@ def index_tar(path: Path, kinds: tuple[str, ...] = IMAGE_KINDS) -> Shard:
 def read_members(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, int, bytes | None]]:
     """Name, offset and size of each regular member, and its bytes if it is a small text.
 
-    A member that the tar ends inside of has a size that leads just past the end, whatever its header says. OSError for
+    A member that the tar ends inside of has a size that leads just past the end, whatever its header says. Images and
+    texts that are links or sparse files, whose bytes are not in one piece, are left out with a warning. OSError for
     what is no regular file, UserError for a compressed one.
     """
+    left_out: list[str] = []
+    yield from _members(path, warnings, left_out)
+    if left_out:
+        warnings.append(
+            f"{path}: {len(left_out)} members are links or sparse files and are left out; the first is {left_out[0]}: "
+            "pack the files themselves (tar --dereference --hard-dereference, without --sparse)"
+        )
+
+
+def _members(path: Path, warnings: list[str], left_out: list[str]) -> Iterator[tuple[str, int, int, bytes | None]]:
+    """See :func:`read_members`; ``left_out`` takes the names."""
     with open_regular(path) as file:
         end = os.fstat(file.fileno()).st_size
         window, base = b"", 0
@@ -130,9 +145,13 @@ def read_members(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, in
                     start += _BLOCK
             size = size if following.size is None or kind in _WITHOUT_DATA else following.size
             offset = start + _padded(size)
-            if kind in b"0\x007":
-                name = (following.name if following.name is not None else _name(header)).removeprefix("./")
-                is_text = name.rpartition("/")[2].partition(".")[2].lower() in TEXT_KINDS
+            name = (following.name if following.name is not None else _name(header)).removeprefix("./")
+            ending = name.rpartition("/")[2].partition(".")[2].lower()
+            is_text = ending in TEXT_KINDS
+            if kind in _STORED_OTHERWISE or following.is_sparse:
+                if is_text or ending in IMAGE_KINDS:
+                    left_out.append(name)
+            elif kind in _REGULAR:
                 if start + size > end:
                     warnings.append(f"{path} ends inside {name}: what follows is lost")
                 elif is_text and size > _MAX_TEXT:
@@ -149,9 +168,10 @@ class _Following:
 
     name: str | None = None
     size: int | None = None
+    is_sparse: bool = False
 
     def read(self, kind: bytes, data: bytes) -> None:
-        """Take in GNU's long name, or the path and size of PAX records, most of which hold only a time."""
+        """Take in GNU's long name, or the path and size of PAX records and whether they tell of holes."""
         if kind == b"L":
             self.name = _decoded(data.rstrip(b"\0"))
             return
@@ -161,7 +181,10 @@ class _Following:
             if not length.isdigit() or int(length) <= blank - place:
                 return
             record, place = data[blank + 1 : place + int(length) - 1], place + int(length)
-            if record.startswith(b"path="):
+            if record.startswith(b"GNU.sparse."):
+                self.is_sparse = True
+                self.name = _decoded(record[16:]) if record.startswith(b"GNU.sparse.name=") else self.name
+            elif record.startswith(b"path=") and not self.is_sparse:  # a sparse file's path is a made-up one
                 self.name = _decoded(record[5:])
             elif record.startswith(b"size=") and record[5:].isdigit() and len(record) < _DIGITS:
                 self.size = int(record[5:])

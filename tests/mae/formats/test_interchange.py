@@ -181,13 +181,20 @@ def test_a_missing_weight_of_transformers_is_named(state, name):
         from_transformers(weights)
 
 
-def test_a_missing_block_is_named(state):
-    state |= {name.replace("blocks.0", "blocks.2"): w for name, w in state.items() if name.startswith("blocks.0")}
+@pytest.mark.parametrize("number", ["2", "999999999"])
+def test_a_missing_block_is_named(state, number):
+    """However large the number of the next one is: nine digits took the names of a thousand million blocks."""
+    state |= {
+        name.replace("blocks.0", f"blocks.{number}"): w for name, w in state.items() if name.startswith("blocks.0")
+    }
     with pytest.raises(ValueError, match=r"blocks\.1\.norm1\.weight is missing"):
         checked(state)
 
 
-@pytest.mark.parametrize("name", ["blocks.0.ls1.gamma", "reg_token", "blocks.0.attn.q_norm.weight", "decoder_blocks.x"])
+@pytest.mark.parametrize(
+    "name",
+    ["blocks.0.ls1.gamma", "reg_token", "blocks.0.attn.q_norm.weight", "decoder_blocks.x", "blocks.9999999999.x"],
+)
 def test_a_foreign_weight_is_named(state, name):
     with pytest.raises(ValueError, match=f"{name} is nothing that"):
         checked(state | {name: torch.zeros(1)})

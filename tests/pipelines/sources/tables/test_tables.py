@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+import math
 import multiprocessing
 import pickle
 
@@ -299,8 +300,8 @@ def test_boxes_are_masks_in_pixels_of_the_upright_image(tmp_path):
     Image.new("L", (4, 3)).save(buffer, format="PNG", exif=exif)
     path = write_parquet(
         tmp_path / "t.parquet",
-        image=[png(0), buffer.getvalue(), png(0), png(0)],
-        box=[[1, 0, 2, 1], [0, 3, 2, 3], None, [0, 0, 99, 99]],
+        image=[png(0), buffer.getvalue(), *[png(0)] * 4],
+        box=[[1, 0, 2, 1], [0, 3, 2, 3], None, [0, 0, 99, 1e308], [0, 0, math.inf, 1], [0, math.nan, 1, 1]],
     )
     source = open_source(path)
     first, turned = source.read_mask(0), source.read_mask(1)
@@ -310,6 +311,9 @@ def test_boxes_are_masks_in_pixels_of_the_upright_image(tmp_path):
     assert np.argwhere(turned).tolist() == [[3, 0], [3, 1], [3, 2]]
     assert source.read_mask(2) is None
     assert source.read_mask(3).all()
+    for row in (4, 5):
+        with pytest.raises(BadImage, match="not x0, y0, x1, y1"):
+            source.read_mask(row)
 
 
 def test_several_files_in_order(tmp_path):

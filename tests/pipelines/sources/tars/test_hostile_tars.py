@@ -126,6 +126,22 @@ def test_what_is_odd_and_whole_loses_nothing_behind_it(odd, tmp_path):
     assert [warning for warning in shard.warnings if "lost" in warning] == []
 
 
+def test_links_and_sparse_files_are_left_out_and_that_is_told(tmp_path):
+    """They were left out without a word, or their maps were taken for the image."""
+    links = header("1.png", kind=b"1") + header("2.png", kind=b"2") + header("3", kind=b"2")
+    sparse = header("4.png", b"%011o\0" % 700, b"S") + padded(b"x" * 700)
+    records = (
+        record(b"GNU.sparse.major", b"1") + record(b"GNU.sparse.name", b"5.json") + record(b"path", b"made/up.png")
+    )
+    (tmp_path / "a.tar").write_bytes(GOOD + links + sparse + pax(records) + member("up.png", b"map") + LATER)
+    source = open_source(str(tmp_path / "a.tar"))
+    assert source.keys.to_pylist() == ["0", "9"]
+    assert source.warnings == [
+        f"{tmp_path}/a.tar: 4 members are links or sparse files and are left out; the first is 1.png: pack the files "
+        "themselves (tar --dereference --hard-dereference, without --sparse)"
+    ]
+
+
 def test_four_megabytes_of_records_are_read_once(tmp_path):
     """They were copied once a record: hours for what is read in a second."""
     records = record(b"path", b"p") * 110_000 + record(b"path", b"last.png")
