@@ -127,7 +127,7 @@ class RunFolder:
             write_text_atomically(self.folder / CONFIG, json.dumps(config, indent=1) + "\n")
             return
         if not resume:
-            raise UserError(f"--out {self.folder} holds a run; add --resume to go on with it, or give another folder")
+            raise UserError(f"--out {self.folder} holds a run; add --resume to continue it, or give another folder")
         then, now = dict(defaults or {}) | existing["options"], config["options"]
         differing = [
             f"{name} {then.get(name)!r} → {now.get(name)!r}"
@@ -135,10 +135,10 @@ class RunFolder:
             if then.get(name) != now.get(name)
         ]
         if differing:
-            raise UserError(f"--resume: {self.folder} was begun with other settings ({'; '.join(differing)[:400]})")
+            raise UserError(f"--resume: {self.folder} was started with other settings ({'; '.join(differing)[:400]})")
         for name, what in (("keys_sha256", "images"), ("maps", "maps")):
             if config.get(name) != existing.get(name):
-                raise UserError(f"--resume: the {what} are not the ones that {self.folder} was begun with")
+                raise UserError(f"--resume: the {what} are not the ones that {self.folder} was started with")
 
     def config(self) -> dict[str, Any]:
         """The resolved settings of the run, of the shape :class:`RunConfig`. UserError."""

@@ -26,7 +26,7 @@ class ResolutionSchedule:
         shares = [share for share, _ in self.stages]
         if not shares or shares[0] != 0 or shares != sorted(set(shares)) or not shares[-1] < 1:
             raise ValueError(
-                f"--resolution-schedule begins at 0 and goes on with growing shares below 1, not {_listed(shares)}"
+                f"--resolution-schedule starts at 0 and continues with growing fractions below 1, not {_listed(shares)}"
             )
         for (_, size), first, next_first in zip(self.stages, self._firsts(), self._firsts()[1:], strict=False):
             if first == next_first:

@@ -57,7 +57,7 @@ def open_job(options: BuildOptions) -> Job:
     if isinstance(source, Source) and source.captions is None:
         raise UserError(
             f"{options.source} has no captions: a map needs an image and a text; "
-            + ("write NAME.txt beside each clip" if options.clips else "name one with --caption-column")
+            + ("write NAME.txt next to each clip" if options.clips else "name one with --caption-column")
         )
     if isinstance(source, StreamSource) and (options.shard or options.engine == "ray"):
         raise UserError(

@@ -139,7 +139,7 @@ class Cluster:
         except RayActorError as error:
             raise UserError(
                 f"a worker died {_RETRIES + 1} times over the same shard (out of memory? a smaller --batch-size or "
-                "fewer --ray-workers); what is done is kept, and the same command goes on with it"
+                "fewer --ray-workers); finished files are kept, and the same command resumes"
             ) from error
 
     def _start_workers(self) -> None:

@@ -94,7 +94,7 @@ class Stages:
         wall = self.wall
         facts = {}
         for stage in (READ, DECODE, STARVED, TEXTS, MODEL, BLOCKED, WRITE):
-            beside = "" if stage in _MAIN else " (beside the model, all threads)"
+            beside = "" if stage in _MAIN else " (parallel to the model, all threads)"
             facts[stage] = f"{self.seconds[stage]:8.2f} s {self.seconds[stage] / max(wall, 1e-9):6.1%}{beside}"
         facts["the run"] = f"{wall:8.2f} s, {self.pairs / max(wall, 1e-9):.1f} pairs/s, starved {self.starved:.1%}"
         facts["bottleneck"] = self.bottleneck()

@@ -60,7 +60,7 @@ _ADVICE = dict.fromkeys(
     (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG), "give another --out"
 ) | dict.fromkeys(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    "make room: what is written so far is whole, and the same command goes on with it (pretrain: with --resume)",
+    "free some space: files written so far are complete, and the same command resumes (pretrain: add --resume)",
 )
 """What to do about an error of the disk or of its permissions; any other OSError is a bug."""
 
@@ -87,7 +87,7 @@ def _plain_errors() -> Iterator[None]:
     except StoppedError as error:
         fail(str(error), 128 + error.number, "stopped")
     except KeyboardInterrupt:
-        fail("interrupted; the same command goes on where it stopped (pretrain: with --resume)", 130)
+        fail("interrupted; run the same command again to resume (pretrain: add --resume)", 130)
 
 
 def fail(message: str, code: int, kind: str = "error") -> None:

@@ -140,7 +140,7 @@ def _check_clips(units: Sequence[Unit]) -> None:
 def _check_same_images(unit: Unit, source: Source) -> None:
     config = RunFolder(unit.pretrain.out).config()
     if config["keys_sha256"] != hash_pairs(source, captions=False):
-        raise UserError(f"{unit.name}: the images are not the ones that {unit.pretrain.out} was begun with")
+        raise UserError(f"{unit.name}: the images are not the ones that {unit.pretrain.out} was started with")
 
 
 def _check_arm(unit: Unit, source: Source) -> None:

@@ -33,7 +33,7 @@ _NOT_COMMON = {
     "source": "give it at the top",
     "out": "every arm and seed has a folder of its own",
     "seed": "give seeds at the top",
-    "resume": "what is begun is always gone on with",
+    "resume": "unfinished runs always resume",
     "saliency": "give it at the top, or to an arm",
 }
 _NOT_OF_AN_ARM = {name: why for name, why in _NOT_COMMON.items() if name != "saliency"} | dict.fromkeys(
@@ -43,7 +43,7 @@ _NOT_OF_EVALUATE = {
     "run": "every run is judged",
     "out": "every run has a file of its own",
     "seed": "it is the run's",
-    "beside": "every arm is judged beside the others",
+    "beside": "every arm is evaluated with the others",
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 

@@ -193,7 +193,7 @@ def _report(comparison: Comparison, out: Path, machine: dict[str, Any], notes: S
         drawn = [(name, text) for name, text in _PLOTS.items() if (out / "plots" / name).exists()]
         for name, text in drawn:
             lines += [f"{text}:", "", f"![{text}](plots/{name})", ""]
-        lines += [*map(markdown, notes), "## What this can and can't say", "", *_limits(comparison)]
+        lines += [*map(markdown, notes), "## What this can and cannot show", "", *_limits(comparison)]
     lines += ["", "## What was run", "", *_what_was_run(comparison, machine)]
     return "\n".join(lines) + "\n"
 
@@ -209,14 +209,14 @@ def _explanation(comparison: Comparison) -> list[str]:
     protocols = [load(name) for name in PROTOCOLS if name in comparison.values]
     return [
         "Accuracies are means over seeds, in per cent, ± the 95 % t-interval over seeds. "
-        f"*− {plan.baseline}* is the mean of arm − {plan.baseline} seed by seed, in percentage points, with its 95 % "
-        "t-interval: the arms of a seed start from the same weights and see the same views in the same order, so what "
-        "a seed does to both cancels.",
+        f"*− {plan.baseline}* is the mean difference from {plan.baseline} at the same seed, in percentage points, with "
+        "its 95 % t-interval. The arms of a seed start from the same weights and see the same views in the same order, "
+        "so luck that they share cancels.",
         "",
-        f"*adjusted p* is of the paired t-test, two-sided, by Holm's rule over the {others} arms compared with "
-        f"{plan.baseline}, for each protocol on its own. *better* and *worse* mean an adjusted p below 0.05; *no "
-        "difference shown* means that these runs do not tell, not that there is none. The intervals are not adjusted. "
-        f"*{UNTRAINED}* is the encoder that the runs of a seed start from; it takes no part in the tests.",
+        f"*adjusted p* is the p of the two-sided paired t-test, adjusted by Holm's method for the {others} arms "
+        f"that are compared with {plan.baseline}, for each protocol. *better* and *worse* mean an adjusted p below 0.05. *no "
+        "difference shown* does not mean that there is none. The intervals are not adjusted. "
+        f"*{UNTRAINED}* is the encoder with the starting weights of a seed. It is not tested.",
         *(f"\n*{each.name}* is {each.meaning}." for each in protocols if each.meaning),
     ]
 
@@ -230,23 +230,25 @@ def _limits(comparison: Comparison) -> list[str]:
     lines = [
         f"- Seeds: {seeds}. "
         + (
-            "With one seed there is no interval and no test; nothing follows about other seeds."
+            "With one seed there is no interval and no test, and no conclusion about other seeds."
             if seeds == 1
-            else "An interval over so few seeds is wide, and rests on the differences being roughly normal, which so "
-            "few can't show. A small difference that is real will mostly be missed."
+            else "An interval over so few seeds is wide. It assumes that the differences are roughly normal, which so "
+            "few cannot show. Most small differences that are real will be missed."
             if seeds < 10
-            else "The intervals rest on the differences being roughly normal."
+            else "The intervals assume that the differences are roughly normal."
         ),
         f"- Size: {config['parameters']:,} parameters, {config['images']} images, {config['steps']} steps. "
-        "What holds at this size and length need not hold at another.",
+        "Another size or length may give another result.",
         f"- One test set: {tested} images, {result['classes']} classes"
         f"{'' if chance is None else f', largest class {chance:.1%}'}. The "
-        "intervals are about other seeds on these same test images, not about other images; accuracy on so many "
-        f"images is itself uncertain by up to ± {images:.1f} percentage points.",
-        "- Arms differ by the options below and nothing else; an arm might gain from a learning rate of its own.",
+        "intervals are about other seeds on the same test images, not about other images. Accuracy on so many "
+        f"images is uncertain by up to ± {images:.1f} percentage points.",
+        "- Arms differ only by the options below. An arm might gain from a learning rate of its own.",
     ]
     if any(o.unit.pretrain.saliency for o in comparison.finished):
-        lines.append("- The maps are as good as the CLIP and the method that made them; other maps may do otherwise.")
+        lines.append(
+            "- The maps are as good as the CLIP and the method that made them. Other maps may give other results."
+        )
     return lines
 
 

@@ -74,7 +74,7 @@ def units_of(plan: ComparePlan, out: Path) -> list[Unit]:
 
 
 def state_of(unit: Unit) -> str:
-    """How far a unit is: NEW, BEGUN, TRAINED or FINISHED. UserError if its folder was begun with other settings."""
+    """How far a unit is: NEW, BEGUN, TRAINED or FINISHED. UserError if its folder was started with other settings."""
     folder = unit.pretrain.out
     if not (folder / CONFIG).exists():
         return NEW

@@ -126,7 +126,7 @@ class Data:
         """What is tested alone, where nothing is learned: frames of videos with true masks."""
         source = open_test(self.options)
         if not source.has_masks:
-            raise UserError(f"{source.name} has no masks: put NAME_mask.png beside every frame NAME.jpg")
+            raise UserError(f"{source.name} has no masks: put NAME_mask.png next to every frame NAME.jpg")
         return Parts(None, unlabelled(source), [], self.options, masks=True, quiet=self.quiet)
 
     def told(self) -> Parts:
@@ -147,7 +147,7 @@ def open_data(options: EvaluateOptions, clip: ClipShape | None = None) -> tuple[
         options, train, lambda other: _renumbered(*open_labelled(other), names), videos=clip is not None
     )
     if len(names) == 1:
-        raise UserError(f"{options.source}: all images are of one class, {names[0]}: there is nothing to tell apart")
+        raise UserError(f"{options.source}: all images are of one class, {names[0]}: a probe needs at least two")
     return replace(train, clip=clip), replace(test, clip=clip), names
 
 

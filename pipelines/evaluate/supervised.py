@@ -191,5 +191,5 @@ def _resume(checkpoint: Path, learner: Learner) -> UnreadableImages:
         return {str(key): str(reason) for key, reason in state["rejected"].items()}
     except Exception as error:  # a state of another shape raises of every kind
         raise UserError(
-            f"{checkpoint} can't be gone on from ({one_line(error, 200)}); delete it, or give --fresh"
+            f"{checkpoint} can't be resumed from ({one_line(error, 200)}); delete it, or give --fresh"
         ) from error

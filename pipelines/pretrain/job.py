@@ -79,7 +79,7 @@ def load_newest(checkpoint: Path, training: Trained) -> None:
     try:
         load_training(checkpoint, training)
     except ValueError as error:
-        raise UserError(f"{error}; once that folder is deleted, --resume goes on from the one before it") from error
+        raise UserError(f"{error}; once that folder is deleted, --resume continues from the one before it") from error
 
 
 def run_config(options: PretrainOptions, settings: PretrainSettings, task: Task, world: World) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def open_levels(options: PretrainOptions) -> LevelData:
     """The source of ``pretrain --masking mlo``, split. UserError without labels, or with too few images of a class."""
     images, classes = open_labelled(open_images(options), "--masking mlo")
     if len(classes) < 2:
-        raise UserError(f"{options.source}: its labels tell fewer than two classes apart: --masking mlo needs them")
+        raise UserError(f"{options.source}: its labels have fewer than two classes: --masking mlo needs them")
     with user_errors():
         data = split_by_key(images, classes, options.mlo_split, options.seed)
     for name, rows in data.rows().items():

@@ -354,7 +354,7 @@ class PretrainOptions:
             return
         if "images" in needs:
             able = ", ".join(name for name in learned() if "images" not in STRATEGIES[name].needs)
-            raise ValueError(f"--masking {self.masking_name} is for images; of what is learned, video takes {able}")
+            raise ValueError(f"--masking {self.masking_name} is for images; learned masks for video are {able}")
         if self.augment_on == "device":
             raise ValueError("--augment-on device is for images; clips are cropped by the workers")
         if self.decoder_masking == "running-cell" and self.decode_ratio == 1:
@@ -363,7 +363,9 @@ class PretrainOptions:
             raise ValueError(f"--positions {self.positions!r} is not one of: {', '.join(POSITIONS)}")
         if self.positions == "table" and (self.resolution_schedule or self.inflate):
             other = "--inflate" if self.inflate else "--resolution-schedule"
-            raise ValueError(f"--positions table fits clips of one size, learned from nothing: leave out {other}")
+            raise ValueError(
+                f"--positions table needs clips of one size and random starting weights: leave out {other}"
+            )
         if self.inflate and (self.patch_size, self.decoder_width, self.decoder_depth) != (None, None, None):
             raise ValueError("--inflate takes patches and decoder as they are: leave out --patch-size and --decoder-…")
 

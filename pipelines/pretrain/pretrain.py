@@ -139,7 +139,8 @@ def _readable(group: list[ViewBatch], job: PretrainJob, log: TrainingLog) -> lis
             log.reject(unreadable)
             if not readable:
                 raise UserError(
-                    f"too few images of a step could be read to go on; the reasons are in {job.run.folder / REJECTED}"
+                    f"too few images of a step could be read to continue; the reasons are in "
+                    f"{job.run.folder / REJECTED}"
                 )
     return readable
 

@@ -197,4 +197,4 @@ def _numbers(line: dict[str, Any]) -> dict[str, float]:
 
 def _warn(name: str, error: Exception) -> None:
     reason = one_line(without_secrets(error), 300) or type(error).__name__
-    tqdm.write(f"warning: {name} failed and is left out, the training goes on: {reason}", file=sys.stderr)
+    tqdm.write(f"warning: {name} failed and is left out; training continues: {reason}", file=sys.stderr)

@@ -89,7 +89,7 @@ def open_folder(name: str, folder: Path, found: Found, limit: int | None = None)
     has_sidecars = any(_text_of(path, found) for path in paths)
     if not has_sidecars and (strays := _strays(paths)):
         shown = text_names(strays)
-        warnings.append(f"{len(strays)} beside the folders of the classes left out; the first is {shown[0]}")
+        warnings.append(f"{len(strays)} next to the class folders left out; the first is {shown[0]}")
         paths = [path for path in paths if "/" in path]
     names = None if _are_shards(paths, found, numbered=has_sidecars) else class_names(paths)
     paths = paths[:limit]

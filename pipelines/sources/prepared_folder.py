@@ -60,7 +60,7 @@ def prepared_shards(manifest: Manifest) -> Sequence[PreparedShard]:
 def open_prepared(folder: Path, settings: dict[str, Any], origin: dict[str, Any]) -> Manifest:
     """The manifest to go on with, or a new one where the folder is empty.
 
-    Raises UserError if the folder holds something else, or was begun with other settings.
+    Raises UserError if the folder holds something else, or was started with other settings.
     """
     existing = _read(folder)
     if existing is None:

@@ -142,12 +142,14 @@ def _files(folder: str) -> list[dict[str, str]]:
 
 def _opening(facts: CardFacts) -> str:
     source = code_span(facts.origin.get("source", "unknown"))
-    rejected = f"; {facts.rejected:,} more were rejected as they were made" if facts.rejected else ""
+    rejected = f" ({facts.rejected:,} more pairs were rejected)" if facts.rejected else ""
     return (
         f"# {facts.name}\n\n"
-        f"{facts.written:,} saliency maps, one for each image–caption pair of {source}{rejected}: what a CLIP looks at "
-        "in the image when it compares it with the caption. Made for masked autoencoders that choose what they hide; "
-        "images are joined by `key` and `caption`."
+        f"{facts.written:,} saliency maps, one for each image–caption pair of {source}{rejected}. A map shows "
+        f"which parts "
+        "of the image a CLIP uses to compare it with the caption. The maps are made for masked autoencoders that "
+        "choose "
+        "what they hide. Maps are joined to images by `key` and `caption`."
     )
 
 
@@ -158,7 +160,7 @@ def _loading(facts: CardFacts) -> str:
         "```python\nimport numpy as np\nfrom datasets import load_dataset\n\n"
         f'maps = load_dataset("{facts.name}", split="train"){preview}\nrow = maps[0]\n'
         f'raw = row["vmin"] + row["scale"] * np.reshape(row["saliency"], ({grid}, {grid})) / 255\n```\n\n'
-        "With the images at hand, `mae-cli` (Python package saliency-mae) checks the join and trains with it:\n\n"
+        "If you have the images, `mae-cli` (Python package saliency-mae) checks the join and trains with it:\n\n"
         f"```bash\nmae-cli verify {facts.name} IMAGES\n"
         f"mae-cli pretrain IMAGES --saliency {facts.name} --salient-ratio 0.25 --out run/\n```"
     )
@@ -166,13 +168,17 @@ def _loading(facts: CardFacts) -> str:
 
 def _making(facts: CardFacts) -> str:
     rows = [[markdown(name), code_span(value)] for name, value in facts.settings.items() if value is not None]
-    where = "a dataset on the Hub" if facts.from_hub else "a place on the publisher's machine, shown by its name alone"
+    where = (
+        "a dataset on the Hub"
+        if facts.from_hub
+        else "a folder or file of the publisher, of which only the name is shown"
+    )
     if facts.drawn:
-        where = "scenes that saliency-mae draws itself"
+        where = "scenes that saliency-mae draws"
     return (
         f"```bash\n{build_command(facts.settings, facts.origin)}\n```\n\nThe source is {where}. Pairs in = written + "
         f"rejected: {facts.written + facts.rejected:,} = {facts.written:,} + {facts.rejected:,}, in {facts.shards} "
-        f"shard{'s' if facts.shards != 1 else ''} whose sha256 `manifest.json` lists. Everything that decided the "
+        f"file{'s' if facts.shards != 1 else ''}. `manifest.json` lists their SHA-256. All settings that determine the "
         f"maps:\n\n{_table(['setting', 'value'], rows)}"
     )
 
@@ -180,13 +186,16 @@ def _making(facts: CardFacts) -> str:
 def _quality(quality: Mapping[str, Any] | None) -> str:
     if not quality:
         return (
-            "Not judged: whoever published them gave no figures. `mae-cli inspect` judges maps where their images "
-            "have true masks; until then nothing says that they find what the captions name."
+            "Not scored: no figures were given when the maps were published. `mae-cli inspect` scores maps of "
+            "images with "
+            "true masks. Until then it is not known whether they find what the captions name."
         )
     facts, tables = _sorted_out(quality)
-    parts = ["As `mae-cli inspect` found them, with 95 % intervals where it gives any:"]
+    parts = ["These are the figures of `mae-cli inspect`, with 95 % intervals where there are any:"]
     if "figures" in quality and "figures" not in tables:
-        parts = ["No true masks were at hand, so nothing says that they find what the captions name. In themselves:"]
+        parts = [
+            "There were no true masks, so it is not known whether the maps find what the captions name. Statistics:"
+        ]
     for title, rows in tables.items():
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
         lines = [[_shown(name), *(row.get(column, "—") for column in columns)] for name, row in rows.items()]
@@ -241,19 +250,21 @@ def _shown(name: str) -> str:
 
 def _licence(facts: CardFacts) -> str:
     source = code_span(facts.origin.get("source", "unknown"))
-    whole = "Here are keys, URLs, captions, sizes, hashes and maps."
+    whole = "This dataset has keys, URLs, captions, sizes, hashes and maps."
     pixels = {
-        "none": "No image is, and the preview shows maps alone." if facts.preview else "No image is.",
-        "photos": f"The preview shows {facts.preview:,} images at no more than 256 pixels with their maps laid over "
-        "them; they are their owners', and shown because the publisher stated the right to (`--with-images`).",
-        "scenes": "The images of the preview are drawn by saliency-mae, and free.",
+        "none": "It has no images, and the preview shows only maps." if facts.preview else "It has no images.",
+        "photos": f"The preview shows {facts.preview:,} images of at most 256 pixels with their maps. They "
+        "belong to their "
+        "owners. The publisher has stated the right to show them (`--with-images`).",
+        "scenes": "The images of the preview are drawn by saliency-mae, and free to use.",
     }[facts.pixels]
-    terms = f"The maps are under {code_span(facts.licence)}."
+    terms = f"The licence of the maps is {code_span(facts.licence)}."
     if facts.licence == "other":
-        terms = "No licence was chosen for the maps; ask their publisher."
+        terms = "No licence was chosen for the maps. Ask their publisher."
     return (
-        f"{whole} {pixels}\n\n{terms} They were computed from images and captions of {source}, whose terms may reach "
-        "them. Captions and URLs keep the licence of their source, images belong to their owners: get them there."
+        f"{whole} {pixels}\n\n{terms} They were computed from images and captions of {source}, whose terms may "
+        f"apply to "
+        "them. Captions and URLs keep the licence of their source. Images belong to their owners: get them there."
     )
 
 

@@ -185,7 +185,9 @@ def _check_neighbour(folder: Path, name: str, other: str, settings: dict[str, An
     if name == NAME:
         raise ValueError(f"--out {folder} holds parts of a job array ({other}); finish them and run mae-cli merge")
     if other == NAME:
-        raise ValueError(f"--out {folder} holds a run without --shard; go on with it so, or give another folder")
+        raise ValueError(
+            f"--out {folder} holds a run without --shard; continue it without --shard, or give another folder"
+        )
     if _PART.fullmatch(other)[2] != _PART.fullmatch(name)[2]:  # type: ignore[index]
         raise ValueError(f"--out {folder} is of a job array of another number of parts ({other}); give that number")
     neighbour = read_manifest(folder, other)
@@ -194,7 +196,7 @@ def _check_neighbour(folder: Path, name: str, other: str, settings: dict[str, An
 
 
 def compare_settings(folder: Path, begun: dict[str, Any], settings: dict[str, Any]) -> None:
-    """ValueError naming what differs if ``folder`` was begun with other settings."""
+    """ValueError naming what differs if ``folder`` was started with other settings."""
     if begun == settings:
         return
     changes = [
@@ -202,4 +204,6 @@ def compare_settings(folder: Path, begun: dict[str, Any], settings: dict[str, An
         for name in sorted(set(settings) | set(begun))
         if begun.get(name) != settings.get(name)
     ]
-    raise ValueError(f"--out {folder} was begun with other settings ({'; '.join(changes)[:400]}); give another folder")
+    raise ValueError(
+        f"--out {folder} was started with other settings ({'; '.join(changes)[:400]}); give another folder"
+    )

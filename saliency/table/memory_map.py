@@ -135,4 +135,4 @@ def _check_values(path: Path, batch: pa.RecordBatch) -> None:
     for what, wrong in wrong_values(batch):
         if wrong.any():
             key = batch["key"][int(np.flatnonzero(wrong)[0])].as_py()
-            raise ValueError(f"{path}: {what} (key {key!r}); mae-cli verify tells all")
+            raise ValueError(f"{path}: {what} (key {key!r}); mae-cli verify lists them all")

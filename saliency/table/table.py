@@ -167,7 +167,7 @@ def _check_names(folder: Path, files: list[Path]) -> None:
     wanted = [f"train-{number:05d}-of-{len(files):05d}.parquet" for number in range(len(files))]
     if [path.name for path in files] != wanted:
         raise ValueError(
-            f"{folder} has no {NAME}, and its {len(files)} files ({files[0].name}, …) are not a whole table; "
+            f"{folder} has no {NAME}, and its {len(files)} files ({files[0].name}, …) are not a complete table; "
             "copy what is missing, or finish the build"
         )
 

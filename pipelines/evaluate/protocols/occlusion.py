@@ -180,7 +180,7 @@ class Occlusion(Measurement):
         for kind in self.options.occluder:
             if kind not in occluders.kinds:
                 raise UserError(
-                    f"--occluder {kind}: {self.test.source.name} has no true masks to tell what is salient; give "
+                    f"--occluder {kind}: {self.test.source.name} has no true masks to show what is salient; give "
                     "--occluder-maps MAPS, other maps than those the model was trained with"
                 )
         return tuple(dict.fromkeys(self.options.occluder)) or occluders.kinds

@@ -43,7 +43,7 @@ def read_parquet(files: Sequence[Path], limit: int | None) -> ParquetRows:
     counts: list[int] = []
     schemas: list[pa.Schema] = []
     for path in files:
-        with _reading([path], "is not a whole Parquet file"):
+        with _reading([path], "is not a complete Parquet file"):
             open_regular(path).close()
             footer = pq.read_metadata(path)
             schemas.append(footer.schema.to_arrow_schema())

@@ -47,5 +47,5 @@ def test_a_folder_of_frames_has_one_map_and_pretraining_finds_it(folders, tmp_pa
 def test_clips_without_captions_say_where_to_write_them(folders, tmp_path, tiny_clip):
     for text in folders.glob("*.txt"):
         text.unlink()
-    with pytest.raises(UserError, match="write NAME.txt beside each clip"):
+    with pytest.raises(UserError, match="write NAME.txt next to each clip"):
         open_job(BuildOptions(str(folders), tmp_path / "maps", clip=tiny_clip, clips=True))

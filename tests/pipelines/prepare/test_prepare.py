@@ -348,7 +348,7 @@ def test_a_stopped_run_ends_byte_identical(pairs, tmp_path, kind, workers, monke
 def test_other_settings_are_refused(pairs, tmp_path, change, message):
     run(pairs, tmp_path / "out")
     before = tree(tmp_path / "out")
-    with pytest.raises(UserError, match=f"was begun with other settings .*{message}"):
+    with pytest.raises(UserError, match=f"was started with other settings .*{message}"):
         run(pairs, tmp_path / "out", **change)
     assert tree(tmp_path / "out") == before
 

@@ -71,7 +71,7 @@ def test_a_run_may_be_resumed_compiled_or_not_and_with_no_other_decoder(plain):
     finally:
         config.write_text(text)
     for change in ({"decode_ratio": 0.5}, {"decoder_depth": 1}, {"decoder_width": 16}):
-        with pytest.raises(UserError, match="--resume: .* was begun with other settings"):
+        with pytest.raises(UserError, match="--resume: .* was started with other settings"):
             run(replace(options, resume=True, **change))
 
 

@@ -61,7 +61,7 @@ def test_a_stopped_run_goes_on_to_the_bit(base, tmp_path, masking):
         assert torch.equal(one, other)
     idle = {"hard_final": 0.25, "attention_momentum": 0.8}
     own = {name: value for name, value in idle.items() if name in STRATEGIES[masking].options}
-    with pytest.raises(UserError, match="begun with other settings"):
+    with pytest.raises(UserError, match="started with other settings"):
         run(replace(stopped, resume=True, **(own or {"blr": 0.1})))
 
 

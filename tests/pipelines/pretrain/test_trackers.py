@@ -213,7 +213,7 @@ def test_the_warning_is_one_line_with_the_reason(base, monkeypatch, capsys):
     monkeypatch.setattr(trackers, "_OPENERS", {"wandb": Failing("log")})
     run(replace(base, track=("wandb",), epochs=1))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert lines == ["warning: wandb failed and is left out, the training goes on: no network at all"]
+    assert lines == ["warning: wandb failed and is left out; training continues: no network at all"]
 
 
 def test_a_missing_package_is_one_line_and_leaves_no_folder(tmp_path, monkeypatch):

@@ -199,7 +199,7 @@ def test_no_photo_is_needed_or_shown_by_default(built, tmp_path, hf_cache):
     run(gone, tmp_path / "without", preview=3)
     for ours, theirs in zip(pictures_of(tmp_path / "with"), pictures_of(tmp_path / "without"), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert "No image is, and the preview shows maps alone." in (tmp_path / "with" / "README.md").read_text()
+    assert "It has no images, and the preview shows only maps." in (tmp_path / "with" / "README.md").read_text()
 
 
 def test_photos_are_shown_on_the_publishers_word(built, tmp_path, hf_cache):
@@ -283,7 +283,7 @@ def test_maps_that_were_looked_at_but_have_no_masks(built, tmp_path):
     quality = tmp_path / "quality.json"
     quality.write_text(json.dumps({"kind": "maps", "facts": {"maps": 9}, "judgement": None}))
     run(built / "maps", tmp_path / "out", quality=quality, preview=0)
-    assert "Not judged" in (tmp_path / "out" / "README.md").read_text()
+    assert "Not scored" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_keys_that_are_paths_are_told(built, tmp_path):

@@ -97,7 +97,7 @@ def test_a_stray_beside_class_folders_is_left_out_and_told(tmp_path):
     assert source.keys.to_pylist() == ["cat/1.png", "cat/2.png", "dog/3.png"]
     assert (source.labels.tolist(), source.label_names) == ([0, 0, 1], ["cat", "dog"])
     assert source.captions[0].as_py() == "a photo of a cat"
-    assert source.warnings == ["1 beside the folders of the classes left out; the first is sample.png"]
+    assert source.warnings == ["1 next to the class folders left out; the first is sample.png"]
 
 
 def test_as_many_images_as_folders_are_no_strays(tmp_path):

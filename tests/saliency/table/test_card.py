@@ -54,7 +54,7 @@ def test_a_hub_source_is_named_as_one():
 
 def test_drawn_scenes_are_said_to_be_drawn():
     card = dataset_card(replace(FACTS, drawn=True, origin={"source": "shapes:50"}))
-    assert "The source is scenes that saliency-mae draws itself." in card
+    assert "The source is scenes that saliency-mae draws." in card
 
 
 def test_a_name_that_yaml_would_misread():
@@ -93,7 +93,7 @@ def test_every_setting_and_count_is_in_the_card():
     card = dataset_card(FACTS)
     for name, value in SETTINGS.items():
         assert f"| {name} | `{value}` |" in card
-    assert "1,000 = 990 + 10, in 2 shards" in card
+    assert "1,000 = 990 + 10, in 2 files" in card
     assert 'load_dataset("me/maps", "preview", split="train")' in card
     assert "mae-cli pretrain IMAGES --saliency me/maps" in card
 
@@ -119,8 +119,8 @@ def test_the_code_in_the_card_runs():
 
 
 def test_maps_nobody_judged_are_called_so():
-    assert "Not judged" in dataset_card(FACTS)
-    assert "Not judged" in dataset_card(replace(FACTS, quality={}))
+    assert "Not scored" in dataset_card(FACTS)
+    assert "Not scored" in dataset_card(replace(FACTS, quality={}))
 
 
 def test_figures_become_tables():
@@ -136,7 +136,7 @@ def test_figures_become_tables():
         "odd": [1, 2],
     }
     card = dataset_card(replace(FACTS, quality=quality))
-    assert "Not judged" not in card
+    assert "Not scored" not in card
     assert "| seen | 1,234 |" in card
     assert "| skipped: pairs | 2 |" in card
     assert "| statistics: entropy | 0.812 |" in card
@@ -161,20 +161,20 @@ def test_what_a_judgement_writes_is_shown():
 
 def test_figures_without_masks_are_called_so():
     card = dataset_card(replace(FACTS, quality={"seen": 9, "figures": {}, "statistics": {"entropy": 0.5}}))
-    assert "No true masks were at hand" in card
+    assert "There were no true masks" in card
     assert "| statistics: entropy | 0.500 |" in card
     assert "No true masks" not in dataset_card(replace(FACTS, quality={"seen": 9}))
 
 
 def test_the_licence_says_whose_pixels_are_shown():
-    assert "No image is, and the preview shows maps alone." in dataset_card(FACTS)
-    assert "No image is." in dataset_card(replace(FACTS, preview=0))
+    assert "It has no images, and the preview shows only maps." in dataset_card(FACTS)
+    assert "It has no images." in dataset_card(replace(FACTS, preview=0))
     shown = dataset_card(replace(FACTS, pixels="photos"))
-    assert "100 images at no more than 256 pixels" in shown
+    assert "100 images of at most 256 pixels" in shown
     assert "--with-images" in shown
     assert "drawn by saliency-mae" in dataset_card(replace(FACTS, pixels="scenes"))
     assert "No licence was chosen" in dataset_card(FACTS)
-    assert "under `cc-by-4.0`" in dataset_card(replace(FACTS, licence="cc-by-4.0"))
+    assert "licence of the maps is `cc-by-4.0`" in dataset_card(replace(FACTS, licence="cc-by-4.0"))
 
 
 @pytest.mark.parametrize(

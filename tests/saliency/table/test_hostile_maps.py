@@ -173,7 +173,7 @@ def test_a_shard_of_a_stranger(kind, folder):
 
 def test_values_that_no_map_has_are_not_read_into_a_copy(folder):
     change(folder, 1, rows={"vmin": float("nan")})
-    with pytest.raises(ValueError, match=r"vmin is not finite \(key '1-0'\); mae-cli verify tells all"):
+    with pytest.raises(ValueError, match=r"vmin is not finite \(key '1-0'\); mae-cli verify lists them all"):
         SaliencyTable(folder)
 
 

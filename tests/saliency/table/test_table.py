@@ -177,5 +177,5 @@ def test_without_a_manifest_the_names_say_whether_all_is_there(tmp_path, lost):
         write(tmp_path, f"train-{number:05d}-of-00003.parquet", [row(str(number))])
     assert len(SaliencyTable(tmp_path)) == 3
     (tmp_path / "data" / f"train-{lost:05d}-of-00003.parquet").unlink()
-    with pytest.raises(ValueError, match="2 files.*are not a whole table"):
+    with pytest.raises(ValueError, match="2 files.*are not a complete table"):
         SaliencyTable(tmp_path)

@@ -336,7 +336,7 @@ def test_a_torn_training_state_is_one_line(base, tmp_path):
         judge(options)
     (state,) = (tmp_path / "run" / "evaluation.cells").glob("*.pt")
     state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(UserError, match="can't be gone on from.*--fresh"):
+    with pytest.raises(UserError, match="can't be resumed from.*--fresh"):
         judge(options)
     assert judge(replace(options, fresh=True))
 
