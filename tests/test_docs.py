@@ -236,6 +236,17 @@ def test_commands_and_python_run(page, places, tiny_clip, tmp_path, monkeypatch,
             exec(compile(block, page.name, "exec"), namespace)
 
 
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs" / "start" / "first-maps.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells)  # a clone stays small, and a change can be read
+    namespace = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "first-maps.ipynb", "exec"), namespace)
+    assert {"maps", "run"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def _made(lines):
     for name, *words in lines:
         out = next((each for each in declared_options(KINDS[name]) if each.name == "out"), None)
