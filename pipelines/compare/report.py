@@ -214,8 +214,8 @@ def _explanation(comparison: Comparison) -> list[str]:
         "so luck that they share cancels.",
         "",
         f"*adjusted p* is the p of the two-sided paired t-test, adjusted by Holm's method for the {others} arms "
-        f"that are compared with {plan.baseline}, for each protocol. *better* and *worse* mean an adjusted p below 0.05. *no "
-        "difference shown* does not mean that there is none. The intervals are not adjusted. "
+        f"that are compared with {plan.baseline}, for each protocol. *better* and *worse* mean an adjusted p below "
+        "0.05. *no difference shown* does not mean that there is none. The intervals are not adjusted. "
         f"*{UNTRAINED}* is the encoder with the starting weights of a seed. It is not tested.",
         *(f"\n*{each.name}* is {each.meaning}." for each in protocols if each.meaning),
     ]
