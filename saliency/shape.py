@@ -136,9 +136,9 @@ def _below(place: str, name: str) -> str:
 
 def _is(value: Any, kind: type) -> bool:
     """Whether JSON's value is of a kind: 1 is a number, true is none, and 10**30 is nothing to count with."""
-    if kind is float:
-        return type(value) is float or (type(value) is int and abs(value) <= LARGEST)
-    return type(value) is kind and (kind is not int or abs(value) <= LARGEST)
+    if type(value) is int and abs(value) > LARGEST:
+        return False
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _is_utf8(content: Any) -> bool:
