@@ -28,17 +28,17 @@ _STRANGER = re.compile(r"GLOBAL ([\w.]+)")
 
 def read_config(file: Path) -> dict[str, Any]:
     """The object in a JSON file such as ``config.json``; ValueError if it is missing, too large or of another shape."""
+    if not file.is_file():  # a pipe would be waited for
+        raise ValueError(f"there is no file {file.name}")
+    if file.stat().st_size > _LARGEST_JSON:
+        raise ValueError(f"{file.name} is larger than {_LARGEST_JSON:,} bytes")
     try:
-        if not file.is_file():  # a pipe would be waited for
-            raise ValueError(f"there is no file {file.name}")
-        if file.stat().st_size > _LARGEST_JSON:
-            raise ValueError(f"{file.name} is larger than {_LARGEST_JSON:,} bytes")
         content = json.loads(file.read_bytes())
     except RecursionError:
         raise ValueError(f"{file.name} is nested too deep") from None
     except OSError as error:
         raise ValueError(f"{file.name} can't be read: {error.strerror or error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{file.name} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} is no object of names and values")

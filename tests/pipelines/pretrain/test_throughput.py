@@ -93,7 +93,7 @@ def test_inspect_shows_the_medians(base):
     assert f"{speeds[2]:.0f} images/s, starved" in facts["speed"]
     (folder.folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "epoch": 1}\n')
     assert describe_run(folder)[0]["speed"] == "unknown"
-    (folder.folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "images_per_second": 7}\n')
+    (folder.folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "epoch": 1, "images_per_second": 7}\n')
     assert describe_run(folder)[0]["speed"] == "7 images/s (medians)"  # of a version without the share
 
 
