@@ -21,6 +21,8 @@ from saliency.shown import one_line
 NAME = "manifest.json"
 LARGEST_COUNT = 1 << 48
 """Of pairs, or bytes; more are in no folder."""
+LONGEST_NAME = 200
+"""Characters of the name of a shard; file systems take 255 bytes."""
 _ORIGIN: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("source", "split", "image_column", "caption_column", "captions", "clip", "pretrained"), (str,)),
     **dict.fromkeys(("clips", "published"), (bool,)),
@@ -150,8 +152,8 @@ def _shard(kind: type[Shard], listed: dict[str, Any]) -> Shard:
     shard = kind(**listed)
     if not isinstance(shard.file, str) or not isinstance(shard.sha256, str):
         raise TypeError("a shard's file or sha256 is no text")
-    if shard.file in ("", ".", "..") or {"/", "\\", "\0"} & set(shard.file):
-        raise TypeError(f"{shard.file!r} is no name of a shard")
+    if shard.file in ("", ".", "..") or {"/", "\\", "\0"} & set(shard.file) or len(shard.file) > LONGEST_NAME:
+        raise TypeError(f"{one_line(repr(shard.file), 100)} is no name of a shard")
     return shard
 
 

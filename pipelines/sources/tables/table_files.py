@@ -81,7 +81,7 @@ def _read_jsonl(files: list[Path], limit: int | None) -> Table:
         start = total
         for value in _json_objects(path, None if limit is None else limit - total):
             for name, cell in value.items():
-                column = columns.setdefault(name, [])
+                column = columns.setdefault(name.encode("utf-8", "backslashreplace").decode(), [])
                 column.extend([None] * (total - len(column)))
                 column.append(cell)
             total += 1

@@ -142,6 +142,8 @@ def _column(table: Table, name: str) -> pa.Array:
     column = table.rows.column(name).combine_chunks()
     try:
         column.validate(full=True)
+        if len(column) != sum(table.counts):
+            raise pa.ArrowInvalid(f"it has {len(column)} values in {sum(table.counts)} rows")
     except pa.ArrowException as error:
         raise UserError(f"{table.files[0]}: column {name!r} is damaged: {one_line(error, 200)}") from error
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -252,7 +254,10 @@ class EmbeddedImages:
             self._columns = [part.data.column(self.column) if self._has(part) else None for part in self.parts]
         number = bisect.bisect_right(self._starts, row) - 1
         column = self._columns[number]
-        value = None if column is None else column[row - self._starts[number]].as_py()
+        try:
+            value = None if column is None else column[row - self._starts[number]].as_py()
+        except UnicodeDecodeError as error:
+            raise NoImage("the name of its file is not UTF-8") from error
         if isinstance(value, dict):
             if value.get("bytes") is None and value.get("path"):
                 return read_file(str(self.folder / value["path"]), self.roots)

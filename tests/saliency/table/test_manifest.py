@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
@@ -63,3 +65,11 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     remove_leftovers(tmp_path, {"a.json"}, deep=False)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob(".tmp-*")}
     assert left == {".tmp-2-b.json", "data/.tmp-1-a.json", "data/.tmp-2-b.json"}
+
+
+def test_a_shards_name_that_no_file_can_have_is_refused(tmp_path):
+    shard = {"file": "9" * 300, "sha256": "0", "taken": 1, "written": 1, "rejected": 0}
+    text = json.dumps({"settings": {}, "origin": {}, "shards": [shard], "complete": True})
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="is not a manifest of build-saliency"):
+        read_manifest(tmp_path)

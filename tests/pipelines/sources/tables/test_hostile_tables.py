@@ -164,3 +164,16 @@ def test_a_damaged_table_is_read_or_refused(data, name, folder):
         read_all(folder / name)
     except UserError as error:
         assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_a_name_of_a_column_that_is_no_text_is_spelled_out(folder):
+    assert len(read_all(lines(folder, {"\ud800": 1}, {"caption": "a"}))) == 2
+
+
+def test_a_file_name_in_an_image_column_that_is_not_utf8_is_a_bad_sample(folder):
+    names = pa.array([b"\xaa.png", b"b.png"], pa.binary()).view(pa.string())
+    images = pa.StructArray.from_arrays([pa.nulls(2, pa.binary()), names], ["bytes", "path"])
+    pq.write_table(pa.table({"image": images, "caption": ["a", "b"]}), folder / "t.parquet")
+    source = open_source(str(folder / "t.parquet"), allow_outside=True)
+    with pytest.raises(BadImage, match="not UTF-8"):
+        source.read_image(0)
