@@ -20,7 +20,7 @@ from pipelines.commandline.effects import check_effects
 from pipelines.commandline.machine import settled_options
 from pipelines.commandline.option import Option, given_values
 from pipelines.commandline.shared_options import SPEED, Quiet
-from pipelines.commandline.terminal import fail, guarded, print_facts, print_version, run_app, say_next
+from pipelines.commandline.terminal import fail, guarded, print_facts, print_version, run_app, say, say_next
 from pipelines.commandline.typer_commands import with_options
 from pipelines.compare.options import CompareOptions
 from pipelines.demo.options import DemoOptions
@@ -80,7 +80,7 @@ def build_saliency(
     stages = Stages()
     options = _options(BuildOptions, given)
     manifest = build(options, stages=stages, quiet=quiet)
-    typer.echo(
+    say(
         f"{manifest.taken} pairs: {manifest.written} maps in {options.out / 'data'}"
         + (f", {manifest.rejected} rejected in {options.out / 'rejected'}" if manifest.rejected else "")
     )
@@ -99,7 +99,7 @@ def merge(given: Given, quiet: Quiet = False) -> None:
 
     maps = _options(MergeOptions, given).maps
     manifest = join(maps)
-    typer.echo(f"{manifest.taken} pairs: {manifest.written} maps in {maps / 'data'}, {manifest.rejected} rejected")
+    say(f"{manifest.taken} pairs: {manifest.written} maps in {maps / 'data'}, {manifest.rejected} rejected")
     say_next("verify", maps, quiet=quiet)
 
 
@@ -143,7 +143,7 @@ def verify(given: Given, quiet: Quiet = False) -> None:
     failed = sum(not item.passed for item in checks)
     if failed:
         fail(f"{failed} of {len(checks)} checks failed", 1)
-    typer.echo(f"all {len(checks)} checks passed")
+    say(f"all {len(checks)} checks passed")
     say_next(*("pretrain", options.source or "SOURCE", "--saliency", options.maps, "--out", "run"), quiet=quiet)
 
 
@@ -176,7 +176,7 @@ def pretrain(given: Given, quiet: Quiet = False) -> None:
         run = train(options, quiet=quiet, world=world)
         if world.is_main:
             for line in summary(run):
-                typer.echo(line)
+                say(line)
             say_next("evaluate", options.out, "LABELLED", quiet=quiet)
 
 
@@ -187,7 +187,7 @@ def prepare(given: Given, quiet: Quiet = False) -> None:
     from pipelines.prepare.prepare import summary
 
     options = _options(PrepareOptions, given)
-    typer.echo(summary(make(options, quiet=quiet), options.out))
+    say(summary(make(options, quiet=quiet), options.out))
     say_next("pretrain", options.out, "--out", "run", quiet=quiet)
 
 
@@ -201,9 +201,9 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
     result = measure(options, quiet=quiet)
     print_evaluation(result)
     for line in remarks(result):
-        typer.echo(line)
+        say(line)
     if options.file is not None:
-        typer.echo(f"all figures are in {options.file}")
+        say(f"all figures are in {options.file}")
     say_next("compare", options.source, "--out", "comparison", quiet=quiet)
 
 
@@ -249,7 +249,7 @@ def compare(given: Given, quiet: Quiet = False) -> None:
         return
     found = run_all(plan, out, quiet=quiet, **machine)
     print_comparison(found)
-    typer.echo(f"the report, with plots and limits, is {out / 'report.md'}; the runs are in {out / 'runs'}")
+    say(f"the report, with plots and limits, is {out / 'report.md'}; the runs are in {out / 'runs'}")
     if found.failed:
         fail(f"{len(found.failed)} runs failed; the same command runs them again, and no others", 2)
     say_next("export", f"{out}/runs/ARM/seed-SEED", "--to", "timm", "--out", "exported", quiet=quiet)
@@ -262,7 +262,7 @@ def export(given: Given) -> None:
 
     options = _options(ExportOptions, given)
     line = write(options.run, options.to, options.out)
-    typer.echo(f"the weights are in {options.out}; open them with\n{line}")
+    say(f"the weights are in {options.out}; open them with\n{line}")
 
 
 @command(DemoOptions)

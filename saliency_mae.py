@@ -8,8 +8,8 @@ What the command line does, as functions, on the same code:
 - ``sm.pretrain``, ``sm.evaluate``, ``sm.compare``: training, and what it was good for
 - ``sm.load``: a model with ``encode``, ``reconstruct`` and its ``transform``
 
-A mistake is an ``sm.UserError`` of one line. ``docs/python.md`` shows all of it. Importing this module loads nothing
-else: a name is looked up in its room when it is first used.
+A mistake is an ``sm.UserError`` of one line. ``docs/guide/python.md`` shows all of it. Importing this module loads
+nothing else: a name is looked up in its room when it is first used.
 
 ``mae-cli`` starts here too (:func:`main`). The rooms are packages of common names, ``saliency``, ``mae``,
 ``pipelines`` and ``cli``; before one of them is imported, it is made sure that it is ours.
@@ -153,10 +153,11 @@ def _introduced(name: str, place: Path, owners: list[str]) -> str:
     """Who the stranger is, where it lies and what to do, in one line."""
     found = f"the package {name!r} that Python finds is not saliency-mae's: it lies at {place}"
     if not owners:
-        return f"{found}; rename it, or start Python where it is not on the path (docs/python.md)"
+        return f"{found}; rename it, or start Python where it is not on the path (docs/guide/python.md)"
     return (
         f"{found} and came with the distribution {owners[0]!r}; give saliency-mae an environment of its own, or run "
-        f"pip uninstall {owners[0]} and then pip install --force-reinstall --no-deps saliency-mae (docs/python.md)"
+        f"pip uninstall {owners[0]} and then pip install --force-reinstall --no-deps saliency-mae "
+        "(docs/guide/python.md)"
     )
 
 

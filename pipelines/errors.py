@@ -6,17 +6,35 @@ with 2; every other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from saliency.shown import one_line
 
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
+_SHORTEST = 8  # characters of a secret; a shorter one would cut ordinary words
+_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def without_secrets(text: object) -> str:
+    """A text without the tokens that this process knows, and without a name and password in an address."""
+    hub = sys.modules.get("huggingface_hub")
+    known = [os.environ.get(name) for name in _SECRETS] + ([hub.get_token()] if hub else [])
+    shown = _IN_ADDRESS.sub("…@", str(text))
+    for secret in known:
+        if secret and len(secret) >= _SHORTEST:
+            shown = shown.replace(secret, "…")
+    return shown
+
 
 class UserError(Exception):
-    """A mistake in what the user asked for or pointed at; its text is one line that is fit for a terminal."""
+    """A mistake in what the user asked for or pointed at; its text is one line without secrets, fit for a terminal."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(one_line(message))
+        super().__init__(one_line(without_secrets(message)))
 
 
 class ToldElsewhereError(UserError):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.errors import UserError, user_errors
+from saliency.files import user_path
 from saliency.table.card import TAGS
 from saliency.table.manifest import read_manifest
 from saliency.table.table import shard_files
@@ -110,7 +111,7 @@ def find_maps(place: str | Path) -> Path:
 
     Raises UserError if the dataset can't be had, or not all of it.
     """
-    name, folder = str(place), Path(place).expanduser()
+    name, folder = str(place), user_path(place)
     if not _is_remote(place):
         return folder
     found = _download(name, "dataset", _DOWNLOADED)
@@ -133,14 +134,14 @@ def find_model(place: str | Path) -> Path:
     Raises UserError if it can't be had.
     """
     if not _is_remote(place):
-        return Path(place).expanduser()
+        return user_path(place)
     found = _download(str(place), "model", _OF_A_MODEL["safetensors"])
     return found if any(found.glob("model*.safetensors")) else _download(str(place), "model", _OF_A_MODEL["bin"])
 
 
 def _is_remote(place: str | Path) -> bool:
     """Whether this can only be the name of a repository on the Hub."""
-    folder = Path(place).expanduser()
+    folder = user_path(place)
     return not (folder.exists() or folder.parent.is_dir()) and _HUB_ID.fullmatch(str(place)) is not None
 
 
@@ -207,7 +208,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _explained(error: BaseException, name: str, kind: str = "dataset") -> UserError:
     """The one line for an error of the client."""
-    from huggingface_hub import get_token
     from huggingface_hub.errors import RepositoryNotFoundError
 
     status = _status(error)
@@ -224,8 +224,6 @@ def _explained(error: BaseException, name: str, kind: str = "dataset") -> UserEr
             "of an organisation that lets you (https://huggingface.co/settings/tokens)"
         )
     text = " ".join(str(error).split()) or type(error).__name__
-    token = get_token()
-    text = text.replace(token, "…") if token else text
     if status is None and _is_network(error):
         return UserError(
             f"the Hub can't be reached ({text}); run the same command again, what has arrived is not sent twice"

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipelines.errors import UserError
+from saliency.files import user_path
 
 _LOCK = ".lock"
 _OURS = (
@@ -29,9 +30,9 @@ def is_ours(names: set[str]) -> bool:
 
 def check_apart(out: Path, read: Iterable[str | Path | None], *, option: str = "--out", file: bool = False) -> None:
     """UserError if ``out`` is one of the places that are read or, for a ``file``, lies in a folder among them."""
-    there = out.expanduser().resolve()
+    there = user_path(out).resolve()
     for place in read:
-        if place is None or not (path := Path(place).expanduser()).exists():
+        if place is None or not (path := user_path(place)).exists():
             continue
         if there == path.resolve():
             raise UserError(f"{option} {out} is what is read: give another place")

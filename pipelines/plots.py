@@ -27,7 +27,7 @@ def contact_sheet(path: Path, columns: Mapping[str, Sequence[Picture | str]], *,
     names, count = list(columns), len(next(iter(columns.values())))
     figure, axes = plt.subplots(count, len(names), figsize=(1.6 * len(names), 1.62 * count + 0.5), squeeze=False)
     for column, name in enumerate(names):
-        axes[0][column].set_title(name, fontsize=9)
+        axes[0][column].set_title(name, fontsize=9, parse_math=False)
         for row, cell in enumerate(columns[name]):
             axis = axes[row][column]
             axis.set_axis_off()
@@ -43,7 +43,7 @@ def contact_sheet(path: Path, columns: Mapping[str, Sequence[Picture | str]], *,
             axis.set_box_aspect(1)
     height = figure.get_size_inches()[1]
     if title:
-        figure.suptitle(title, fontsize=10, y=1 - 0.12 / height, va="top")
+        figure.suptitle(title, fontsize=10, y=1 - 0.12 / height, va="top", parse_math=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # captions come in every script
         figure.tight_layout(pad=0.3, rect=(0, 0, 1, 1 - 0.35 / height if title else 1))
@@ -161,7 +161,7 @@ def confusion_matrices(
         shares = 100 * counts / np.maximum(totals, 1)
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         right = 100 * np.trace(counts) / counts.sum()
-        axis.set_title(f"{name}, {right:.1f} % right", fontsize=9)
+        axis.set_title(f"{name}, {right:.1f} % right", fontsize=9, parse_math=False)
         axis.set_xlabel("taken for", fontsize=8)
         axis.set_ylabel("is", fontsize=8)
         labels = [_short(each) for each in names] if count <= 40 else []

@@ -48,10 +48,10 @@ def progress_bar(
 
 def memory_figure(device: Any) -> dict[str, str]:
     """The peak of the memory that torch has allocated on a GPU, as a figure for a bar; empty for other devices."""
+    if not str(device).startswith("cuda"):
+        return {}
     import torch
 
-    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
-        return {}
     return {"memory": f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError
-from saliency.files import remove_leftovers, write_text_atomically
+from saliency.files import read_json, remove_leftovers, write_text_atomically
 
 CONFIG, METRICS, REJECTED = "config.json", "metrics.jsonl", "rejected.jsonl"
 
@@ -62,7 +62,7 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The resolved settings of the run."""
         try:
-            content: dict[str, Any] = json.loads((self.folder / CONFIG).read_text())
+            content: dict[str, Any] = read_json(self.folder / CONFIG)
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder} is not a run folder: {CONFIG} can't be read ({error})") from error
         if not isinstance(content, dict) or not isinstance(content.get("options"), dict):

@@ -25,6 +25,11 @@ _PIECE = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def user_path(place: Path | str) -> Path:
+    """A path, its ``~`` as a user's home; as it is where no home is known."""
+    return Path(os.path.expanduser(place))  # noqa: PTH111 (Path's own raises there)
+
+
 def open_regular(path: Path | str) -> BufferedReader:
     """Open a regular file for reading; OSError for anything else, without waiting for a pipe."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -7,7 +7,7 @@ elsewhere. A map without any positive value says nothing, and counts as the unif
 Without a mask: how many maps are degenerate, entropy, area, likeness to the centre and to another caption's map.
 
 No figure means anything alone: :func:`centre_prior`, :func:`other_captions` and :func:`uniform_scores` are the
-controls, :func:`bootstrap_intervals` the uncertainty. docs/quality.md says how to read them.
+controls, :func:`bootstrap_intervals` the uncertainty. docs/guide/map-quality.md says how to read them.
 """
 
 from __future__ import annotations

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 LONGEST_WORD = 400
 """Characters; a longer run without a blank, such as an image in base64, is shown by its ends."""
 LONGEST_LINE = 4000
 """Characters of one line."""
 
-_MARKDOWN = re.compile(r"([\\`*_\[\]~$])")
+_MARKDOWN = re.compile(r"([\\`*\[\]~$|]|(?<![^\W_])_|_(?![^\W_]))")
+_BARE_BAR = re.compile(r"(?<!\\)\|")
 _TURNS_TEXT = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
@@ -38,9 +40,16 @@ def code_span(text: object) -> str:
 
 
 def markdown(text: object) -> str:
-    """A text as plain words in Markdown: no markup, HTML, picture or formula of its own comes to life."""
+    """A text as plain words in Markdown: no markup, HTML, picture, formula or table cell of its own comes to life."""
     line = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKDOWN.sub(r"\\\1", line)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown, the first row its heading. Cells are Markdown of one line each."""
+    head, *body = rows
+    cells = (head, ["---"] * len(head), *body)
+    return ["| " + " | ".join(_BARE_BAR.sub(r"\\|", cell) for cell in row) + " |" for row in cells]
 
 
 def _ends(text: str, longest: int) -> str:

@@ -92,11 +92,11 @@ def test_the_readmes_lines_run(scene):
     exec(compile(code, "README.md", "exec"), names)
     assert names["features"].shape == (2, 96)
     assert names["heat"].map.shape == (12, 12)
-    assert {"overlay.png", "filled.png", "maps", "run"} <= {path.name for path in scene.iterdir()}
+    assert {"overlay.png", "filled.png", "scene-maps", "scene-run"} <= {path.name for path in scene.iterdir()}
 
 
 def test_the_guides_examples_run(scene):
-    run_examples("\n".join(blocks("docs/python.md")), {}, "docs/python.md")
+    run_examples("\n".join(blocks("docs/guide/python.md")), {}, "docs/guide/python.md")
 
 
 def test_the_docstrings_examples_run(scene):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mae.masks.masking import top_ranks, weighted_scores
@@ -94,7 +94,7 @@ def save_gate(gate: Gate, file: Path) -> None:
     """Write the gate's weights, with its dimensions in the file's metadata; :func:`load_gate` reads them."""
     config = {"features": gate.features, "width": gate.width, "depth": len(gate.blocks), "positions": gate.positions}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in gate.state_dict().items()}
-    save_file(weights, file, metadata={"gate": json.dumps(config)})
+    file.write_bytes(save(weights, metadata={"gate": json.dumps(config)}))
 
 
 def load_gate(file: Path) -> Gate:

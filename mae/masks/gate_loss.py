@@ -45,7 +45,7 @@ class GateObjective:
     use to a gate with positions only; without it a frame patch too is judged by its likeness to the others."""
     contrast: float = 0.02
     """Weight of the contrast beside the background term, whose weight is 1. From 0.1 on it costs accuracy, see
-    docs/gate.md."""
+    docs/guide/gate.md."""
     area_weight: float = 20.0
     temperature: float = 0.2
     """Of the contrast's cosines."""

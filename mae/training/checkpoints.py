@@ -96,6 +96,7 @@ def _write(
 ) -> None:
     with disk_errors(folder):
         model.save_pretrained(folder)
+        shutil.copymode(folder / _CONFIG, folder / _WEIGHTS)  # safetensors makes files that are its owner's alone
         (folder / "README.md").unlink(missing_ok=True)  # the hub's blank form, which says it is on the Hub
         if learner:
             learner.save(folder)

@@ -106,8 +106,8 @@ def evaluate(run: Place, source: Place, *, quiet: bool = False, **options: Any) 
 def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False, **options: Any) -> Compared:
     """Pretrain with several maskings at several seeds, judge all, and say what differs: ``mae-cli compare``.
 
-    ``what`` is a plan (a YAML file, or a dict of the same form, docs/comparing.md) or the source of the images. Runs
-    that fail are in ``comparison.failed``. Raises UserError for a mistake in the plan.
+    ``what`` is a plan (a YAML file, or a dict of the same form, docs/guide/comparing.md) or the source of the images.
+    Runs that fail are in ``comparison.failed``. Raises UserError for a mistake in the plan.
 
     >>> plan = {"source": "shapes:32", "arms": ["random", "block"], "seeds": 1, "pretrain": small}
     >>> sm.compare(plan, out="comparison", dry_run=True).states

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pipelines.errors import UserError
 from pipelines.sources.images import BadImage, decode_rgb, upright_rgb
+from pipelines.sources.source import read_file
+from saliency.files import user_path
 
 Picture: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
 """A path, a Pillow image of any mode, an array [H, W, 3] or a tensor [3, H, W]. Arrays and tensors are RGB, uint8 in
@@ -45,7 +47,7 @@ def open_picture(picture: Picture) -> Image.Image:
 def read_picture(path: str | Path) -> bytes:
     """The bytes of a file. UserError."""
     try:
-        return Path(path).expanduser().read_bytes()
+        return read_file(str(user_path(path)))
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
 

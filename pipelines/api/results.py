@@ -112,7 +112,7 @@ class Evaluation:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """A row an encoder, the judged one first: under a protocol's name its figure 0..1, under ``knn_interval`` and
-        the like the half width of its interval, and more (docs/protocols.md)."""
+        the like the half width of its interval, and more (docs/guide/evaluation.md)."""
         rows: list[dict[str, Any]] = self.result["rows"]
         return rows
 

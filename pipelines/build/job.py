@@ -51,6 +51,7 @@ def open_job(options: BuildOptions) -> Job:
         captions=options.captions,
         limit=options.limit,
         split=options.split,
+        allow_outside=options.allow_outside,
         clips=options.clips,
     )
     if isinstance(source, Source) and source.captions is None:

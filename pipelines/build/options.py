@@ -10,6 +10,7 @@ from pipelines.commandline.shared_options import (
     DATA,
     MACHINE,
     SPEED,
+    AllowOutside,
     CaptionColumn,
     CaptionsOfAnImage,
     Device,
@@ -60,7 +61,8 @@ class BuildOptions:
     method: Annotated[
         str,
         Option(
-            "Method that computes the maps (docs/methods.md). Those after naclip need pip install 'saliency-mae[cam]'.",
+            "Method that computes the maps (docs/guide/maps.md). Those after naclip need "
+            "pip install 'saliency-mae[cam]'.",
             choices=METHOD_NAMES,
         ),
     ] = "gradcam"
@@ -92,6 +94,7 @@ class BuildOptions:
         ),
     ] = False
     split: Split = None
+    allow_outside: AllowOutside = False
     limit: Limit = None
     max_rejected: Rejects = 0.01
     batch_size: Annotated[int, Option("Pairs per batch.", least=1, panel=SPEED)] = 64

@@ -31,6 +31,8 @@ CaptionsOfAnImage = Annotated[
 ]
 Limit = Annotated[int | None, Option("Use only the first N samples.", least=1, panel=DATA)]
 Split = Annotated[str | None, Option("Split of a Hub dataset, or of a folder that contains splits.", panel=DATA)]
+OUTSIDE = "Read files outside of the source, too, where a table or a dataset names them."
+AllowOutside = Annotated[bool, Option(OUTSIDE, panel=DATA)]
 Rejects = Annotated[float, Option("Fraction of unreadable samples above which the command fails.", panel=DATA)]
 
 Device = Annotated[

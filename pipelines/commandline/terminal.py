@@ -39,16 +39,21 @@ def print_facts(facts: dict[str, Any], title: str | None = None) -> None:
     Console().print(table)
 
 
+def say(text: object, *, err: bool = False) -> None:
+    """A text on stdout, or on stderr, as :func:`plain` shows it."""
+    typer.echo(plain(text).plain, err=err)
+
+
 def warn(lines: Iterable[str]) -> None:
     """What only costs some samples, a line each on stderr."""
     for line in lines:
-        typer.echo(f"warning: {line}", err=True)
+        say(f"warning: {one_line(line)}", err=True)
 
 
 def say_next(*words: object, when: str = "", quiet: bool = False) -> None:
     """A hint on stderr: the ``mae-cli`` command that most users run next. Words in capitals are theirs to fill in."""
     if not quiet:
-        typer.echo(f"next{when}: {shlex.join(['mae-cli', *map(str, words)])}", err=True)
+        say(f"next{when}: {shlex.join(['mae-cli', *map(str, words)])}", err=True)
 
 
 _ADVICE = dict.fromkeys(
@@ -87,7 +92,7 @@ def _plain_errors() -> Iterator[None]:
 
 def fail(message: str, code: int, kind: str = "error") -> None:
     """One line on stderr, and the exit code."""
-    typer.echo(f"{kind}: {message}", err=True)
+    say(f"{kind}: {one_line(message)}", err=True)
     raise typer.Exit(code)
 
 
@@ -119,7 +124,7 @@ def run_app(app: typer.Typer, name: str, words: Sequence[str] | None = None) -> 
             raise
         if message := _usage_mistake(error):
             command = getattr(getattr(error, "ctx", None), "command_path", name)
-            typer.echo(f"error: {message}; see {command} --help", err=True)
+            say(f"error: {message}; see {command} --help", err=True)
         code = error.exit_code
     return code if isinstance(code, int) else 0
 

@@ -30,6 +30,7 @@ from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source, hash_pairs
 from pipelines.views.joined_maps import join_maps
 from saliency.files import remove_leftovers, write_text_atomically
+from saliency.shown import one_line
 
 
 def compare(
@@ -190,7 +191,7 @@ def _line(outcome: UnitOutcome, done: int, total: int, each: float) -> str:
         figures = ", ".join(f"{name} {100 * row[name]:.1f} %" for name in outcome.unit.evaluate.protocols)
         text = f"{outcome.unit.name}: {figures}"
     else:
-        text = f"{outcome.unit.name}: FAILED: {outcome.failed}"
+        text = f"{outcome.unit.name}: FAILED: {one_line(outcome.failed)}"
     left = f", about {_duration(each * (total - done))} left" if done < total else ""
     return f"[{done}/{total}] {text} ({_duration(outcome.seconds)}{left})"
 

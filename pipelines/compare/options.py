@@ -18,7 +18,7 @@ _PROTOCOLS = next(each for each in declared_options(EvaluateOptions) if each.nam
 class CompareOptions:
     """What ``compare`` was asked for; the CLI's options under the same names."""
 
-    what: Annotated[str, Argument("A plan (FILE.yaml, see docs/comparing.md), or the source of the images.")]
+    what: Annotated[str, Argument("A plan (FILE.yaml, see docs/guide/comparing.md), or the source of the images.")]
     out: Out
     arms: Annotated[
         str | None,

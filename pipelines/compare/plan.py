@@ -36,7 +36,7 @@ _NOT_COMMON = {
     "saliency": "give it at the top, or to an arm",
 }
 _NOT_OF_AN_ARM = {name: why for name, why in _NOT_COMMON.items() if name != "saliency"} | dict.fromkeys(
-    ("image_column", "caption_column", "captions", "limit", "split", "workers", "device"), _SHARED
+    ("image_column", "caption_column", "captions", "limit", "split", "allow_outside", "workers", "device"), _SHARED
 )
 _NOT_OF_EVALUATE = {
     "run": "every run is judged",

@@ -31,6 +31,7 @@ from pipelines.pretrain.options import PretrainOptions
 from pipelines.run_folder import RunFolder
 from saliency import __version__
 from saliency.files import write_text_atomically
+from saliency.shown import code_span, markdown, markdown_table
 
 RESULTS, REPORT = "results.json", "report.md"
 
@@ -185,14 +186,14 @@ def _report(comparison: Comparison, out: Path, machine: dict[str, Any], notes: S
     plan, finished = comparison.plan, comparison.finished
     total = len(plan.arms) * len(plan.seeds)
     lines = ["# Comparison of masks", "", f"{len(finished)} of {total} runs are finished ({_counted(plan)})."]
-    lines += [f"- FAILED {outcome.unit.name}: {outcome.failed}" for outcome in comparison.failed]
+    lines += [f"- FAILED {outcome.unit.name}: {markdown(outcome.failed)}" for outcome in comparison.failed]
     if finished:
         lines += ["", "## Result", "", *_tables(tables_of(comparison)), *_explanation(comparison)]
         lines += ["", "## By seed", "", *_by_seed(comparison), "## Pictures", ""]
         drawn = [(name, text) for name, text in _PLOTS.items() if (out / "plots" / name).exists()]
         for name, text in drawn:
             lines += [f"{text}:", "", f"![{text}](plots/{name})", ""]
-        lines += [*notes, "## What this can and can't say", "", *_limits(comparison)]
+        lines += [*map(markdown, notes), "## What this can and can't say", "", *_limits(comparison)]
     lines += ["", "## What was run", "", *_what_was_run(comparison, machine)]
     return "\n".join(lines) + "\n"
 
@@ -266,22 +267,29 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
         seconds = [(o.record or {}).get("pretrain_seconds") for o in comparison.finished if o.unit.arm == arm]
         known = [value for value in seconds if value is not None]
         asked = plan.pretrain_options(arm, plan.seeds[0], Path())
-        rows.append([arm, masks_in_words(asked), _written(options), f"{sum(known) / len(known):.0f}" if known else "–"])
+        rows.append(
+            [
+                arm,
+                markdown(masks_in_words(asked)),
+                _written(options),
+                f"{sum(known) / len(known):.0f}" if known else "–",
+            ]
+        )
     lines = [
-        f"- images: `{plan.source}`" + (f"; maps: `{plan.saliency}`" if plan.saliency else ""),
+        f"- images: {code_span(plan.source)}" + (f"; maps: {code_span(plan.saliency)}" if plan.saliency else ""),
         f"- pretraining: {_written(plan.pretrain) or 'the defaults'}",
         f"- evaluation: {_written(plan.evaluate) or 'the defaults'}",
     ]
     if comparison.finished:
         result = (comparison.finished[0].record or {})["result"]
         lines.append(
-            f"- judged, the first run: trained on {result['train_images']} images of `{result['source']}`, tested on "
-            f"{result['test_images']} of {result['test']}"
+            f"- judged, the first run: trained on {result['train_images']} images of {code_span(result['source'])}, "
+            f"tested on {result['test_images']} of {markdown(result['test'])}"
         )
         evaluating = [(o.record or {}).get("evaluate_seconds") or 0 for o in comparison.finished]
         lines.append(f"- evaluation took {sum(evaluating) / len(evaluating):.0f} s a run")
-    lines.append(f"- {', '.join(f'{name} {value}' for name, value in machine.items())}")
-    return [*lines, "", *_markdown(rows)]
+    lines.append(f"- {markdown(', '.join(f'{name} {value}' for name, value in machine.items()))}")
+    return [*lines, "", *markdown_table(rows)]
 
 
 def masks_in_words(options: PretrainOptions) -> str:
@@ -291,7 +299,7 @@ def masks_in_words(options: PretrainOptions) -> str:
 
 
 def _written(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in options.items())
+    return markdown(", ".join(f"{name} {_short(value)}" for name, value in options.items()))
 
 
 def _short(value: Any) -> str:
@@ -301,12 +309,7 @@ def _short(value: Any) -> str:
 
 
 def _tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
-    return [line for rows in tables.values() for line in (*_markdown(rows), "")]
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *body = rows
-    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
+    return [line for rows in tables.values() for line in (*markdown_table(rows), "")]
 
 
 def _machine(device: str, jobs: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from saliency.files import write_text_atomically
 
 NEW, BEGUN, TRAINED, FINISHED = "new", "begun", "trained", "finished"
 
-_FREE_OF_JUDGING = ("run", "out", "workers", "device")
+_FREE_OF_JUDGING = ("run", "out", "workers", "device", "allow_outside")
 
 
 @dataclass(frozen=True)

@@ -132,18 +132,22 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
         unit="accuracy, %",
         chance=100 * result["chance"],
     )
+    contact_sheet(
+        out / "contact-sheet.png",
+        demo_sheet(out, seed=seed, device=device),
+        title=f"{100 * SALIENT_RATIO:g} % of the patches hidden because salient, 75 % in all",
+    )
+
+
+def demo_sheet(out: Path, *, seed: int = 0, device: str = "cpu") -> dict[str, list[Any]]:
+    """The first scenes of a finished demo as columns: image, caption, map, mask, reconstruction."""
     options = _pretrain_options(out / "salient", out / "maps", seed, device)
     source = open_source(TRAINED_ON, limit=_SHEET_ROWS)
     assert isinstance(source, Source)
     settings = settings_of(options)
     training = Training(load_model(out / "salient"), settings.masking, settings.training, 1, device)
     maps = join_maps(out / "maps", source, on_missing="error")
-    sheet = reconstruction_sheet(source, maps, training.model, training.pick_masks, _SHEET_ROWS)
-    contact_sheet(
-        out / "contact-sheet.png",
-        sheet,
-        title=f"{100 * SALIENT_RATIO:g} % of the patches hidden because salient, 75 % in all",
-    )
+    return reconstruction_sheet(source, maps, training.model, training.pick_masks, _SHEET_ROWS)
 
 
 def _table(facts: dict[str, str], map_scores: MapScores, result: dict[str, Any]) -> str:

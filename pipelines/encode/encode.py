@@ -28,13 +28,14 @@ from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.recovery.stream_encoder import Encoded, stream_encoder
 from pipelines.encode.options import EncodeOptions
-from pipelines.errors import UserError, user_errors
+from pipelines.errors import UserError, user_errors, without_secrets
 from pipelines.frames.live import Live, faults_in_words
 from pipelines.frames.options import is_stream
 from pipelines.outputs import check_apart, one_writer
 from pipelines.progress import progress_bar
 from pipelines.reconstruct.reconstruct import open_model, picture_files
 from pipelines.sources.images import BadImage, decode_rgb
+from pipelines.sources.source import read_file
 from pipelines.views.geometry import central_view
 from saliency.files import opened_atomically, remove_leftovers, write_text_atomically
 
@@ -81,7 +82,7 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
         raise UserError(f"--out {options.out} is a folder; give a file to write, such as features.parquet")
     model, _ = open_model(options.run, options.device)
     found = Encoding()
-    metadata = {"model": str(options.run), "input": options.input}
+    metadata = {"model": str(options.run), "input": without_secrets(options.input)}
     if is_stream(options.input, as_video=options.as_video):
         live = Live(stream)
         metadata |= {"fps": str(live.fps), "tubelet": str(getattr(model, "tubelet", 1))}
@@ -121,7 +122,7 @@ def _of_stream(model: MaskedAutoencoder, live: Live, found: Encoding, *, quiet: 
 def _of_pictures(model: MaskedAutoencoder, files: list[Path], found: Encoding, *, quiet: bool) -> Rows:
     for file in progress_bar(files, unit="images", quiet=quiet):
         try:
-            pixels = _view(decode_rgb(file.read_bytes()), model)
+            pixels = _view(decode_rgb(read_file(str(file))), model)
         except (BadImage, OSError) as error:
             found.rejected.append((file.name, str(error)))
             continue

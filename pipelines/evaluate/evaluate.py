@@ -43,8 +43,8 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
 
     ``rows`` has a row an encoder. Each protocol's figure, 0..1, stands under the protocol's name (the mean over seeds),
     with ``…_interval`` (half of its 95 % interval over test images), ``…_seed_interval`` (that of the mean over seeds,
-    where there are several), ``…_runs``, what each seed gave and how, and keys of its own (docs/protocols.md): of an
-    accuracy ``…_per_class`` and ``…_confusion`` (counts, summed over seeds). Raises UserError.
+    where there are several), ``…_runs``, what each seed gave and how, and keys of its own (docs/guide/evaluation.md):
+    of an accuracy ``…_per_class`` and ``…_confusion`` (counts, summed over seeds). Raises UserError.
     """
     out = options.file
     for option, file in (("--out", options.out), ("--confusion", options.confusion)):

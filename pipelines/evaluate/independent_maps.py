@@ -7,12 +7,12 @@ where they are of other images: a model that learned what one method calls salie
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError
+from saliency.files import read_json, user_path
 
 _NOT_HOW_MADE = ("images_without_map", "package_version", "precision")
 
@@ -53,7 +53,7 @@ def training_record(name: str) -> dict[str, Any] | None:
     path = Path(name.removeprefix("mae:").partition("@keep=")[0])  # which says how a run is looked at
     for folder in (path, path.parent, path.parent.parent):
         try:
-            config = json.loads((folder / "config.json").read_text())
+            config = read_json(folder / "config.json")
         except (OSError, ValueError):
             continue
         if isinstance(config, dict) and isinstance(config.get("options"), dict):
@@ -62,7 +62,7 @@ def training_record(name: str) -> dict[str, Any] | None:
 
 
 def _same_place(one: str, other: str) -> bool:
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return one == other or user_path(one).resolve() == user_path(other).resolve()
 
 
 def _how_made(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pipelines.commandline.option_text import parse_seeds
 from pipelines.commandline.shared_options import (
     DATA,
     MACHINE,
+    AllowOutside,
     CaptionColumn,
     CaptionsOfAnImage,
     Device,
@@ -41,7 +42,7 @@ class _Shared:
     protocols: Annotated[
         tuple[str, ...],
         _What(
-            "What to measure. Repeat it for several [default: knn and logistic] (docs/protocols.md).",
+            "What to measure. Repeat it for several [default: knn and logistic] (docs/guide/evaluation.md).",
             flags=("--protocol",),
             choices=tuple(PROTOCOLS),
         ),
@@ -72,6 +73,7 @@ class _Shared:
     limit: Limit = None
     test_limit: Annotated[int | None, _Data("Take the first N samples of --test.", least=1)] = None
     split: Split = None
+    allow_outside: AllowOutside = False
     image_column: ImageColumn = None
     caption_column: CaptionColumn = None
     captions: CaptionsOfAnImage = "first"

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.commandline.terminal import plain
 from pipelines.evaluate.protocol import load
 
 
@@ -24,7 +25,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
     protocols = [load(name) for name in result["protocols"]]
     table = Table("encoder", *(each.heading() for each in protocols), title=title, title_justify="left")
     for row in (*result["rows"], *result.get("baselines", ())):
-        table.add_row(row["encoder"], *(_figure(row, protocol) for protocol in result["protocols"]))
+        table.add_row(plain(row["encoder"]), *(_figure(row, protocol) for protocol in result["protocols"]))
     console = Console()
     console.print(table)
     for further in (table for each in protocols for table in each.tables(result)):

@@ -6,7 +6,6 @@ their last part, so that a card tells nothing of the machine.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from pipelines.errors import UserError
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
 from pipelines.run_folder import CONFIG, RunFolder
+from saliency.files import read_json
+from saliency.shown import code_span, markdown, markdown_table, one_line
 from saliency.table.card import last_part
 
 _SHOWN = (
@@ -45,9 +46,9 @@ def model_card(folder: Path, model: Mapping[str, Any], kind: str, load: str, *, 
     header = ["---", f"library_name: {_LIBRARIES[kind]}", "tags: [masked-autoencoder, vision-transformer]"]
     header += ["pipeline_tag: image-feature-extraction", "---", ""]
     title = ["# Masked autoencoder", "", "A ViT pretrained as a masked autoencoder (He et al. 2021, arXiv 2111.06377)."]
-    lines = [*header, *title, "", "```python", load, "```", ""]
+    lines = [*header, *title, "", "```python", one_line(load), "```", ""]
     lines += [_GATE] if gate else []
-    lines += _table("Model", {name: _value(value) for name, value in model.items()})
+    lines += _table("Model", {markdown(name): _value(value) for name, value in model.items()})
     lines += run_facts(folder)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -65,11 +66,11 @@ def run_facts(folder: Path) -> list[str]:
     options = options | config["masking"] | {"masking": config["masking"]["strategy"], "precision": config["precision"]}
     shown = [name for name in _SHOWN if options.get(name) is not None and has_effect(name, options["masking"])]
     training = {name: _value(options[name]) for name in shown}
-    training = {"source": f"{last_part(str(options['source']))} ({config['images']} images)"} | training
+    training = {"source": f"{_place(options['source'])} ({markdown(config['images'])} images)"} | training
     if options.get("saliency"):
-        training["saliency"] = last_part(str(options["saliency"]))
+        training["saliency"] = _place(options["saliency"])
     if metrics:
-        training["steps"] = f"{metrics[-1]['step']} of {config['steps']}"
+        training["steps"] = f"{metrics[-1]['step']} of {markdown(config['steps'])}"
         training["loss"] = f"{metrics[-1]['loss']:.4f} at the last logged step"
     return _table("Training", training) + _results(folder / "evaluation.json")
 
@@ -77,29 +78,30 @@ def run_facts(folder: Path) -> list[str]:
 def _results(file: Path) -> list[str]:
     """What ``evaluate`` wrote into the run."""
     try:
-        result = json.loads(file.read_text())
+        result = read_json(file)
         protocols = [name for name, row in PROTOCOLS.items() if row.accuracy and name in result["rows"][0]]
         rows = [
             [
-                last_part(str(row["encoder"])),
+                _place(row["encoder"]),
                 *(f"{100 * row[name]:.1f} ± {100 * row[f'{name}_interval']:.1f}" for name in protocols),
             ]
             for row in result["rows"]
         ]
         facts = (
-            f"{_what(protocols, result)} on {last_part(str(result['source']))}: {result['train_images']} "
-            f"training and {result['test_images']} test images, {result['classes']} classes, largest class "
+            f"{_what(protocols, result)} on {_place(result['source'])}: {int(result['train_images'])} "
+            f"training and {int(result['test_images'])} test images, {int(result['classes'])} classes, largest class "
             f"{100 * result['chance']:.1f} %. Accuracy in %, with 95 % intervals."
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return []
     heading = ["encoder", *protocols]
-    return ["## Results", "", facts, "", *map(_row, [heading, ["---"] * len(heading), *rows]), ""]
+    return ["## Results", "", facts, "", *markdown_table([heading, *rows]), ""]
 
 
 def _what(protocols: list[str], result: Mapping[str, Any]) -> str:
     """What was measured: frozen features, or the fine-tuned encoder, or both."""
-    frozen, tuned = f"Frozen features (`{result['pool']}`)", [name for name in protocols if not load(name).frozen]
+    frozen = f"Frozen features ({code_span(result['pool'])})"
+    tuned = [name for name in protocols if not load(name).frozen]
     if not tuned:
         return frozen
     names = ", ".join(f"`{name}`" for name in tuned)
@@ -107,13 +109,13 @@ def _what(protocols: list[str], result: Mapping[str, Any]) -> str:
 
 
 def _table(title: str, facts: Mapping[str, str]) -> list[str]:
-    rows = [[name, value] for name, value in facts.items()]
-    return [f"## {title}", "", *map(_row, [["", ""], ["---", "---"], *rows]), ""]
+    return [f"## {title}", "", *markdown_table([["", ""], *([name, value] for name, value in facts.items())]), ""]
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+def _place(place: object) -> str:
+    """A path by its last part, in Markdown."""
+    return markdown(last_part(str(place)))
 
 
 def _value(value: object) -> str:
-    return "×".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return markdown("×".join(map(str, value)) if isinstance(value, (list, tuple)) else value)

@@ -17,6 +17,7 @@ from pipelines.errors import UserError
 from pipelines.frames.live import Live, folder_frames
 from pipelines.frames.options import LiveOptions, is_stream
 from pipelines.sources.images import SUFFIXES, BadImage, decode_mask, decode_rgb
+from pipelines.sources.source import read_file
 
 _WHITE = 128  # of a video: what is white has become a little grey
 
@@ -37,12 +38,12 @@ class Companion:
         folder = Path(live.options.input)
         if place.is_dir() and folder.is_dir():
             files = _by_stem(place, masks=masks)
-            self._named = lambda name: decode(_file(files, name, place).read_bytes())
+            self._named = lambda name: decode(read_file(str(_file(files, name, place))))
         elif place.is_dir():
             files = _by_stem(place, masks=masks)
             if not files:
                 raise UserError(f"{self._what} holds no pictures")
-            self._rest = (decode(files[stem].read_bytes()) for stem in sorted(files))
+            self._rest = (decode(read_file(str(files[stem]))) for stem in sorted(files))
         elif is_stream(str(place)):
             options = LiveOptions(str(place), fps=float(live.fps), stall_timeout=live.options.stall_timeout)
             self._rest = (_white(frame) if masks else frame for frame in Live(options))
@@ -72,8 +73,8 @@ class Companion:
 
     def _decoded(self, decode: Callable[[bytes], NDArray[Any]], place: Path) -> NDArray[Any]:
         try:
-            return decode(place.read_bytes())
-        except BadImage as error:
+            return decode(read_file(str(place)))
+        except (BadImage, OSError) as error:
             raise UserError(f"{self._what}: {error}") from error
 
 

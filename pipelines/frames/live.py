@@ -26,6 +26,7 @@ from pipelines.errors import UserError
 from pipelines.frames.options import STDIN, LiveOptions
 from pipelines.frames.ticks import Arrival, Ticks
 from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
+from pipelines.sources.source import read_file
 from pipelines.sources.video.video_end import Extent, missing_frames
 from pipelines.sources.video.video_stream import (
     UNTIMED,
@@ -35,7 +36,6 @@ from pipelines.sources.video.video_stream import (
     pixel_aspect,
     reason_of,
     require_av,
-    require_regular,
     upright,
     video_stream,
 )
@@ -225,8 +225,7 @@ def _pictures(folder: Path, faults: Faults) -> Iterator[Fraction | Arrival]:
     yield DEFAULT_FPS
     for name in names:
         try:
-            require_regular(folder / name)
-            yield Arrival(None, decode_rgb((folder / name).read_bytes()))
+            yield Arrival(None, decode_rgb(read_file(str(folder / name))))
         except (BadImage, OSError):
             faults.corrupt += 1
             yield Arrival(None, None)

@@ -95,7 +95,7 @@ def _is_written(folder: Path) -> bool:
 def _inspect_maps(folder: Path, options: InspectOptions, quiet: bool) -> Inspection:
     with user_errors():
         table, manifest = SaliencyTable(folder), read_manifest(folder)
-        source = source_of_maps(table, options.source)
+        source = source_of_maps(table, options.source, allow_outside=options.allow_outside)
     if options.require and (source is None or not source.has_masks):
         why = "its images are not at hand: give --source" if source is None else f"{source.name} has no masks or boxes"
         raise UserError(f"--require can't judge {folder}: {why}")
@@ -145,7 +145,8 @@ def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:
     facts, numbers = describe_run(run)
     origin = run.config()["options"]
     names = () if options.source else ("split", "image_column", "caption_column", "captions", "limit")
-    source = open_source(options.source or origin["source"], **{name: origin[name] for name in names})
+    wanted = {name: origin[name] for name in names} | {"allow_outside": options.allow_outside}
+    source = open_source(options.source or origin["source"], **wanted)
     if isinstance(source, StreamSource):
         raise UserError(f"{source.name} is a stream; give --source with images that can be read in any order")
     seen, counted, map_scores = inspect_gate(
@@ -160,7 +161,7 @@ def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:
 
 
 def _inspect_source(options: InspectOptions) -> Inspection:
-    source = open_source(options.what)
+    source = open_source(options.what, allow_outside=options.allow_outside)
     facts, numbers = describe_source(source)
     if options.gallery and not isinstance(source, StreamSource):
         drawn = draw_source(options.gallery, source, size=options.gallery_size)

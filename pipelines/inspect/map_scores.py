@@ -104,7 +104,7 @@ def score_arrays(
     return tally.map_scores(no_shuffle, [], seed)
 
 
-def source_of_maps(table: SaliencyTable, name: str | None = None) -> Source | None:
+def source_of_maps(table: SaliencyTable, name: str | None = None, *, allow_outside: bool = False) -> Source | None:
     """The pairs that maps were made of, or those of the source ``name``; None if not known or not there any more.
 
     Raises UserError if ``name`` is given and can't be opened.
@@ -115,6 +115,7 @@ def source_of_maps(table: SaliencyTable, name: str | None = None) -> Source | No
         return None
     options: dict[str, Any] = {key: origin.get(key) for key in ("split", "image_column", "caption_column", "limit")}
     options |= {"captions": origin.get("captions", "first"), "clips": origin.get("clips", False)}
+    options |= {"allow_outside": allow_outside}
     try:
         source = open_source(name or origin["source"], **options)
         if options["captions"] == "first" and isinstance(source, Source) and _has_more(table, source):

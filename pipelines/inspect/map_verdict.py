@@ -1,7 +1,8 @@
 """What was found of a set of maps, as plain numbers: figures beside their controls, with intervals, and the verdict.
 
 ``maps beat a control`` in a figure when the lower end of the paired bootstrap interval of (map − control) is above
-zero, and fall behind it when the upper end is below; anything else is undecided. docs/quality.md explains the figures.
+zero, and fall behind it when the upper end is below; anything else is undecided. docs/guide/map-quality.md explains
+the figures.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.commandline.terminal import plain
 from saliency.names import FIGURES
 
 MAPS, CENTRE, SHUFFLED, UNIFORM = "maps", "centre_prior", "shuffled_caption", "uniform"
@@ -183,6 +185,6 @@ def print_map_scores(map_scores: MapScores) -> None:
         title = f"\n{map_scores.judged} maps with true masks, 95 % intervals"
         table = Table(*heading, box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
         for cells in rows:
-            table.add_row(*cells)
+            table.add_row(*map(plain, cells))
         console.print(table)
-    console.print(f"\n{map_scores.verdict()}", highlight=False)
+    console.print(plain(f"\n{map_scores.verdict()}"))

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option, check_declared
-from pipelines.commandline.shared_options import Device
+from pipelines.commandline.shared_options import OUTSIDE, Device
 from saliency.names import FIGURES
 
 GALLERY, SCORES = "Gallery", "Scores"
@@ -44,6 +44,7 @@ class InspectOptions:
         ),
     ] = ()
     device: Device = "cpu"
+    allow_outside: Annotated[bool, Option(OUTSIDE)] = False
 
     def __post_init__(self) -> None:
         check_declared(self)

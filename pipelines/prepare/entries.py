@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.sources.hub_stream import StreamSource, encoded_bytes, stream_dataset
+from pipelines.sources.hub_stream import StreamSource, stream_dataset
 from pipelines.sources.images import decode_mask
 from pipelines.sources.open_source import open_rows, open_source
 from pipelines.sources.source import BoxMasks, FileImages, Source, hash_pairs
@@ -250,17 +250,18 @@ class StreamEntries:
             label,
             sample.url,
             lambda: sample.image,
-            _DecodeMask(row[roles.mask]) if roles.mask else None,
+            _DecodeMask(self._first, row[roles.mask]) if roles.mask else None,
             None if box is None else tuple(box),
         )
 
 
 @dataclass(frozen=True)
 class _DecodeMask:
+    stream: StreamSource
     value: Any
 
     def __call__(self) -> Mask | None:
-        return None if self.value is None else decode_mask(encoded_bytes(self.value))
+        return None if self.value is None else decode_mask(self.stream.read(self.value))
 
 
 def open_entries(spec: str, wishes: Wishes) -> Entries:
@@ -275,6 +276,7 @@ def open_entries(spec: str, wishes: Wishes) -> Entries:
         limit=wishes.limit,
         split=wishes.split,
         every_row=True,
+        allow_outside=wishes.allow_outside,
     )
     every = replace(wishes, captions="all")
     if isinstance(first, StreamSource):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pipelines.commandline.option import Option, check_declared
 from pipelines.commandline.shared_options import (
     DATA,
+    AllowOutside,
     CaptionColumn,
     Captions,
     ImageColumn,
@@ -34,6 +35,7 @@ class PrepareOptions:
         "all"
     )
     split: Split = None
+    allow_outside: AllowOutside = False
     limit: Limit = None
     max_rejected: Rejects = 0.01
     workers: Workers = 2

@@ -54,7 +54,14 @@ def prepare(options: PrepareOptions, *, quiet: bool = False) -> Manifest:
     check_apart(options.out, [options.source])
     entries = open_entries(
         options.source,
-        Wishes(options.image_column, options.caption_column, options.captions, options.limit, options.split),
+        Wishes(
+            options.image_column,
+            options.caption_column,
+            options.captions,
+            options.limit,
+            options.split,
+            allow_outside=options.allow_outside,
+        ),
     )
     warn([] if quiet else entries.warnings)
     out = options.out

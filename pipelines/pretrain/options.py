@@ -18,6 +18,7 @@ from pipelines.commandline.shared_options import (
     SPEED,
     TRAINING,
     VIDEO,
+    AllowOutside,
     CaptionColumn,
     CaptionsOfAnImage,
     Device,
@@ -33,10 +34,10 @@ from pipelines.pretrain.effects import EFFECTS
 
 SALIENT, GATE, ATTENTION, HARD, LEVELS, RUN = (
     "Masks by saliency maps",
-    "Masks by a gate (docs/gate.md)",
+    "Masks by a gate (docs/guide/gate.md)",
     "Masks by attention",
     "Masks of hard patches",
-    "Masks that learn from labels: mlo (docs/mlo.md)",
+    "Masks that learn from labels: mlo (docs/guide/mlo.md)",
     "Checkpoints and logs",
 )
 
@@ -47,7 +48,7 @@ TRACKERS = ("tensorboard", "wandb")
 
 FREE_ON_RESUME = frozenset(
     {"out", "workers", "device", "augment_on", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}
-    | {"shard_model"}
+    | {"shard_model", "allow_outside"}
 )
 """The options that a resumed run may change: they do not decide what is learned, but for the last bits."""
 
@@ -89,7 +90,7 @@ class PretrainOptions:
     masking: Annotated[
         str | None,
         Option(
-            "How patches are chosen to be hidden (docs/masking.md). By default salient if --saliency is given, and "
+            "How patches are chosen to be hidden (docs/guide/masking.md). By default salient with --saliency, and "
             "otherwise random, or tube for videos. inverse, shuffled and center are controls for experiments.",
             choices=tuple(STRATEGIES),
             panel=MASKS,
@@ -226,19 +227,19 @@ class PretrainOptions:
     decoder_depth: Annotated[int | None, Option("Depth of the decoder, by default the size's own.", panel=MODEL)] = None
     decode_ratio: Annotated[
         float,
-        Option("Fraction of hidden patches that is decoded, drawn anew at every step (docs/speed.md).", panel=SPEED),
+        Option("Fraction of hidden patches to decode, drawn anew at every step (docs/guide/speed.md).", panel=SPEED),
     ] = 1.0
     decoder_masking: Annotated[
         str,
         Option(
-            "With --decode-ratio: decode tubelets at random, or those in a running cell (docs/video.md).",
+            "With --decode-ratio: decode tubelets at random, or those in a running cell (docs/guide/video.md).",
             choices=("random", "running-cell"),
             panel=VIDEO,
         ),
     ] = "random"
     frames: Annotated[
         int | None,
-        Option("Frames per clip, usually 16. SOURCE then holds videos (docs/video.md).", least=1, panel=VIDEO),
+        Option("Frames per clip, usually 16. SOURCE then holds videos (docs/guide/video.md).", least=1, panel=VIDEO),
     ] = None
     frame_stride: Annotated[int, Option("Distance between frames of a clip, in frames of the video.", panel=VIDEO)] = 4
     tubelet: Annotated[int, Option("Frames per video patch.", panel=VIDEO)] = 2
@@ -285,7 +286,7 @@ class PretrainOptions:
     ] = False
     shard_model: Annotated[
         bool,
-        Option("Split weights and optimiser state among torchrun's processes (docs/distributed.md).", panel=MACHINE),
+        Option("Split weights and optimiser state among processes (docs/guide/distributed.md).", panel=MACHINE),
     ] = False
     checkpoint_every: Annotated[int | None, Option("Steps between checkpoints; one epoch by default.", panel=RUN)] = (
         None
@@ -315,6 +316,7 @@ class PretrainOptions:
     captions: CaptionsOfAnImage = "first"
     limit: Limit = None
     split: Split = None
+    allow_outside: AllowOutside = False
     device: Device = "cpu"
 
     def __post_init__(self) -> None:

@@ -21,9 +21,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, without_secrets
 from pipelines.run_folder import RunFolder
 from saliency.files import write_text_atomically
+from saliency.shown import one_line
 
 STATE = "tracking.json"
 """Of a run folder: the id of its W&B run, and the last step that W&B has."""
@@ -195,5 +196,5 @@ def _numbers(line: dict[str, Any]) -> dict[str, float]:
 
 
 def _warn(name: str, error: Exception) -> None:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = one_line(without_secrets(error), 300) or type(error).__name__
     tqdm.write(f"warning: {name} failed and is left out, the training goes on: {reason}", file=sys.stderr)

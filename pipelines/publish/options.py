@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option, check_declared
+from pipelines.commandline.shared_options import OUTSIDE
 
 PREVIEW, CARD = "Preview pictures", "Dataset card"
 """Panels of ``--help``."""
@@ -31,6 +32,7 @@ class PublishOptions:
         bool, Option("Show the photos, which requires the right to publish them.", panel=PREVIEW)
     ] = False
     source: Annotated[str | None, Option("Where the images are now, for --with-images.", panel=PREVIEW)] = None
+    allow_outside: Annotated[bool, Option(OUTSIDE, panel=PREVIEW)] = False
     licence: Annotated[
         str, Option("Licence of the maps, as the Hub spells it.", flags=("--licence", "--license"), panel=CARD)
     ] = "other"

@@ -33,7 +33,7 @@ from pipelines.sources.formats import is_built_in
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
 from pipelines.verify.verify import check_folder
-from saliency.files import remove_leftovers, write_atomically, write_text_atomically
+from saliency.files import read_json, remove_leftovers, write_atomically, write_text_atomically
 from saliency.table.card import CardFacts, dataset_card, last_part, without_folders
 from saliency.table.checks import PUBLISHED, TableReport
 from saliency.table.manifest import Manifest, Shard
@@ -86,7 +86,7 @@ def _read_quality(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"--quality {path} can't be read as what inspect --json writes: {error}") from error
     if not isinstance(content, dict) or not content:
@@ -136,6 +136,7 @@ def _images(options: PublishOptions, report: TableReport) -> tuple[Source | None
         raise UserError(f"{options.maps} does not say where its images are: {advice}")
     wanted: dict[str, Any] = {name: origin.get(name) for name in ("split", "image_column", "caption_column", "limit")}
     wanted |= {"captions": origin.get("captions") or "first", "clips": origin.get("clips", False)}
+    wanted |= {"allow_outside": options.allow_outside}
     try:
         source = open_source(spec, **wanted)
     except UserError as error:

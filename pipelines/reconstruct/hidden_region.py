@@ -23,6 +23,7 @@ from mae.pixels import normalise
 from pipelines.errors import UserError
 from pipelines.reconstruct.options import ReconstructOptions, parse_color
 from pipelines.sources.images import SUFFIXES, BadImage, decode_mask
+from pipelines.sources.source import read_file
 
 
 class Occlusions:
@@ -101,11 +102,11 @@ def _masks(place: Path) -> Callable[[str], Tensor]:
         raise UserError(f"--mask {place} does not exist")
     try:
         mask = _read(place)
-    except BadImage as error:
+    except (BadImage, OSError) as error:
         raise UserError(f"--mask {place}: {error}") from error
     return lambda name: mask
 
 
 def _read(file: Path) -> Tensor:
-    mask = decode_mask(file.read_bytes())
+    mask = decode_mask(read_file(str(file)))
     return torch.from_numpy(np.ascontiguousarray(mask))

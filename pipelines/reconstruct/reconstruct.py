@@ -36,6 +36,7 @@ from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.run_folder import REJECTED
 from pipelines.sources.folders import without_masks
 from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
+from pipelines.sources.source import read_file
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 
 SIDE = "-side"
@@ -192,7 +193,7 @@ def _complete_file(
 
 def _pixels(file: Path) -> Tensor:
     """uint8 [3, H, W]; BadImage."""
-    return torch.from_numpy(np.asarray(decode_rgb(file.read_bytes())).copy()).permute(2, 0, 1)
+    return torch.from_numpy(np.asarray(decode_rgb(read_file(str(file)))).copy()).permute(2, 0, 1)
 
 
 def _truth(file: Path, place: Path | None, pixels: Tensor) -> Tensor | None:

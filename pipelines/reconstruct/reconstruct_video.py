@@ -26,7 +26,7 @@ from torch import Tensor
 from mae.evaluation.image_quality import SSIM_REACH, psnr, ssim
 from mae.recovery.completion import seam
 from mae.recovery.stream_recoverer import Recoverer, stream_recoverer
-from pipelines.errors import UserError, user_errors
+from pipelines.errors import UserError, user_errors, without_secrets
 from pipelines.frames.companions import Companion
 from pipelines.frames.live import Live, faults_in_words
 from pipelines.frames.options import STDIN
@@ -101,7 +101,12 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
     for word, companion in (("mask", masks), ("truth", truth)):
         if companion is not None and companion.ended is not None and companion.ended >= 0:
             found.faults[f"{word}_ended"] = companion.ended
-    report = {"model": str(options.run), "input": options.input, "frames": found.frames, "fps": float(live.fps)}
+    report = {
+        "model": str(options.run),
+        "input": without_secrets(options.input),
+        "frames": found.frames,
+        "fps": float(live.fps),
+    }
     report |= {"latency": found.latency, "means": found.means, "faults": found.faults}
     write_text_atomically(options.out / _REPORT, json.dumps(report, indent=1) + "\n")
     found.seconds = time.monotonic() - started

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.errors import UserError
+from pipelines.sources.images import LARGEST_FILE
+from pipelines.sources.inside import check_streamed
 from pipelines.sources.source import Sample
 from pipelines.sources.tables.columns import (
     CAPTION_NAMES,
@@ -89,7 +91,7 @@ class StreamSource:
         caption = row.get(roles.caption) if roles.caption else None
         if document and roles.caption in (None, "txt"):
             caption = sample_caption(caption, document, self.wishes)
-        image = encoded_bytes(row[roles.image])
+        image = self.read(row[roles.image])
         for text in self._captions(caption):
             yield Sample(
                 key or f"{self.wishes.split or 'train'}-{number:08d}",
@@ -98,6 +100,13 @@ class StreamSource:
                 as_label(label),
                 as_text(row.get(roles.url) if roles.url else first_field(document, URL_NAMES)),
             )
+
+    def read(self, value: Any) -> bytes:
+        """:func:`encoded_bytes` of a row's value; UserError if it names a file of this machine, unless so wished."""
+        named = value.get("path") if isinstance(value, dict) and value.get("bytes") is None else None
+        if named and not self.wishes.allow_outside:
+            check_streamed(self.name, str(named))
+        return encoded_bytes(value)
 
     def _captions(self, value: Any) -> list[Any]:
         if not isinstance(value, list):
@@ -163,7 +172,7 @@ def encoded_bytes(value: Any) -> bytes:
 
             try:
                 with fsspec.open(path, "rb") as file:
-                    value = file.read()
+                    value = file.read(LARGEST_FILE + 1)
             except (OSError, ValueError):
                 value = None
-    return value if isinstance(value, bytes) else b""
+    return value if isinstance(value, bytes) and len(value) <= LARGEST_FILE else b""

@@ -138,12 +138,15 @@ def decode_mask(data: bytes) -> NDArray[np.bool_]:
     """
     image = _load(_open(data), data)
     background = _LOSSY_LIMIT if _is_lossy(image, data) else 0
-    values: NDArray[np.bool_] = np.asarray(_upright(image, _orientation(image))) > background
-    if values.ndim == 2:
-        return values
-    if image.mode in ("LA", "PA", "RGBA"):
-        values = values[..., :-1] & values[..., -1:]
-    return np.asarray(values.any(axis=-1))
+    has_alpha = image.mode in ("LA", "PA", "RGBA")
+    image = _upright(image, _orientation(image))
+    mask = np.empty((image.height, image.width), np.bool_)
+    for strip, top in _strips(image):
+        values = np.asarray(strip) > background
+        if has_alpha:
+            values = values[..., :-1] & values[..., -1:]
+        mask[top : top + strip.height] = values if values.ndim == 2 else values.any(axis=-1)
+    return mask
 
 
 def _is_lossy(image: Image.Image, data: bytes) -> bool:

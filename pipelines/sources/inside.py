@@ -1,7 +1,8 @@
 """Whether the files that a table or a stream names lie inside of its source: a table is anyone's text.
 
-Names are looked at once, when a table is opened (``check_names``, ``check_streamed``); where links lead shows when a
-file is read (``Roots``). ``--allow-outside`` asks for neither.
+Names are looked at once, when a table is opened (``check_names``), or as they come (``check_streamed``); where links
+lead shows when a file is read (``Roots``). ``--allow-outside`` asks for neither. A folder of images lists nothing:
+links in it are those of whoever made it, and are followed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import UserError
+from pipelines.sources.names import text_names
 
 _ABSOLUTE = r"^([/\\]|[A-Za-z]:[/\\])"
 _CLIMBS = r"(^|[/\\])\.\.([/\\]|$)"
@@ -41,11 +43,16 @@ class Roots:
         return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in self.folders)
 
 
-def check_names(where: str, names: pa.Array | pa.ChunkedArray) -> None:
-    """UserError if one of these file names, string [n], is absolute or climbs out with ``..``; ``where`` lists them."""
-    outside = pc.fill_null(
-        pc.or_(pc.match_substring_regex(names, _ABSOLUTE), pc.match_substring_regex(names, _CLIMBS)), False
-    )
+def check_names(where: str, names: pa.Array | pa.ChunkedArray, folders: Iterable[Path] = ()) -> None:
+    """UserError if one of these file names, string [n], leads out; ``where`` lists them.
+
+    It does if it climbs with ``..``, or is absolute and not that of a file below one of the ``folders``.
+    """
+    absolute = pc.match_substring_regex(names, _ABSOLUTE)
+    typed = {each for folder in folders for each in (str(folder.absolute()), os.path.realpath(folder))}
+    for folder in (each for each in typed if text_names([each]) == [each]):  # no text begins with what is none
+        absolute = pc.and_not(absolute, pc.starts_with(names, folder.rstrip(os.sep) + os.sep))
+    outside = pc.fill_null(pc.or_(absolute, pc.match_substring_regex(names, _CLIMBS)), False)
     count = pc.sum(outside).as_py() or 0
     if count:
         first = names.filter(outside)[0].as_py()

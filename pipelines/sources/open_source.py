@@ -9,6 +9,7 @@ when that image is read.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from pipelines.sources.tables.first_captions import one_pair_an_image
 from pipelines.sources.tables.parquet_files import describe_images_elsewhere
 from pipelines.sources.tables.table_source import LISTINGS, METADATA, open_tables
 from pipelines.sources.video.videos import open_videos
+from saliency.files import user_path
 
 __all__ = ["StreamSource", "open_source"]
 
@@ -55,11 +57,13 @@ def open_source(
     split: str | None = None,
     clips: bool = False,
     every_row: bool = False,
+    allow_outside: bool = False,
 ) -> Source | StreamSource:
     """The source that ``spec`` names; with ``clips`` the one of videos (:func:`open_clips`), which has no columns.
 
     ``captions`` says what becomes of an image's several captions, in one row or in rows of their own: ``first`` takes
     one, ``all`` makes a pair of each; with ``every_row`` a row is a pair at least, whatever image it shows.
+    With ``allow_outside`` files are read that a table or a dataset names outside of itself.
     ``limit`` takes the first so many samples; ``split`` chooses among the splits of a folder or a Hub dataset. Raises
     UserError.
     """
@@ -72,9 +76,10 @@ def open_source(
         raise UserError(f"captions is {captions!r}; write {' or '.join(get_args(Captions))}")
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; it must be at least 1")
+    wishes = Wishes(image_column, caption_column, captions, split=split, allow_outside=allow_outside)
     rows = limit
     while True:
-        source = opened = open_rows(spec, Wishes(image_column, caption_column, captions, rows, split))
+        source = opened = open_rows(spec, replace(wishes, limit=rows))
         if isinstance(opened, StreamSource):
             return opened
         source = one_pair_an_image(opened) if captions == "first" and not every_row else opened
@@ -113,7 +118,7 @@ def _open(spec: str, wishes: Wishes) -> Source | StreamSource:
             return built_in.open(spec, wishes.limit, wishes.split)
     if "://" in spec:
         raise UserError(f"{spec} is a URL: download it first, or give the id of a Hub dataset as user/name")
-    path = find_path(Path(spec).expanduser())
+    path = find_path(user_path(spec))
     if path.is_dir():
         return _open_folder(spec, path, wishes)
     if path.exists():
@@ -180,6 +185,7 @@ def _open_listings(spec: str, folder: Path, lying: Found, wishes: Wishes) -> Sou
     Classes are the first folders where there are several, unless a column has labels.
     """
     listings = one_split(spec, [folder / path for path in lying.listings], wishes)
+    _check_regular(listings)
     source = open_tables(spec, listings, replace(wishes, split=None), root=folder)
     if not isinstance(source.images, FileImages):
         return source
@@ -237,6 +243,7 @@ def _open_files(spec: str, files: Sequence[Path], wishes: Wishes) -> Source:
     if compressed is not None:
         tool = unpacking_tool(compressed.name)
         raise UserError(f"{compressed} is compressed and can't be read at random: unpack it first ({tool})")
+    _check_regular(files)
     suffixes = {path.suffix.lower() for path in files}
     form = next((each for each in FILE_FORMATS if suffixes <= set(each.suffixes)), None)
     if wishes.clips and (form is None or not form.has_videos):
@@ -246,6 +253,13 @@ def _open_files(spec: str, files: Sequence[Path], wishes: Wishes) -> Source:
     if not form.has_columns:
         _refuse_columns(spec, wishes)
     return form.open(spec, list(files), wishes)
+
+
+def _check_regular(files: Sequence[Path]) -> None:
+    """OSError for a pipe, a device or a folder, which would be waited for or read for ever."""
+    odd = next((path for path in files if path.exists() and not path.is_file()), None)
+    if odd is not None:
+        raise OSError(errno.EINVAL, "Not a regular file", str(odd))
 
 
 def _kinds() -> str:

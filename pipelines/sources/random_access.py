@@ -28,6 +28,8 @@ class SourceOptions(Protocol):
     def limit(self) -> int | None: ...  # noqa: D102
     @property
     def split(self) -> str | None: ...  # noqa: D102
+    @property
+    def allow_outside(self) -> bool: ...  # noqa: D102
 
 
 def open_images(
@@ -45,6 +47,7 @@ def open_images(
         limit=limit if spec else options.limit,
         split=options.split,
         every_row=every_row,
+        allow_outside=options.allow_outside,
     )
     return _download(source, every_row) if isinstance(source, StreamSource) else source
 

@@ -6,8 +6,14 @@ Everything else is refused by name. A guess would be right for one file and garb
 from __future__ import annotations
 
 import codecs
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
+
+from saliency.files import open_regular, read_regular
+
+LARGEST_TEXT = 1 << 24
+"""Bytes of a caption beside an image."""
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
@@ -30,18 +36,26 @@ def decode_text(data: bytes) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a small file, without blanks around it. Raises ``BadText``, which names the file, or OSError."""
+    """The text of a small regular file, without blanks around it. Raises ``BadText``, which names it, or OSError."""
     try:
-        return decode_text(path.read_bytes()).strip()
+        return decode_text(read_regular(path, LARGEST_TEXT)).strip()
     except BadText as error:
         raise BadText(f"{path.name}: {error}") from error
 
 
 def open_lines(path: Path) -> TextIO:
-    """A text file to be read line by line; what is no text raises UnicodeError there (see ``explain``)."""
-    with path.open("rb") as file:
+    """A text file to be read line by line; what is no text raises UnicodeError there (see ``explain``).
+
+    Raises ``BadText``, or OSError for what is no regular file.
+    """
+    file = open_regular(path)
+    try:
         encoding = _encoding(file.read(4))
-    return path.open(encoding=encoding, newline="\n")
+        file.seek(0)
+        return TextIOWrapper(file, encoding, newline="\n")
+    except BaseException:
+        file.close()
+        raise
 
 
 def explain(error: UnicodeError) -> BadText:

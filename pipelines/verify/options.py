@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option, check_declared
 from pipelines.commandline.shared_options import (
+    AllowOutside,
     CaptionColumn,
     CaptionsOfAnImage,
     ImageColumn,
@@ -38,6 +39,7 @@ class VerifyOptions:
     caption_column: CaptionColumn = None
     captions: CaptionsOfAnImage = "first"
     split: Split = None
+    allow_outside: AllowOutside = False
     limit: Limit = None
 
     def __post_init__(self) -> None:

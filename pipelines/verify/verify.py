@@ -67,6 +67,7 @@ def _open(options: VerifyOptions, folder: Path) -> Source:
         captions=options.captions,
         limit=options.limit,
         split=options.split,
+        allow_outside=options.allow_outside,
         clips=bool(manifest and manifest.origin.get("clips")),
     )
     if isinstance(source, StreamSource):

@@ -11,7 +11,7 @@ with the next and each resized to the model's square, so the model sees details 
   background has a map too. So a window's map counts by the model's own odds that the caption belongs to this window
   and not to another, softmax(logit scale · cos(window, caption)) over the windows, times their number.
 
-Both choices were made on validation data; ``docs/resolution.md`` says by how much, and what windows buy.
+Both choices were made on validation data; ``docs/guide/finer-maps.md`` says by how much, and what windows buy.
 """
 
 from __future__ import annotations

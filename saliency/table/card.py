@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from saliency.shown import code_span, markdown, markdown_table, one_line
+
 TAGS = ("saliency-mae", "saliency", "clip", "masked-autoencoder")
 """The first is on the card of every published table; without it a dataset on the Hub is not overwritten."""
 
@@ -70,7 +72,7 @@ def dataset_card(facts: CardFacts) -> str:
     sections = {
         "": _opening(facts),
         "How to load them": _loading(facts),
-        "What a row is": _ROW.format(grid=facts.settings["grid"], cells=int(facts.settings["grid"]) ** 2),
+        "What a row is": _ROW.format(grid=int(facts.settings["grid"]), cells=int(facts.settings["grid"]) ** 2),
         "How they were made": _making(facts),
         "How good they are": _quality(facts.quality),
         "Licence": _licence(facts),
@@ -111,7 +113,7 @@ def build_command(settings: Mapping[str, Any], origin: Mapping[str, Any]) -> str
             words += [flag, str(known[name])]
     if origin.get("clips"):
         words.append("--clips")
-    return shlex.join(words)
+    return shlex.join(map(one_line, words))
 
 
 def _yaml(facts: CardFacts) -> str:
@@ -139,7 +141,7 @@ def _files(folder: str) -> list[dict[str, str]]:
 
 
 def _opening(facts: CardFacts) -> str:
-    source = f"`{facts.origin.get('source', 'unknown')}`"
+    source = code_span(facts.origin.get("source", "unknown"))
     rejected = f"; {facts.rejected:,} more were rejected as they were made" if facts.rejected else ""
     return (
         f"# {facts.name}\n\n"
@@ -150,7 +152,7 @@ def _opening(facts: CardFacts) -> str:
 
 
 def _loading(facts: CardFacts) -> str:
-    grid = facts.settings["grid"]
+    grid = int(facts.settings["grid"])
     preview = f'\npictures = load_dataset("{facts.name}", "preview", split="train")' if facts.preview else ""
     return (
         "```python\nimport numpy as np\nfrom datasets import load_dataset\n\n"
@@ -163,7 +165,7 @@ def _loading(facts: CardFacts) -> str:
 
 
 def _making(facts: CardFacts) -> str:
-    rows = [[name, f"`{value}`"] for name, value in facts.settings.items() if value is not None]
+    rows = [[markdown(name), code_span(value)] for name, value in facts.settings.items() if value is not None]
     where = "a dataset on the Hub" if facts.from_hub else "a place on the publisher's machine, shown by its name alone"
     if facts.drawn:
         where = "scenes that saliency-mae draws itself"
@@ -190,7 +192,7 @@ def _quality(quality: Mapping[str, Any] | None) -> str:
         lines = [[_shown(name), *(row.get(column, "—") for column in columns)] for name, row in rows.items()]
         parts.append(f"{_TITLES.get(title, _shown(title))}:\n\n{_table(['', *map(_shown, columns)], lines)}")
     if facts:
-        parts.append(_table(["", ""], [[name, value] for name, value in facts.items()]))
+        parts.append(_table(["", ""], list(facts.items())))
     return "\n\n".join(parts)
 
 
@@ -219,13 +221,13 @@ def _cells(row: Any) -> dict[str, str]:
 
 
 def _cell(value: Any) -> str | None:
-    """One figure as text, None for what is no figure."""
+    """One figure in Markdown, None for what is no figure."""
     if isinstance(value, Mapping) and {"mean", "low", "high"} <= value.keys() and value["mean"] is not None:
         ends = value["low"], value["high"]
         return _number(value["mean"]) + (f" [{_number(ends[0])}, {_number(ends[1])}]" if None not in ends else "")
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return _number(value) if isinstance(value, int | float) else value if isinstance(value, str) else None
+    return _number(value) if isinstance(value, int | float) else markdown(value) if isinstance(value, str) else None
 
 
 def _number(value: float) -> str:
@@ -233,11 +235,12 @@ def _number(value: float) -> str:
 
 
 def _shown(name: str) -> str:
-    return str(name).replace("_", " ")
+    """A name as words, in Markdown."""
+    return markdown(str(name).replace("_", " "))
 
 
 def _licence(facts: CardFacts) -> str:
-    source = f"`{facts.origin.get('source', 'unknown')}`"
+    source = code_span(facts.origin.get("source", "unknown"))
     whole = "Here are keys, URLs, captions, sizes, hashes and maps."
     pixels = {
         "none": "No image is, and the preview shows maps alone." if facts.preview else "No image is.",
@@ -245,7 +248,7 @@ def _licence(facts: CardFacts) -> str:
         "them; they are their owners', and shown because the publisher stated the right to (`--with-images`).",
         "scenes": "The images of the preview are drawn by saliency-mae, and free.",
     }[facts.pixels]
-    terms = f"The maps are under `{facts.licence}`."
+    terms = f"The maps are under {code_span(facts.licence)}."
     if facts.licence == "other":
         terms = "No licence was chosen for the maps; ask their publisher."
     return (
@@ -265,5 +268,4 @@ def _limits(facts: CardFacts) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[" ".join(str(cell).replace("|", "\\|").split()) for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [list(head), ["---"] * len(head), *lines])
+    return "\n".join(markdown_table([head, *rows]))

@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from mae.evaluation.probes import fit_logistic, knn_predict
+from pipelines.commandline.terminal import plain
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.data import Data
 from pipelines.evaluate.encoder import Encoder
@@ -142,7 +143,7 @@ class Occlusion(Measurement):
                 curve = row["occlusion_curves"][kind]
                 half = (curve["area_ends"][1] - curve["area_ends"][0]) / 2
                 cells = [f"{100 * value:.1f}" for value in curve["accuracy"]]
-                table.add_row(row["encoder"], *cells, f"{100 * curve['area']:.1f} ± {100 * half:.1f}")
+                table.add_row(plain(row["encoder"]), *cells, f"{100 * curve['area']:.1f} ± {100 * half:.1f}")
             yield table
 
     def _probe(self, known: Features, seed: int) -> tuple[Predict, dict[str, Any]]:

@@ -63,6 +63,8 @@ class Wishes:
     split: str | None = None
     clips: bool = False
     """Whether the samples are videos."""
+    allow_outside: bool = False
+    """Whether files are read that a table or a stream names and that lie outside of it."""
 
 
 def assign_roles(schema: pa.Schema, where: str, wishes: Wishes, *, prefer_file_name: bool = False) -> Roles:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from pipelines.sources.text_files import decode_text
+from saliency.files import open_regular
 
 _BLOCK = 16 << 20
 _CHUNK = 1 << 16
@@ -34,7 +35,8 @@ def read_delimited(path: Path) -> pa.Table:
 
     The delimiter is a tab in a ``.tsv``, else whichever of comma, tab, semicolon and bar the first line has most of.
     """
-    text = decode_text(path.read_bytes())
+    with open_regular(path) as file:
+        text = decode_text(file.read())
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",\t;|", key=_line(text, 0)[0].count)
     rows = _Rows(text, delimiter)
     names = [(name or "").strip() for name in rows.header]

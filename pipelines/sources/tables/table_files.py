@@ -39,6 +39,8 @@ class Table:
     """Whether every column is text because the format knows nothing else."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Columns that the files do not agree on, and how they differ."""
+    caches: tuple[Path, ...] = ()
+    """Folders beside those of the files in which the images may lie."""
 
 
 def read_tables(name: str, files: Sequence[Path], limit: int | None = None) -> Table:

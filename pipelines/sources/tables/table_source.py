@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import UserError
+from pipelines.sources.inside import Roots, check_names
 from pipelines.sources.names import find_file, text_names
 from pipelines.sources.source import BoxMasks, DecodedMasks, FileImages, Images, Masks, NoImage, Source, read_file
 from pipelines.sources.tables.columns import (
@@ -72,18 +73,26 @@ def _check_left_out(name: str, table: Table, wishes: Wishes) -> None:
 
 def open_dataset(name: str, dataset: Any, wishes: Wishes) -> Source:
     """The source held by a ``datasets.Dataset``, with the keys and captions that its stream has."""
+    import datasets
+    from huggingface_hub import constants
+
     rows = dataset.data.table.slice(0, wishes.limit)
     schema = dataset.features.arrow_schema
     roles = assign_roles(schema, name, wishes)
+    downloaded = Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}")
     table = Table(
-        [Path(wishes.split or "train")], [rows.num_rows], rows.replace_schema_metadata(schema.metadata), [dataset]
+        [downloaded / (wishes.split or "train")],
+        [rows.num_rows],
+        rows.replace_schema_metadata(schema.metadata),
+        [dataset],
+        caches=(Path(datasets.config.DOWNLOADED_DATASETS_PATH),),
     )
     source = _to_source(name, table, roles, wishes, keys=_row_keys(table) if roles.key is None else None)
     return source if wishes.limit is None else source.select(range(min(wishes.limit, len(source))))
 
 
 def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: pa.Array | None = None) -> Source:
-    images = _images(name, table, roles.image)
+    images = _images(name, table, roles.image, wishes)
     texts, rows = None, None
     if roles.caption is not None:
         texts, rows = caption_values(_column(table, roles.caption), wishes.captions)
@@ -98,7 +107,7 @@ def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: p
     urls = None if roles.url is None else text_values(_column(table, roles.url))
     masks: Masks | None = None
     if roles.mask is not None:
-        masks = DecodedMasks(_images(name, table, roles.mask))
+        masks = DecodedMasks(_images(name, table, roles.mask, wishes))
     elif roles.box is not None:
         masks = BoxMasks(_column(table, roles.box), images)
     known = ORIGINAL_NAME in table.rows.column_names
@@ -157,18 +166,34 @@ def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
         return None
 
 
-def _images(name: str, table: Table, column: str) -> Images:
+def _images(name: str, table: Table, column: str, wishes: Wishes) -> Images:
     kind = table.rows.schema.field(column).type
+    folders = [*dict.fromkeys(file.parent for file in table.files), *table.caches]
+    roots = None if wishes.allow_outside else Roots.of(folders)
+    where = f"{name}: column {column!r}"
     if not is_text(kind):
-        return EmbeddedImages(table.parts, column, table.files[0].parent)
+        if roots is not None and is_embedded(kind):
+            check_names(where, _names_beside(table.rows.column(column)), folders)
+        return EmbeddedImages(table.parts, column, table.files[0].parent, roots)
     paths = key_values(_column(table, column))
     if pc.any(pc.match_substring_regex(paths, "^(?i:https?)://")).as_py():
-        raise UserError(f"{name}: column {column!r} holds URLs: download the images with img2dataset first")
+        raise UserError(f"{where} holds URLs: download the images with img2dataset first")
+    if roots is not None:
+        check_names(where, paths, folders)
     pieces, start = [], 0
     for file, count in zip(table.files, table.counts, strict=True):
         pieces.append(_located(paths.slice(start, count), file.parent))
         start += count
-    return FileImages(pa.concat_arrays(pieces))
+    return FileImages(pa.concat_arrays(pieces), roots)
+
+
+def _names_beside(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The names of the files of those rows of a column ``{bytes, path}`` that hold no bytes, string."""
+    fields = {field.name for field in column.type}
+    if "path" not in fields:
+        return pa.array([], pa.string())
+    names = pc.cast(pc.struct_field(column, "path"), pa.string())
+    return names.filter(pc.is_null(pc.struct_field(column, "bytes"))) if "bytes" in fields else names
 
 
 def _located(paths: pa.Array, folder: Path) -> pa.Array:
@@ -189,8 +214,8 @@ def _located(paths: pa.Array, folder: Path) -> pa.Array:
 class EmbeddedImages:
     """Images kept as bytes or as ``{bytes, path}`` in a column of memory-mapped datasets, one after the other."""
 
-    def __init__(self, parts: Sequence[Any], column: str, folder: Path) -> None:
-        self.parts, self.column, self.folder = list(parts), column, folder
+    def __init__(self, parts: Sequence[Any], column: str, folder: Path, roots: Roots | None = None) -> None:
+        self.parts, self.column, self.folder, self.roots = list(parts), column, folder, roots
         self._starts = [0, *itertools.accumulate(len(part) for part in parts)]
         self._columns: list[Any] = []
 
@@ -202,7 +227,7 @@ class EmbeddedImages:
         value = None if column is None else column[row - self._starts[number]].as_py()
         if isinstance(value, dict):
             if value.get("bytes") is None and value.get("path"):
-                return read_file(str(self.folder / value["path"]))
+                return read_file(str(self.folder / value["path"]), self.roots)
             value = value.get("bytes")
         if value is None:
             raise NoImage("its row holds no image")

@@ -7,6 +7,7 @@ header says: the decoder refuses it before it takes memory.
 
 from __future__ import annotations
 
+import functools
 import stat
 from array import array
 from bisect import bisect_left
@@ -24,6 +25,9 @@ MAX_FRAME_PIXELS = 8192 * 4352
 
 UNTIMED = ("avi",)
 """Containers whose frames have no times of their own, but follow each other at a rate."""
+
+_PLAYLISTS = ("hls", "concat", "dash", "imf", "sdp", "rtsp", "image2", "lavfi", "tee", "vapoursynth", "avisynth")
+"""Formats of ffmpeg that name other files, or run scripts: no file becomes one of them by what is in it."""
 
 LONGEST_GAP = 60.0
 """Seconds; a clock that runs on by more, in a broadcast or a live stream, has been set anew."""
@@ -64,8 +68,16 @@ def open_container(place: str) -> Any:
 
 
 def _open(place: str, options: dict[str, str]) -> Any:
-    url = place if "://" in place else f"file:{place}"  # a colon in a name would be taken for a protocol
-    return require_av().open(url, metadata_errors="replace", options=options)
+    av = require_av()
+    if "://" in place:
+        return av.open(place, metadata_errors="replace", options=options)
+    # a colon in a name would be taken for a protocol
+    return av.open(f"file:{place}", metadata_errors="replace", options={"format_whitelist": _own_formats(), **options})
+
+
+@functools.cache
+def _own_formats() -> str:
+    return ",".join(sorted(require_av().formats_available - set(_PLAYLISTS)))
 
 
 def video_stream(container: Any) -> Any:

@@ -25,7 +25,7 @@ from pipelines.outputs import is_ours
 from pipelines.sources.folders import class_caption, class_names
 from pipelines.sources.images import SUFFIXES, BadImage, EncodedImage, decode_mask
 from pipelines.sources.names import text_names
-from pipelines.sources.source import Source, Video, Videos
+from pipelines.sources.source import Source, Video, Videos, read_file
 from pipelines.sources.tables.columns import Wishes
 from pipelines.sources.text_files import BadText, read_text
 from pipelines.sources.video.video_file import VIDEO_SUFFIXES, VideoFile
@@ -89,7 +89,7 @@ class FrameFolder:
 
     def _bytes(self, name: str) -> bytes:
         require_regular(self._folder / name)
-        return (self._folder / name).read_bytes()
+        return read_file(str(self._folder / name))
 
 
 def open_videos(name: str, folder: Path, limit: int | None = None) -> Source | None:
@@ -180,11 +180,10 @@ def _caption(path: Path, row: int, faults: dict[int, str]) -> str | None:
     """The text beside a video file or frame folder; why there is none that can be read goes into ``faults``."""
     file = path.with_suffix(".txt") if path.suffix.lower() in VIDEO_SUFFIXES else path.with_name(path.name + ".txt")
     try:
-        require_regular(file)
         return read_text(file) or None
     except BadText as error:
         faults[row] = str(error)
-    except (OSError, BadImage):
+    except OSError:
         pass
     return None
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mae.masks.gate import Gate, save_gate
 from mae.masks.masking import Masking
 from mae.training.checkpoints import best_loss, list_checkpoints, load_model, load_training, save_checkpoint, save_state
 from mae.training.training import Batch, Training, TrainingSettings
@@ -76,6 +77,20 @@ def test_a_checkpoint_holds_four_files(tmp_path):
         "model.safetensors",
         "training.pt",
     ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such permissions")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_checkpoint_has_the_permissions_of_other_files(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        save_checkpoint(tmp_path, training(), loss=1.0)
+        save_gate(Gate(8), tmp_path / "gate.safetensors")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {path.name: mode for path in files}
+    assert len(files) == 10
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -295,6 +310,7 @@ WRITER = """
 import sys, torch
 from pathlib import Path
 from mae.training.checkpoints import list_checkpoints, load_training, save_checkpoint
+from mae.masks.gate import Gate, save_gate
 from mae.masks.masking import Masking
 from mae.training.training import Batch, Training, TrainingSettings
 from mae.models.vit import MaskedAutoencoder

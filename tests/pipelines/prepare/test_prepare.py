@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import datasets
@@ -17,9 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from typer.main import get_command
 
-import cli
 from pipelines.errors import UserError
 from pipelines.prepare.prepare import PrepareOptions, prepare, summary
 from pipelines.sources.hub_stream import StreamSource, stream_dataset
@@ -389,12 +386,6 @@ def test_a_lost_file_is_told_of(pairs, tmp_path):
 def test_a_wrong_option_names_itself(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         PrepareOptions("x", tmp_path, **change)
-
-
-def test_the_commands_options_are_the_pipelines():
-    shown = {option.name: option.default for option in get_command(cli.app).commands["prepare"].params}
-    assert shown.keys() == {field.name for field in fields(PrepareOptions)}
-    assert all(shown[f.name] == f.default for f in fields(PrepareOptions) if f.name not in ("source", "out", "workers"))
 
 
 def streamed(folder, monkeypatch):

@@ -143,7 +143,7 @@ def test_a_comparison_has_it_as_an_arm(tmp_path):
     assert options.masking_name == "mlo"
     assert settings_of(options).learner.unroll == (1, 1)
     wrong = ComparePlan("shapes:60", arms | {"random": {"masking": "random", "mlo_path": "relative"}}, "mlo")
-    with pytest.raises(ValueError, match="mlo_path has no effect on random masks"):
+    with pytest.raises(ValueError, match="--mlo-path has no effect with --masking random"):
         wrong.pretrain_options("random", 0, tmp_path / "run")
 
 

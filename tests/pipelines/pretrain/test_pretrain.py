@@ -113,7 +113,7 @@ def test_every_seed_is_another_run(base, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
-    [("deterministic", True, "deterministic False → True"), ("salient_mass", 0.7, "salient_mass 0.5 → 0.7")],
+    [("deterministic", True, "deterministic False → True"), ("norm_pix", False, "norm_pix True → False")],
 )
 def test_a_run_of_before_an_option_existed_goes_on(base, option, value, message):
     with stopping(5), pytest.raises(KeyboardInterrupt):

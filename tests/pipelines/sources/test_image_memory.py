@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.errors import UserError
 from pipelines.sources import images
 from pipelines.sources.images import MAX_BYTES, MAX_PIXELS, BadImage, decode_mask, decode_rgb
+from pipelines.sources.open_source import open_source
 from pipelines.sources.source import FileImages, read_file
 
 RNG = np.random.default_rng(3)
@@ -201,3 +203,44 @@ def test_a_reason_never_carries_an_image_in_base64():
     assert "characters more" in str(caught.value)
     assert len(str(BadImage("x" * 10**6))) < 400
     assert str(BadImage("its file\nname holds \x1b[2J")) == "its file name holds \\x1b[2J"
+
+
+MASKS = {
+    **{kind: KINDS[kind] for kind in ("RGBA", "LA", "P with alphas", "F in 0..1")},
+    "1": encode(Image.fromarray(RGBA[..., 0] > 99)),
+    "I;16": encode(Image.fromarray((RGBA[..., 0] // 99).astype(np.uint16))),
+    "turned": encode(Image.fromarray(RGBA[..., 0] // 99), "TIFF", tiffinfo={274: 6}),
+    "JPEG": encode(Image.fromarray(RGBA[..., :3]), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_mask_in_strips_is_the_mask(kind, monkeypatch):
+    whole = decode_mask(MASKS[kind])
+    assert whole.shape == ((23, 37) if kind == "turned" else (37, 23))
+    assert 0 < whole.mean() < 1
+    for pixels in (1, 23 * 5):
+        monkeypatch.setattr(images, "_STRIP", pixels)
+        np.testing.assert_array_equal(decode_mask(MASKS[kind]), whole)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.tar", "a.mp4"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_source_that_is_no_regular_file_is_one_line(tmp_path, name, kind):
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="can't be read: .*Not a regular file"):
+        open_source(str(tmp_path / name))
+
+
+def test_captions_that_could_be_waited_for_are_none(tmp_path):
+    """And one that is larger than any caption: what can't be read is no caption, and hangs nothing."""
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.png").write_bytes(KINDS["RGBA"])
+    (tmp_path / "a.txt").write_text("a dog")
+    os.mkfifo(tmp_path / "b.txt")
+    with (tmp_path / "c.txt").open("wb") as file:
+        file.truncate(1 << 40)
+    assert open_source(str(tmp_path)).captions.to_pylist() == ["a dog", None, None]

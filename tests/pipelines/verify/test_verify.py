@@ -1,10 +1,8 @@
 import json
 import shutil
-from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
 import cli
@@ -212,12 +210,3 @@ def test_a_key_that_looks_like_markup_is_shown(folder):
     result = run(folder / "maps")
     assert result.exit_code == 1
     assert "(key '[/bold]')" in result.stdout
-
-
-def test_the_options_are_the_commands():
-    parameters = {parameter.name: parameter.default for parameter in get_command(cli.app).commands["verify"].params}
-    assert parameters.keys() == VerifyOptions.__dataclass_fields__.keys()
-    defaults = vars(replace(VerifyOptions("maps"), maps=None))
-    assert {name: value for name, value in parameters.items() if name != "maps"} == {
-        name: value for name, value in defaults.items() if name != "maps"
-    }

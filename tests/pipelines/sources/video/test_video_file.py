@@ -371,3 +371,17 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert megabytes > 60
     assert grown < 30
+
+
+@pytest.mark.parametrize(
+    "text", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:2,\nother.ts\n#EXT-X-ENDLIST\n"]
+)
+def test_a_playlist_is_no_video(tmp_path, text):
+    """It names other files, whatever its own name is; ffmpeg would open them."""
+    for name in ("other.mp4", "other.ts"):
+        write_video(tmp_path / name, pictures(4))
+    for name in ("list.mp4", "list.ts"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(BadImage, match="not a video that can be read"):
+            VideoFile(tmp_path / name)
+    assert len(VideoFile(tmp_path / "other.mp4").times) == 4
