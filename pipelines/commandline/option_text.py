@@ -63,6 +63,7 @@ def fitted(value: Any, hint: Any) -> Any:
 
 def parse_seeds(value: Any, *, first: int = 0) -> tuple[int, ...]:
     """``3`` is three seeds from ``first`` on; a list, or a text such as ``0,4``, names them. ValueError."""
+    shown = one_line(repr(value), 100)
     if isinstance(value, str):
         parts = [part.strip() for part in value.split(",")]
         numbers: list[Any] = [int(part) if part.isdecimal() and len(part) < 20 else part for part in parts]
@@ -71,9 +72,7 @@ def parse_seeds(value: Any, *, first: int = 0) -> tuple[int, ...]:
         value = list(range(first, first + value))
     whole = isinstance(value, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value)
     if not whole or not value or len(set(value)) < len(value) or not 0 <= min(value) <= max(value) <= LARGEST:
-        raise ValueError(
-            f"{one_line(value, 100)} is not a number of seeds from 1 to {MOST_SEEDS}, nor different seeds such as 0,1,2"
-        )
+        raise ValueError(f"{shown} is not a number of seeds from 1 to {MOST_SEEDS}, nor different seeds such as 0,1,2")
     return tuple(value)
 
 

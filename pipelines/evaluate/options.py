@@ -124,7 +124,7 @@ class EvaluateOptions(ProtocolOptions, _Shared):
         try:
             return parse_seeds(self.seeds, first=self.seed)
         except ValueError as error:
-            raise ValueError(f"--seeds: {error}") from error
+            raise ValueError(f"--seeds {error}") from error
 
     def check_model(self, name: str, *, video: bool) -> None:
         """ValueError, naming the model, if what was asked for does not exist for models of video, or of images."""

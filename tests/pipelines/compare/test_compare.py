@@ -489,7 +489,7 @@ def test_the_command_with_a_failing_arm(content, out, tmp_path):
         (["PLAN", "--arms", "x,random"], "'x' is not one of: random, image"),
         (["none.yaml"], "none.yaml can't be read"),
         ([SOURCE, "--", "--epoch", "3"], "unknown option 'epoch'; did you mean epochs"),
-        ([SOURCE, "--seeds", "many"], "seeds: many is not a number of seeds"),
+        ([SOURCE, "--seeds", "many"], "seeds: 'many' is not a number of seeds"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(content, out, tmp_path, arguments, message):

@@ -78,7 +78,7 @@ def test_what_a_plan_leaves_out(read):
         ("{source: a, arms: [[]]}", "arms: [] is no text; put the name in quotes"),
         ("{source: a, seeds: [1, 1], arms: [random, block]}", "seeds: [1, 1] is not a number of seeds"),
         ("{source: a, seeds: 0, arms: [random, block]}", "seeds: 0 is not a number"),
-        ("{source: a, seeds: all, arms: [random, block]}", "seeds: all is not a number"),
+        ("{source: a, seeds: all, arms: [random, block]}", "seeds: 'all' is not a number"),
         ("{source: a, saliency: [b], arms: [random, block]}", "saliency: takes the folder"),
     ],
 )

@@ -15,7 +15,7 @@ from tests.hub_server import TOKEN, LoopbackHub
 from tests.pipelines.pretraining import nano_options, nano_runs, run
 
 ROOT = Path(__file__).parents[3]
-GUIDE = (ROOT / "docs" / "interchange.md").read_text().split("## The Hub")[1].split("```python")[1].split("```")[0]
+GUIDE = (ROOT / "docs" / "guide" / "weights.md").read_text().split("```py\n")[1].split("```")[0]
 OPEN_AGAIN = """
 import sys
 import torch
@@ -43,11 +43,11 @@ def python(code, *arguments, hub, home):
 
 def test_the_guides_lines_push_a_run_and_open_it_again(hub, tmp_path, monkeypatch):
     nano_runs(monkeypatch)
-    run(nano_options(tmp_path / "runs" / "salient"))
+    run(nano_options(tmp_path / "run"))
     python(GUIDE, hub=hub, home=tmp_path)
     files = hub.files("user/name")
     assert {"config.json", "model.safetensors", "README.md"} <= files.keys()
-    ours = load_model(tmp_path / "runs" / "salient").state_dict()
+    ours = load_model(tmp_path / "run").state_dict()
     assert all(load(files["model.safetensors"])[name].equal(weight) for name, weight in ours.items())
     assert json.loads(files["config.json"])["image_size"] == 16
     card = files["README.md"].decode()
