@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ _PATIENCE = timedelta(hours=12)
 """How long processes wait for one that downloads or joins; one that died is noticed at once, by its connection."""
 _FAREWELL = timedelta(seconds=60)
 _PR_SET_PDEATHSIG = 1
+_ANSWER = 10.0  # seconds
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _HOPELESS, _TOLD = "saliency-mae/hopeless", "saliency-mae/told"
 
@@ -152,9 +154,22 @@ def open_world(device: str | None) -> Iterator[World]:
 
 
 def _end_with_launcher() -> None:
-    """SIGTERM comes when torchrun itself is killed; without it the processes would train on, and nobody would know."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform.startswith("linux"):
+    """SIGTERM comes when torchrun itself is killed; without it the processes would train on, and nobody would know.
+
+    One that was killed before this could be asked for is missed at its store, for which torch would wait half an hour.
+    ValueError then.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        try:
+            socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), _ANSWER).close()
+        except ConnectionRefusedError as error:
+            raise ValueError("torchrun has ended, which started this process") from error
+        except OSError:  # a busy network is torch's to wait for
+            return
 
 
 def is_hopeless() -> bool:

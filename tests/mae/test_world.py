@@ -1,5 +1,7 @@
 """The processes of a training: what the environment says of them, and who gets what."""
 
+import socket
+
 import numpy as np
 import pytest
 import torch
@@ -152,3 +154,15 @@ class FakeWorld(World):
 
     def sum(self, tensor):
         return tensor
+
+
+def test_a_launcher_that_is_gone_is_not_waited_for(monkeypatch):
+    """torchrun may be killed while its processes import torch, which would look for its store for half an hour."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        known = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1]), "RANK": "0", "LOCAL_RANK": "0"}
+        known |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}
+        for name, value in (known | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ValueError, match="torchrun has ended"), open_world("cpu"):
+            pass
