@@ -232,7 +232,9 @@ def report(place, arguments):
     for name in arguments.steps:
         BEFORE.get(name, lambda _: None)(place)
         each = found[name] = measured(words_of(name, place), root)
-        print(f"| {name} | {each.seconds:.1f} | {each.cpu_seconds:.1f} | {each.gigabytes:.2f} | {each.said} |", flush=True)
+        print(
+            f"| {name} | {each.seconds:.1f} | {each.cpu_seconds:.1f} | {each.gigabytes:.2f} | {each.said} |", flush=True
+        )
     return found
 
 

@@ -29,7 +29,7 @@ REJECTED = 512
 A_FOLDER = 1000  # files
 RATE = 25  # frames/s
 _CLIP = 250  # frames that the long video repeats
-_SYLLABLES = "ba ce di fo gu la me ni ro su ta ve wi yo zu ché".split()
+_SYLLABLES = ["ba", "ce", "di", "fo", "gu", "la", "me", "ni", "ro", "su", "ta", "ve", "wi", "yo", "zu", "ché"]
 _ALL = [0.0, 0.0, 1.0, 1.0]
 
 
