@@ -104,6 +104,13 @@ def test_help_imports_nothing_heavy():
         assert not set(loaded) & HEAVY, f"{name}: {sorted(set(loaded) & HEAVY)}"
 
 
+def test_commands_that_only_read_maps_start_without_torch():
+    """It takes seconds and most of a gigabyte."""
+    commands = ("build.merge", "verify.verify", "publish.publish", "inspect.inspect")
+    code = f"import sys\nfor name in {commands}: __import__('pipelines.' + name)\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_no_two_test_files_share_a_name():
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert len(names) == len(set(names)), "pytest collects files of folders without __init__.py by their names alone"

@@ -14,7 +14,6 @@ from typing import Any
 
 from pipelines.errors import UserError, user_errors
 from pipelines.inspect.galleries import check_picture, draw_maps, draw_source
-from pipelines.inspect.gate import inspect_gate
 from pipelines.inspect.map_scores import joined_pairs, score_maps, source_of_maps
 from pipelines.inspect.map_verdict import MapScores
 from pipelines.inspect.options import InspectOptions
@@ -24,7 +23,7 @@ from pipelines.outputs import check_apart, is_ours
 from pipelines.run_folder import CONFIG, RunFolder
 from pipelines.sources.open_source import StreamSource, open_source
 from saliency.files import write_text_atomically
-from saliency.methods.methods import COMPARED
+from saliency.names import COMPARED
 from saliency.table.manifest import NAME as MANIFEST
 from saliency.table.manifest import Manifest, read_manifest
 from saliency.table.table import SaliencyTable, shard_files
@@ -142,6 +141,8 @@ def _describe_maps(table: SaliencyTable, manifest: Manifest | None) -> tuple[dic
 
 def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:
     """A run and what its gate scores."""
+    from pipelines.inspect.gate import inspect_gate  # with torch, which nothing else here needs
+
     facts, numbers = describe_run(run)
     origin = run.config()["options"]
     names = () if options.source else ("split", "image_column", "caption_column", "captions", "limit")

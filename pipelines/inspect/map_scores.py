@@ -11,12 +11,11 @@ import collections
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.build.remade_maps import Remaker
 from pipelines.errors import UserError, user_errors
 from pipelines.inspect.map_verdict import CENTRE, MAPS, ROWS, SHUFFLED, UNIFORM, Estimate, MapScores, PairScores
 from pipelines.progress import progress_bar
@@ -44,6 +43,9 @@ from saliency.quality import (
 )
 from saliency.table.manifest import read_manifest
 from saliency.table.table import SaliencyTable
+
+if TYPE_CHECKING:
+    from pipelines.build.remade_maps import Remaker
 
 BATCH = 64
 
@@ -184,6 +186,8 @@ def _score_pairs(
 
 def _remaker(table: SaliencyTable, device: str) -> tuple[Remaker | None, str | None]:
     """What makes maps under other captions, or a line that says why there is nothing."""
+    from pipelines.build.remade_maps import Remaker  # with torch and a CLIP, which nothing else here needs
+
     try:
         return Remaker(table, device=device), None
     except ValueError as error:

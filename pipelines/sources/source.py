@@ -28,6 +28,8 @@ from pipelines.sources.names import find_file
 from saliency.files import read_regular
 from saliency.shown import LONGEST_WORD, one_line
 
+_AT_ONCE = 1 << 16  # rows that are hashed
+
 
 class NoImage(BadImage):
     """The source has no image for this row."""
@@ -263,9 +265,10 @@ def hash_pairs(source: Source, *, captions: bool = True) -> str:
     for column in (source.keys, source.captions if captions else None):
         if column is None:
             continue
-        for piece in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-            values = pc.binary_join_element_wise(pc.fill_null(piece, "\x00"), "\n", "")
-            digest.update(b"".join(value.encode() for value in values.to_pylist()))
+        for batch in pa.table([column], ["text"]).to_batches(max_chunksize=_AT_ONCE):
+            lines = pc.binary_join_element_wise(pc.fill_null(batch["text"], "\x00"), "\n", "")
+            _, ends, data = lines.buffers()  # of a result, not of a slice: the texts lie one behind the other
+            digest.update(memoryview(data)[: np.frombuffer(ends, np.int32)[len(lines)]])
     return digest.hexdigest()
 
 

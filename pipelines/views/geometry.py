@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from saliency.maps import FULL, Box, area_resample
+from saliency.maps import FULL, Box
+from saliency.resample import area_resample
 
 
 @dataclass(frozen=True)

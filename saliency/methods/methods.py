@@ -73,14 +73,6 @@ METHODS: dict[str, Method] = {
 }
 
 
-COMPARED = (
-    "on boxes in photos, with small CLIPs, hirescam pointed best (0.67; gradcam 0.53 and 0.55, a centre prior 0.80), "
-    "legrad followed the caption most; on scenes gradcam had 0.96, hirescam, layercam and legrad 0.97 "
-    "(docs/results/maps.md)"
-)
-"""What the methods were measured to be worth, in a sentence that ``inspect`` shows beside the method used."""
-
-
 def check_method(method: str, tower: Tower) -> None:
     """ValueError, one line that says what to use, if the method is unknown, not installed, or can't read this tower."""
     if method not in METHODS:

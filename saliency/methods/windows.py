@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from saliency.maps import FULL, Box, fit_grid
+from saliency.maps import FULL, Box
 from saliency.methods.methods import saliency_maps
+from saliency.resample import fit_grid
 from saliency.towers.tower import Tower
 
 LARGEST_GRID = 256

@@ -6,19 +6,21 @@ and leave the folder untouched.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 from numpy.typing import NDArray
 
 from saliency.table.shard import reading
 
 _HASH_BYTES = 16
+_AT_ONCE = 1 << 16  # rows that are Python's bytes for a moment
 
 
 def read_rows(files: Sequence[Path], rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
@@ -45,17 +47,17 @@ def read_rows(files: Sequence[Path], rows: NDArray[np.int64], columns: Sequence[
     return pa.concat_tables([piece.replace_schema_metadata(None) for piece in pieces]).take(pa.array(back))
 
 
-def pair_hashes(keys: pa.Array | pa.ChunkedArray, captions: pa.Array | pa.ChunkedArray | None = None) -> pa.Array:
+def pair_hashes(
+    keys: pa.Array | pa.ChunkedArray, captions: pa.Array | pa.ChunkedArray | None = None, *, composed: bool = False
+) -> pa.Array:
     """A 16-byte hash of every (key, caption), or of every key where ``captions`` is None; fixed_size_binary(16) [n].
 
     Sixteen bytes a pair are what finding duplicates and joins among millions of pairs costs. A missing caption counts
-    as an empty one.
+    as an empty one. With ``composed``, texts that differ in their Unicode form alone (NFC, NFD) have one hash.
     """
-    identities = _binary(keys)
-    if captions is not None:
-        identities = pc.binary_join_element_wise(identities, pc.fill_null(_binary(captions), b""), b"\x1f")
-    digests = b"".join(hashlib.blake2b(value, digest_size=_HASH_BYTES).digest() for value in identities.to_pylist())
-    return hashes_of(digests)
+    columns = [keys] if captions is None else [keys, captions]
+    batches = pa.table(columns, [str(i) for i in range(len(columns))]).to_batches(max_chunksize=_AT_ONCE)
+    return hashes_of(b"".join(itertools.chain.from_iterable(_hashes(batch, composed) for batch in batches)))
 
 
 def hashes_of(digests: bytes) -> pa.Array:
@@ -66,11 +68,12 @@ def hashes_of(digests: bytes) -> pa.Array:
 
 def later_occurrences(hashes: pa.Array) -> NDArray[np.int64]:
     """The numbers of the rows whose hash stood in an earlier row, ascending."""
-    codes = np.asarray(pc.dictionary_encode(hashes).indices)
-    later = np.ones(len(codes), bool)
-    later[np.unique(codes, return_index=True)[1]] = False
-    return np.flatnonzero(later)
+    codes = np.asarray(pc.dictionary_encode(hashes).indices)  # numbered as they first appear
+    return np.flatnonzero(np.diff(np.maximum.accumulate(codes), prepend=-1) == 0)
 
 
-def _binary(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    return pc.fill_null(texts.cast(pa.string()), "").cast(pa.binary())
+def _hashes(batch: pa.RecordBatch, composed: bool) -> Iterator[bytes]:
+    texts = [pc.fill_null(column.cast(pa.string()), "") for column in batch.columns]
+    texts = [pc.utf8_normalize(column, "NFC") for column in texts] if composed else texts
+    identities = pc.binary_join_element_wise(*(column.cast(pa.binary()) for column in texts), b"\x1f")
+    return map(xxhash.xxh3_128_digest, identities.to_numpy(zero_copy_only=False))

@@ -68,14 +68,17 @@ def schema(grid: int, metadata: dict[str, Any]) -> pa.Schema:
 
 
 class ShardFile:
-    """A shard, opened: ``metadata`` says how its maps were made, ``grid`` is their side in cells. ShardError."""
+    """A shard: ``metadata`` says how its maps were made, ``grid`` is their side in cells. ShardError.
+
+    The file is open only while it is read: a table may have more shards than a process may have files open.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with reading(path):
             open_regular(path).close()
-            self._file = pq.ParquetFile(path)
-            footer, found = self._file.metadata, self._file.schema_arrow
+            with pq.ParquetFile(path) as file:
+                footer, found = file.metadata, file.schema_arrow
             sizes = [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
         if max(sizes, default=0) > _LARGEST_ROW_GROUP:
             raise ShardError(path, f"has a row group of {max(sizes):,} bytes", "Parquet")
@@ -83,12 +86,13 @@ class ShardFile:
         self.grid: int = self.metadata["grid"]
         _check_columns(path, found, self.grid)
         self.rows: int = footer.num_rows
+        self._footer = footer
 
     def batches(self, columns: Sequence[str] | None = None, *, size: int = _BATCH) -> Iterator[pa.RecordBatch]:
         """The rows, at most ``size`` at a time; some columns or all. ShardError where it can't be read on."""
         count = 0
-        with reading(self.path):
-            for batch in self._file.iter_batches(batch_size=size, columns=columns):
+        with reading(self.path), pq.ParquetFile(self.path, metadata=self._footer) as file:
+            for batch in file.iter_batches(batch_size=size, columns=columns):
                 batch.validate(full=True)
                 for name in {"crop_box", "saliency"}.intersection(batch.schema.names):
                     if batch[name].flatten().null_count:

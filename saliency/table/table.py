@@ -23,10 +23,10 @@ from saliency.files import write_atomically
 from saliency.maps import FULL, Box, dequantise
 from saliency.table.manifest import NAME, part_manifests, read_manifest
 from saliency.table.memory_map import BOXES, COLUMNS, MAPS, RANGES, open_copy
+from saliency.table.rows import pair_hashes
 from saliency.table.shard import ShardFile, schema
 
 ROW_GROUP = 4096
-_SEPARATOR = "\x1f"  # joins key and caption; a control character no key holds
 
 
 @dataclass(frozen=True)
@@ -132,15 +132,16 @@ class SaliencyTable:
 
         What has none is looked for once more by what it looks like: macOS writes é in two characters (NFD).
         """
-        wanted, known = keys.cast(pa.string()), self.keys
+        wanted, known = [keys], [self.keys]
         if captions is not None:
-            wanted = pc.binary_join_element_wise(wanted, captions.cast(pa.string()), _SEPARATOR)
-            known = pc.binary_join_element_wise(known, self.captions, _SEPARATOR)
-        found = np.array(pc.fill_null(pc.index_in(wanted, value_set=known, skip_nulls=True), -1), np.int64)
-        missing = np.flatnonzero(found < 0)
-        if len(missing) and len(self):
-            wanted, known = (pc.utf8_normalize(texts, "NFC") for texts in (wanted.take(pa.array(missing)), known))
-            found[missing] = pc.fill_null(pc.index_in(wanted, value_set=known, skip_nulls=True), -1)
+            wanted, known = [keys, captions], [self.keys, self.captions]
+        found = _places(wanted, known)
+        named = np.logical_and.reduce([np.asarray(pc.is_valid(column)) for column in wanted])
+        found[~named] = -1
+        missing = np.flatnonzero((found < 0) & named)
+        if len(missing):
+            left = [column.take(pa.array(missing)) for column in wanted]
+            found[missing] = _places(left, known, composed=True)
         return found
 
     def maps(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -160,6 +161,12 @@ class SaliencyTable:
         boxes = self._boxes[np.maximum(rows, 0)] if len(self) else np.zeros((len(rows), 4), np.float32)
         boxes[rows < 0] = FULL
         return boxes
+
+
+def _places(wanted: list[Any], known: list[Any], *, composed: bool = False) -> NDArray[np.int64]:
+    """Where each wanted pair, or key, first stands among the known ones, int64 [n]; −1 where it does not."""
+    hashes, value_set = (pair_hashes(*columns, composed=composed) for columns in (wanted, known))
+    return np.array(pc.fill_null(pc.index_in(hashes, value_set=value_set), -1), np.int64)
 
 
 def _check_names(folder: Path, files: list[Path]) -> None:

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from saliency.maps import area_resample, dequantise, fit_grid, quantise
+from saliency.maps import dequantise, quantise
+from saliency.resample import area_resample, fit_grid
 
 finite = st.floats(0, 1e4, width=32)
 

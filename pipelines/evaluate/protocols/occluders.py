@@ -30,7 +30,7 @@ from pipelines.views.geometry import View
 from pipelines.views.image_views import Seen, ViewBatch, Views
 from pipelines.views.joined_maps import JoinedMaps
 from pipelines.views.labelled import Labelled
-from saliency.maps import area_resample
+from saliency.resample import area_resample
 
 _STREAMS = {name: number for number, name in enumerate((*OCCLUDERS, "fill", "block-moving", "object-moving"))}
 _STREAMS |= {"block-static": _STREAMS["block"], "object-static": _STREAMS["object"]}

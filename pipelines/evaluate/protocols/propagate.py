@@ -28,8 +28,8 @@ from pipelines.evaluate.supervised import check_readable
 from pipelines.progress import progress_bar
 from pipelines.sources.source import Source
 from pipelines.views.image_views import Unreadable
-from saliency.maps import area_resample
 from saliency.quality import bootstrap_intervals
+from saliency.resample import area_resample
 
 
 class Propagate(DenseMeasurement):

@@ -28,7 +28,7 @@ from pipelines.evaluate.supervised import check_readable
 from pipelines.progress import progress_bar
 from pipelines.views.image_views import Unreadable
 from pipelines.views.labelled import Labelled
-from saliency.maps import area_resample
+from saliency.resample import area_resample
 
 MOST_PATCHES = 50_000
 """Patches that the probe learns from at most, the same number of each image, drawn by the seed."""

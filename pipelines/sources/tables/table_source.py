@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -179,10 +180,12 @@ def _row_keys(table: Table) -> pa.Array:
     stems = [path.stem for path in table.files]
     if len(set(stems)) < len(stems):
         stems = [str(path.with_suffix("")) for path in table.files]
-    return pa.array(
-        [f"{stem}-{i:08d}" for stem, count in zip(stems, table.counts, strict=True) for i in range(count)],
-        pa.string(),
-    )
+    return pa.concat_arrays([_numbered(stem, count) for stem, count in zip(stems, table.counts, strict=True)])
+
+
+def _numbered(stem: str, count: int) -> pa.Array:
+    numbers = pc.utf8_lpad(pa.array(np.arange(count)).cast(pa.string()), 8, "0")
+    return pc.binary_join_element_wise(stem, numbers, "-")
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str] | None:

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from saliency.maps import FULL, fit_grid
+from saliency.maps import FULL
 from saliency.methods.methods import saliency_maps
 from saliency.methods.windows import blend, finest_grid, map_windows, squash_windows, window_weights, windows
+from saliency.resample import fit_grid
 from saliency.towers.tower import Tower
 from tests.tiny_clip import make_tiny_clip
 

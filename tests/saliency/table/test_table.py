@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from saliency.maps import FULL, quantise
 from saliency.table import memory_map
 from saliency.table.manifest import Manifest
-from saliency.table.shard import schema
+from saliency.table.shard import ShardFile, schema
 from saliency.table.table import Row, SaliencyTable, shard_files, write_shard
 
 METADATA = {"schema_version": 1, "grid": 4, "clip": "x", "pretrained": None, "weights_sha256": "0", "method": "gradcam"}
@@ -69,6 +70,20 @@ def test_join_by_key_and_caption(folder):
     captions = pa.array(["a dog", "a cat", "a dog", "a dog", "é", None])
     assert table.join(keys, captions).tolist() == [3, 2, 0, -1, 1, -1]
     assert table.join(keys).tolist() == [3, 0, 0, -1, 1, 0]
+
+
+def test_a_pair_without_a_caption_has_no_map(tmp_path):
+    write(tmp_path, "train-00000-of-00001.parquet", [row("0", "")])
+    assert SaliencyTable(tmp_path).join(pa.array(["0", "0"]), pa.array([None, ""], pa.string())).tolist() == [-1, 0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not list open files")
+def test_no_shard_stays_open(folder):
+    table = SaliencyTable(folder)  # with its copy
+    opened = [ShardFile(path) for path in shard_files(folder)]
+    assert sum(len(batch) for shard in opened for batch in shard.batches()) == len(table)
+    names = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]  # noqa: PTH208
+    assert not [name for name in names if name.endswith(".parquet")]
 
 
 def test_a_missing_row_is_a_flat_map_of_the_whole_image(folder):
