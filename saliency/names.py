@@ -6,6 +6,9 @@ METHOD_NAMES = (
 )
 """The methods a saliency map can be made by: the rows of :data:`saliency.methods.methods.METHODS`."""
 
+OWN_WEIGHTS = ("hf-hub:", "local-dir:")
+"""How the names of CLIP models begin that bring their weights along."""
+
 FIGURES = ("pointing", "energy", "iou", "auc")
 """The figures that need true masks; see :mod:`saliency.quality`."""
 

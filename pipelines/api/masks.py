@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mae.masks.masking import Masking, check_saliency
-from mae.masks.strategies import blind, is_ranked, learned
+from mae.masks.strategies import blind, learned
 from mae.models.mask import Mask
+from pipelines.commandline.effects import check_effects
 from pipelines.commandline.option_text import option_values
 from pipelines.errors import UserError, user_errors
+from pipelines.pretrain.options import PretrainOptions
+
+_ANY_FRAMES = 16
+"""A video's, whose masks take every option of these that an image's do."""
 
 
 class Masks:
@@ -79,16 +85,13 @@ def mask(strategy: str = "salient", ratio: float | None = None, **options: Any) 
             f"without one there are: {', '.join(blind())}"
         )
     if ratio is not None:
-        if strategy in blind() and not is_ranked(strategy):
-            raise UserError(
-                f"ratio is the share hidden by saliency, which {strategy!r} masks do not know: mask_ratio=…"
-            )
         options["ratio"] = ratio
     barred = {"strategy": "it is the first argument"}
     with user_errors():
-        return Masks(
-            Masking(strategy, **option_values(Masking, options, barred=barred, alias={"ratio": "salient_ratio"}))
-        )
+        values = option_values(Masking, options, barred=barred, alias={"ratio": "salient_ratio"})
+        masking = Masking(strategy, **values)
+        check_effects(PretrainOptions("", Path(), masking=strategy, frames=_ANY_FRAMES, **values), values)
+        return Masks(masking)
 
 
 def _is_array(values: object) -> bool:

@@ -22,7 +22,7 @@ from pipelines.commandline.shared_options import (
     Split,
     Workers,
 )
-from saliency.names import METHOD_NAMES
+from saliency.names import METHOD_NAMES, OWN_WEIGHTS
 
 MAPS = "Maps"
 """A panel of ``--help``."""
@@ -45,6 +45,13 @@ class BuildOptions:
 
     effects: ClassVar[tuple[Effect, ...]] = (
         Effect(("ray_workers",), lambda options: options.engine == "ray", "with --engine {engine}"),
+        Effect(("captions",), lambda options: not options.clips, "with --clips", "a clip has one caption"),
+        Effect(
+            ("pretrained",),
+            lambda options: options.takes_weights,
+            "with {shown_clip}",
+            "that model has weights of its own",
+        ),
     )
 
     source: SourcePlace
@@ -141,6 +148,19 @@ class BuildOptions:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
         if self.engine == "ray" and self.shard is not None:
             raise ValueError("--shard is for job arrays; --engine ray deals out the shards itself")
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether ``pretrained`` says which weights are read, or belongs to the settings of maps that are begun."""
+        from pipelines.sources.formats import is_built_in  # numpy comes with it, which a help text does without
+
+        named = not is_built_in(self.source) if self.clip is None else not self.clip.startswith(OWN_WEIGHTS)
+        return named or any(Path(self.out).glob("manifest*.json"))
+
+    @property
+    def shown_clip(self) -> str:
+        """The model, as it is typed."""
+        return f"the bundled model for {self.source}" if self.clip is None else f"--clip {self.clip}"
 
     @property
     def origin(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Effect:
     when: Callable[[Any], bool]
     """Whether they have one, by all options."""
     without: str
-    """Why they have none, such as ``without --test``; ``{name}`` is the value of another option."""
+    """Why they have none, such as ``without --test``; ``{name}`` is the value of another option, here and below."""
     advice: str = "leave it out"
 
 
@@ -38,8 +38,8 @@ def check_effects(options: Any, given: Collection[str]) -> None:
     for name, effect in idle_options(options):
         option, value = declared[name], getattr(options, name)
         if name in given and not (isinstance(value, bool) and value == option.default):
-            why = effect.without.format_map(_Shown(options))
-            raise ValueError(f"{option.flag} has no effect {why}; {effect.advice}")
+            why = f"{effect.without}; {effect.advice}".format_map(_Shown(options))
+            raise ValueError(f"{option.flag} has no effect {why}")
 
 
 class _Shown(dict[str, Any]):

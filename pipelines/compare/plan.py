@@ -69,6 +69,27 @@ class ComparePlan:
         if self.baseline not in self.arms:
             raise ValueError(f"baseline: {self.baseline!r} is not one of the arms: {', '.join(self.arms)}")
 
+    def check_shared(self) -> None:
+        """ValueError for an option that all arms share and none uses, and for one of the evaluation without effect.
+
+        Other mistakes are told of when the arms are checked, since perhaps not all of them are to run.
+        """
+        try:
+            every = [self._asked(arm, self.seeds[0], Path("run")) for arm in self.arms]
+            judged = self.evaluate_options(self.seeds[0], Path("run"))
+        except ValueError:
+            return
+        if any(options.strategy is None for options in every):
+            return
+        maps = {} if self.saliency is None else {"saliency": "saliency"}
+        for name, place in (maps | dict.fromkeys(self.pretrain, "pretrain")).items():
+            complaints = [_complaint(options, name) for options in every]
+            if all(complaints):
+                raise ValueError(f"{place}: {complaints[0]}; no other arm uses it")
+        for name in self.evaluate:
+            if complaint := _complaint(judged, name):
+                raise ValueError(f"evaluate: {complaint}")
+
     def narrowed(self, arms: str | None, seeds: str | None) -> ComparePlan:
         """The plan with some of its arms (names with commas) or other seeds. UserError for what it can't be."""
         with user_errors():
@@ -81,9 +102,8 @@ class ComparePlan:
 
     def pretrain_options(self, arm: str, seed: int, out: Path) -> PretrainOptions:
         """What the run of an arm and seed is asked for. ValueError, naming the arm, for a bad value."""
-        given = {"keep": 1, "saliency": self.saliency} | self.pretrain | self.arms[arm]
         try:
-            options = PretrainOptions(self.source, out, seed=seed, **given)
+            options = self._asked(arm, seed, out)
             settings = settings_of(options)
             check_effects(options, self.arms[arm])
         except ValueError as error:
@@ -94,6 +114,10 @@ class ComparePlan:
             what = f"{strategy} masks need" if masked else "saliency_weight needs"
             raise ValueError(f"arms: {arm}: {what} maps; give saliency: MAPS (--saliency)")
         return replace(options, masking=strategy, saliency=options.saliency if mapped else None)
+
+    def _asked(self, arm: str, seed: int, out: Path) -> PretrainOptions:
+        given: dict[str, Any] = {"keep": 1, "saliency": self.saliency} | self.pretrain | self.arms[arm]
+        return PretrainOptions(self.source, out, seed=seed, **given)
 
     def evaluate_options(self, seed: int, run: Path) -> EvaluateOptions:
         """How a run is judged. ValueError for a bad value."""
@@ -149,7 +173,7 @@ def plan_from(content: Any) -> ComparePlan:
         raise ValueError("saliency: takes the folder of the maps, or the id of a published table")
     arms = _arms(sections.get("arms"))
     baseline = sections.get("baseline") or ("random" if "random" in arms else next(iter(arms), ""))
-    return ComparePlan(
+    plan = ComparePlan(
         source=source,
         arms=arms,
         baseline=str(baseline),
@@ -158,6 +182,16 @@ def plan_from(content: Any) -> ComparePlan:
         pretrain=_options(PretrainOptions, "pretrain", sections.get("pretrain"), _NOT_COMMON),
         evaluate=_options(EvaluateOptions, "evaluate", sections.get("evaluate"), _NOT_OF_EVALUATE),
     )
+    plan.check_shared()
+    return plan
+
+
+def _complaint(options: Any, name: str) -> str | None:
+    try:
+        check_effects(options, {name})
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _seeds(value: Any) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.training.checkpoints import list_checkpoints
+from pipelines.commandline.effects import idle_options
 from pipelines.compare.plan import ComparePlan
 from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
@@ -80,9 +81,10 @@ def state_of(unit: Unit) -> str:
         return NEW
     config = RunFolder(folder).config()
     then, now = option_defaults() | config["options"], _plain(unit.pretrain)
+    free = FREE_ON_RESUME.union(name for name, _ in idle_options(unit.pretrain))
     differing = [
         f"{name} {then.get(name)!r} → {now.get(name)!r}"
-        for name in sorted((set(then) | set(now)) - FREE_ON_RESUME)
+        for name in sorted((set(then) | set(now)) - free)
         if _json(then.get(name)) != _json(now.get(name))
     ]
     if differing:

@@ -87,6 +87,13 @@ class EvaluateOptions(ProtocolOptions, _Shared):
         *protocol_effects(),
         Effect(("test_limit",), lambda options: options.test is not None, "without --test"),
         Effect(("test_fraction",), lambda options: options.test is None, "with --test", "all of that is tested on"),
+        Effect(
+            ("occluder_maps",),
+            lambda options: not options.occluder or not {"salient", "non-salient"}.isdisjoint(options.occluder),
+            "with --occluder {occluders}",
+            "it belongs to --occluder salient or non-salient",
+        ),
+        Effect(("fresh",), lambda options: options.file is not None, "without --out", "nothing is kept of {run}"),
     )
 
     out: Annotated[Path | None, _Result("JSON file to write. If not given: evaluation.json in the run folder.")] = None
@@ -113,6 +120,11 @@ class EvaluateOptions(ProtocolOptions, _Shared):
     def measured(self) -> str:
         """The protocols, as they are typed."""
         return " and ".join(self.protocols)
+
+    @property
+    def occluders(self) -> str:
+        """The occluders, as they are typed."""
+        return " and ".join(self.occluder)
 
     @property
     def file(self) -> Path | None:

@@ -28,16 +28,22 @@ class Row:
     """It takes models of video, and clips in the place of images."""
     accuracy: bool = False
     """It predicts a class for every test image: its figure is an accuracy, and it has a confusion matrix."""
+    pooled: bool = False
+    """It reads the features of an image as the one vector that ``--pool`` makes of them."""
+    learns: bool = True
+    """It learns from a training part."""
 
 
 PROTOCOLS = {
-    "knn": Row("pipelines.evaluate.protocols.knn:Knn", labels=True, clips=True, accuracy=True),
-    "logistic": Row("pipelines.evaluate.protocols.logistic:LogisticRegression", labels=True, clips=True, accuracy=True),
-    "linear": Row("pipelines.evaluate.protocols.linear:LinearProbe", labels=True, accuracy=True),
+    "knn": Row("pipelines.evaluate.protocols.knn:Knn", labels=True, clips=True, accuracy=True, pooled=True),
+    "logistic": Row(
+        "pipelines.evaluate.protocols.logistic:LogisticRegression", labels=True, clips=True, accuracy=True, pooled=True
+    ),
+    "linear": Row("pipelines.evaluate.protocols.linear:LinearProbe", labels=True, accuracy=True, pooled=True),
     "finetune": Row("pipelines.evaluate.protocols.finetune:FineTune", labels=True, accuracy=True),
-    "occlusion": Row("pipelines.evaluate.protocols.occlusion:Occlusion", labels=True, clips=True),
+    "occlusion": Row("pipelines.evaluate.protocols.occlusion:Occlusion", labels=True, clips=True, pooled=True),
     "segment": Row("pipelines.evaluate.protocols.segment:Segment", masks=True),
-    "propagate": Row("pipelines.evaluate.protocols.propagate:Propagate", masks=True),
+    "propagate": Row("pipelines.evaluate.protocols.propagate:Propagate", masks=True, learns=False),
 }
 """By name, in the order in which they are listed."""
 
@@ -290,13 +296,24 @@ class ProtocolOptions(
     """The options of all protocols."""
 
 
+_SHARED = {"pooled": ("pool",), "learns": ("label_fraction", "test_fraction")}
+"""Options of all protocols whose row says so."""
+
+
 def protocol_effects() -> Iterator[Effect]:
     """When the options of protocols have an effect: where a protocol that uses them runs."""
+    for name in ("pooled", "learns"):
+        owners = tuple(known for known, row in PROTOCOLS.items() if getattr(row, name))
+        yield _of_protocols(_SHARED[name], owners)
     for kind in ProtocolOptions.__mro__:
         names = vars(kind).get("used_by", ())
         own = tuple(name for name in vars(kind).get("__annotations__", ()) if name != "used_by")
         if names:
-            yield Effect(own, partial(_runs, names), "with --protocol {measured}", f"it is for {' and '.join(names)}")
+            yield _of_protocols(own, names)
+
+
+def _of_protocols(options: tuple[str, ...], names: tuple[str, ...]) -> Effect:
+    return Effect(options, partial(_runs, names), "with --protocol {measured}", f"it is for {' and '.join(names)}")
 
 
 def _runs(names: tuple[str, ...], options: Any) -> bool:

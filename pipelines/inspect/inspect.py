@@ -20,13 +20,13 @@ from pipelines.inspect.options import InspectOptions
 from pipelines.inspect.run import describe_run
 from pipelines.inspect.source import describe_source
 from pipelines.outputs import check_apart, is_ours
-from pipelines.run_folder import CONFIG, RunFolder
+from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import StreamSource, open_source
+from pipelines.sources.source import Source
 from saliency.files import write_text_atomically
 from saliency.names import COMPARED
-from saliency.table.manifest import NAME as MANIFEST
 from saliency.table.manifest import Manifest, read_manifest
-from saliency.table.table import SaliencyTable, shard_files
+from saliency.table.table import SaliencyTable
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ def inspect(options: InspectOptions, *, quiet: bool = True) -> Inspection:
     ``Inspection.unmet`` says. Raises UserError.
     """
     _check_files(options)
-    what, folder = options.what, Path(options.what)
-    if folder.is_dir() and ((folder / MANIFEST).exists() or shard_files(folder)):
-        found = _inspect_maps(folder, options, quiet)
-    elif options.require:
+    what, folder, kind = options.what, Path(options.what), options.kind
+    if options.require and kind != "maps":
         raise UserError(f"--require judges maps, and {what} is no maps folder")
-    elif folder.is_dir() and (folder / CONFIG).exists() and (folder / "checkpoints").exists():
+    if options.gate and kind != "run":
+        raise UserError(f"--gate looks at a run, and {what} is none")
+    if kind == "maps":
+        found = _inspect_maps(folder, options, quiet)
+    elif kind == "run":
         run = RunFolder(folder)
         found = _inspect_gate(run, options) if options.gate else Inspection("run", *describe_run(run))
-    elif options.gate:
-        raise UserError(f"--gate looks at a run, and {what} is none")
     else:
         found = _inspect_source(options)
     if options.json:
@@ -163,8 +163,10 @@ def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:
 
 def _inspect_source(options: InspectOptions) -> Inspection:
     source = open_source(options.what, allow_outside=options.allow_outside)
+    if options.gallery and isinstance(source, StreamSource):
+        raise UserError(f"--gallery draws images in any order, and {source.name} is a stream: download it first")
     facts, numbers = describe_source(source)
-    if options.gallery and not isinstance(source, StreamSource):
+    if options.gallery and isinstance(source, Source):
         drawn = draw_source(options.gallery, source, size=options.gallery_size)
         facts["gallery"], numbers["gallery"] = _named(drawn), [str(path) for path in drawn]
     return Inspection("source", facts, numbers)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option, check_declared
@@ -12,6 +12,8 @@ from saliency.names import FIGURES
 GALLERY, SCORES = "Gallery", "Scores"
 """Panels of ``--help``."""
 
+Kind = Literal["maps", "run", "source"]
+
 
 @dataclass(frozen=True)
 class InspectOptions:
@@ -19,6 +21,18 @@ class InspectOptions:
 
     effects: ClassVar[tuple[Effect, ...]] = (
         Effect(("gallery_size",), lambda options: options.gallery is not None, "without --gallery"),
+        Effect(
+            ("source", "limit"),
+            lambda options: options.kind == "maps" or options.gate,
+            "with {what}",
+            "it belongs to maps, and to --gate",
+        ),
+        Effect(
+            ("gallery",),
+            lambda options: options.kind != "run" or options.gate,
+            "with {what}",
+            "it belongs to maps, to a source, and to --gate",
+        ),
     )
 
     what: Annotated[str, Argument("A maps folder, a run folder or a source of images.")]
@@ -48,3 +62,15 @@ class InspectOptions:
 
     def __post_init__(self) -> None:
         check_declared(self)
+
+    @property
+    def kind(self) -> Kind:
+        """What ``what`` is, as far as its files tell: anything that is neither maps nor a run is taken for a source."""
+        from pipelines.run_folder import CONFIG  # numpy and pyarrow come with these, which a help text does without
+        from saliency.table.manifest import NAME as MANIFEST
+        from saliency.table.table import shard_files
+
+        folder = Path(self.what)
+        if folder.is_dir() and ((folder / MANIFEST).exists() or shard_files(folder)):
+            return "maps"
+        return "run" if (folder / CONFIG).exists() and (folder / "checkpoints").exists() else "source"

@@ -40,6 +40,8 @@ EFFECTS = (
         "without --frames",
         "it belongs to videos",
     ),
+    Effect(("captions",), lambda options: options.frames is None, "with --frames", "a clip has one caption"),
+    Effect(("model",), lambda options: options.inflate is None, "with --inflate", "the image model sets the size"),
     *_of_strategies(),
     Effect(
         ("saliency",),

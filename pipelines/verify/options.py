@@ -27,6 +27,7 @@ class VerifyOptions:
             "without a SOURCE",
             "give the images that the maps will be used with",
         ),
+        Effect(("seed",), lambda options: options.sample > 0, "with --sample 0", "nothing is drawn"),
     )
 
     maps: Annotated[str, Argument("A maps folder, or the Hub dataset id of a published table.")]

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from saliency.names import OWN_WEIGHTS
 from saliency.towers.input_size import set_input_size
 from saliency.towers.texts import encode_tokens
 
@@ -225,7 +226,7 @@ def load_tower(
     """
     import open_clip
 
-    named = not clip.startswith(("hf-hub:", "local-dir:"))
+    named = not clip.startswith(OWN_WEIGHTS)
     if named and not pretrained:
         raise ValueError(f"--clip {clip} needs --pretrained: a tag (see open_clip.list_pretrained()) or a weights file")
     quick_gelu = bool(named and (open_clip.get_pretrained_cfg(clip, pretrained) or {}).get("quick_gelu", False))

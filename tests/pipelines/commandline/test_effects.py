@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 import cli
 import saliency_mae as sm
 from mae.masks.strategies import STRATEGIES
+from pipelines.build.options import BuildOptions
 from pipelines.commandline.effects import check_effects, idle_options
 from pipelines.commandline.option import declared_options
 from pipelines.compare.options import CompareOptions
@@ -40,6 +41,8 @@ PRETRAIN = [
     ("--no-tubes --frames 4 --masking tube", "with --masking tube; its masks are the same in every time slot"),
     ("--decoder-masking random --frames 4", "without --decode-ratio; nothing is left out of the decoder"),
     ("--on-missing random --masking block", "without --saliency; leave it out"),
+    ("--captions all --frames 4", "with --frames; a clip has one caption"),
+    ("--model base --frames 4 --inflate run", "with --inflate; the image model sets the size"),
 ]
 OTHERS = [
     (
@@ -60,8 +63,31 @@ OTHERS = [
         "evaluate run a --test b --test-fraction 0.2",
         "--test-fraction has no effect with --test; all of that",
     ),
+    ("evaluate run a --protocol segment --pool mean", "--pool has no effect with --protocol segment; it is for knn"),
+    ("evaluate run a --protocol finetune --pool cls", "--pool has no effect with --protocol finetune; it is for knn"),
+    (
+        "evaluate run a --protocol propagate --label-fraction 0.5",
+        "--label-fraction has no effect with --protocol propagate; it is for knn and logistic and linear and finetune",
+    ),
+    (
+        "evaluate run a --protocol occlusion --occluder block --occluder random --occluder-maps maps",
+        "--occluder-maps has no effect with --occluder block and random; it belongs to --occluder salient or non-sal",
+    ),
+    ("evaluate timm:x a --fresh", "--fresh has no effect without --out; nothing is kept of timm:x"),
+    ("build-saliency a --out b --clips --captions all", "--captions has no effect with --clips; a clip has one"),
+    (
+        "build-saliency a --out b --clip hf-hub:a/b --pretrained openai",
+        "--pretrained has no effect with --clip hf-hub:a/b; that model has weights of its own",
+    ),
+    (
+        "build-saliency shapes:4 --out b --pretrained openai",
+        "--pretrained has no effect with the bundled model for shapes:4; that model has",
+    ),
     ("build-saliency a --out b --ray-workers 2", "--ray-workers has no effect with --engine local; leave it out"),
     ("inspect maps --gallery-size 3", "--gallery-size has no effect without --gallery; leave it out"),
+    ("inspect shapes:4 --limit 3", "--limit has no effect with shapes:4; it belongs to maps, and to --gate"),
+    ("inspect shapes:4 --source b", "--source has no effect with shapes:4; it belongs to maps, and to --gate"),
+    ("verify maps a --sample 0 --seed 3", "--seed has no effect with --sample 0; nothing is drawn"),
     ("publish maps me/x --dry-run there --private", "--private has no effect with --dry-run; nothing is uploaded"),
     ("publish maps me/x --source a", "--source has no effect without --with-images; leave it out"),
     ("verify maps --sample 3", "--sample has no effect without a SOURCE; give the images"),
@@ -108,6 +134,26 @@ def test_python_is_told_the_same():
         sm.pretrain("shapes:8", out="run", salient_ratio=0.25)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "options", "why"),
+    [
+        ("random", {"ratio": 0.5}, "--salient-ratio has no effect with --masking random; it belongs to"),
+        ("salient", {"temperature": 0.5}, "--temperature has no effect with --salient-pick top"),
+        ("tube", {"tubes": False}, "--tubes has no effect with --masking tube"),
+    ],
+)
+def test_masks_of_a_loop_of_ones_own_are_told_too(strategy, options, why):
+    with pytest.raises(sm.UserError, match=why):
+        sm.mask(strategy, **options)
+
+
+def test_maps_that_were_begun_with_weights_that_nothing_reads_go_on(tmp_path):
+    options = BuildOptions("shapes:4", tmp_path, pretrained="openai")
+    assert not options.takes_weights
+    (tmp_path / "manifest.json").touch()
+    assert options.takes_weights
+
+
 def test_a_run_with_an_idle_option_is_resumed_without_it(tmp_path, nano):
     """A version that did not refuse it has written it down."""
     base = nano_options(tmp_path / "run")
@@ -131,6 +177,22 @@ def test_rows_name_options(kind):
     known = {field.name for field in fields(kind)}
     for effect in kind.effects:
         assert known.issuperset(effect.options)
+
+
+WITH_ANY_OTHER = {
+    *("source", "out", "masking", "mask_ratio", "saliency_weight", "image_size", "patch_size", "decoder_width"),
+    *("decoder_depth", "decode_ratio", "frames", "resolution_schedule", "norm_pix", "batch_size", "accumulate"),
+    *("epochs", "blr", "weight_decay", "warmup_epochs", "precision", "compile", "deterministic", "shard_model"),
+    *("seed", "workers", "checkpoint_every", "keep", "resume", "track", "augment_on", "max_rejected"),
+    *("image_column", "caption_column", "limit", "split", "allow_outside", "device"),
+}
+"""Options of ``pretrain`` that have an effect, or are refused, whatever else is asked for."""
+
+
+def test_every_option_of_pretrain_has_a_row_or_needs_none():
+    rows = {name for effect in PretrainOptions.effects for name in effect.options}
+    assert rows.isdisjoint(WITH_ANY_OTHER)
+    assert rows | WITH_ANY_OTHER == {each.name for each in declared_options(PretrainOptions)}
 
 
 def test_a_table_is_not_needed():

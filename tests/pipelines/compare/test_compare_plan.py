@@ -80,6 +80,23 @@ def test_what_a_plan_leaves_out(read):
         ("{source: a, seeds: 0, arms: [random, block]}", "seeds: 0 is not a number"),
         ("{source: a, seeds: all, arms: [random, block]}", "seeds: 'all' is not a number"),
         ("{source: a, saliency: [b], arms: [random, block]}", "saliency: takes the folder"),
+        (
+            "{source: a, saliency: b, arms: [random, block]}",
+            "saliency: --saliency has no effect with --masking random; masks by maps are --masking salient, a gate "
+            "takes them as --gate-teacher, and --saliency-weight uses them with any mask; no other arm uses it",
+        ),
+        (
+            "{source: a, saliency: b, pretrain: {temperature: 2}, arms: [random, salient]}",
+            "pretrain: --temperature has no effect with --masking random; it belongs to --masking salient",
+        ),
+        (
+            "{source: a, pretrain: {tubelet: 4}, arms: [random, block]}",
+            "pretrain: --tubelet has no effect without --fr",
+        ),
+        (
+            "{source: a, evaluate: {radius: 3}, arms: [random, block]}",
+            "evaluate: --radius has no effect with --protocol knn and logistic; it is for propagate",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_place(read, text, message):
@@ -100,7 +117,7 @@ def test_a_mistake_is_one_line_that_names_the_place(read, text, message):
     ],
 )
 def test_an_arm_that_could_not_run(read, arm, message):
-    plan = read(f"{{source: a, saliency: maps, arms: {{x: {arm}, random: }}}}")
+    plan = read(f"{{source: a, saliency: maps, arms: {{x: {arm}, salient: }}}}")
     with pytest.raises(ValueError, match=message):
         plan.pretrain_options("x", 0, Path("run"))
 
@@ -122,6 +139,13 @@ def test_an_arm_without_its_maps(read, arm, message):
 def test_a_plan_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="can't be read"):
         read_plan(tmp_path / "none.yaml")
+
+
+def test_what_one_arm_uses_all_may_share(read):
+    shared = "{temperature: 2, hard_final: 0.4}"
+    arms = "{weighted: {salient_pick: weighted}, hard: {masking: hard}, random: }"
+    plan = read(f"{{source: a, saliency: b, pretrain: {shared}, arms: {arms}}}")
+    assert plan.narrowed("hard,random", None).pretrain == {"temperature": 2.0, "hard_final": 0.4}
 
 
 def test_flags_stand_in_for_a_plan():
