@@ -85,7 +85,7 @@ def python_page() -> str:
 
 def _described(name: str, what: Any) -> Iterator[str]:
     if not issubclass(what, Exception) if inspect.isclass(what) else True:
-        yield from ("```python", _signature(f"sm.{name}", what), "```", "")
+        yield from ("```text", _signature(f"sm.{name}", what), "```", "")
     yield from _prose(inspect.getdoc(what) or "")
     if inspect.isclass(what):
         for each, member in vars(what).items():

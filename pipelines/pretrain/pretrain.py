@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing
 from mae.distributed import World
 from mae.training.checkpoints import save_checkpoint, settle_checkpoints
 from mae.training.determinism import NotDeterministicError, deterministic
-from pipelines.commandline.terminal import warn
+from pipelines.commandline.terminal import say, warn
 from pipelines.errors import StoppedError, UserError
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
 from pipelines.pretrain.job import PretrainJob, open_pretraining
@@ -71,7 +71,9 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
     world, images = training.world, task.images_per_step
     total, done = training.total_steps * images, training.step * images
     every = options.checkpoint_every or training.steps_per_epoch
-    warn([] if quiet else task.source.warnings)
+    if not quiet:
+        warn(task.source.warnings)
+        say(_plan(job), err=True)
     log = TrainingLog(run, training, task.source, max_rejected=options.max_rejected, track=trackers.log)
     if training.step and world.is_main:
         settle_checkpoints(options.out, keep=options.keep, loss=log.epoch_loss)
@@ -125,6 +127,17 @@ def _stopped(job: PretrainJob, by: str) -> StoppedError:
         f"{by} came: the state after step {training.step} of {training.total_steps} is saved, and the same command "
         "goes on with it (pretrain: with --resume)",
         signal.Signals[by],
+    )
+
+
+def _plan(job: PretrainJob) -> str:
+    """What a training is about to do, in a line."""
+    training, source = job.task.training, job.task.source
+    what = "images" if source.videos is None else "videos"
+    resumed = f", from step {training.step}" if training.step else ""
+    return (
+        f"{len(source)} {what}, {training.steps_per_epoch} steps per epoch, {training.total_steps} steps{resumed}; "
+        f"{job.config['parameters'] / 1e6:.3g} M parameters on {training.device}"
     )
 
 
