@@ -138,7 +138,7 @@ class MapScores:
     def verdict(self) -> str:
         """In plain words: whether the maps beat the centre prior, and whether they follow the caption."""
         if not self.figures:
-            return "There are no true masks, so nothing says whether these maps find what their captions name."
+            return "There are no true masks, so it is not known whether these maps find what their captions name."
         first = _compare(self.differences[CENTRE], "beat the centre prior", "the centre prior")
         if self.no_shuffle:
             return f"{first} Whether they follow the caption is unknown: {self.no_shuffle}."
