@@ -141,7 +141,9 @@ class SaliencyTable:
         missing = np.flatnonzero((found < 0) & named)
         if len(missing):
             left = [column.take(pa.array(missing)) for column in wanted]
-            found[missing] = _places(left, known, composed=True)
+            near = np.flatnonzero(pc.is_in(_composed(self.keys), value_set=_composed(left[0])))
+            places = _places(left, [column.take(pa.array(near)) for column in known], composed=True)
+            found[missing] = np.append(near, -1)[places]
         return found
 
     def maps(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -167,6 +169,10 @@ def _places(wanted: list[Any], known: list[Any], *, composed: bool = False) -> N
     """Where each wanted pair, or key, first stands among the known ones, int64 [n]; −1 where it does not."""
     hashes, value_set = (pair_hashes(*columns, composed=composed) for columns in (wanted, known))
     return np.array(pc.fill_null(pc.index_in(hashes, value_set=value_set), -1), np.int64)
+
+
+def _composed(texts: Any) -> Any:
+    return pc.utf8_normalize(texts.cast(pa.string()), "NFC")
 
 
 def _check_names(folder: Path, files: list[Path]) -> None:
