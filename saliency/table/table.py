@@ -135,6 +135,7 @@ class SaliencyTable:
         wanted, known = [keys], [self.keys]
         if captions is not None:
             wanted, known = [keys, captions], [self.keys, self.captions]
+        pa.default_memory_pool().release_unused()  # what was read before keeps; millions of pairs need room
         found = _places(wanted, known)
         named = np.logical_and.reduce([np.asarray(pc.is_valid(column)) for column in wanted])
         found[~named] = -1
