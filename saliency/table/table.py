@@ -142,9 +142,9 @@ class SaliencyTable:
         missing = np.flatnonzero((found < 0) & named)
         if len(missing):
             left = [column.take(pa.array(missing)) for column in wanted]
-            near = np.flatnonzero(pc.is_in(_composed(self.keys), value_set=_composed(left[0])))
-            places = _places(left, [column.take(pa.array(near)) for column in known], composed=True)
-            found[missing] = np.append(near, -1)[places]
+            near = pc.is_in(_composed(self.keys), value_set=_composed(left[0]))
+            places = _places(left, [column.filter(near) for column in known], composed=True)
+            found[missing] = np.append(np.flatnonzero(near), -1)[places]
         return found
 
     def maps(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
