@@ -86,7 +86,7 @@ def open_folder(name: str, folder: Path, found: Found, limit: int | None = None)
         return None
     warnings = found.warnings()
     paths, masks = without_masks(found.images)
-    has_sidecars = any(_text_of(path, found) for path in paths)
+    has_sidecars = bool(found.texts) and any(_text_of(path, found) for path in paths)
     if not has_sidecars and (strays := _strays(paths)):
         shown = text_names(strays)
         warnings.append(f"{len(strays)} next to the class folders left out; the first is {shown[0]}")
@@ -103,7 +103,8 @@ def open_folder(name: str, folder: Path, found: Found, limit: int | None = None)
         labels = np.asarray([numbers[path.partition("/")[0]] for path in paths], np.int64)
         names = text_names(names)
         if captions is None:
-            captions = [class_caption(names[label]) for label in labels]
+            of_class = [class_caption(label) for label in names]
+            captions = [of_class[label] for label in labels.tolist()]
     keys = text_names(paths)
     odd = [path for path, key in zip(paths, keys, strict=True) if path != key]
     if odd:
@@ -148,19 +149,17 @@ def _are_shards(paths: Sequence[str], found: Found, *, numbered: bool) -> bool:
 
 def without_masks(paths: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The images that are not masks, and the mask of each image that has one, by its path without the suffix."""
-    stems = {_stem(path) for path in paths}
-    masks = {
-        _stem(path).removesuffix("_mask"): path
-        for path in paths
-        if path.endswith("_mask.png") and _stem(path).removesuffix("_mask") in stems
-    }
+    named = [path for path in paths if path.endswith("_mask.png")]
+    stems = {_stem(path) for path in paths} if named else set()
+    masks = {stem: path for path in named if (stem := _stem(path).removesuffix("_mask")) in stems}
     found = set(masks.values())
     return [path for path in paths if path not in found], masks
 
 
 def _paths(folder: Path, paths: Sequence[str | None]) -> pa.Array:
     """The files' paths, as bytes if one of them is no text."""
-    full = [None if path is None else str(folder / path) for path in paths]
+    above = str(folder / "_")[:-1]  # a Path for each of millions of files is slow
+    full = [None if path is None else above + path for path in paths]
     try:
         return pa.array(full, pa.string())
     except UnicodeEncodeError:

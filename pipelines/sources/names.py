@@ -42,6 +42,8 @@ def find_file(path: Path) -> Path | None:
 
 def text_names(paths: Sequence[str]) -> list[str]:
     """The paths as text, each another: bytes that are no UTF-8 are written as ``\\xe9``."""
+    if all(map(str.isascii, paths)):
+        return list(paths)
     texts = [os.fsencode(path).decode("utf-8", "backslashreplace") for path in paths]
     odd = [i for i, (path, text) in enumerate(zip(paths, texts, strict=True)) if path != text]
     taken = {text for path, text in zip(paths, texts, strict=True) if path == text} if odd else set()

@@ -6,8 +6,7 @@ and leave the folder untouched.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +56,7 @@ def pair_hashes(
     """
     columns = [keys] if captions is None else [keys, captions]
     batches = pa.table(columns, [str(i) for i in range(len(columns))]).to_batches(max_chunksize=_AT_ONCE)
-    return hashes_of(b"".join(itertools.chain.from_iterable(_hashes(batch, composed) for batch in batches)))
+    return hashes_of(b"".join([_hashes(batch, composed) for batch in batches]))
 
 
 def hashes_of(digests: bytes) -> pa.Array:
@@ -72,8 +71,8 @@ def later_occurrences(hashes: pa.Array) -> NDArray[np.int64]:
     return np.flatnonzero(np.diff(np.maximum.accumulate(codes), prepend=-1) == 0)
 
 
-def _hashes(batch: pa.RecordBatch, composed: bool) -> Iterator[bytes]:
+def _hashes(batch: pa.RecordBatch, composed: bool) -> bytes:
     texts = [pc.fill_null(column.cast(pa.string()), "") for column in batch.columns]
     texts = [pc.utf8_normalize(column, "NFC") for column in texts] if composed else texts
     identities = pc.binary_join_element_wise(*(column.cast(pa.binary()) for column in texts), b"\x1f")
-    return map(xxhash.xxh3_128_digest, identities.to_numpy(zero_copy_only=False))
+    return b"".join(map(xxhash.xxh3_128_digest, identities.to_numpy(zero_copy_only=False)))

@@ -135,13 +135,16 @@ class SaliencyTable:
         wanted, known = [keys], [self.keys]
         if captions is not None:
             wanted, known = [keys, captions], [self.keys, self.captions]
+        pa.default_memory_pool().release_unused()  # what was read before keeps; millions of pairs need room
         found = _places(wanted, known)
         named = np.logical_and.reduce([np.asarray(pc.is_valid(column)) for column in wanted])
         found[~named] = -1
         missing = np.flatnonzero((found < 0) & named)
         if len(missing):
             left = [column.take(pa.array(missing)) for column in wanted]
-            found[missing] = _places(left, known, composed=True)
+            near = pc.is_in(_composed(self.keys), value_set=_composed(left[0]))
+            places = _places(left, [column.filter(near) for column in known], composed=True)
+            found[missing] = np.append(np.flatnonzero(near), -1)[places]
         return found
 
     def maps(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -167,6 +170,10 @@ def _places(wanted: list[Any], known: list[Any], *, composed: bool = False) -> N
     """Where each wanted pair, or key, first stands among the known ones, int64 [n]; −1 where it does not."""
     hashes, value_set = (pair_hashes(*columns, composed=composed) for columns in (wanted, known))
     return np.array(pc.fill_null(pc.index_in(hashes, value_set=value_set), -1), np.int64)
+
+
+def _composed(texts: Any) -> Any:
+    return pc.utf8_normalize(texts.cast(pa.string()), "NFC")
 
 
 def _check_names(folder: Path, files: list[Path]) -> None:

@@ -103,6 +103,10 @@ def _read(files: list[Path], counts: list[int], schemas: list[pa.Schema]) -> Par
         tables = list(_fitted(tables, [run[0] for run in runs], left_out))
     described = (schema.metadata for schema in schemas if b"huggingface" in (schema.metadata or {}))
     rows = pa.concat_tables(tables).replace_schema_metadata(next(described, schemas[0].metadata))
+    if not inside:
+        del tables
+        rows = rows.combine_chunks()  # which a source shares, while it would copy columns in pieces
+        pa.default_memory_pool().release_unused()
     return ParquetRows(files, counts, rows, parts, left_out)
 
 

@@ -77,9 +77,11 @@ def open_tables(name: str, files: Sequence[Path], wishes: Wishes, *, root: Path 
     table = read_tables(name, files, wishes.limit)
     _check_left_out(name, table, wishes)
     roles = assign_roles(table.rows.schema, name, wishes, prefer_file_name=files[0].name in LISTINGS)
-    if root is None:
-        return _to_source(name, table, roles, wishes)
-    return _to_source(name, table, roles, wishes, keys=_keys_below(root, table, roles))
+    keys = None if root is None else _keys_below(root, table, roles)
+    source = _to_source(name, table, roles, wishes, keys=keys)
+    del table
+    pa.default_memory_pool().release_unused()
+    return source
 
 
 def _check_left_out(name: str, table: Table, wishes: Wishes) -> None:
@@ -140,7 +142,8 @@ def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: p
 
 def _column(table: Table, name: str) -> pa.Array:
     """A column in one piece, which is what its type says: text, for instance, is UTF-8. UserError."""
-    column = table.rows.column(name).combine_chunks()
+    column = table.rows.column(name)
+    column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies in any case
     try:
         column.validate(full=True)
         if len(column) != sum(table.counts):
