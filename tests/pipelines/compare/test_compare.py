@@ -308,6 +308,10 @@ def test_killed_between_training_and_evaluation(content, out, monkeypatch):
             run(content, out)
     drawn = []  # the pictures that a killed run has not drawn yet
     monkeypatch.setattr(PlainTask, "draw", lambda task, run, model: drawn.append(run.folder.parent.name))
+    config = out / "runs" / "random" / "seed-0" / "config.json"
+    begun = json.loads(config.read_text())
+    begun["options"] |= {"temperature": 3.0, "gate_ratio": 0.1}  # as all arms could share it, to no effect
+    config.write_text(json.dumps(begun))
     states = dry_run(plan_from(content), out, device="cpu", workers=0)
     assert [state for _, state in states] == ["trained", "new", "new", "new"]
     assert len(run(content, out).finished) == 4
@@ -463,11 +467,11 @@ def test_the_command(content, out, tmp_path, maps):
 
 
 def test_the_command_without_a_plan(out, maps):
-    flags = ["--saliency", maps, "--arms", "random,center", "--seeds", "2", "--labelled", PROBES, "--protocol", "knn"]
+    flags = ["--saliency", maps, "--arms", "random,salient", "--seeds", "2", "--labelled", PROBES, "--protocol", "knn"]
     words = [word for name, value in NANO_SETTINGS.items() for word in (f"--{name.replace('_', '-')}", value)]
     done = invoke("compare", SOURCE, "--out", out, "--device", "cpu", "--workers", 0, *flags, "--", *words)
     assert done.exit_code == 0, done.output
-    assert config_of(out, "center", 1)["options"]["blr"] == 0.05
+    assert config_of(out, "salient", 1)["options"]["blr"] == 0.05
 
 
 def test_the_command_with_a_failing_arm(content, out, tmp_path):

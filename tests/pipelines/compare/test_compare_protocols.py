@@ -17,13 +17,14 @@ pytestmark = pytest.mark.usefixtures("nano")
 
 
 def content(maps, **judged):
-    judged = {"source": PROBES, "occlusion_shares": "0,0.5", "occluder": ["random", "block"], **judged}
+    if "occlusion" in judged["protocols"]:
+        judged = {"occlusion_shares": "0,0.5", **judged}
     return {
         "source": SOURCE,
         "saliency": str(maps),
         "seeds": [0],
         "pretrain": dict(NANO_SETTINGS),
-        "evaluate": judged,
+        "evaluate": {"source": PROBES, **judged},
         "arms": {"random": None, "image": {"masking": "salient", "salient_ratio": 0.5}},
     }
 
@@ -34,7 +35,8 @@ def run(plan, out):
 
 def test_areas_and_ious_are_compared(tmp_path):
     maps = write_maps(tmp_path / "maps", open_source(SOURCE))
-    found = run(content(maps, protocols=["occlusion", "segment"], recover_images=0), tmp_path / "out")
+    judged = {"protocols": ["occlusion", "segment"], "occluder": ["random", "block"], "recover_images": 0}
+    found = run(content(maps, **judged), tmp_path / "out")
     assert set(found.values) == {"occlusion", "segment"}
     for table in found.values.values():
         assert set(table) == {"random", "image", UNTRAINED}

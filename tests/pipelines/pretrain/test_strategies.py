@@ -121,6 +121,7 @@ source: shapes:24
 saliency: maps
 arms:
   random: {{masking: random}}
+  salient:
   x: {arm}
 """
 

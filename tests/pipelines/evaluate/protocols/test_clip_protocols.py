@@ -246,7 +246,8 @@ def test_noise_is_another_in_every_frame():
 
 
 def content(arms=None, **judged):
-    judged = {"test": TEST, "occlusion_shares": "0,0.5", "occluder": ["block-moving"], "recover_images": 0, **judged}
+    occluded = {"occlusion_shares": "0,0.5", "occluder": ["block-moving"], "recover_images": 0}
+    judged = {"test": TEST, "protocols": ["knn", "occlusion"]} | occluded | judged
     settings = {
         "model": "nano",
         "image_size": 16,
@@ -267,7 +268,7 @@ def content(arms=None, **judged):
 def test_arms_of_video_are_compared(tmp_path, monkeypatch):
     nano_runs(monkeypatch)
     monkeypatch.setattr("pipelines.evaluate.protocols.occlusion.draw_occlusion", lambda *_: None)
-    plan = plan_from(content(protocols=["knn", "occlusion"]))
+    plan = plan_from(content())
     found = compare(plan, tmp_path / "out", device="cpu", workers=0, quiet=True)
     assert not found.failed
     assert set(found.values) == {"knn", "occlusion"}
@@ -283,7 +284,7 @@ def test_arms_of_video_are_compared(tmp_path, monkeypatch):
         ({"random": {}, "image": {"frames": None}}, {}, "arms: random and image differ in frames"),
         ({"random": {}, "long": {"frames": 8}}, {}, "arms: random and long differ in frames \\(4, 8\\)"),
         ({"random": {}, "fast": {"frame_stride": 4}}, {}, "say which one they are judged with"),
-        (None, {"protocols": ["linear"]}, "evaluate: --protocol linear is for models of images"),
+        (None, {"protocols": ["linear", "occlusion"]}, "evaluate: --protocol linear is for models of images"),
         (None, {"occluder": ["block"]}, "evaluate: --occluder block is of images"),
         (None, {"source": "shapes:8"}, "shapes:8 draws images, and what is wanted are videos"),
     ],
