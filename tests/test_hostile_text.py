@@ -124,9 +124,23 @@ def test_scores_of_maps_on_the_terminal(capsys):
     shown(capsys)
 
 
+CONFIG = {
+    "options": {"source": "x", "model": "mini", "image_size": [32]},
+    "images": 3,
+    "keys_sha256": "0",
+    "masking": {"strategy": "random", "mask_ratio": 0.75},
+    "grid": [2, 2],
+    "parameters": 9,
+    "steps": 9,
+    "precision": "fp32",
+    "versions": {"torch": "2"},
+}
+"""``config.json`` of a run."""
+
+
 def test_the_card_of_a_model(tmp_path):
-    options = {"source": f"/x/{NAME}", "saliency": NAME, "model": NAME, "masking": "salient"}
-    config = {"options": options, "images": 3, "steps": 9, "precision": NAME, "masking": {"strategy": "salient"}}
+    options = {"source": f"/x/{NAME}", "saliency": NAME, "model": NAME, "masking": "salient", "image_size": [32]}
+    config = CONFIG | {"options": options, "precision": NAME, "masking": {"strategy": "salient", "mask_ratio": 0.75}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation()))
     card = model_card(tmp_path, {NAME: NAME}, "timm", f"open({NAME!r})\n```\n# h")
@@ -152,8 +166,7 @@ def test_the_report_of_a_comparison(tmp_path, capsys):
         NAME, {"a": {"masking": "random"}, "b": {"masking": "block"}}, "a", (0,), pretrain={"split": NAME}
     )
     pretrained = PretrainOptions(NAME, tmp_path)
-    config = {"options": {}, "parameters": 9, "images": 3, "steps": 2}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     unit = Unit("a", 0, pretrained, EvaluateOptions("run", NAME, protocols=("knn",)), tmp_path / "record.json")
     record = {"result": evaluation(), "pretrain_seconds": 1, "evaluate_seconds": 1}
     failed = UnitOutcome(unit, None, 1.0, failed=NAME)

@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_line_and_the_rerun_goes_on(commands, tmp_path, monke
     assert done.exit_code == 2, done.output
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: File too large: out/")
-    assert "make room" in line
+    assert "free some space" in line
     assert not list((tmp_path / "full").rglob(".*"))
     done = invoke(*again)
     assert done.exit_code == 0, done.output
@@ -88,7 +88,7 @@ def test_a_spent_quota(commands, tmp_path, monkeypatch, number):
         done = invoke(*commands["prepare"][0])
     assert done.exit_code == 2
     assert f"error: {os.strerror(number)}: out/" in done.stderr
-    assert "make room" in done.stderr
+    assert "free some space" in done.stderr
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])

@@ -110,7 +110,7 @@ def test_the_report(content, out):
         "4 of 4 runs are finished (2 arms × 2 seeds: 0, 3)",
         "| arm | seeds | knn % | − random | adjusted p | reading |",
         "| image | salient, 0.5 of image, top, 0.75 hidden |",
-        "Holm's rule over the 1 arms",
+        "Holm's method for the 1 arms",
         "24 images, 6 steps",
         f"trained on 22 images of `{PROBES}`, tested on 8 of 20% of {PROBES} held out",
         "same weights and see the same views",

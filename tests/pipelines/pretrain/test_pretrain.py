@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_is_one_line_and_the_one_before_goes_on(base, name,
     if not sums:
         (newest / "SHA256SUMS").unlink()
     if sums or len(damage(content)) != len(content):  # without sums nobody can know of one bit
-        with pytest.raises(UserError, match=f"{newest} can't be .*--resume goes on from the one before") as told:
+        with pytest.raises(UserError, match=f"{newest} can't be .*--resume continues from the one before") as told:
             run(replace(base, resume=True))
         assert "\n" not in str(told.value)
         if name == "model.safetensors":

@@ -164,7 +164,7 @@ def test_the_reconstructions_are_a_sheet_of_frames(base, pictures, monkeypatch):
         ({"frames": None, "inflate": "run"}, "--inflate is for video"),
         ({"decoder_masking": "running-cell"}, "--decode-ratio 0.5"),
         ({"decoder_masking": "cells"}, "random, running-cell"),
-        ({"masking": "hard"}, "of what is learned, video takes gate"),
+        ({"masking": "hard"}, "learned masks for video are gate"),
         ({"augment_on": "device"}, "--augment-on device is for images"),
         ({"frame_stride": 0}, "--frame-stride is 0"),
         ({"positions": "learned"}, "space-time, table"),
