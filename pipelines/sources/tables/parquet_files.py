@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
 from pipelines.sources.tables.columns import IMAGE_NAMES, has_fractions, is_bytes, is_embedded, is_text
+from saliency.caches import cache_fault
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def read_parquet(files: Sequence[Path], limit: int | None) -> ParquetRows:
     try:
         return _read(files, counts, schemas)
     except (OSError, ValueError, pa.ArrowException) as error:
+        if fault := cache_fault(error, reading=True):
+            raise UserError(fault) from error
         cause = error.__cause__ or error
         named = str(files[0]) if len(files) == 1 else f"one of {files[0]} … {files[-1]}"
         raise UserError(f"{named} can't be read as Parquet: {cause}: fetch it again") from error
