@@ -19,8 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
+from pipelines.sources.compressed import ENOUGH, unpacking_tool
 from pipelines.sources.tables.columns import IMAGE_NAMES, has_fractions, is_bytes, is_embedded, is_text
 from saliency.caches import cache_fault
+from saliency.files import open_regular
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def read_parquet(files: Sequence[Path], limit: int | None) -> ParquetRows:
     counts: list[int] = []
     schemas: list[pa.Schema] = []
     for path in files:
+        _check_unpacked(path)
         try:
             footer = pq.read_metadata(path)
             schemas.append(footer.schema.to_arrow_schema())
@@ -58,6 +61,16 @@ def read_parquet(files: Sequence[Path], limit: int | None) -> ParquetRows:
         cause = error.__cause__ or error
         named = str(files[0]) if len(files) == 1 else f"one of {files[0]} … {files[-1]}"
         raise UserError(f"{named} can't be read as Parquet: {cause}: fetch it again") from error
+
+
+def _check_unpacked(path: Path) -> None:
+    try:
+        with open_regular(path) as file:
+            tool = unpacking_tool(file.read(ENOUGH))
+    except OSError:
+        return  # as reading the table will say
+    if tool:
+        raise UserError(f"{path} is compressed: unpack it first ({tool})")
 
 
 def describe_images_elsewhere(files: Sequence[Path]) -> bool:
