@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from saliency.shown import one_line
 
@@ -22,7 +22,9 @@ _IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
 def without_secrets(text: object) -> str:
     """A text without the tokens that this process knows, and without a name and password in an address."""
     hub = sys.modules.get("huggingface_hub")
-    known = [os.environ.get(name) for name in _SECRETS] + ([hub.get_token()] if hub else [])
+    known = [os.environ.get(name) for name in _SECRETS]
+    with suppress(OSError):  # of a home that can't be read, which is told of where it matters
+        known += [hub.get_token()] if hub else []
     shown = _IN_ADDRESS.sub("…@", str(text))
     for secret in known:
         if secret and len(secret) >= _SHORTEST:

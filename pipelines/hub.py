@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.errors import UserError, user_errors
+from saliency.caches import cache_fault
 from saliency.files import user_path
 from saliency.table.card import TAGS
 from saliency.table.manifest import read_manifest
@@ -152,7 +153,7 @@ def _download(name: str, kind: str, patterns: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, repo_type=kind, allow_patterns=list(patterns)))
     except (OSError, ValueError, RuntimeError) as error:
-        if constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE and not cache_fault(error):
             raise UserError(
                 f"there is no folder {name}, and the Hub {kind} of this name is not whole in the cache: "
                 "unset HF_HUB_OFFLINE once"
@@ -210,6 +211,8 @@ def _explained(error: BaseException, name: str, kind: str = "dataset") -> UserEr
     """The one line for an error of the client."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
+    if fault := cache_fault(error, reading=True):
+        return UserError(fault)
     status = _status(error)
     if isinstance(error, RepositoryNotFoundError):
         return UserError(

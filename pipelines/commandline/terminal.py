@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saliency import __version__
+from saliency.caches import cache_fault
 from saliency.shown import LONGEST_LINE, one_line
 
 
@@ -80,6 +81,8 @@ def _plain_errors() -> Iterator[None]:
     except UserError as error:
         fail(str(error), 2)
     except OSError as error:
+        if fault := cache_fault(error):
+            fail(fault, 2)
         if error.errno not in _ADVICE:
             raise
         where = f": {error.filename}" if error.filename else ""

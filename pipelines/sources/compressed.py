@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _TOOLS = {
     ".gz": "gunzip",
     ".tgz": "gunzip",
@@ -10,7 +12,15 @@ _TOOLS = {
     ".zst": "unzstd",
     ".zip": "unzip",
 }
-_STARTS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip"}
+_STARTS = {
+    re.compile(rb"\x1f\x8b"): ".gz",
+    re.compile(rb"BZh[1-9]1AY&SY"): ".bz2",  # a text may begin with the first three alone
+    re.compile(rb"\xfd7zXZ\x00"): ".xz",
+    re.compile(rb"\x28\xb5\x2f\xfd"): ".zst",
+    re.compile(rb"PK\x03\x04"): ".zip",
+}
+ENOUGH = 10
+"""First bytes that tell."""
 
 COMPRESSED = tuple(_TOOLS)
 """File name endings, in lower case."""
@@ -20,4 +30,4 @@ def unpacking_tool(file: str | bytes) -> str | None:
     """What unpacks a file, known by its name or by its first bytes; None if it is not compressed."""
     if isinstance(file, str):
         return next((tool for suffix, tool in _TOOLS.items() if file.lower().endswith(suffix)), None)
-    return next((_TOOLS[suffix] for start, suffix in _STARTS.items() if file.startswith(start)), None)
+    return next((_TOOLS[suffix] for start, suffix in _STARTS.items() if start.match(file)), None)

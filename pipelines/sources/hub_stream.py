@@ -27,6 +27,7 @@ from pipelines.sources.tables.columns import (
     sample_caption,
 )
 from pipelines.sources.tables.first_captions import first_rows
+from saliency.caches import cache_fault
 
 _TIMEOUT = 20  # seconds
 
@@ -133,11 +134,15 @@ def open_stream(name: str, wishes: Wishes) -> StreamSource:
         why = "is no local path, and HF_HUB_OFFLINE is set, so the Hub isn't asked"
         raise UserError(f"{name} {why}: unset it, {advice}") from error
     except Exception as error:  # The HTTP client's errors differ between versions of huggingface_hub.
+        if fault := cache_fault(error, reading=True):
+            raise UserError(fault) from error
         why = "is no local path, and the Hub can't be reached: check the spelling and the network"
         raise UserError(f"{name} {why}; {advice}") from error
     try:
         dataset = datasets.load_dataset(name, split=wishes.split or "train", streaming=True)
     except (OSError, ValueError, RuntimeError) as error:
+        if fault := cache_fault(error, reading=True):
+            raise UserError(fault) from error
         raise UserError(f"the Hub dataset {name} can't be streamed: {error}; {advice}") from error
     return stream_dataset(name, dataset, wishes)
 

@@ -148,9 +148,14 @@ def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
     if not children:
         raise UserError(f"{spec} is an empty folder")
     files = [child for child in children if child.is_file()]
+    packed = [path for path in files if path.name.lower().endswith(COMPRESSED)]
+    _check_unpacked([path for path in packed if path.stem in LISTINGS])
     found = _containers(files)
     if found and not describe_images_elsewhere(found):
-        return _open_files(spec, one_split(spec, found, wishes), replace(wishes, split=None))
+        opened = _open_files(spec, one_split(spec, found, wishes), replace(wishes, split=None))
+        if packed:
+            opened.warnings.append(f"{len(packed)} compressed files left out; the first is {packed[0].name}")
+        return opened
     below = [child for child in children if child.is_dir()]
     has_images = any(path.suffix.lower() in SUFFIXES for path in files)
     if below and not has_images and are_splits([child.name for child in below]):
@@ -173,7 +178,7 @@ def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
     found = found or _containers(sorted(folder / path for path in files_below(str(folder))))
     alone = {suffix for each in FILE_FORMATS for suffix in each.listed}
     found = found or [path for path in files if path.suffix.lower() in alone]
-    found = found or [path for path in files if path.name.lower().endswith(COMPRESSED)][:1]
+    found = found or packed[:1]
     if found:
         return _open_files(spec, one_split(spec, found, wishes), replace(wishes, split=None))
     raise UserError(f"{spec} holds no images, tars or tables" + "".join(f": {line}" for line in lying.warnings()))
@@ -239,10 +244,7 @@ def _open_split(spec: str, folders: Sequence[Path], wishes: Wishes) -> Source:
 
 def _open_files(spec: str, files: Sequence[Path], wishes: Wishes) -> Source:
     _refuse_split(spec, wishes)
-    compressed = next((path for path in files if path.name.lower().endswith(COMPRESSED)), None)
-    if compressed is not None:
-        tool = unpacking_tool(compressed.name)
-        raise UserError(f"{compressed} is compressed and can't be read at random: unpack it first ({tool})")
+    _check_unpacked(files)
     _check_regular(files)
     suffixes = {path.suffix.lower() for path in files}
     form = next((each for each in FILE_FORMATS if suffixes <= set(each.suffixes)), None)
@@ -253,6 +255,13 @@ def _open_files(spec: str, files: Sequence[Path], wishes: Wishes) -> Source:
     if not form.has_columns:
         _refuse_columns(spec, wishes)
     return form.open(spec, list(files), wishes)
+
+
+def _check_unpacked(files: Sequence[Path]) -> None:
+    """UserError, with the tool, for a file that is compressed by its name."""
+    for path in files:
+        if tool := unpacking_tool(path.name):
+            raise UserError(f"{path} is compressed and can't be read at random: unpack it first ({tool})")
 
 
 def _check_regular(files: Sequence[Path]) -> None:

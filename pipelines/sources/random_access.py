@@ -11,6 +11,7 @@ from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
 from pipelines.sources.tables.first_captions import one_pair_an_image
 from pipelines.sources.tables.table_source import open_dataset
+from saliency.caches import cache_fault
 
 
 class SourceOptions(Protocol):
@@ -73,6 +74,8 @@ def _download(stream: StreamSource, every_row: bool = False) -> Source:
     try:
         dataset = datasets.load_dataset(stream.name, split=stream.wishes.split or "train")
     except (OSError, ValueError, RuntimeError) as error:
+        if fault := cache_fault(error, reading=True):
+            raise UserError(fault) from error
         raise UserError(
             f"the Hub dataset {stream.name} can't be downloaded: {error}; try: hf download {stream.name} "
             "--repo-type dataset --local-dir FOLDER, and give the folder"

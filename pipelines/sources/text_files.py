@@ -10,6 +10,7 @@ import io
 from pathlib import Path
 from typing import TextIO
 
+from pipelines.sources.compressed import ENOUGH, unpacking_tool
 from saliency.files import open_regular, read_regular
 
 LARGEST_TEXT = 1 << 24
@@ -50,7 +51,7 @@ def open_lines(path: Path) -> TextIO:
     """
     file = open_regular(path)
     try:
-        encoding = _encoding(file.peek(4)[:4])
+        encoding = _encoding(file.peek(ENOUGH)[:ENOUGH])
     except BaseException:
         file.close()
         raise
@@ -65,6 +66,8 @@ def explain(error: UnicodeError) -> BadText:
 def _encoding(start: bytes) -> str:
     if start.startswith(_UTF32):
         raise BadText(f"it is UTF-32: {_ADVICE}")
+    if tool := unpacking_tool(start[:ENOUGH]):
+        raise BadText(f"it is compressed: unpack it first ({tool})")
     return "utf-16" if start.startswith(_UTF16) else "utf-8-sig"
 
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from saliency.caches import cache_fault
 from saliency.names import OWN_WEIGHTS
 from saliency.towers.input_size import set_input_size
 from saliency.towers.texts import encode_tokens
@@ -257,6 +258,8 @@ def _quiet() -> Iterator[None]:
 def _explain(clip: str, pretrained: str | None, error: Exception) -> str:
     import open_clip
 
+    if fault := cache_fault(error, reading=True):
+        return fault
     reason = " ".join(str(error).split())
     shown = f"{clip} {pretrained}" if pretrained else clip
     if pretrained and clip not in open_clip.list_models():

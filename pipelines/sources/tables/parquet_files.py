@@ -20,7 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
+from pipelines.sources.compressed import ENOUGH, unpacking_tool
 from pipelines.sources.tables.columns import IMAGE_NAMES, has_fractions, is_bytes, is_embedded, is_text
+from saliency.caches import cache_fault
 from saliency.files import open_regular
 from saliency.shown import one_line
 
@@ -43,6 +45,7 @@ def read_parquet(files: Sequence[Path], limit: int | None) -> ParquetRows:
     counts: list[int] = []
     schemas: list[pa.Schema] = []
     for path in files:
+        _check_unpacked(path)
         with _reading([path], "is not a complete Parquet file"):
             open_regular(path).close()
             footer = pq.read_metadata(path)
@@ -59,8 +62,20 @@ def _reading(files: Sequence[Path], what: str = "can't be read as Parquet") -> I
     try:
         yield
     except Exception as error:  # damaged footers and pages raise of every kind
+        if fault := cache_fault(error, reading=True):
+            raise UserError(fault) from error
         named = str(files[0]) if len(files) == 1 else f"one of {files[0]} … {files[-1]}"
         raise UserError(f"{named} {what}: {one_line(error.__cause__ or error, 300)}: fetch it again") from error
+
+
+def _check_unpacked(path: Path) -> None:
+    try:
+        with open_regular(path) as file:
+            tool = unpacking_tool(file.read(ENOUGH))
+    except OSError:
+        return  # as reading the table will say
+    if tool:
+        raise UserError(f"{path} is compressed: unpack it first ({tool})")
 
 
 def describe_images_elsewhere(files: Sequence[Path]) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.errors import UserError
-from pipelines.sources.compressed import unpacking_tool
+from pipelines.sources.compressed import ENOUGH, unpacking_tool
 from pipelines.sources.images import SUFFIXES
 from saliency.files import open_regular
 
@@ -114,7 +114,7 @@ def _members(path: Path, warnings: list[str], left_out: list[str]) -> Iterator[t
                 window, base = os.pread(file.fileno(), max(size, _WINDOW), offset), offset
             return window[offset - base : offset - base + size]
 
-        if tool := unpacking_tool(read(0, 8)):
+        if tool := unpacking_tool(read(0, ENOUGH)):
             raise UserError(f"{path} is compressed: unpack it first ({tool}), images gain nothing from it")
         offset = 0
         following = _Following()

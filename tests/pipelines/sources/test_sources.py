@@ -1,7 +1,11 @@
 """The resolver: each kind of place by the shape of what the user typed, each mistake as one line."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -288,3 +292,32 @@ def test_a_compressed_file_is_refused_with_its_tool(tmp_path, kind, ending, tool
     for place in (file, tmp_path):
         with pytest.raises(UserError, match=rf"rows.{kind}.{ending} is compressed .*: unpack it first \({tool}\)"):
             open_source(str(place))
+
+
+@pytest.mark.parametrize(
+    ("pack", "tool"), [(gzip.compress, "gunzip"), (bz2.compress, "bunzip2"), (lzma.compress, "unxz")]
+)
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet"])
+def test_a_compressed_file_is_known_by_its_first_bytes(tmp_path, kind, pack, tool):
+    file = tmp_path / f"rows.{kind}"
+    file.write_bytes(pack(b'{"image": "a.png", "caption": "x"}\n'))
+    with pytest.raises(UserError, match=rf"rows.{kind} .*is compressed: unpack it first \({tool}\)"):
+        open_source(str(file))
+
+
+def test_a_text_may_begin_as_bzip2_does(tmp_path):
+    (tmp_path / "rows.csv").write_text("BZh1,image,caption\n1,a.png,x\n")
+    assert open_source(str(tmp_path / "rows.csv")).captions.to_pylist() == ["x"]
+
+
+def test_compressed_files_in_a_folder_are_told(tmp_path):
+    """Captions would be lost without a word, or the rest of the shards."""
+    plant(tmp_path / "images", "a.png")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "images" / "metadata.jsonl.gz").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"metadata.jsonl.gz is compressed .*gunzip"):
+        open_source(str(tmp_path / "images"))
+    with tarfile.open(tmp_path / "shards" / "0.tar", "w") as tar:
+        tar.add(tmp_path / "images" / "a.png", "a.png")
+    (tmp_path / "shards" / "1.tar.zst").write_bytes(b"x")
+    assert open_source(str(tmp_path / "shards")).warnings == ["1 compressed files left out; the first is 1.tar.zst"]

@@ -202,7 +202,7 @@ def test_a_pipe_is_no_tar(tmp_path):
 
 @pytest.mark.parametrize(
     ("start", "tool"),
-    [(b"\x1f\x8b\x08", "gunzip"), (b"BZh9", "bunzip2"), (b"\xfd7zXZ\0", "unxz"), (b"(\xb5/\xfd", "unzstd")],
+    [(b"\x1f\x8b\x08", "gunzip"), (b"BZh91AY&SY", "bunzip2"), (b"\xfd7zXZ\0", "unxz"), (b"(\xb5/\xfd", "unzstd")],
 )
 def test_the_tool_that_unpacks_a_tar_is_named(start, tool, tmp_path):
     (tmp_path / "a.tar").write_bytes(start + b"\0" * 600)
