@@ -152,10 +152,10 @@ def _open_folder(spec: str, folder: Path, wishes: Wishes) -> Source:
     _check_unpacked([path for path in packed if path.stem in LISTINGS])
     found = _containers(files)
     if found and not describe_images_elsewhere(found):
-        source = _open_files(spec, one_split(spec, found, wishes), replace(wishes, split=None))
+        shards = _open_files(spec, one_split(spec, found, wishes), replace(wishes, split=None))
         if packed:
-            source.warnings.append(f"{len(packed)} compressed files left out; the first is {packed[0].name}")
-        return source
+            shards.warnings.append(f"{len(packed)} compressed files left out; the first is {packed[0].name}")
+        return shards
     below = [child for child in children if child.is_dir()]
     has_images = any(path.suffix.lower() in SUFFIXES for path in files)
     if below and not has_images and are_splits([child.name for child in below]):
