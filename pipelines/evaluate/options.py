@@ -60,15 +60,15 @@ class _Shared:
     ] = "cls"
     """Measured better than ``mean`` on the demo's scenes, by k-NN above all. Fine-tuning always pools by the mean."""
     seeds: Annotated[
-        str, _What("How many seeds, counted from --seed, or which: 0,1,2. Several give a mean ± interval.")
+        str, _What("Number of seeds from --seed on, or a list such as 0,1,2. Several give a mean ± interval.")
     ] = "1"
-    seed: Annotated[int, _What("All random numbers follow from it.", least=0)] = 0
+    seed: Annotated[int, _What("Seed of all random numbers.", least=0)] = 0
     test_fraction: Annotated[float, _Data("Fraction of every class that is held out where there is no --test.")] = 0.2
     label_fraction: Annotated[
         float, _Data("Fraction of the training images to learn from, as many of every class.")
     ] = 1.0
     frame_stride: Annotated[
-        int | None, _Data("Ticks between the frames of a clip, for models of video. The training's if not given.")
+        int | None, _Data("Ticks between the frames of a clip, for video models [default: as in training]")
     ] = None
     limit: Limit = None
     test_limit: Annotated[int | None, _Data("Take the first N samples of --test.", least=1)] = None
@@ -99,7 +99,7 @@ class EvaluateOptions(ProtocolOptions, _Shared):
     out: Annotated[Path | None, _Result("JSON file to write. If not given: evaluation.json in the run folder.")] = None
     confusion: Annotated[Path | None, _Result("PNG file for the encoder's confusion matrices.")] = None
     fresh: Annotated[bool, _Result("Compute everything again, even what an earlier command has finished.")] = False
-    batch_size: Annotated[int, _Machine("Images that are computed at a time.")] = 256
+    batch_size: Annotated[int, _Machine("Images per batch.")] = 256
     workers: Workers = 1
     device: Device = "cpu"
 

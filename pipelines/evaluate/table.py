@@ -200,7 +200,7 @@ class OcclusionOptions(_Options):
     occluder_maps: Annotated[
         str | None,
         _Occlusion(
-            "Maps that say what is salient; true masks do if not given. The model must not have been trained with them."
+            "Maps that define what is salient, by default true masks. The model must not have been trained with them."
         ),
     ] = None
     occluder_grid: Annotated[
@@ -254,7 +254,7 @@ class WholeImageOptions(_Options):
     used_by: ClassVar[tuple[str, ...]] = ("segment", "propagate")
 
     dense_size: Annotated[
-        int | None, _Masked("Shorter side of the images, in pixels. The model's own size if not given.")
+        int | None, _Masked("Shorter side of the images, in pixels [default: the model's own size]")
     ] = None
 
     def __post_init__(self) -> None:
@@ -280,9 +280,9 @@ class PropagateOptions(WholeImageOptions):
     used_by: ClassVar[tuple[str, ...]] = ("propagate",)
 
     context_frames: Annotated[
-        int, _Masked("Frames before the present one that labels come from, as well as the first frame.")
+        int, _Masked("Number of previous frames that labels come from, in addition to the first frame.")
     ] = 7
-    radius: Annotated[int, _Masked("Rows and columns within which a patch looks for patches like it.")] = 12
+    radius: Annotated[int, _Masked("Rows and columns within which a patch looks for similar patches.")] = 12
 
     def __post_init__(self) -> None:
         check_least(self, context_frames=0, radius=1)
