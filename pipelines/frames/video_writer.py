@@ -55,6 +55,7 @@ class VideoWriter:
     def _begin(self, width: int, height: int) -> None:
         codec, pixels, options = ("ffv1", "bgr0", {}) if self._lossless else ("libx264", "yuv420p", {"crf": _QUALITY})
         self._stream = self._container.add_stream(codec, rate=self._fps, options=options)
+        self._stream.codec_context.thread_count = 1  # x264's threads give other bytes once in some hundred runs
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, pixels
         context = self._stream.codec_context
         context.time_base = 1 / self._fps
