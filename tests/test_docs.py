@@ -234,6 +234,7 @@ def test_commands_and_python_run(page, places, tiny_clip, tmp_path, monkeypatch,
             _run_examples(block, namespace, page.name)
         else:
             exec(compile(block, page.name, "exec"), namespace)
+    assert [place for place in _made(lines) if not Path(place).exists()] == []
 
 
 def test_the_notebook_runs(tmp_path, monkeypatch):

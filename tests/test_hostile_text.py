@@ -17,7 +17,7 @@ from pipelines.errors import UserError
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.printed import print_evaluation, remarks
 from pipelines.export.model_card import model_card
-from pipelines.inspect.map_verdict import MapScores, print_map_scores
+from pipelines.inspect.map_verdict import CENTRE, FIGURES, MAPS, Estimate, MapScores, print_map_scores
 from pipelines.plots import confusion_matrices, contact_sheet
 from pipelines.pretrain import trackers
 from pipelines.pretrain.options import PretrainOptions
@@ -120,8 +120,9 @@ def test_curves_of_occlusion_on_the_terminal(capsys):
 
 
 def test_scores_of_maps_on_the_terminal(capsys):
-    print_map_scores(MapScores(1, 0, 0, {}, no_shuffle=NAME))
-    shown(capsys)
+    figures = dict.fromkeys(FIGURES, Estimate(0.5, 0.4, 0.6))
+    print_map_scores(MapScores(1, 1, 1, {}, figures={MAPS: figures}, differences={CENTRE: figures}, no_shuffle=NAME))
+    assert "[/b]" in shown(capsys)
 
 
 CONFIG = {

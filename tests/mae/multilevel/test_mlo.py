@@ -85,7 +85,7 @@ def brute_force(run, step):
         name: {k: (run._point[f"{name}.first"][k], run._point[f"{name}.second"][k]) for k in run._point[name]}
         for name in ("mae", "head")
     }
-    feed, numbers = batches_of(run, step), {"mae": 0, "head": 0}
+    feed = batches_of(run, step)
     numbers = {name: run.step * run.batches_per_step[name] for name in ("mae", "head")}
     dtype = next(iter(mae.values())).dtype
 

@@ -117,4 +117,7 @@ def test_the_model_and_its_masks_run_on_a_device_that_holds_no_values():
         masks = Masking(**options)(
             4, model.grid, generator=torch.Generator(), saliency=torch.empty(4, 16, device="meta"), device="meta"
         )
-        model(torch.empty(4, 3, 32, 32, device="meta"), masks).backward()
+        loss = model(torch.empty(4, 3, 32, 32, device="meta"), masks)
+        loss.backward()
+        assert loss.is_meta
+        assert all(p.grad.is_meta for p in model.parameters() if p.grad is not None)
