@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from pipelines.sources.video.video_stream import require_av
 from saliency.files import opened_atomically
 
-_QUALITY = "18"
-"""x264's constant rate factor: hard to tell from the original."""
+_X264 = {"crf": "18", "x264-params": "cpu-independent=1"}
+"""A quality hard to tell from the original, and the same bytes from the same frames: the vector code that x264 picks by
+the processor (for its macroblock tree) rounds differently from one run to the next."""
 _BT709 = 1
 
 
@@ -53,9 +54,9 @@ class VideoWriter:
             self._container.mux(self._stream.encode(None))
 
     def _begin(self, width: int, height: int) -> None:
-        codec, pixels, options = ("ffv1", "bgr0", {}) if self._lossless else ("libx264", "yuv420p", {"crf": _QUALITY})
+        codec, pixels, options = ("ffv1", "bgr0", {}) if self._lossless else ("libx264", "yuv420p", _X264)
         self._stream = self._container.add_stream(codec, rate=self._fps, options=options)
-        self._stream.codec_context.thread_count = 1  # x264's threads give other bytes once in some hundred runs
+        self._stream.codec_context.thread_count = 1  # the bytes depend on their number, and machines differ
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, pixels
         context = self._stream.codec_context
         context.time_base = 1 / self._fps
