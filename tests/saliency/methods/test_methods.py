@@ -25,7 +25,9 @@ def make_pairs(tower, count=3):
     return pixels, tower.encode_texts(["a dog", "two red cups", "snow on a hill"][:count])
 
 
-@pytest.mark.parametrize(("method", "kind"), ABLE)
+@pytest.mark.parametrize(
+    ("method", "kind"), [able for able in ABLE if able[0] != "scorecam" or able[1] == "class token"]
+)
 def test_many_captions_take_one_look(method, kind, monkeypatch):
     """K captions an image give the maps of one caption at a time, and each image goes through the tower once."""
     tower = make_tower(kind)
