@@ -107,7 +107,8 @@ def merge(given: Given, quiet: Quiet = False) -> None:
 def inspect(given: Given, quiet: Quiet = False) -> None:
     """Describe maps, a run or a source of images.
 
-    Maps are also scored, and compared with a centre prior, a shuffled caption and a uniform map.
+    Maps are also scored, and compared with a centre prior, a shuffled caption and a uniform map. With --masks they show
+    which patches a training would hide.
     """
     from pipelines.inspect.hidden_verdict import print_hidden
     from pipelines.inspect.inspect import inspect as look

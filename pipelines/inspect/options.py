@@ -63,7 +63,10 @@ class InspectOptions:
         bool, Option("Show what the gate of a run finds important, in --source or in the run's own images.")
     ] = False
     masks: Annotated[
-        bool, Option("Show which patches pretrain would hide by these maps, how much of them and of true objects.")
+        bool,
+        Option(
+            "In the place of scores: which patches would pretrain hide by these maps, and how much of true objects?"
+        ),
     ] = False
     json: Annotated[Path | None, Option("File to write all numbers to, as JSON.")] = None
     gallery: Annotated[
