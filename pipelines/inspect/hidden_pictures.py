@@ -19,7 +19,7 @@ from pipelines.sources.source import Source
 from pipelines.views.geometry import View, view_image
 from saliency.quality import as_box
 
-_FORCED = (235, 110, 20)  # orange, which stands out from grey and from most photos
+_FORCED = (220, 0, 150)  # magenta, which photos hardly have
 
 
 def draw_hidden(path: Path, source: Source, look: Look, size: tuple[int, int]) -> list[Path]:
@@ -51,7 +51,7 @@ def draw_hidden(path: Path, source: Source, look: Look, size: tuple[int, int]) -
     found = look.found
     title = (
         f"salient ratio {found.asked['salient_ratio']:g}, {found.hidden} of {found.grid[0] * found.grid[1]} patches "
-        "hidden: orange because they are salient, grey at random"
+        "hidden: magenta because they are salient, grey at random"
     )
     return draw_pages(path, pairs, cells, title)
 

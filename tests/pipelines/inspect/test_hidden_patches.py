@@ -227,8 +227,8 @@ def test_the_command_prints_writes_and_draws(scene_maps, tmp_path, monkeypatch):
     assert list(sheets)[:4] == ["image", "caption", "map", "true mask"]
     assert list(sheets)[4:] == ["of image", "of mask", "of salient", "random"]
     for picture, image in zip(sheets["of image"], sheets["image"], strict=True):
-        orange, grey = ((picture == colour).all(-1).sum() for colour in ((235, 110, 20), (128, 128, 128)))
-        assert (orange, grey) == (4 * 64, 8 * 64)
+        magenta, grey = ((picture == colour).all(-1).sum() for colour in ((220, 0, 150), (128, 128, 128)))
+        assert (magenta, grey) == (4 * 64, 8 * 64)
         assert image.shape == (32, 32, 3)
     assert len(sheets["random"]) == 5
 
