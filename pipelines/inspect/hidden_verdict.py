@@ -89,8 +89,8 @@ class HiddenPatches:
         facts = {"views": f"{total}, {self.views} of each of {self.pairs} pairs"}
         rows, columns = self.grid
         facts["hidden patches"] = f"{self.hidden} of {patches} ({rows}×{columns})"
-        counts = ", ".join(f"{count.mean:.1f} with --salient-of {row}" for row, count in self.forced.items())
-        facts["hidden as salient"] = f"patches of a view: {counts}"
+        counts = ", ".join(f"{count.mean:.1f} (of {row})" for row, count in self.forced.items())
+        facts["hidden as salient"] = f"{counts} patches of a view, on average"
         if not math.isnan(self.salient_set.mean):
             spread = self.salient_set
             facts[f"patches with {self.asked['salient_mass']:.0%} of a map"] = (

@@ -145,8 +145,12 @@ def _inspect_masks(folder: Path, options: InspectOptions, quiet: bool) -> Inspec
     look = look_at_masks(table, source, options, clips=bool(manifest and manifest.origin.get("clips")), quiet=quiet)
     facts |= look.found.facts()
     if not look.found.views_judged:
-        why = "its images are not at hand: give --source" if source is None else f"{source.name} has no true masks"
-        facts["objects"] = f"only the maps are looked at, because {why}"
+        why = (
+            "the images are not at hand: give --source"
+            if source is None
+            else f"no pair of {source.name} has a true mask"
+        )
+        facts["objects"] = f"not looked at, because {why}"
     if options.gallery and source is not None:
         sides = options.image_size * (2 if len(options.image_size) == 1 else 1)
         drawn = draw_hidden(options.gallery, source, look, (sides[0], sides[1]))

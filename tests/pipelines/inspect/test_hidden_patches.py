@@ -236,7 +236,7 @@ def test_the_command_prints_writes_and_draws(scene_maps, tmp_path, monkeypatch):
 def test_without_objects_only_the_map_is_measured(scene_maps, tmp_path):
     done = inspect(scene_maps, "--masks", "--image-size", 32, "--patch-size", 8, "--json", tmp_path / "h.json")
     assert done.exit_code == 0, done.output
-    assert "its images are not at hand: give --source" in " ".join(done.stdout.split())
+    assert "not looked at, because the images are not at hand: give --source" in " ".join(done.stdout.split())
     numbers = json.loads((tmp_path / "h.json").read_text())["hidden_patches"]
     assert set(numbers["figures"]["random"]) == {"map"}
     assert numbers["views_judged"] == 0
