@@ -313,7 +313,7 @@ class _Tally:
 
 
 def estimates(columns: dict[Any, NDArray[np.float64]], images: NDArray[np.int64], seed: int) -> dict[Any, Estimate]:
-    """The mean of each column [n] with its interval over ``images`` [n], those that the values are of, by name."""
+    """The means of columns [n] with their bootstrap intervals over images, int [n]; all see the same draws."""
     if not columns:
         return {}
     values = np.stack(list(columns.values()), axis=1)

@@ -172,7 +172,7 @@ def _listed(names: list[str]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Plain values in which a NaN, however deep in dicts, is None."""
+    """Plain values that ``json`` writes, null for what is not a number."""
     if isinstance(value, dict):
         return {name: without_nan(item) for name, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
