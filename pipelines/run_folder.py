@@ -143,7 +143,7 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The resolved settings of the run, of the shape :class:`RunConfig`. UserError."""
         try:
-            return dict(read_fitting(self.folder / CONFIG, RunConfig, _LARGEST_CONFIG))
+            return _in_todays_words(dict(read_fitting(self.folder / CONFIG, RunConfig, _LARGEST_CONFIG)))
         except ValueError as error:
             raise UserError(f"{self.folder} is not a run folder: {CONFIG} can't be used: {error}") from error
 
@@ -185,6 +185,18 @@ class RunFolder:
                         continue
         except OSError as error:
             raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+
+
+def _in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings, under the names that they have now.
+
+    Before there was a cap, ``salient_of`` *salient* was what is *salient-only* now.
+    """
+    for name in ("options", "masking"):
+        settings = config[name]
+        if settings.get("salient_of") == "salient" and "salient_cap" not in settings:
+            config[name] = settings | {"salient_of": "salient-only"}
+    return config
 
 
 def _to_line(content: dict[str, Any]) -> str:

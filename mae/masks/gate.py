@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mae.masks.masking import top_ranks, weighted_scores
+from mae.masks.masking import capped, top_ranks, weighted_scores
 from mae.models.blocks import Block
 
 SIGNS = {"hide": 1, "keep": -1}
@@ -149,12 +149,14 @@ def gate_priorities(
     *,
     sign: str = "hide",
     area: tuple[float, float] = (0.05, 0.4),
+    cap: float = 1.0,
 ) -> Tensor:
     """Priorities [B, N] from the gate's ``logits`` [B, N]; the ``hidden`` highest of each row are to be hidden.
 
     Of the important patches (:func:`important_counts`) ``round(ratio · count)`` are drawn without replacement, with
     probability ∝ importance (Gumbel top-k, arXiv 1903.06059). With sign ``hide`` these are hidden first, with ``keep``
-    last; all others, important or not, go by the noise ``uniform``. Ratio 0 is random masking with either sign.
+    last; all others, important or not, go by the noise ``uniform``. Ratio 0 is random masking with either sign. No
+    more than the share ``cap`` of the important patches is hidden, as far as ``hidden`` allows it.
     ``uniform`` and ``gumbel`` are independent noises in [0, 1), [B, N].
     """
     counts = important_counts(logits, area)
@@ -164,4 +166,4 @@ def gate_priorities(
     ranks = top_ranks(torch.where(members, drawn, -math.inf), gumbel)
     room = hidden if sign == "hide" else logits.shape[1] - hidden
     chosen = ranks < (counts.float() * ratio).round().clamp(max=room)
-    return uniform + SIGNS[sign] * chosen
+    return capped(uniform + SIGNS[sign] * chosen, members, cap, gumbel)

@@ -23,7 +23,7 @@ from mae.masks.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate
 from mae.masks.gate_exchange import Exchange
 from mae.masks.gate_loss import GateObjective, gate_loss, teacher_loss
 from mae.masks.learner import Look
-from mae.masks.masking import Part, as_tubes, mask_from_priorities
+from mae.masks.masking import Part, as_tubes, check_cap, mask_from_priorities
 from mae.masks.network_learner import NetworkLearner
 from mae.models.mask import Mask, hidden_count
 from mae.models.vit import MaskedAutoencoder
@@ -43,6 +43,8 @@ class GateSettings:
     """Share of each image's important patches that is hidden (or kept) because they are important, 0..1."""
     sign: str = "hide"
     """A key of SIGNS: hide the chosen important patches, or keep them visible."""
+    cap: float = 1.0
+    """No more than this share of the important patches, 0..1, is hidden in one view."""
     objective: GateObjective = field(default_factory=GateObjective)
     share: float = 0.25
     """Of each batch, the images that the gate learns from, spread evenly, at least eight: learning from all of them
@@ -56,6 +58,7 @@ class GateSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"--gate-ratio {self.ratio:g} must lie between 0 and 1")
+        check_cap(self.cap)
         if self.sign not in SIGNS:
             raise ValueError(f"--gate-sign {self.sign!r} is not one of: {', '.join(SIGNS)}")
         if not 0 < self.share <= 1:
@@ -162,7 +165,14 @@ class GateTraining(NetworkLearner):
             logits = logits.view(len(logits), look.grid[0], -1).mean(1)
         hidden, settings = hidden_count(logits.shape[1], look.mask_ratio), self.settings
         priorities = gate_priorities(
-            logits, settings.ratio, hidden, uniform, gumbel, sign=settings.sign, area=settings.objective.area
+            logits,
+            settings.ratio,
+            hidden,
+            uniform,
+            gumbel,
+            sign=settings.sign,
+            area=settings.objective.area,
+            cap=settings.cap,
         )
         mask = mask_from_priorities(priorities, look.mask_ratio)
         return as_tubes(mask, look.grid[0]) if tubes else mask
@@ -180,7 +190,9 @@ class GateTraining(NetworkLearner):
 def settings_from(asked: Mapping[str, Any]) -> GateSettings:
     """The settings of a gate; its frame is background where it sees places. ValueError."""
     objective = GateObjective(contrast=asked["gate_contrast"], frame_is_background=asked["gate_positions"])
-    return GateSettings(ratio=asked["gate_ratio"], sign=asked["gate_sign"], objective=objective)
+    return GateSettings(
+        ratio=asked["gate_ratio"], sign=asked["gate_sign"], cap=asked["salient_cap"], objective=objective
+    )
 
 
 def new_learner(asked: Mapping[str, Any], model: MaskedAutoencoder, device: torch.device) -> GateTraining:

@@ -85,6 +85,20 @@ def set_count(members: Tensor, ratio: float, hidden: int) -> Tensor:
     return (members.sum(1, keepdim=True).to(wide) * ratio).round().clamp(max=hidden)
 
 
+def capped(priorities: Tensor, members: Tensor, cap: float, ties: Tensor) -> Tensor:
+    """Priorities [B, N] with which at most the share ``cap`` 0..1 of each row's set ``members`` [B, N] is hidden.
+
+    The members of lowest priority come behind all other patches, so they are hidden only when nothing else is left.
+    """
+    if cap >= 1:
+        return priorities
+    wide = torch.float32 if members.device.type == "mps" else torch.float64
+    # Without the margin, rounding decides whether 0.7 of ten are seven.
+    most = (members.sum(1, keepdim=True).to(wide) * cap + 1e-9).floor()
+    beyond = members & (top_ranks(torch.where(members, priorities, -math.inf), ties) >= most)
+    return priorities - 8 * beyond  # all others lie between -1 and 3
+
+
 def center_prior(grid: tuple[int, ...], device: torch.device | str | None = None) -> Tensor:
     """A map [N] that saw no image: a Gaussian around the centre, its deviation a quarter of each side.
 
@@ -149,11 +163,14 @@ class Masking:
     salient_of: str = "image"
     """``image``: the ratio counts the image's patches (0 is ``random``, the mask ratio hides nothing but the most
     salient); ``mask``: the hidden patches; ``salient``: the patches of the salient set, whose other patches are hidden
-    only when nothing else is left."""
+    by chance, as those outside of it; ``salient-only``: the same, but the set's other patches are hidden only when
+    nothing else is left."""
     salient_pick: str = "top"
     """``top``: the highest; ``weighted``: drawn with probability ∝ saliency^(1/temperature), without replacement."""
     salient_mass: float = 0.5
     """Share of a map's total that the salient set holds, 0 < mass ≤ 1."""
+    salient_cap: float = 1.0
+    """No more than this share of the salient set, 0..1, is hidden in one view, as far as the mask ratio allows it."""
     temperature: float = 1.0
     """Of the weighted pick, > 0; towards 0 it becomes ``top``."""
     salient_schedule: tuple[float, float] | None = None
@@ -168,6 +185,7 @@ class Masking:
         _one_of("--salient-pick", self.salient_pick, SALIENT_PICKS)
         _require(0 < self.mask_ratio < 1, f"--mask-ratio {self.mask_ratio:g} must lie between 0 and 1, both excluded")
         _require(0 < self.salient_mass <= 1, f"--salient-mass {self.salient_mass:g} must be above 0 and at most 1")
+        check_cap(self.salient_cap)
         _require(0 < self.temperature < math.inf, f"--temperature {self.temperature:g} must be a finite number above 0")
         option = "--salient-ratio" if self.salient_schedule is None else "--salient-schedule"
         for ratio in self.salient_schedule or (self.salient_ratio,):
@@ -283,22 +301,33 @@ class Masking:
     def rank(self, saliency: Tensor, draw: Draw) -> Tensor:
         """Priorities [B, N] of the batch by ``saliency`` [B, N], as the settings and the draw's salient ratio say.
 
-        The patches that are forced come first, each group by noise: with a salient set what is outside of it follows,
-        and the rest of the set comes last.
+        The patches that are forced come first, and what is beyond the cap comes last, each group by noise. With
+        ``salient-only`` what is outside of the salient set comes before the rest of it.
         """
         forced, members = self._forced(saliency, draw)
-        return draw.uniform + forced if members is None else draw.uniform + ~members + 2 * forced
+        if members is not None and self.salient_of == "salient-only":
+            priorities = draw.uniform + ~members + 2 * forced
+        else:
+            priorities = draw.uniform + forced
+        if self.salient_cap < 1:
+            members = self._salient_set(saliency, draw) if members is None else members
+            priorities = capped(priorities, members, self.salient_cap, draw.ties)
+        return priorities
 
     def forced(self, draw: Draw) -> Tensor:
         """Bool [B, N]: the patches that ``salient`` hides because they are salient; it hides the others by chance."""
-        return self._forced(draw.saliency, draw)[0]
+        forced, hidden = self._forced(draw.saliency, draw)[0], self.mask(draw).hidden
+        return forced & hidden  # but for those beyond the cap
+
+    def _salient_set(self, saliency: Tensor, draw: Draw) -> Tensor:
+        return salient_set(saliency, draw.ties, self.salient_mass)
 
     def _forced(self, saliency: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
         """The patches that are hidden because of ``saliency``, bool [B, N]; the salient set, if the ratio is of it."""
         weighted = self.salient_pick == "weighted"
         scores = weighted_scores(saliency, draw.pick, self.temperature) if weighted else saliency
-        if self.salient_of == "salient":
-            members = salient_set(saliency, draw.ties, self.salient_mass)
+        if self.salient_of in ("salient", "salient-only"):
+            members = self._salient_set(saliency, draw)
             ranks = top_ranks(torch.where(members, scores, -math.inf), draw.ties)
             return members & (ranks < set_count(members, draw.salient_ratio, draw.hidden)), members
         count = round(draw.salient_ratio * (draw.hidden if self.salient_of == "mask" else saliency.shape[1]))
@@ -306,6 +335,11 @@ class Masking:
         if self.salient_of == "image" and draw.salient_ratio >= self.mask_ratio - 1e-9:
             count = draw.hidden
         return top_ranks(scores, draw.ties) < min(count, draw.hidden), None
+
+
+def check_cap(cap: float) -> None:
+    """ValueError unless ``cap`` is a share."""
+    _require(0 <= cap <= 1, f"--salient-cap {cap:g} must lie between 0 and 1")
 
 
 def as_tubes(mask: Mask, slots: int) -> Mask:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-SALIENT_OF = ("image", "mask", "salient")
+SALIENT_OF = ("image", "mask", "salient", "salient-only")
 SALIENT_PICKS = ("top", "weighted")
 SALIENT_RATIO = 0.25
 """How much is hidden because it is salient, where nothing is asked for."""
@@ -69,7 +69,10 @@ def _salient(name: str, *needs: Need) -> Strategy:
         needs=needs,
         ranked=True,
         tubes="asked",
-        options=("salient_ratio", "salient_of", "salient_pick", "salient_mass", "temperature", "salient_schedule"),
+        options=(
+            *("salient_ratio", "salient_of", "salient_pick", "salient_mass", "salient_cap", "temperature"),
+            "salient_schedule",
+        ),
         words="{ratio} of {salient_of}, {salient_pick}",
     )
 
@@ -97,7 +100,7 @@ STRATEGIES: dict[str, Strategy] = {
             "mae.masks.gate_training",
             learned=True,
             own_maps="gate_teacher",
-            options=("gate_ratio", "gate_sign", "gate_teacher", "gate_positions", "gate_contrast"),
+            options=("gate_ratio", "gate_sign", "gate_teacher", "gate_positions", "gate_contrast", "salient_cap"),
         ),
         Strategy("attention-high", "mae.masks.attention", learned=True, needs=("images",), options=_MOMENTA),
         Strategy(

@@ -68,8 +68,9 @@ def mask(strategy: str = "salient", ratio: float | None = None, **options: Any) 
     """The masks of ``pretrain --masking STRATEGY`` as a callable (saliency, generator) → mask.
 
     ``ratio`` is short for ``salient_ratio``, the share that is hidden because it is salient. Further options have the
-    command line's names: ``mask_ratio`` (0.75), ``salient_of``, ``salient_pick``, ``salient_mass``, ``temperature``,
-    ``salient_schedule`` ((0, 0.5) or "0:0.5"), ``tubes``. See :meth:`Masks.__call__` for what is passed and returned.
+    command line's names: ``mask_ratio`` (0.75), ``salient_of``, ``salient_pick``, ``salient_mass``, ``salient_cap``,
+    ``temperature``, ``salient_schedule`` ((0, 0.5) or "0:0.5"), ``tubes``. See :meth:`Masks.__call__` for what it takes
+    and returns.
 
     Raises UserError for an option that is wrong or unknown, and for masks that learn (gate, attention-high, …): they
     need a learner, which ``pretrain`` trains.

@@ -47,6 +47,10 @@ SalientPick = Annotated[
     ),
 ]
 SalientMass = Annotated[float, Option("Fraction of a map's total that the salient set holds.", panel=SALIENT)]
+SalientCap = Annotated[
+    float,
+    Option("Hide at most this fraction of the salient set, or of what the gate finds important.", panel=SALIENT),
+]
 Temperature = Annotated[
     float, Option("Temperature of the weighted draw. Low values approach top, high values uniform.", panel=SALIENT)
 ]
@@ -61,9 +65,9 @@ PatchSizeOfNoModel = Annotated[int | None, replace(_PATCH_SIZE, help="Side of a 
 SALIENT_EFFECTS = (
     Effect(
         ("salient_mass",),
-        lambda options: options.salient_of in ("salient", None),
+        lambda options: options.salient_of in (None, "salient", "salient-only") or options.salient_cap < 1,
         "with --salient-of {salient_of}",
-        "it belongs to --salient-of salient",
+        "it belongs to --salient-of salient, --salient-of salient-only and --salient-cap",
     ),
     Effect(
         ("temperature",),

@@ -9,6 +9,7 @@ _SALIENT_ARMS: dict[str, dict[str, Any]] = {
     "image": {"masking": "salient", "salient_of": "image"},
     "mask": {"masking": "salient", "salient_of": "mask"},
     "salient": {"masking": "salient", "salient_of": "salient"},
+    "salient-only": {"masking": "salient", "salient_of": "salient-only"},
 }
 """Arms that are not a strategy of their name: hiding nothing but salient patches, and the readings of the ratio."""
 

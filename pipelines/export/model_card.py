@@ -20,8 +20,8 @@ from saliency.shown import code_span, markdown, markdown_table, one_line
 from saliency.table.card import last_part
 
 _SHOWN = (
-    *("model", "masking", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass", "epochs"),
-    *("batch_size", "accumulate", "blr", "weight_decay", "precision", "seed"),
+    *("model", "masking", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass"),
+    *("salient_cap", "epochs", "batch_size", "accumulate", "blr", "weight_decay", "precision", "seed"),
 )
 _LIBRARIES = {"mae": "pytorch", "timm": "timm", "transformers": "transformers"}
 

@@ -43,8 +43,8 @@ CONTROLS = (RANDOM, "block", "grid", "center")
 """Masks that see no map, next to which the readings stand."""
 
 _OPTIONS = (
-    *("mask_ratio", "salient_ratio", "salient_pick", "salient_mass", "temperature", "image_size", "patch_size"),
-    "seed",
+    *("mask_ratio", "salient_ratio", "salient_pick", "salient_mass", "salient_cap", "temperature"),
+    *("image_size", "patch_size", "seed"),
 )
 """Those of ``inspect`` that ``pretrain`` has by the same name."""
 
@@ -266,7 +266,7 @@ def _summary(
     settings, empty = masks.rows[RANDOM], np.isnan(shares[RANDOM]["map"])
     judged = np.zeros(sets.shape, bool) if areas is None else ~areas[..., 0].isnan().numpy()
     without = judged & np.isnan(shares[RANDOM]["object"]) if areas is not None else judged
-    asked = ("mask_ratio", "salient_ratio", "salient_pick", "salient_mass", "temperature")
+    asked = ("mask_ratio", "salient_ratio", "salient_pick", "salient_mass", "salient_cap", "temperature")
     return HiddenPatches(
         pairs=len(sample.pairs),
         images=len(np.unique(sample.images)),

@@ -11,6 +11,7 @@ from pipelines.commandline.mask_options import (
     ImageSize,
     MaskRatio,
     PatchSizeOfNoModel,
+    SalientCap,
     SalientMass,
     SalientOfOrEach,
     SalientPick,
@@ -48,6 +49,7 @@ class InspectOptions:
         Effect(
             (
                 *("views", "seed", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass"),
+                "salient_cap",
                 *("temperature", "image_size", "patch_size"),
             ),
             lambda options: options.masks,
@@ -91,6 +93,7 @@ class InspectOptions:
     salient_of: SalientOfOrEach = None
     salient_pick: SalientPick = "top"
     salient_mass: SalientMass = 0.5
+    salient_cap: SalientCap = 1.0
     temperature: Temperature = 1.0
     image_size: ImageSize = (224,)
     patch_size: PatchSizeOfNoModel = None

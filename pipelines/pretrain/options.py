@@ -14,6 +14,7 @@ from pipelines.commandline.mask_options import (
     ImageSize,
     MaskRatio,
     PatchSize,
+    SalientCap,
     SalientMass,
     SalientOf,
     SalientPick,
@@ -101,6 +102,7 @@ class PretrainOptions:
     salient_of: SalientOf = "image"
     salient_pick: SalientPick = "top"
     salient_mass: SalientMass = 0.5
+    salient_cap: SalientCap = 1.0
     temperature: Temperature = 1.0
     salient_schedule: Annotated[
         tuple[float, float] | None,

@@ -105,6 +105,7 @@ def _masking(options: PretrainOptions, strategy: Strategy) -> Masking:
         salient_of=options.salient_of,
         salient_pick=options.salient_pick,
         salient_mass=options.salient_mass,
+        salient_cap=options.salient_cap,
         temperature=options.temperature,
         salient_schedule=options.salient_schedule,
         tubes=options.tubes,

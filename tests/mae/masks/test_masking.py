@@ -145,7 +145,7 @@ def check_case(case: Case) -> None:
         ratio = (1 - case.progress) * masking.salient_schedule[0] + case.progress * masking.salient_schedule[1]
     for image, hidden in enumerate(hidden_sets(mask)):
         values = ranked_map(case, image)
-        if masking.salient_of == "salient":
+        if masking.salient_of in ("salient", "salient-only"):
             check_salient_reading(masking, values, hidden, count, ratio)
             continue
         forced = round(ratio * (patches if masking.salient_of == "image" else count))
@@ -167,7 +167,7 @@ def check_salient_reading(masking: Masking, values: list[float], hidden: set[int
     rest = max(0, count - forced - (len(values) - size))  # what has to come from the rest of the set
     if masking.salient_pick == "top":
         check_highest_hidden(values, hidden, forced)
-    if size == 0:
+    if size == 0 or masking.salient_of == "salient":  # there the rest of the mask falls anywhere
         return
     least = ordered[size - 1]
     surely = {i for i, value in enumerate(values) if value > least}
@@ -264,10 +264,56 @@ def test_a_patch_that_loses_its_tie_is_hidden_as_often_as_the_others() -> None:
 def test_a_tie_at_the_edge_of_the_salient_set_leaves_a_weighted_pick_fair() -> None:
     saliency = torch.tensor([2.0, 1, 1, 0]).repeat(20000, 1)  # the set is the first patch and one of the next two
     masking = Masking(
-        "salient", mask_ratio=0.25, salient_ratio=0.5, salient_of="salient", salient_pick="weighted", salient_mass=0.75
+        "salient",
+        mask_ratio=0.25,
+        salient_ratio=0.5,
+        salient_of="salient-only",
+        salient_pick="weighted",
+        salient_mass=0.75,
     )
     mask = masking(20000, (2, 2), generator=seeded(5), saliency=saliency)
     assert frequencies(mask) == pytest.approx([2 / 3, 1 / 6, 1 / 6, 0], abs=0.018)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"salient_of": "salient"}, [1, 1] + [4 / 8] * 8),
+        ({"salient_of": "salient-only"}, [1, 1, 0, 0] + [4 / 6] * 6),
+        ({"salient_of": "salient", "salient_cap": 0.75}, None),  # three of four, so one of the other two at most
+        ({"salient_of": "salient", "salient_cap": 0.25}, [1 / 2, 1 / 2, 0, 0] + [5 / 6] * 6),
+        ({"salient_of": "salient", "salient_ratio": 1.0, "salient_cap": 0.5}, [1 / 2] * 4 + [4 / 6] * 6),
+        ({"salient_of": "image", "salient_ratio": 0.4, "salient_cap": 0.5}, [1 / 2] * 4 + [4 / 6] * 6),
+        ({"salient_of": "image", "salient_ratio": 0.0, "salient_cap": 0.0}, [0] * 4 + [1] * 6),
+    ],
+)
+def test_how_often_the_patches_of_the_salient_set_are_hidden(settings, expected) -> None:
+    """Four of ten patches are salient, six are hidden, and two of them because they are salient."""
+    saliency = torch.tensor([4.0, 3, 2, 2, 0, 0, 0, 0, 0, 0]).repeat(20000, 1)
+    masking = Masking("salient", mask_ratio=0.6, **{"salient_ratio": 0.5, "salient_mass": 1.0} | settings)
+    mask = masking(20000, (2, 5), generator=seeded(4), saliency=saliency)
+    if expected is None:
+        beyond = (1 / 2) ** 2 * 8 / 7 * 3 / 4  # as often would both of the other two have been hidden
+        assert mask.hidden[:, :4].sum(1).max() == 3
+        expected = [1, 1] + [1 / 2 - beyond / 2] * 2 + [1 / 2 + beyond / 6] * 6
+    assert frequencies(mask) == pytest.approx(expected, abs=0.018)
+
+
+@pytest.mark.parametrize(("salient_of", "pick"), itertools.product(SALIENT_OF, SALIENT_PICKS))
+@pytest.mark.parametrize("cap", [0.0, 0.3, 0.9, 1.0])
+def test_no_more_of_the_salient_set_is_hidden_than_the_cap(salient_of: str, pick: str, cap: float) -> None:
+    """Unless nothing else is left; without a cap nothing changes."""
+    saliency = torch.stack([torch.randperm(24, generator=seeded(s)) + 1.0 for s in range(50)])
+    free = Masking("salient", salient_of=salient_of, salient_pick=pick)
+    capped = replace(free, salient_cap=cap)
+    masks = [masking(50, (4, 6), generator=seeded(8), saliency=saliency) for masking in (free, capped)]
+    assert masks[1].hidden.sum(1).tolist() == [18] * 50
+    members = salient_set(saliency, torch.rand(50, 24), 0.5)  # 8 of 24, whose outside is smaller than the mask
+    room = torch.tensor(max(18 - 16, math.floor(cap * 8)))
+    assert members.sum(1).tolist() == [8] * 50
+    assert ((masks[1].hidden & members).sum(1) <= room).all()
+    if cap == 1:
+        assert torch.equal(masks[0].hidden, masks[1].hidden)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -301,7 +347,7 @@ def test_weighted_pick_of_low_temperature_is_the_top(salient_of: str) -> None:
 # The ends of the dial
 
 
-@pytest.mark.parametrize("salient_of", ["image", "mask"])
+@pytest.mark.parametrize("salient_of", ["image", "mask", "salient"])
 @pytest.mark.parametrize("pick", SALIENT_PICKS)
 @pytest.mark.parametrize("strategy", RANKED)
 def test_ratio_zero_is_the_random_run_bit_for_bit(strategy: str, salient_of: str, pick: str) -> None:
@@ -331,18 +377,18 @@ def test_ratio_equal_to_the_mask_ratio_hides_exactly_the_top(mask_ratio: float) 
 
 @pytest.mark.parametrize("pick", SALIENT_PICKS)
 @pytest.mark.parametrize(("ratio", "in_set"), [(0.0, 0), (0.5, 2), (1.0, 4)])
-def test_salient_reading_spares_the_rest_of_the_set(pick: str, ratio: float, in_set: int) -> None:
+def test_salient_only_spares_the_rest_of_the_set(pick: str, ratio: float, in_set: int) -> None:
     saliency = torch.tensor([[9.0, 8, 7, 6] + [1] * 12]).repeat(200, 1)  # 30 of 42: the first four hold 0.7
-    masking = Masking("salient", 0.75, ratio, "salient", pick, salient_mass=0.7)
+    masking = Masking("salient", 0.75, ratio, "salient-only", pick, salient_mass=0.7)
     mask = masking(200, (4, 4), generator=seeded(13), saliency=saliency)
     assert mask.hidden[:, :4].sum(1).tolist() == [in_set] * 200
     frequencies_outside = frequencies(mask)[4:]
     assert frequencies_outside == pytest.approx([(12 - in_set) / 12] * 12, abs=0.15)
 
 
-def test_salient_reading_takes_the_rest_of_the_set_when_nothing_else_is_left() -> None:
+def test_salient_only_takes_the_rest_of_the_set_when_nothing_else_is_left() -> None:
     saliency = torch.tensor([[9.0, 8, 7, 6, 1, 1]]).repeat(2000, 1)
-    masking = Masking("salient", 0.5, 0.25, "salient", salient_mass=0.9)  # 1 of 4, both others, 0 of the rest
+    masking = Masking("salient", 0.5, 0.25, "salient-only", salient_mass=0.9)  # 1 of 4, both others, 0 of the rest
     assert hidden_sets(masking(2000, (2, 3), generator=seeded(14), saliency=saliency)) == [{0, 4, 5}] * 2000
     more = replace(masking, mask_ratio=2 / 3)(2000, (2, 3), generator=seeded(14), saliency=saliency)
     assert frequencies(more) == pytest.approx([1, 1 / 3, 1 / 3, 1 / 3, 1, 1], abs=0.06)
@@ -420,6 +466,7 @@ def test_what_is_forced_is_hidden_whatever_the_noise_of_the_rest(salient_of: str
     assert torch.equal(always, forced)
     members = salient_set(saliency, draw.ties, 0.5).sum(1)
     counts = {"image": 9 + 0 * members, "mask": 4 + 0 * members, "salient": (members * 0.25).round()}
+    counts["salient-only"] = counts["salient"]
     assert forced.sum(1).tolist() == counts[salient_of].tolist()
     assert torch.equal(masking.mask(draw).hidden, masking(20, (6, 6), generator=seeded(31), saliency=saliency).hidden)
 
@@ -480,7 +527,7 @@ def test_a_call_never_waits_for_the_device(strategy: str, salient_of: str, pick:
     ("options", "message"),
     [
         ({"strategy": "salience"}, r"--masking 'salience' is not one of: random, block, grid, color-red"),
-        ({"salient_of": "patch"}, r"--salient-of 'patch' is not one of: image, mask, salient"),
+        ({"salient_of": "patch"}, r"--salient-of 'patch' is not one of: image, mask, salient, salient-only"),
         ({"salient_pick": "best"}, r"--salient-pick 'best' is not one of: top, weighted"),
         ({"mask_ratio": 0.0}, r"--mask-ratio 0 "),
         ({"mask_ratio": 1.0}, r"--mask-ratio 1 "),

@@ -30,7 +30,10 @@ PRETRAIN = [
     ),
     ("--gate-teacher maps --masking mlo", "with --masking mlo; it belongs to --masking gate"),
     ("--temperature 1 --saliency maps", "with --salient-pick top; it belongs to --salient-pick weighted"),
-    ("--salient-mass 0.5 --saliency maps", "with --salient-of image; it belongs to --salient-of salient"),
+    (
+        "--salient-mass 0.5 --saliency maps",
+        "with --salient-of image; it belongs to --salient-of salient, --salient-of salient-only and --salient-cap",
+    ),
     ("--salient-ratio 0.3 --salient-schedule 0:0.5 --saliency maps", "with --salient-schedule; the schedule sets"),
     ("--mlo-split 0.2 --masking hard", "with --masking hard; it belongs to --masking mlo"),
     ("--hard-final 0.5 --masking attention-high", "with --masking attention-high; it belongs to --masking hard"),

@@ -175,7 +175,10 @@ def test_all_of_a_planted_map_and_object_is_hidden(planted_look):
     unseen = int((areas.sum(-1) == 0).sum())
     assert 0 < unseen < 400
     assert found.views_without_object == found.views_without_map == unseen
-    assert found.verdict() == "Against random masks: --salient-of image, mask or salient hides more of the object."
+    assert (
+        found.verdict()
+        == "Against random masks: --salient-of image, mask, salient or salient-only hides more of the object."
+    )
 
 
 def test_random_masks_hide_by_chance(planted_look):
@@ -195,11 +198,13 @@ def test_a_reading_of_the_salient_set_leaves_the_rest_of_it_visible(tmp_path):
     maps = np.zeros((6, 2, 2), np.float32)
     maps[:, 0] = 1
     table, _ = planted(tmp_path, maps, None)
-    look = look_at_masks(table, None, asked(salient_of="salient", salient_mass=1.0, salient_ratio=0.5, mask_ratio=0.5))
-    size, forced = look.found.salient_set, look.found.forced["salient"]
+    look = look_at_masks(
+        table, None, asked(salient_of="salient-only", salient_mass=1.0, salient_ratio=0.5, mask_ratio=0.5)
+    )
+    size, forced = look.found.salient_set, look.found.forced["salient-only"]
     assert forced.mean == pytest.approx(size.mean * 8, abs=1)
-    assert look.found.figures["salient"]["map"].mean < 0.75
-    assert set(look.found.figures) == {"salient", "random", "block", "grid", "center"}
+    assert look.found.figures["salient-only"]["map"].mean < 0.75
+    assert set(look.found.figures) == {"salient-only", "random", "block", "grid", "center"}
 
 
 # ---- the command
@@ -214,7 +219,17 @@ def test_the_command_prints_writes_and_draws(scene_maps, tmp_path, monkeypatch):
     done = inspect(scene_maps, "--masks", "--source", SCENES, *words, "--json", tmp_path / "h.json")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    for start in ("of image", "of mask", "of salient", "random", "block", "grid", "center", "image − random"):
+    for start in (
+        "of image",
+        "of mask",
+        "of salient",
+        "of salient-only",
+        "random",
+        "block",
+        "grid",
+        "center",
+        "image − random",
+    ):
         (row,) = [line for line in lines if line.startswith(f"{start}  ") and "±" in line]
         assert row.count("±") == (4 if " " in start and "random" not in start else 3)
         assert len(row) <= 80
@@ -225,7 +240,7 @@ def test_the_command_prints_writes_and_draws(scene_maps, tmp_path, monkeypatch):
     assert numbers["figures"]["image"]["object"].keys() == {"mean", "low", "high"}
     assert numbers["asked"]["salient_ratio"] == 0.25
     assert list(sheets)[:4] == ["image", "caption", "map", "true mask"]
-    assert list(sheets)[4:] == ["of image", "of mask", "of salient", "random"]
+    assert list(sheets)[4:] == ["of image", "of mask", "of salient", "of salient-only", "random"]
     for picture, image in zip(sheets["of image"], sheets["image"], strict=True):
         magenta, grey = ((picture == colour).all(-1).sum() for colour in ((220, 0, 150), (128, 128, 128)))
         assert (magenta, grey) == (4 * 64, 8 * 64)

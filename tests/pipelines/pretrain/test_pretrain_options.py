@@ -40,7 +40,7 @@ CHOICES = {
     "precision": PRECISIONS,
     "augment_on": AUGMENT_ON,
     "track": ("tensorboard", "wandb"),
-    "salient_of": ("image", "mask", "salient"),
+    "salient_of": ("image", "mask", "salient", "salient-only"),
     "salient_pick": ("top", "weighted"),
     "captions": ("first", "all"),
 }
