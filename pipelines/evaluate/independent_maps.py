@@ -16,7 +16,7 @@ from pipelines.run_folder import CONFIG, FrameStride
 from saliency.files import user_path
 from saliency.shape import read_fitting
 
-_NOT_HOW_MADE = ("images_without_map", "package_version", "precision")
+_NOT_HOW_MADE = ("images_without_map", "package_version", "precision", "imported_from", "imported_sha256")
 
 
 class RecordedOptions(TypedDict, total=False):

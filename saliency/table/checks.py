@@ -158,7 +158,7 @@ def _look_at_manifest(folder: Path, manifest: Manifest | None, scan: _Scan) -> N
         if not problems:
             problems.append(f"there is no {NAME}: files and counts can't be compared with what was written")
     elif not manifest.complete:
-        problems.append("the build is unfinished; run the same build-saliency command again to finish it")
+        problems.append("the build is unfinished; run the command that began it again to finish it")
 
 
 def _look_at_files(folder: Path, files: list[Path], manifest: Manifest | None, scan: _Scan) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from saliency.files import write_atomically
 from saliency.maps import FULL, Box, dequantise
+from saliency.table.imported import is_imported
 from saliency.table.manifest import NAME, part_manifests, read_manifest
 from saliency.table.memory_map import BOXES, COLUMNS, MAPS, RANGES, open_copy
 from saliency.table.rows import pair_hashes
@@ -91,7 +92,7 @@ class SaliencyTable:
         if not manifest.exists():
             _check_names(self.folder, self._files)
         elif not (known := read_manifest(self.folder)) or not known.complete:
-            raise ValueError(f"{self.folder} is unfinished; run the same build-saliency command again to finish it")
+            raise ValueError(f"{self.folder} is unfinished; run the command that began it again to finish it")
         shards = [ShardFile(path) for path in self._files]
         _check_settings(shards)
         self.metadata, self.grid = shards[0].metadata, shards[0].grid
@@ -118,7 +119,9 @@ class SaliencyTable:
 
     @property
     def clip_scores(self) -> NDArray[np.float32]:
-        """Every row's cos(image, caption), [n]."""
+        """Every row's cos(image, caption), [n]; NaN of imported maps, for which no CLIP compared them."""
+        if is_imported(self.metadata):
+            return np.full(len(self), np.nan, np.float32)
         return np.asarray(self._columns["clip_score"], np.float32)
 
     @property

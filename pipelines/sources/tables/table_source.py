@@ -113,7 +113,7 @@ def open_dataset(name: str, dataset: Any, wishes: Wishes) -> Source:
 
 
 def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: pa.Array | None = None) -> Source:
-    images = _images(name, table, roles.image, wishes)
+    images = images_of(name, table, roles.image, wishes)
     texts, rows, faults = None, None, {}
     if roles.caption is not None:
         texts, rows = caption_values(_column(table, roles.caption), wishes.captions)
@@ -130,7 +130,7 @@ def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: p
     urls = None if roles.url is None else text_values(_column(table, roles.url))
     masks: Masks | None = None
     if roles.mask is not None:
-        masks = DecodedMasks(_images(name, table, roles.mask, wishes))
+        masks = DecodedMasks(images_of(name, table, roles.mask, wishes))
     elif roles.box is not None:
         masks = BoxMasks(_column(table, roles.box), images)
     known = ORIGINAL_NAME in table.rows.column_names
@@ -200,7 +200,8 @@ def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
         return None
 
 
-def _images(name: str, table: Table, column: str, wishes: Wishes) -> Images:
+def images_of(name: str, table: Table, column: str, wishes: Wishes) -> Images:
+    """The files or bytes that a column of a table holds; ``name`` stands for the table in errors. UserError."""
     kind = table.rows.schema.field(column).type
     folders = [*dict.fromkeys(file.parent for file in table.files), *table.caches]
     roots = None if wishes.allow_outside else Roots.of(folders)
