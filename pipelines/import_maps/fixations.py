@@ -108,7 +108,10 @@ def open_gaze(options: Asked, source: Source) -> Reader:
             "image or fractions of its sides"
         )
     points, weighted = read_gaze(options.place, options.units == "pixels", options.key_column)
-    return _reader(options, source, points, {"units": options.units, "weighted_by": weighted})
+    if points.in_pixels and max(np.nanmax(points.x, initial=0), np.nanmax(points.y, initial=0)) <= 1:
+        raise UserError(f"--units pixels, but no x or y of {options.maps_from} is above 1: they are fractions")
+    facts = {"units": options.units, "key_column": options.key_column, "weighted_by": weighted}
+    return _reader(options, source, points, facts)
 
 
 def _reader(options: Asked, source: Source, points: Points, facts: dict[str, Any]) -> Reader:

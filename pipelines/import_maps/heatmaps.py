@@ -58,7 +58,7 @@ def open_heatmaps(options: Asked, source: Source) -> Reader:
         return on_grid(frame.raw(row, found), grid), frame.box(row)
 
     facts: dict[str, Any] = {"imported_sha256": hash_file(path)}
-    facts |= {name: value for name, value in (("map_column", options.map_column), ("array", options.array)) if value}
+    facts |= {"key_column": options.key_column, "map_column": options.map_column, "array": options.array}
     return Reader(read, facts, matches.warnings, matches.unmatched)
 
 

@@ -69,7 +69,7 @@ def open_map_files(options: Asked, source: Source) -> Reader:
             check_size(found.values, size)
         return whole(found.values, grid)
 
-    facts = {"imported_sha256": hash_files(folder, files)} | ({"array": options.array} if options.array else {})
+    facts = {"imported_sha256": hash_files(folder, files), "array": options.array}
     return Reader(read, facts, matches.warnings, matches.unmatched)
 
 

@@ -125,9 +125,7 @@ class ImportOptions:
         if self.grid > LARGEST_GRID:
             raise ValueError(f"--grid is {self.grid}; it must be between 1 and {LARGEST_GRID}")
         if not 0 < self.sigma <= LARGEST_SIGMA:
-            raise ValueError(
-                f"--sigma is {self.sigma}; it must be above 0 and at most 1 (of the longer side)"
-            )
+            raise ValueError(f"--sigma is {self.sigma}; it must be above 0 and at most 1 (of the longer side)")
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
         if self.made_by is not None and not self.made_by.strip():
