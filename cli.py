@@ -115,8 +115,8 @@ def import_maps(given: Given, quiet: Quiet = False) -> None:
 @command(ExportMapsOptions)
 def export_maps(given: Given, quiet: Quiet = False) -> None:
     """Write every map of a maps folder as a PNG or NPY file."""
-    from pipelines.export_maps.export_maps import INDEX
     from pipelines.export_maps.export_maps import export_maps as write
+    from pipelines.outputs import INDEX
 
     options = _options(ExportMapsOptions, given)
     count = write(options, quiet=quiet)

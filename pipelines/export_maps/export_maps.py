@@ -22,16 +22,13 @@ from pipelines.errors import UserError, user_errors
 from pipelines.export_maps.file_names import file_names
 from pipelines.export_maps.options import ExportMapsOptions
 from pipelines.hub import find_maps
-from pipelines.outputs import check_apart, one_writer
+from pipelines.outputs import INDEX, MADE_WITH, check_apart, one_writer
 from pipelines.progress import progress_bar
 from pipelines.sources.folders import files_below
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 from saliency.maps import dequantise
 from saliency.table.shard import ShardFile
 from saliency.table.table import SaliencyTable, shard_files
-
-INDEX = "index.jsonl"
-MADE_WITH = "made_with.json"
 
 _COLUMNS = ("key", "caption", "width", "height", "crop_box", "vmin", "scale")
 

@@ -21,6 +21,7 @@ from pipelines.import_maps.keys import Matches, match
 from pipelines.import_maps.map_files import FileMap, decode_map
 from pipelines.import_maps.reader import Asked, Reader, found_map, hash_file, on_grid
 from pipelines.import_maps.table_columns import CAPTION, column_named, depth, key_column, map_column, text_column
+from pipelines.outputs import INDEX
 from pipelines.sources.images import BadImage
 from pipelines.sources.source import NoImage, Source
 from pipelines.sources.tables.columns import Wishes, is_text, text_values
@@ -28,8 +29,6 @@ from pipelines.sources.tables.table_files import Table, read_tables
 from pipelines.sources.tables.table_source import images_of
 from saliency.maps import FULL, Box
 
-INDEX = "index.jsonl"
-"""The table that ``export-maps`` writes beside its files."""
 _FULL_SCALE = 255
 
 

@@ -82,7 +82,8 @@ def on_grid(values: NDArray[Any], grid: int) -> NDArray[np.float32]:
         raise BadImage(f"its map holds a negative value ({raw.min():g})")
     if raw.shape == (grid, grid):
         return raw
-    return np.asarray(area_resample(torch.from_numpy(np.ascontiguousarray(raw))[None], (grid, grid))[0].numpy())
+    means = area_resample(torch.from_numpy(np.ascontiguousarray(raw))[None], (grid, grid))[0].numpy()
+    return np.asarray(means.clip(raw.min(), raw.max()))  # which a mean passes by rounding alone
 
 
 def whole(values: NDArray[Any], grid: int) -> tuple[NDArray[np.float32], Box]:
@@ -94,9 +95,7 @@ def check_size(mask: NDArray[Any], size: tuple[int, int]) -> None:
     """BadImage if a mask [H, W] has not its image's ``size`` (width, height)."""
     height, width = mask.shape
     if (width, height) != size:
-        raise BadImage(
-            f"its mask (0 and one other value) has {width}×{height} pixels, and its image {size[0]}×{size[1]}"
-        )
+        raise BadImage(f"its mask has {width}×{height} pixels, and its image {size[0]}×{size[1]}")
 
 
 def shown_shape(shape: Iterable[int]) -> str:

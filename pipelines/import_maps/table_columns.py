@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, user_errors
 from pipelines.sources.tables.columns import IMAGE_NAMES, KEY_NAMES, is_bytes, is_embedded, is_text, key_values
 from pipelines.sources.tables.table_files import read_tables
 from saliency.shown import one_line
+from saliency.table.shard import METADATA_KEY, ShardFile
 
 MAP_NAMES = ("saliency", "saliency_map", "heatmap", "heat_map", "attention", "attention_map", "map", "mask", "file")
 """Columns with maps, the first before the others."""
@@ -28,9 +29,13 @@ def columns_of(path: Path) -> pa.Schema:
     if path.suffix.lower() != ".parquet":
         return read_tables(str(path), [path], 1).rows.schema
     try:
-        return pq.read_schema(path)
+        schema = pq.read_schema(path)
     except Exception as error:  # damaged footers raise of every kind
         raise UserError(f"{path} is not a complete Parquet file: {one_line(error, 300)}") from error
+    if METADATA_KEY in (schema.metadata or {}):  # a table of our own, whose version must be one that is known
+        with user_errors():
+            ShardFile(path)
+    return schema
 
 
 def column_named(schema: pa.Schema, name: str) -> str | None:
