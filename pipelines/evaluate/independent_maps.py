@@ -68,7 +68,8 @@ def refuse_same(
 def check_truth(encoders: Sequence[str]) -> None:
     """UserError if a run among ``encoders`` was trained with true masks, which are what is to occlude."""
     for name in encoders:
-        if are_true_masks((training_record(name) or {}).get("maps") or {}):
+        config = training_record(name)
+        if config is not None and are_true_masks(config.get("maps") or {}):
             raise UserError(
                 f"{name} was trained with true masks, and would be occluded by true masks: give --occluder-maps MAPS, "
                 "or occluders that need none, such as --occluder block"

@@ -24,7 +24,8 @@ from pipelines.import_maps.table_columns import column_named, key_column, text_c
 from pipelines.sources.images import BadImage
 from pipelines.sources.source import Source
 from pipelines.sources.tables.columns import is_text, text_values
-from pipelines.sources.tables.table_files import read_tables
+from pipelines.sources.tables.table_files import Table, read_tables
+from pipelines.sources.tables.table_source import column_of
 from saliency.maps import FULL, Box
 from saliency.shape import read_fitting
 
@@ -188,26 +189,27 @@ def _pairs(fixations: Any, where: str) -> NDArray[np.float64]:
 
 def read_gaze(path: Path, in_pixels: bool, key: str | None = None) -> tuple[Points, str | None]:
     """The fixations of a table, and the column by which they are weighted, if it has one. UserError."""
-    rows = read_tables(str(path), [path]).rows
-    named = key_column(rows.schema, str(path), key)
-    x, y = (numbers(rows, column_named(rows.schema, name) or name, path) for name in (X, Y))
-    weighted = next((found for name in WEIGHTS if (found := column_named(rows.schema, name))), None)
-    weights = None if weighted is None else numbers(rows, weighted, path)
-    codes, names = text_column(rows, named)
+    table = read_tables(str(path), [path])
+    schema = table.rows.schema
+    named = key_column(schema, str(path), key)
+    x, y = (numbers(table, column_named(schema, name) or name) for name in (X, Y))
+    weighted = next((found for name in WEIGHTS if (found := column_named(schema, name))), None)
+    weights = None if weighted is None else numbers(table, weighted)
+    codes, names = text_column(table, named)
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(len(names) + 1))
     sorted_weights = None if weights is None else weights[order]
     return Points(names, starts, x[order], y[order], sorted_weights, in_pixels=in_pixels), weighted
 
 
-def numbers(rows: pa.Table, column: str, path: Path) -> NDArray[np.float64]:
+def numbers(table: Table, column: str) -> NDArray[np.float64]:
     """A column as numbers, NaN where it has none; UserError for a column of something else."""
-    values = rows.column(column).combine_chunks()
+    values = column_of(table, column)
     if is_text(values.type):
         values = pc.utf8_trim_whitespace(text_values(values))
         values = pc.if_else(pc.equal(values, ""), None, values)
     try:
         found = pc.cast(values, pa.float64())
     except pa.ArrowException as error:
-        raise UserError(f"{path}: column {column!r} does not hold numbers: {error}") from error
+        raise UserError(f"{table.files[0]}: column {column!r} does not hold numbers: {error}") from error
     return np.asarray(found.to_numpy(zero_copy_only=False), np.float64)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
@@ -26,7 +25,7 @@ from pipelines.sources.images import BadImage
 from pipelines.sources.source import NoImage, Source
 from pipelines.sources.tables.columns import Wishes, is_text, text_values
 from pipelines.sources.tables.table_files import Table, read_tables
-from pipelines.sources.tables.table_source import images_of
+from pipelines.sources.tables.table_source import column_of, images_of
 from saliency.maps import FULL, Box
 
 _FULL_SCALE = 255
@@ -46,10 +45,10 @@ def open_heatmaps(options: Asked, source: Source) -> Reader:
     key = key_column(table.rows.schema, str(path), options.key_column)
     if key == maps:
         raise UserError(f"{path}: column {key!r} can't hold both keys and maps: name the others with --key-column")
-    codes, names = text_column(table.rows, key)
+    codes, names = text_column(table, key)
     matches = match(source, names, f"--from {options.maps_from}")
     rows = _Rows(source, matches, table, codes, names, str(path))
-    values, frame = _values(table, maps, path, options), _Frames(table.rows, path)
+    values, frame = _values(table, maps, path, options), _Frames(table)
 
     def read(pair: int, size: tuple[int, int], grid: int) -> tuple[NDArray[np.float32], Box]:
         row = rows.of(pair)
@@ -72,7 +71,7 @@ class _Rows:
         self._starts = np.searchsorted(codes[self._order], np.arange(len(names) + 1))
         column = column_named(table.rows.schema, CAPTION)
         told = column is not None and is_text(table.rows.schema.field(column).type) and source.captions is not None
-        self._captions = text_values(table.rows.column(column).combine_chunks()) if told else None
+        self._captions = text_values(column_of(table, str(column))) if told else None
         counts = np.diff(self._starts)
         if column is None and (counts > 1).any():
             first = int(counts.argmax())
@@ -96,12 +95,14 @@ class _Rows:
 class _Frames:
     """The columns of our own tables that say what a map's numbers mean and where it lies, if they are there."""
 
-    def __init__(self, rows: pa.Table, path: Path) -> None:
-        found = (column_named(rows.schema, name) for name in ("vmin", "scale"))
-        ranges = [numbers(rows, column, path) for column in found if column is not None]
+    def __init__(self, table: Table) -> None:
+        schema = table.rows.schema
+        found = (column_named(schema, name) for name in ("vmin", "scale"))
+        ranges = [numbers(table, column) for column in found if column is not None]
         self._ranges = ranges if len(ranges) == 2 else None
-        boxes = column_named(rows.schema, "crop_box")
-        self._boxes = rows.column(boxes) if boxes is not None and depth(rows.schema.field(boxes).type) == 1 else None
+        boxes = column_named(schema, "crop_box")
+        listed = boxes is not None and depth(schema.field(boxes).type) == 1
+        self._boxes = column_of(table, str(boxes)) if listed else None
 
     def raw(self, row: int, found: FileMap) -> NDArray[Any]:
         """The raw values of a row's map."""
@@ -126,7 +127,7 @@ def _values(table: Table, column: str, path: Path, options: Asked) -> Callable[[
     """What gives the map in a row, for an image of a (width, height)."""
     kind = table.rows.schema.field(column).type
     if levels := depth(kind):
-        held = table.rows.column(column)
+        held = column_of(table, column)
         return lambda row, size: _listed(held[row].as_py(), levels, size)
     files = images_of(str(path), table, column, Wishes(allow_outside=options.allow_outside))
 

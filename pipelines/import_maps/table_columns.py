@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipelines.errors import UserError, user_errors
 from pipelines.sources.tables.columns import IMAGE_NAMES, KEY_NAMES, is_bytes, is_embedded, is_text, key_values
-from pipelines.sources.tables.table_files import read_tables
+from pipelines.sources.tables.table_files import Table, read_tables
+from pipelines.sources.tables.table_source import column_of
 from saliency.shown import one_line
 from saliency.table.shard import METADATA_KEY, ShardFile
 
@@ -80,9 +81,9 @@ def depth(kind: pa.DataType) -> int:
     return levels if numeric else 0
 
 
-def text_column(rows: pa.Table, column: str) -> tuple[NDArray[np.int64], list[str]]:
+def text_column(table: Table, column: str) -> tuple[NDArray[np.int64], list[str]]:
     """The number of each row's text among the different ones, and these; rows without one have the text ''."""
-    values = pc.fill_null(key_values(rows.column(column).combine_chunks()), "").dictionary_encode()
+    values = pc.fill_null(key_values(column_of(table, column)), "").dictionary_encode()
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     return np.asarray(values.indices, np.int64), values.dictionary.to_pylist()
 

@@ -122,6 +122,14 @@ def test_named_columns_and_what_they_hold(source, tmp_path):
         assert told in done.output
 
 
+def test_a_key_that_is_no_text_is_one_line(source, tmp_path):
+    offsets, data = pa.py_buffer(np.int32([0, 1, 6]).tobytes()), pa.py_buffer(b"\xff0.png")
+    keys = pa.StringArray.from_buffers(2, offsets, data)
+    pq.write_table(pa.table({"key": keys, "heatmap": [[1.0], [2.0]]}), tmp_path / "maps.parquet")
+    with pytest.raises(UserError, match="column 'key' is damaged"):
+        imported(source, tmp_path / "maps.parquet", tmp_path / "out")
+
+
 def test_files_outside_of_the_tables_folder_are_asked_for(source, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(RAMP))
     (tmp_path / "t").mkdir()
