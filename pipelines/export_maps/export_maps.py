@@ -28,7 +28,7 @@ from pipelines.sources.folders import files_below
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 from saliency.maps import dequantise
 from saliency.table.shard import ShardFile
-from saliency.table.table import SaliencyTable, shard_files
+from saliency.table.table import whole_table
 
 _COLUMNS = ("key", "caption", "width", "height", "crop_box", "vmin", "scale")
 
@@ -41,16 +41,17 @@ def export_maps(options: ExportMapsOptions, *, quiet: bool = False) -> int:
     folder = find_maps(options.maps)
     check_apart(options.out, [folder])
     with user_errors():
-        table = SaliencyTable(folder)
+        shards = whole_table(folder)
+        keys = [row["key"] for row in _rows(shards, ("key",))]
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; give a new folder")
-    names = file_names(table.keys.to_pylist(), f".{options.to}", (INDEX, MADE_WITH))
-    with one_writer(options.out):
+    names = file_names(keys, f".{options.to}", (INDEX, MADE_WITH))
+    with one_writer(options.out), user_errors():
         _check_new(options.out, {*names, MADE_WITH})
         remove_leftovers(options.out)
-        _write(folder, names, options, quiet=quiet)
-        write_text_atomically(options.out / MADE_WITH, json.dumps(table.metadata, indent=1, sort_keys=True) + "\n")
-        write_atomically(options.out / INDEX, lambda file: file.writelines(_index(folder, names)))
+        _write(shards, names, options, quiet=quiet)
+        write_text_atomically(options.out / MADE_WITH, json.dumps(shards[0].metadata, indent=1, sort_keys=True) + "\n")
+        write_atomically(options.out / INDEX, lambda file: file.writelines(_index(shards, names)))
     return len(names)
 
 
@@ -63,10 +64,10 @@ def _check_new(out: Path, ours: set[str]) -> None:
         raise UserError(f"--out {out} is not an empty folder (found {stranger}); give a new one")
 
 
-def _write(folder: Path, names: list[str], options: ExportMapsOptions, *, quiet: bool) -> None:
+def _write(shards: list[ShardFile], names: list[str], options: ExportMapsOptions, *, quiet: bool) -> None:
     encode = _ENCODERS[options.to]
     with closing(progress_bar(total=len(names), unit="maps", name="files", quiet=quiet)) as bar:
-        for name, row in zip(names, _rows(folder, ("saliency", "vmin", "scale")), strict=True):
+        for name, row in zip(names, _rows(shards, ("saliency", "vmin", "scale")), strict=True):
             side = round(len(row["saliency"]) ** 0.5)
             stored = np.asarray(row["saliency"], np.uint8).reshape(side, side)
             data = encode(stored, row["vmin"], row["scale"])
@@ -74,14 +75,14 @@ def _write(folder: Path, names: list[str], options: ExportMapsOptions, *, quiet:
             bar.update(1)
 
 
-def _rows(folder: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for path in shard_files(folder):
-        for batch in ShardFile(path).batches(list(columns), size=256):
+def _rows(shards: list[ShardFile], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        for batch in shard.batches(list(columns), size=256):
             yield from batch.to_pylist()
 
 
-def _index(folder: Path, names: list[str]) -> Iterator[bytes]:
-    for name, row in zip(names, _rows(folder, _COLUMNS), strict=True):
+def _index(shards: list[ShardFile], names: list[str]) -> Iterator[bytes]:
+    for name, row in zip(names, _rows(shards, _COLUMNS), strict=True):
         yield (json.dumps({"file": name} | row, ensure_ascii=False) + "\n").encode()
 
 

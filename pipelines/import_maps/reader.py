@@ -75,14 +75,14 @@ def on_grid(values: NDArray[Any], grid: int) -> NDArray[np.float32]:
     if values.size > MAX_PIXELS:
         raise BadImage(f"its map is too large: {shown_shape(values.shape)}")
     with np.errstate(over="ignore"):
-        raw = np.asarray(values, np.float32)
+        raw = np.array(values, np.float32, order="C")  # a copy, for what a file holds can't be written to
     if not np.isfinite(raw).all():
         raise BadImage("its map holds a value that is not finite")
     if raw.min() < 0:
         raise BadImage(f"its map holds a negative value ({raw.min():g})")
     if raw.shape == (grid, grid):
         return raw
-    means = area_resample(torch.from_numpy(np.ascontiguousarray(raw))[None], (grid, grid))[0].numpy()
+    means = area_resample(torch.from_numpy(raw)[None], (grid, grid))[0].numpy()
     return np.asarray(means.clip(raw.min(), raw.max()))  # which a mean passes by rounding alone
 
 
