@@ -33,7 +33,9 @@ X, Y = "x", "y"
 WEIGHTS = ("weight", "duration")
 """Columns that say how much a fixation counts, the first before the second."""
 
-_LARGEST_JSON = 4 << 30  # bytes; SALICON's own has a sixth of it
+LARGEST_FIXATIONS = 4 << 30
+"""Bytes of a JSON file of fixations."""
+
 _AT_ONCE = 1 << 14  # fixations whose Gaussians are held at a time
 _ASPECTS = 0.03  # by which a picture's sides may differ from those that the fixations are of
 
@@ -147,7 +149,7 @@ class _Salicon(TypedDict):
 def read_salicon(path: Path) -> Points:
     """The fixations of SALICON's JSON, all observers of an image together. UserError."""
     try:
-        content = read_fitting(path, _Salicon, _LARGEST_JSON)
+        content = read_fitting(path, _Salicon, LARGEST_FIXATIONS)
     except ValueError as error:
         raise UserError(
             f"{path} is not in the form of SALICON's fixations ({error}); write a table of fixations or maps as "

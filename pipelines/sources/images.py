@@ -159,6 +159,8 @@ def decode_grey(data: bytes) -> NDArray[np.float32]:
     white = 255
     if image.mode.startswith("I;16") or image.mode == "I":
         white = 65_535
+    elif image.mode == "F":
+        raise BadImage("its map is an image of floats: write it as NPY")
     elif image.mode != "L":
         image = image if image.mode == "1" else image.convert("RGBA")
         if image.mode == "RGBA":

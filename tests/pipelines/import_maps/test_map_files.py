@@ -85,6 +85,7 @@ def bomb():
     [
         (encoded(np.stack([RAMP, RAMP * 2, RAMP], -1)), "in colour"),
         (encoded(np.stack([RAMP, RAMP, RAMP, RAMP], -1)), "with transparency"),
+        (encoded(RAMP.astype(np.float32), form="TIFF"), "an image of floats: write it as NPY"),
         (npz(a=RAMP, b=RAMP), r"2 arrays \(a, b\): name one with --array"),
         (npy(RAMP.astype(complex)), "holds complex128, and not numbers"),
         (npy(np.asarray([{"a": 1}], object), allow_pickle=True), "holds object, and not numbers"),
