@@ -27,6 +27,8 @@ from pipelines.demo.options import DemoOptions
 from pipelines.encode.options import EncodeOptions
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.options import ExportOptions
+from pipelines.export_maps.options import ExportMapsOptions
+from pipelines.import_maps.options import ImportOptions
 from pipelines.inspect.options import InspectOptions
 from pipelines.prepare.options import PrepareOptions
 from pipelines.pretrain.options import PretrainOptions
@@ -80,10 +82,7 @@ def build_saliency(
     stages = Stages()
     options = _options(BuildOptions, given)
     manifest = build(options, stages=stages, quiet=quiet)
-    say(
-        f"{manifest.taken} pairs: {manifest.written} maps in {options.out / 'data'}"
-        + (f", {manifest.rejected} rejected in {options.out / 'rejected'}" if manifest.rejected else "")
-    )
+    say(_counts(manifest, options.out))
     if report:
         print_facts(stages.table(), title="Where the time went")
     if options.shard:
@@ -101,6 +100,28 @@ def merge(given: Given, quiet: Quiet = False) -> None:
     manifest = join(maps)
     say(f"{manifest.taken} pairs: {manifest.written} maps in {maps / 'data'}, {manifest.rejected} rejected")
     say_next("verify", maps, quiet=quiet)
+
+
+@command(ImportOptions)
+def import_maps(given: Given, quiet: Quiet = False) -> None:
+    """Import true masks, fixations or another tool's maps as a maps folder."""
+    from pipelines.import_maps.import_maps import import_maps as take_in
+
+    options = _options(ImportOptions, given)
+    say(_counts(take_in(options, quiet=quiet), options.out))
+    say_next("inspect", options.out, "--gallery", "maps.png", quiet=quiet)
+
+
+@command(ExportMapsOptions)
+def export_maps(given: Given, quiet: Quiet = False) -> None:
+    """Write every map of a maps folder as a PNG or NPY file."""
+    from pipelines.export_maps.export_maps import export_maps as write
+    from pipelines.outputs import INDEX
+
+    options = _options(ExportMapsOptions, given)
+    count = write(options, quiet=quiet)
+    say(f"{count} maps in {options.out}; {INDEX} lists their keys and captions")
+    say_next("import-maps", "SOURCE", "--from", options.out, "--out", "maps", quiet=quiet)
 
 
 @command(InspectOptions)
@@ -289,6 +310,12 @@ def demo(given: Given, quiet: Quiet = False) -> None:
         out = options.out or Path("demo-out")
         print_demo(run_demo(out, seed=options.seed, device=options.device, quiet=quiet), out)
         say_next("build-saliency", "IMAGES", "--out", "maps", quiet=quiet)
+
+
+def _counts(manifest: Any, out: Path) -> str:
+    """What became of all pairs, in a line."""
+    rejected = f", {manifest.rejected} rejected in {out / 'rejected'}" if manifest.rejected else ""
+    return f"{manifest.taken} pairs: {manifest.written} maps in {out / 'data'}{rejected}"
 
 
 def _options(kind: type[T], given: Given) -> T:

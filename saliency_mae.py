@@ -4,6 +4,7 @@ What the command line does, as functions, on the same code:
 
 - ``sm.load_clip``, ``sm.heatmap``, ``sm.overlay``: what speaks for a caption in an image
 - ``sm.build_saliency``, ``sm.verify``, ``sm.publish``, ``sm.open_maps``: the maps of a whole source, and their rows
+- ``sm.import_maps``, ``sm.export_maps``: maps that others made, and maps for others
 - ``sm.mask``: the masks, for a training loop of one's own
 - ``sm.pretrain``, ``sm.evaluate``, ``sm.compare``: training, and what it was good for
 - ``sm.load``: a model with ``encode``, ``reconstruct`` and its ``transform``
@@ -25,11 +26,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipelines.api.heatmap import Heatmap, heatmap, load_clip, overlay
-    from pipelines.api.jobs import build_saliency, compare, evaluate, pretrain, publish, verify
+    from pipelines.api.jobs import (
+        build_saliency,
+        compare,
+        evaluate,
+        export_maps,
+        import_maps,
+        pretrain,
+        publish,
+        verify,
+    )
     from pipelines.api.maps import Maps, open_maps
     from pipelines.api.masks import Masks, mask
     from pipelines.api.model import Model, load
-    from pipelines.api.results import BuiltMaps, Checks, Compared, Evaluation, Published, Run
+    from pipelines.api.results import BuiltMaps, Checks, Compared, Evaluation, ExportedMaps, Published, Run
     from pipelines.errors import UserError
     from saliency import __version__
 
@@ -38,6 +48,7 @@ __all__ = [
     "Checks",
     "Compared",
     "Evaluation",
+    "ExportedMaps",
     "Heatmap",
     "Maps",
     "Masks",
@@ -49,7 +60,9 @@ __all__ = [
     "build_saliency",
     "compare",
     "evaluate",
+    "export_maps",
     "heatmap",
+    "import_maps",
     "load",
     "load_clip",
     "mask",
@@ -62,11 +75,13 @@ __all__ = [
 
 _ROOMS = {
     "pipelines.api.heatmap": ("Heatmap", "heatmap", "load_clip", "overlay"),
-    "pipelines.api.jobs": ("build_saliency", "compare", "evaluate", "pretrain", "publish", "verify"),
+    "pipelines.api.jobs": (
+        *("build_saliency", "compare", "evaluate", "export_maps", "import_maps", "pretrain", "publish", "verify"),
+    ),
     "pipelines.api.maps": ("Maps", "open_maps"),
     "pipelines.api.masks": ("Masks", "mask"),
     "pipelines.api.model": ("Model", "load"),
-    "pipelines.api.results": ("BuiltMaps", "Checks", "Compared", "Evaluation", "Published", "Run"),
+    "pipelines.api.results": ("BuiltMaps", "Checks", "Compared", "Evaluation", "ExportedMaps", "Published", "Run"),
     "pipelines.errors": ("UserError",),
     "saliency": ("__version__",),
 }

@@ -15,12 +15,16 @@ from filelock import FileLock, Timeout
 from pipelines.errors import UserError
 from saliency.files import user_path
 
+INDEX, MADE_WITH = "index.jsonl", "made_with.json"
+"""Beside exported maps: the list of all files, and how the maps were made."""
+
 _LOCK = ".lock"
 _OURS = (
     {"config.json", "metrics.jsonl"}, {"config.json", "checkpoints"}, {"manifest.json", "data"}, {"prepared.json"},
     {"runs", "report.md"}, {"runs", "results.json"}, {"report.json", "rejected.jsonl"},
+    {INDEX, MADE_WITH},
 )  # fmt: skip
-"""What a run, maps, prepared images, a comparison and completed pictures have in their folders."""
+"""What a run, maps, prepared images, a comparison, completed pictures and exported maps have in their folders."""
 
 
 def is_ours(names: set[str]) -> bool:

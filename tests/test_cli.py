@@ -18,6 +18,8 @@ from pipelines.errors import UserError
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.export import export
 from pipelines.export.options import ExportOptions
+from pipelines.export_maps.options import ExportMapsOptions
+from pipelines.import_maps.options import ImportOptions
 from pipelines.inspect.options import InspectOptions
 from pipelines.prepare.options import PrepareOptions
 from pipelines.pretrain.options import PretrainOptions
@@ -33,6 +35,8 @@ COMMANDS = get_command(cli.app).commands
 KINDS = {
     "build-saliency": BuildOptions,
     "merge": MergeOptions,
+    "import-maps": ImportOptions,
+    "export-maps": ExportMapsOptions,
     "inspect": InspectOptions,
     "verify": VerifyOptions,
     "publish": PublishOptions,

@@ -103,7 +103,7 @@ def test_the_docstrings_examples_run(scene):
     names = {"sm": sm, "torch": torch}
     for name in ("load_clip", "heatmap", "overlay", "build_saliency", "open_maps", "verify", "publish", "mask"):
         run_examples(getattr(sm, name).__doc__, names, name)
-    for name in ("pretrain", "evaluate", "compare", "load"):
+    for name in ("import_maps", "export_maps", "pretrain", "evaluate", "compare", "load"):
         run_examples(getattr(sm, name).__doc__, names, name)
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from pipelines.import_maps.fixations import LARGEST_FIXATIONS
 from pipelines.sources.images import LARGEST_FILE, MAX_BYTES, MAX_PIXELS
 from pipelines.sources.text_files import LARGEST_TEXT
 from pipelines.sources.video.video_stream import MAX_FRAME_PIXELS
@@ -21,6 +22,8 @@ def test_every_named_test_exists():
 def test_the_limits_are_those_of_the_code():
     shown = dict(re.findall(r"^\| ([A-Z][^|]*) \| ([^|]*) \|$", PAGE.partition("## Sizes")[2], re.M))
     assert shown["Encoded image"] == f"{LARGEST_FILE >> 30} GiB"
+    assert shown["Array of an NPY or NPZ file"] == shown["Encoded image"]
+    assert shown["JSON of fixations"] == f"{LARGEST_FIXATIONS >> 30} GiB"
     assert shown["Pixels of an image"] == f"{MAX_PIXELS:,}, and {MAX_BYTES / 2**30:g} GiB while decoding"
     width, height = map(int, re.findall(r"\d+", shown["Frame of a video"]))
     assert width * height == MAX_FRAME_PIXELS

@@ -82,6 +82,14 @@ def scenarios(inputs: Path) -> list[Scenario]:
             (*((*build, *BUILD, "--shard", f"{part}/2") for part in (1, 2)), ("merge", "out")),
         ),
         Scenario("build-saliency --engine ray", ((*build, *RAY),), program=program),
+        Scenario(
+            "import-maps, export-maps",
+            (
+                ("import-maps", "shapes:24,size=32", "--from", "masks", "--out", "out", "--shard-size", "4"),
+                ("export-maps", "out", "--to", "png", "--out", "files"),
+            ),
+            done="is not an empty folder",
+        ),
         Scenario("prepare", (("prepare", pictures, "--out", "out", *PREPARE),)),
         Scenario("pretrain", trained, again),
         Scenario("pretrain --workers 2", trained_by_workers, again),

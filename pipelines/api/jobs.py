@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from pipelines.api.keywords import declared_by, options_of
-from pipelines.api.results import BuiltMaps, Checks, Compared, Evaluation, Published, Run
+from pipelines.api.results import BuiltMaps, Checks, Compared, Evaluation, ExportedMaps, Published, Run
 from pipelines.build.build_saliency import build_saliency as build
 from pipelines.build.options import BuildOptions
 from pipelines.compare.compare import compare as run_all
@@ -20,6 +20,10 @@ from pipelines.compare.plan import asked_plan, plan_from
 from pipelines.errors import user_errors
 from pipelines.evaluate.evaluate import evaluate as measure
 from pipelines.evaluate.options import EvaluateOptions
+from pipelines.export_maps.export_maps import export_maps as write_files
+from pipelines.export_maps.options import ExportMapsOptions
+from pipelines.import_maps.import_maps import import_maps as take_in
+from pipelines.import_maps.options import ImportOptions
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain as train
 from pipelines.publish.options import PublishOptions
@@ -44,6 +48,34 @@ def build_saliency(source: Place, out: Place, *, quiet: bool = False, **options:
     """
     asked = options_of(BuildOptions, {"source": source, "out": out} | options)
     return BuiltMaps(asked.out, build(asked, quiet=quiet))
+
+
+@declared_by(ImportOptions)
+def import_maps(source: Place, maps_from: Place, out: Place, *, quiet: bool = False, **options: Any) -> BuiltMaps:
+    """Make a maps folder of maps that are there: true masks, files, fixations, tables. ``mae-cli import-maps``.
+
+    ``maps_from`` is ``masks``, for those of the source, or a folder or file. The same call goes on where a stopped one
+    was. Raises UserError for a mistake, or for more bad pairs than ``max_rejected``.
+
+    >>> oracle = sm.import_maps("shapes:16", "masks", out="oracle", quiet=True)
+    >>> oracle.open()[0].map.shape
+    (28, 28)
+    """
+    asked = options_of(ImportOptions, {"source": source, "maps_from": maps_from, "out": out} | options)
+    return BuiltMaps(asked.out, take_in(asked, quiet=quiet))
+
+
+@declared_by(ExportMapsOptions)
+def export_maps(maps: Place, out: Place, *, quiet: bool = False, **options: Any) -> ExportedMaps:
+    """Write every map as a file of its own, a grey ``png`` or an ``npy`` array [G, G]: ``mae-cli export-maps``.
+
+    Raises UserError for what is no finished maps folder, or an ``out`` that is not new.
+
+    >>> print(sm.export_maps("oracle", out="exported", to="npy", quiet=True))
+    16 maps in exported
+    """
+    asked = options_of(ExportMapsOptions, {"maps": maps, "out": out} | options)
+    return ExportedMaps(asked.out, write_files(asked, quiet=quiet))
 
 
 @declared_by(VerifyOptions)

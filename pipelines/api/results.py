@@ -21,7 +21,7 @@ from saliency.table.manifest import Manifest
 
 @dataclass(frozen=True)
 class BuiltMaps:
-    """What ``build_saliency`` made: a maps folder."""
+    """What ``build_saliency`` or ``import_maps`` made: a maps folder."""
 
     folder: Path
     manifest: Manifest
@@ -37,6 +37,21 @@ class BuiltMaps:
     def __str__(self) -> str:
         counts = f"{self.manifest.written} maps, {self.manifest.rejected} rejected"
         return f"{self.manifest.taken} pairs: {counts} in {self.folder}"
+
+
+@dataclass(frozen=True)
+class ExportedMaps:
+    """What ``export_maps`` wrote: a folder of files, with ``index.jsonl`` about them."""
+
+    folder: Path
+    count: int
+    """Of maps."""
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        return f"{self.count} maps in {self.folder}"
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,22 @@
-"""``build-saliency``: pairs in, a maps folder out.
+"""``build-saliency``: pairs in, a maps folder out, by a CLIP.
 
-The shard is the unit: its file appears whole or not at all, and nothing it holds depends on another shard. So a run
-that was stopped anywhere and started again, the parts of a job array, and a cluster's workers all end byte-identical
-to one run on one machine. Pairs that fail are written to ``rejected/`` with their reason.
+The shards are made here or by the workers of a Ray cluster, which give the same bytes. What is kept of them, and how a
+stopped run goes on, is :mod:`pipelines.build.maps_folder`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from pipelines.build.job import open_job
 from pipelines.build.local_engine import build_here
+from pipelines.build.maps_folder import make_maps
 from pipelines.build.options import BuildOptions
-from pipelines.build.progress import Progress
-from pipelines.build.shard_plan import Plan, shard_name
 from pipelines.build.stages import Stages
 from pipelines.commandline.machine import half_the_cores
 from pipelines.commandline.terminal import warn
-from pipelines.errors import UserError, user_errors
-from pipelines.outputs import check_apart, one_writer
-from saliency.files import remove_leftovers
-from saliency.table.manifest import Manifest, Shard, open_manifest
-
-Engine = Callable[[Iterable[int], Path, Callable[[Shard], None], Stages, Callable[[int], None]], None]
-"""(numbers of the shards to make, --out, what to do with a finished one, stages, progress in pairs)."""
-
-_EARLY_CHECK = 1000  # pairs after which a hopeless source stops the run before its end
-_MOSTLY = 0.5
+from pipelines.outputs import check_apart
+from saliency.table.manifest import Manifest
 
 
 def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages | None = None) -> Manifest:
@@ -46,101 +32,10 @@ def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages
         from pipelines.build.ray_engine import Cluster
 
         with Cluster(options) as cluster:
-            return _build(options, cluster.settings, cluster.plan, stages, quiet, cluster.build)
+            return make_maps(
+                options, cluster.settings, cluster.plan, cluster.build, stages, quiet=quiet, device=options.device
+            )
     job = open_job(options)
     warn([] if quiet else job.source.warnings)
     engine = partial(build_here, job, workers=options.workers or half_the_cores())
-    return _build(options, job.settings, job.plan, stages, quiet, engine)
-
-
-def _build(
-    options: BuildOptions, settings: dict[str, Any], plan: Plan, stages: Stages, quiet: bool, engine: Engine
-) -> Manifest:
-    with one_writer(options.out, name="" if plan.part is None else plan.manifest):
-        manifest = _begin(options, settings, plan)
-        _run(options, plan, manifest, stages, quiet, engine)
-    _check_rejected(manifest, options, plan, final=True)
-    return manifest
-
-
-def _run(options: BuildOptions, plan: Plan, manifest: Manifest, stages: Stages, quiet: bool, engine: Engine) -> None:
-    """Let an engine make the shards that are left, keeping the manifest after each; then call it complete."""
-    if manifest.complete:
-        return
-
-    def keep(shard: Shard) -> None:
-        manifest.add(shard)
-        manifest.save(options.out)
-        _check_rejected(manifest, options, plan, final=False)
-
-    with stages.run(), Progress(plan, manifest, stages, device=options.device, quiet=quiet) as progress:
-        engine(plan.left({shard.file for shard in manifest.shards}), options.out, keep, stages, progress)
-    if plan.count is None:
-        _give_final_names(options.out, manifest)
-    _remove_leftovers(options.out, plan)  # of workers that were killed
-    manifest.complete = True
-    manifest.save(options.out)
-
-
-def _begin(options: BuildOptions, settings: dict[str, Any], plan: Plan) -> Manifest:
-    """The manifest in ``--out`` to go on with, or a new one. Raises UserError if the folder is of another run."""
-    with user_errors():
-        manifest = open_manifest(options.out, settings, options.origin, plan.manifest)
-    _drop_absent(options.out, manifest, plan)
-    if not manifest.complete:
-        options.out.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(options.out, plan)
-        manifest.save(options.out)
-    return manifest
-
-
-def _drop_absent(out: Path, manifest: Manifest, plan: Plan) -> None:
-    """Take shards whose files are gone out of the manifest, to be made again; UserError where a stream can't."""
-    present = [shard for shard in manifest.shards if (out / "data" / shard.file).exists()]
-    if len(present) == len(manifest.shards):
-        return
-    if plan.count is None and manifest.complete:
-        raise UserError(f"{out} has lost {len(manifest.shards) - len(present)} of its files; give another --out")
-    if plan.count is None:  # a stream is only read on: what is behind the gap is made again too
-        present = present[: next(i for i, shard in enumerate(manifest.shards) if shard not in present)]
-    manifest.shards, manifest.complete = present, False
-
-
-def _remove_leftovers(out: Path, plan: Plan) -> None:
-    """Delete what killed runs left half-written; beside a job array's other parts only what is this part's own."""
-    if plan.part is None:
-        remove_leftovers(out)
-        return
-    shards = [plan.name(number) for number in plan.own()]
-    remove_leftovers(out, {plan.manifest, *shards, *(f"{Path(name).stem}.jsonl" for name in shards)})
-
-
-def _give_final_names(out: Path, manifest: Manifest) -> None:
-    """Rename the shards of a stream, whose number is known only at its end."""
-    count = len(manifest.shards)
-    for number, shard in enumerate(manifest.shards):
-        final = shard_name(number, count)
-        if (out / "data" / shard.file).exists():
-            (out / "data" / shard.file).replace(out / "data" / final)
-        manifest.shards[number] = replace(shard, file=final)
-
-
-def _check_rejected(manifest: Manifest, options: BuildOptions, plan: Plan, *, final: bool) -> None:
-    """UserError if more pairs were rejected than ``max_rejected``: before the end only once that is certain.
-
-    The end of a stream is not known; it is given up where most of it is bad.
-    """
-    if not final and manifest.taken < _EARLY_CHECK:
-        return
-    allowed, total = options.max_rejected, manifest.taken
-    if not final and plan.pairs is None:
-        allowed = max(_MOSTLY, allowed)
-    elif not final:
-        total = plan.size(plan.own()) or 0
-    if manifest.rejected > allowed * total:
-        raise UserError(
-            f"{manifest.rejected} of {manifest.taken} pairs ({manifest.rejected / manifest.taken:.1%}) were rejected, "
-            f"more than --max-rejected {options.max_rejected:g}; the reasons are in {options.out / 'rejected'}, "
-            f"the {manifest.written} good maps are kept: "
-            "mend the source, or run the same command with a higher --max-rejected"
-        )
+    return make_maps(options, job.settings, job.plan, engine, stages, quiet=quiet, device=options.device)

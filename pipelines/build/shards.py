@@ -6,14 +6,12 @@ any order; what overlaps is only the time: images of the next shard are decoded 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.build.maps_folder import write_maps
 from pipelines.build.model_input import Prepared, prepare_pairs
 from pipelines.build.pairs import Pair, by_image
 from pipelines.build.stages import CUT, MODEL, READ, STARVED, TEXTS, WRITE, Stages
 from pipelines.prefetch import prefetch
 from pipelines.sources.source import Rejected
-from saliency.files import write_text_atomically
-from saliency.maps import quantise
 from saliency.methods.windows import map_windows, windows
 from saliency.table.manifest import Shard
-from saliency.table.table import Row, write_shard
+from saliency.table.table import Row
 from saliency.towers.texts import cut_texts
 from saliency.towers.tower import Tower
 
@@ -142,18 +139,9 @@ class ShardMaps:
     def write(self, out: Path, name: str, metadata: dict[str, Any]) -> Shard:
         """Write the rejects, then the table; what the manifest is to say of them."""
         with self.stages.time(WRITE):
-            rejects = out / "rejected" / f"{Path(name).stem}.jsonl"
-            if self.rejected:
-                lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in self.rejected)
-                write_text_atomically(rejects, lines)
-            else:
-                rejects.unlink(missing_ok=True)  # of a stopped run whose source was mended since
             grid = self.recipe.grid
             raw = torch.stack(self.maps).numpy() if self.maps else np.zeros((0, grid, grid), np.float32)
-            path = out / "data" / name
-            write_shard(path, self.rows, *quantise(raw), metadata)
-            written, rejected = len(self.rows), len(self.rejected)
-            return Shard(name, hashlib.sha256(path.read_bytes()).hexdigest(), written + rejected, written, rejected)
+            return write_maps(out, name, self.rows, raw, self.rejected, metadata)
 
 
 class _Running:

@@ -15,8 +15,9 @@ from pipelines.errors import UserError
 from pipelines.run_folder import CONFIG, FrameStride
 from saliency.files import user_path
 from saliency.shape import read_fitting
+from saliency.table.imported import are_true_masks
 
-_NOT_HOW_MADE = ("images_without_map", "package_version", "precision")
+_NOT_HOW_MADE = ("images_without_map", "package_version", "precision", "imported_from", "imported_sha256")
 
 
 class RecordedOptions(TypedDict, total=False):
@@ -62,6 +63,17 @@ def refuse_same(
             f"--occluder-maps {place}: made as the maps {trained_with} that {name} was trained with were (the same "
             f"{made.get('clip')} and {made.get('method')}); occlude by those of another method or model"
         )
+
+
+def check_truth(encoders: Sequence[str]) -> None:
+    """UserError if a run among ``encoders`` was trained with true masks, which are what is to occlude."""
+    for name in encoders:
+        config = training_record(name)
+        if config is not None and are_true_masks(config.get("maps") or {}):
+            raise UserError(
+                f"{name} was trained with true masks, and would be occluded by true masks: give --occluder-maps MAPS, "
+                "or occluders that need none, such as --occluder block"
+            )
 
 
 def training_record(name: str) -> TrainingRecord | None:

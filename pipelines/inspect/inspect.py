@@ -7,7 +7,7 @@ and AUC beside a centre prior, a shuffled caption and a uniform map; always by w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
 from saliency.files import write_text_atomically
 from saliency.names import COMPARED
+from saliency.table.imported import are_true_masks, is_imported
 from saliency.table.manifest import Manifest, read_manifest
 from saliency.table.table import SaliencyTable
 
@@ -141,7 +142,7 @@ def _inspect_masks(folder: Path, options: InspectOptions, quiet: bool) -> Inspec
     facts, numbers = _describe_maps(table, manifest)
     if not len(table):
         raise UserError(f"--masks needs maps, and {folder} holds none")
-    del facts["methods compared"]  # which tells how well maps find objects
+    facts.pop("methods compared", None)  # which tells how well maps find objects
     look = look_at_masks(table, source, options, clips=bool(manifest and manifest.origin.get("clips")), quiet=quiet)
     facts |= look.found.facts()
     if not look.found.views_judged:
@@ -162,22 +163,28 @@ def _describe_maps(table: SaliencyTable, manifest: Manifest | None) -> tuple[dic
     """How the maps were made and how many there are, as text and as plain values."""
     made = table.metadata
     numbers: dict[str, Any] = {"maps": len(table), "grid": [table.grid, table.grid], "made_with": made}
-    facts = {
-        "maps": str(len(table)),
-        "grid": f"{table.grid}×{table.grid}",
-        "clip": " ".join(str(made[key]) for key in ("clip", "pretrained") if made.get(key)),
-        "method": f"{made['method']} at {made.get('layer')}",
-        "methods compared": COMPARED,
-    }
+    facts = {"maps": str(len(table)), "grid": f"{table.grid}×{table.grid}"} | _made(made)
     if manifest:
         facts["pairs"] = f"{manifest.taken} in = {manifest.written} written + {manifest.rejected} rejected"
         numbers |= {"pairs": {"in": manifest.taken, "written": manifest.written, "rejected": manifest.rejected}}
     if len(table):
         scores, empty = table.clip_scores, int((table.strengths <= 0).sum())
-        facts["cos(image, caption)"] = f"{scores.mean():.3f} ± {scores.std():.3f} (deviation)"
+        if not is_imported(made):
+            facts["cos(image, caption)"] = f"{scores.mean():.3f} ± {scores.std():.3f} (deviation)"
+            numbers["clip_score"] = {"mean": float(scores.mean()), "deviation": float(scores.std())}
         facts["empty maps"] = f"{empty} ({empty / len(table):.1%})"
-        numbers |= {"clip_score": {"mean": float(scores.mean()), "deviation": float(scores.std())}, "empty": empty}
+        numbers["empty"] = empty
     return facts, numbers
+
+
+def _made(made: Mapping[str, Any]) -> dict[str, str]:
+    """How maps were made, in lines of text."""
+    if is_imported(made):
+        method = str(made["method"]) if are_true_masks(made) else f"{made['method']} from {made.get('imported_from')}"
+        by = f", made by {made['made_by']}" if made.get("made_by") else ""
+        return {"clip": "none: the maps are imported", "method": method + by}
+    clip = " ".join(str(made[key]) for key in ("clip", "pretrained") if made.get(key))
+    return {"clip": clip, "method": f"{made['method']} at {made.get('layer')}", "methods compared": COMPARED}
 
 
 def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:

@@ -149,6 +149,34 @@ def decode_mask(data: bytes) -> NDArray[np.bool_]:
     return mask
 
 
+def decode_grey(data: bytes) -> NDArray[np.float32]:
+    """The grey image in ``data``, float32 [H, W] in 0..1, upright: 1 is the white of its depth of 1, 8 or 16 bits.
+
+    An image in colour is one only if its channels are all equal. Raises ``BadImage``.
+    """
+    image = _load(_open(data), data)
+    image = _upright(image, _orientation(image))
+    white = 255
+    if image.mode.startswith("I;16") or image.mode == "I":
+        white = 65_535
+    elif image.mode == "F":
+        raise BadImage("its map is an image of floats: write it as NPY")
+    elif image.mode != "L":
+        image = image if image.mode == "1" else image.convert("RGBA")
+        if image.mode == "RGBA":
+            red, *others, alpha = image.split()
+            if alpha.getextrema()[0] != white:
+                raise BadImage("its map is an image with transparency, and not a grey one")
+            if any(other.tobytes() != red.tobytes() for other in others):
+                raise BadImage("its map is an image in colour, and not a grey one")
+            image = red
+        white = white if image.mode == "L" else 1
+    grey = np.asarray(image).astype(np.float32) / np.float32(white)
+    if grey.min() < 0 or grey.max() > 1:
+        raise BadImage("its map is a grey of more than 16 bits")
+    return grey
+
+
 def _is_lossy(image: Image.Image, data: bytes) -> bool:
     if image.format == "WEBP":
         return b"VP8L" not in data

@@ -96,7 +96,8 @@ def _check_pairs(report: TableReport, source: Source, wanted: pa.Array, rows: ND
     missing = np.flatnonzero(rows < 0)
     found = len(rows) - len(missing)
     line = f"{found} of {len(rows)} pairs ({found / len(rows):.1%}) have a map"
-    rejected = np.asarray(pc.is_in(wanted.take(pa.array(missing)), value_set=rejected_pairs(report.folder)))
+    known = rejected_pairs(report.folder, by_key=source.captions is None)  # as maps are joined
+    rejected = np.asarray(pc.is_in(wanted.take(pa.array(missing)), value_set=known))
     unexplained = missing[~rejected]
     counted = report.manifest.rejected if report.manifest else 0
     if not (report.folder / "rejected").exists() and len(missing) <= counted:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saliency.shown import code_span, markdown, markdown_table, one_line
+from saliency.table.imported import are_true_masks, is_imported, kind_of_maps
 
 TAGS = ("saliency-mae", "saliency", "clip", "masked-autoencoder")
 """The first is on the card of every published table; without it a dataset on the Hub is not overwritten."""
@@ -28,6 +29,12 @@ _FLAGS = {
     "captions": "--captions", "limit": "--limit", "split": "--split", "image_column": "--image-column",
     "caption_column": "--caption-column",
 }  # fmt: skip
+_IMPORT_FLAGS = {
+    "imported_from": "--from", "grid": "--grid", "made_by": "--made-by", "key_column": "--key-column",
+    "map_column": "--map-column", "array": "--array", "units": "--units", "sigma": "--sigma",
+    "off_picture": "--off-picture", "shard_size": "--shard-size", "captions": "--captions", "limit": "--limit",
+    "split": "--split", "image_column": "--image-column", "caption_column": "--caption-column",
+}  # fmt: skip
 _TITLES = {"figures": "Against true masks", "differences": "The maps minus each control"}
 _FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\"()]+[/\\]+)*(?=[^\s/\\:'\"()])")
 _ROW = """| column | type | meaning |
@@ -40,7 +47,7 @@ _ROW = """| column | type | meaning |
 | `crop_box` | float32[4] | x0, y0, x1, y1 of the part that the map covers, in fractions of the image |
 | `saliency` | uint8[{cells}] | {grid}×{grid} cells, row by row; 255 is the map's peak |
 | `vmin`, `scale` | float32 | raw value = vmin + scale · saliency / 255 |
-| `clip_score` | float32 | cos(image, caption) |"""
+| `clip_score` | float32 | {score} |"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def dataset_card(facts: CardFacts) -> str:
     sections = {
         "": _opening(facts),
         "How to load them": _loading(facts),
-        "What a row is": _ROW.format(grid=int(facts.settings["grid"]), cells=int(facts.settings["grid"]) ** 2),
+        "What a row is": _columns(facts),
         "How they were made": _making(facts),
         "How good they are": _quality(facts.quality),
         "Licence": _licence(facts),
@@ -103,12 +110,14 @@ def last_part(place: str) -> str:
 
 
 def build_command(settings: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
-    """The ``mae-cli build-saliency`` line that makes these maps, with every option that decides them."""
-    words = ["mae-cli", "build-saliency", str(origin.get("source", "SOURCE")), "--out", "maps/"]
-    known = {**{name: origin.get(name) for name in _FLAGS}, **{k: v for k, v in settings.items() if k in _FLAGS}}
+    """The ``mae-cli`` line that makes these maps, with every option that decides them."""
+    imported = is_imported(settings)
+    command, flags = ("import-maps", _IMPORT_FLAGS) if imported else ("build-saliency", _FLAGS)
+    words = ["mae-cli", command, str(origin.get("source", "SOURCE")), "--out", "maps/"]
+    known = {**{name: origin.get(name) for name in flags}, **{k: v for k, v in settings.items() if k in flags}}
     if known.get("clip") == "demo":  # the shipped one, which is the default for the built-in scenes
         known |= {"clip": None, "pretrained": None}
-    for name, flag in _FLAGS.items():
+    for name, flag in flags.items():
         if known.get(name) is not None:
             words += [flag, str(known[name])]
     if origin.get("clips"):
@@ -122,7 +131,8 @@ def _yaml(facts: CardFacts) -> str:
     configs: list[dict[str, Any]] = [{"config_name": "maps", "default": True, "data_files": _files("data")}]
     if facts.preview:
         configs.append({"config_name": "preview", "data_files": _files("preview")})
-    method = str(facts.settings.get("method", ""))
+    imported = is_imported(facts.settings)
+    method = "imported" if imported else str(facts.settings.get("method", ""))
     source = str(facts.origin.get("source", ""))
     data = DatasetCardData(
         license=facts.licence,
@@ -130,7 +140,7 @@ def _yaml(facts: CardFacts) -> str:
         task_categories=["image-feature-extraction"],
         size_categories=[next((name for most, name in _SIZES if facts.written < most), "n>1B")],
         source_datasets=[source] if facts.from_hub else None,
-        tags=[*TAGS, *([method] if method else [])],
+        tags=[*(tag for tag in TAGS if not (imported and tag == "clip")), *([method] if method else [])],
         configs=configs,
     )
     return str(data.to_yaml()).strip()
@@ -145,12 +155,26 @@ def _opening(facts: CardFacts) -> str:
     rejected = f" ({facts.rejected:,} more pairs were rejected)" if facts.rejected else ""
     return (
         f"# {facts.name}\n\n"
-        f"{facts.written:,} saliency maps, one for each image–caption pair of {source}{rejected}. A map shows "
-        f"which parts "
-        "of the image a CLIP uses to compare it with the caption. The maps are made for masked autoencoders that "
-        "choose "
-        "what they hide. Maps are joined to images by `key` and `caption`."
+        f"{facts.written:,} saliency maps, one for each image–caption pair of {source}{rejected}. {_shows(facts)} The "
+        "maps are made for masked autoencoders that choose what they hide. Maps are joined to images by `key` and "
+        "`caption`."
     )
+
+
+def _shows(facts: CardFacts) -> str:
+    if not is_imported(facts.settings):
+        return "A map shows which parts of the image a CLIP uses to compare it with the caption."
+    what, place = kind_of_maps(facts.settings), code_span(facts.settings.get("imported_from", "unknown"))
+    by = facts.settings.get("made_by")
+    made = f" They were made by {markdown(by)}." if by else ""
+    found = "of the images themselves" if are_true_masks(facts.settings) else f"in {place}"
+    return f"The maps were not computed by a CLIP: they were imported from {what} {found}.{made}"
+
+
+def _columns(facts: CardFacts) -> str:
+    grid = int(facts.settings["grid"])
+    score = "0: no CLIP compared image and caption" if is_imported(facts.settings) else "cos(image, caption)"
+    return _ROW.format(grid=grid, cells=grid**2, score=score)
 
 
 def _loading(facts: CardFacts) -> str:
@@ -261,17 +285,25 @@ def _licence(facts: CardFacts) -> str:
     terms = f"The licence of the maps is {code_span(facts.licence)}."
     if facts.licence == "other":
         terms = "No licence was chosen for the maps. Ask their publisher."
+    made = "computed from"
+    if is_imported(facts.settings):
+        made = f"imported from {code_span(facts.settings.get('imported_from', 'unknown'))} for"
     return (
-        f"{whole} {pixels}\n\n{terms} They were computed from images and captions of {source}, whose terms may "
-        f"apply to "
+        f"{whole} {pixels}\n\n{terms} They were {made} images and captions of {source}, whose terms may apply to "
         "them. Captions and URLs keep the licence of their source. Images belong to their owners: get them there."
     )
 
 
 def _limits(facts: CardFacts) -> str:
+    shows = (
+        "A map shows what one CLIP attends to, with that model's biases about people, places and words; it is no "
+        "ground truth and no mask of an object."
+    )
+    if is_imported(facts.settings):
+        shows = "A map is as good as what it was imported from. It is the same for all captions of an image, unless "
+        shows += "that had a map for each."
     return (
-        "- A map shows what one CLIP attends to, with that model's biases about people, places and words; it is no "
-        "ground truth and no mask of an object.\n"
+        f"- {shows}\n"
         f"- One cell covers {1 / int(facts.settings['grid']):.1%} of a side: smaller things are not resolved.\n"
         "- Captions collected from the web may be wrong or offensive, and so are the maps of them.\n"
         "- `key` is an id in the source as its publisher had it; where yours differ, join by `image_sha256` or `url`."

@@ -158,7 +158,7 @@ def _look_at_manifest(folder: Path, manifest: Manifest | None, scan: _Scan) -> N
         if not problems:
             problems.append(f"there is no {NAME}: files and counts can't be compared with what was written")
     elif not manifest.complete:
-        problems.append("the build is unfinished; run the same build-saliency command again to finish it")
+        problems.append("the build is unfinished; run the command that began it again to finish it")
 
 
 def _look_at_files(folder: Path, files: list[Path], manifest: Manifest | None, scan: _Scan) -> None:
@@ -232,12 +232,15 @@ def _reject(line: bytes) -> tuple[str, str] | None:
     return key, caption
 
 
-def rejected_pairs(folder: Path) -> pa.Array:
-    """A hash of every pair that the build rejected, see ``rows.pair_hashes``; unreadable lines are left out."""
+def rejected_pairs(folder: Path, *, by_key: bool = False) -> pa.Array:
+    """A hash of every pair that the build rejected, or of its key alone; unreadable lines are left out.
+
+    See ``rows.pair_hashes``.
+    """
     found = (_rejects(path, []) for path in sorted((folder / "rejected").glob("*.jsonl")))
     pairs = [pair for rejects in found for pair in rejects if pair]
     keys, captions = zip(*pairs, strict=True) if pairs else ((), ())
-    return pair_hashes(pa.array(keys, pa.string()), pa.array(captions, pa.string()))
+    return pair_hashes(pa.array(keys, pa.string()), None if by_key else pa.array(captions, pa.string()))
 
 
 def _look_at_duplicates(report: TableReport, scan: _Scan) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from saliency.files import write_atomically
 from saliency.maps import FULL, Box, dequantise
+from saliency.table.imported import is_imported
 from saliency.table.manifest import NAME, part_manifests, read_manifest
 from saliency.table.memory_map import BOXES, COLUMNS, MAPS, RANGES, open_copy
 from saliency.table.rows import pair_hashes
@@ -80,20 +81,8 @@ class SaliencyTable:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self._files = shard_files(self.folder)
-        if not self._files:
-            raise ValueError(
-                f"{self.folder} holds no saliency maps (data/train-*.parquet); make them with build-saliency"
-            )
-        manifest = self.folder / NAME
-        if not manifest.exists() and part_manifests(self.folder):
-            raise ValueError(f"{self.folder} holds parts of a job array; when all are done, run mae-cli merge on it")
-        if not manifest.exists():
-            _check_names(self.folder, self._files)
-        elif not (known := read_manifest(self.folder)) or not known.complete:
-            raise ValueError(f"{self.folder} is unfinished; run the same build-saliency command again to finish it")
-        shards = [ShardFile(path) for path in self._files]
-        _check_settings(shards)
+        shards = whole_table(self.folder)
+        self._files = [shard.path for shard in shards]
         self.metadata, self.grid = shards[0].metadata, shards[0].grid
         self._cache = open_copy(self.folder, shards)
         self._columns = pa.ipc.open_file(pa.memory_map(str(self._cache / COLUMNS))).read_all()
@@ -118,7 +107,9 @@ class SaliencyTable:
 
     @property
     def clip_scores(self) -> NDArray[np.float32]:
-        """Every row's cos(image, caption), [n]."""
+        """Every row's cos(image, caption), [n]; NaN of imported maps, for which no CLIP compared them."""
+        if is_imported(self.metadata):
+            return np.full(len(self), np.nan, np.float32)
         return np.asarray(self._columns["clip_score"], np.float32)
 
     @property
@@ -174,6 +165,23 @@ class SaliencyTable:
         boxes = self._boxes[np.maximum(rows, 0)] if len(self) else np.zeros((len(rows), 4), np.float32)
         boxes[rows < 0] = FULL
         return boxes
+
+
+def whole_table(folder: Path) -> list[ShardFile]:
+    """The shards of a finished maps folder, in order; ValueError, one clear line, as :class:`SaliencyTable` raises."""
+    files = shard_files(folder)
+    if not files:
+        raise ValueError(f"{folder} holds no saliency maps (data/train-*.parquet); make them with build-saliency")
+    manifest = folder / NAME
+    if not manifest.exists() and part_manifests(folder):
+        raise ValueError(f"{folder} holds parts of a job array; when all are done, run mae-cli merge on it")
+    if not manifest.exists():
+        _check_names(folder, files)
+    elif not (known := read_manifest(folder)) or not known.complete:
+        raise ValueError(f"{folder} is unfinished; run the command that began it again to finish it")
+    shards = [ShardFile(path) for path in files]
+    _check_settings(shards)
+    return shards
 
 
 def _places(wanted: list[Any], known: list[Any], *, composed: bool = False) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pipelines.errors import UserError
 from pipelines.sources.images import BadImage
 from tools.fuzzing import image_targets as image
+from tools.fuzzing import map_targets as given
 from tools.fuzzing import model_targets as model
 from tools.fuzzing import record_targets as record
 from tools.fuzzing import source_targets as source
@@ -34,6 +35,8 @@ _PICKLE = (
 ).split(b" ")
 _WEIGHTS = b'"F32" "BF16" "F8_E4M3" "dtype" "shape" [0,0] [1048576,1048576] [] "data_offsets"'.split(b" ")
 
+_ARRAYS = [*_PIXELS, *b"\x93NUMPY \x01\0 '<f4' '|O' '|b1' True PK\x03\x04 PK\x05\x06 a.npy".split(b" "), b"(9, 9)"]
+
 _BAD, _USER, _VALUE = (BadImage,), (UserError,), (ValueError,)
 _SOURCE, _RECORD = (UserError,), (UserError, ValueError)
 
@@ -50,6 +53,10 @@ TARGETS = (
     Target("manifests", record.manifests, record.read_manifests, _VALUE, words=_JSON),
     Target("manifests-prepared", record.prepared, record.read_prepared, _USER, words=_JSON),
     Target("maps", record.maps, record.read_maps, _VALUE),
+    Target("maps-files", given.map_files, given.read_map_file, _BAD, image.png_checksums, _ARRAYS),
+    Target("maps-salicon", given.salicons, given.read_salicon, _USER, words=_JSON),
+    Target("maps-gaze", given.gazes, given.read_gaze, _USER, words=_TEXT),
+    Target("maps-tables", given.heatmap_tables, given.read_heatmaps, _USER),
     Target("rejects", record.rejects, record.read_rejects, _VALUE, words=_JSON),
     Target("runs-config", record.configs, record.read_config, _USER, words=_JSON),
     Target("runs-metrics", record.metrics, record.read_metrics, _USER, words=_JSON),

@@ -22,7 +22,7 @@ from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.data import Data
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features
-from pipelines.evaluate.independent_maps import check_independent, refuse_same
+from pipelines.evaluate.independent_maps import check_independent, check_truth, refuse_same
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Measured, UnreadableImages
 from pipelines.evaluate.protocol import Measurement
@@ -177,10 +177,13 @@ class Occlusion(Measurement):
         return join_maps(folder, self.test.source, on_missing="error"), unrecorded
 
     def _kinds(self, occluders: Occluders) -> tuple[str, ...]:
+        kinds = tuple(dict.fromkeys(self.options.occluder)) or occluders.kinds
+        if self.maps is None and any("salient" in kind for kind in kinds):
+            check_truth((self.options.run, *self.options.beside))
         for kind in self.options.occluder:
             if kind not in occluders.kinds:
                 raise UserError(
                     f"--occluder {kind}: {self.test.source.name} has no true masks to show what is salient; give "
                     "--occluder-maps MAPS, other maps than those the model was trained with"
                 )
-        return tuple(dict.fromkeys(self.options.occluder)) or occluders.kinds
+        return kinds

@@ -113,34 +113,34 @@ def open_dataset(name: str, dataset: Any, wishes: Wishes) -> Source:
 
 
 def _to_source(name: str, table: Table, roles: Roles, wishes: Wishes, *, keys: pa.Array | None = None) -> Source:
-    images = _images(name, table, roles.image, wishes)
+    images = images_of(name, table, roles.image, wishes)
     texts, rows, faults = None, None, {}
     if roles.caption is not None:
-        texts, rows = caption_values(_column(table, roles.caption), wishes.captions)
+        texts, rows = caption_values(column_of(table, roles.caption), wishes.captions)
         texts, endless = endless_captions(texts)
         faults = {i if rows is None else int(rows[i]): why for i, why in endless.items()}
     warnings = [f"column {column!r} is left out: it holds {how}" for column, how in table.left_out.items()]
     labels, label_names = None, None
-    if roles.label is not None and has_fractions(_column(table, roles.label)):
+    if roles.label is not None and has_fractions(column_of(table, roles.label)):
         warnings.append(f"column {roles.label!r} holds fractions, which number no classes: there are no labels")
     elif roles.label is not None:
         names = _class_names(table.rows.schema, roles.label)
-        labels, label_names = label_values(_column(table, roles.label), names, untyped=table.untyped)
+        labels, label_names = label_values(column_of(table, roles.label), names, untyped=table.untyped)
     keys = _keys(table, roles) if keys is None else keys
-    urls = None if roles.url is None else text_values(_column(table, roles.url))
+    urls = None if roles.url is None else text_values(column_of(table, roles.url))
     masks: Masks | None = None
     if roles.mask is not None:
-        masks = DecodedMasks(_images(name, table, roles.mask, wishes))
+        masks = DecodedMasks(images_of(name, table, roles.mask, wishes))
     elif roles.box is not None:
-        masks = BoxMasks(_column(table, roles.box), images)
+        masks = BoxMasks(column_of(table, roles.box), images)
     known = ORIGINAL_NAME in table.rows.column_names
-    originals = text_values(_column(table, ORIGINAL_NAME)) if known else None
+    originals = text_values(column_of(table, ORIGINAL_NAME)) if known else None
     source = Source(name, keys, images, None, labels, label_names, urls, masks)
     source = replace(source, originals=originals, warnings=warnings, faults=faults)
     return replace(source, texts=texts) if rows is None else source.with_captions(texts, rows)
 
 
-def _column(table: Table, name: str) -> pa.Array:
+def column_of(table: Table, name: str) -> pa.Array:
     """A column in one piece, which is what its type says: text, for instance, is UTF-8. UserError."""
     column = table.rows.column(name)
     column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies in any case
@@ -156,14 +156,14 @@ def _column(table: Table, name: str) -> pa.Array:
 def _keys(table: Table, roles: Roles) -> pa.Array:
     numbered = _row_keys(table)
     if roles.key is not None:
-        return pc.coalesce(key_values(_column(table, roles.key)), numbered)
+        return pc.coalesce(key_values(column_of(table, roles.key)), numbered)
     images = table.rows.column(roles.image)
     if is_embedded(images.type) and "path" in {field.name for field in images.type}:
         paths = pc.cast(pc.struct_field(images, "path"), pa.string()).combine_chunks()
         if not paths.null_count and pc.all(pc.not_equal(paths, "")).as_py() and len(paths.unique()) == len(paths):
             return paths
     if is_text(images.type):
-        return pc.coalesce(key_values(_column(table, roles.image)), numbered)
+        return pc.coalesce(key_values(column_of(table, roles.image)), numbered)
     return numbered
 
 
@@ -200,7 +200,8 @@ def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
         return None
 
 
-def _images(name: str, table: Table, column: str, wishes: Wishes) -> Images:
+def images_of(name: str, table: Table, column: str, wishes: Wishes) -> Images:
+    """The files or bytes that a column of a table holds; ``name`` stands for the table in errors. UserError."""
     kind = table.rows.schema.field(column).type
     folders = [*dict.fromkeys(file.parent for file in table.files), *table.caches]
     roots = None if wishes.allow_outside else Roots.of(folders)
@@ -211,7 +212,7 @@ def _images(name: str, table: Table, column: str, wishes: Wishes) -> Images:
         if roots is not None and is_embedded(kind):
             check_names(where, _names_beside(table.rows.column(column)), folders)
         return EmbeddedImages(table.parts, column, table.files[0].parent, roots)
-    paths = key_values(_column(table, column))
+    paths = key_values(column_of(table, column))
     if pc.any(pc.match_substring_regex(paths, "^(?i:https?)://")).as_py():
         raise UserError(f"{where} holds URLs: download the images with img2dataset first")
     if roots is not None:

@@ -111,7 +111,7 @@ def test_pairs_that_are_not_accounted_for_stop_the_run(pictures, tmp_path, tiny_
 
 
 def test_many_bad_pairs_at_the_start_of_a_good_source_do_not_stop_it(pictures, tmp_path, tiny_clip, monkeypatch):
-    monkeypatch.setattr("pipelines.build.build_saliency._EARLY_CHECK", 2)
+    monkeypatch.setattr("pipelines.build.maps_folder._EARLY_CHECK", 2)
     for i in range(2):
         (pictures / f"{i:03d}.png").write_bytes(b"broken")
     assert build(pictures, tmp_path / "maps", tiny_clip, max_rejected=0.2).rejected == 2

@@ -320,7 +320,9 @@ def test_batches_and_workers_do_not_change_what_is_kept(bad_pictures, tmp_path, 
 def test_rejects_of_a_stopped_run_do_not_outlive_the_mended_source(pictures, tmp_path, tiny_clip, monkeypatch):
     good = (pictures / "001.png").read_bytes()
     (pictures / "001.png").write_bytes(good[:100])
-    monkeypatch.setattr("pipelines.build.shards.write_shard", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    monkeypatch.setattr(
+        "pipelines.build.maps_folder.write_shard", lambda *_: (_ for _ in ()).throw(OSError(28, "No space"))
+    )
     with pytest.raises(OSError, match="No space"):
         build(pictures, tmp_path / "maps", tiny_clip)
     monkeypatch.undo()
@@ -334,8 +336,8 @@ def test_a_stream_of_unknown_length_gets_its_final_names_at_the_end(tmp_path, ti
     """The Hub's path, over local Parquet: the same maps as with random access, stopped half-way or not."""
     import datasets
 
-    from pipelines.build import build_saliency as module
     from pipelines.build import job as build_job
+    from pipelines.build import maps_folder as module
     from pipelines.sources.hub_stream import stream_dataset
     from pipelines.sources.tables.columns import Wishes
 

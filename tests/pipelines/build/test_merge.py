@@ -46,14 +46,14 @@ def test_a_part_that_was_stopped_goes_on(pictures, tmp_path, tiny_clip, monkeypa
     build_part(pictures, tmp_path / "maps", tiny_clip, 2)
     with monkeypatch.context() as patch:
         calls = iter(range(100))
-        write = __import__("pipelines.build.shards", fromlist=["write_shard"]).write_shard
+        write = __import__("pipelines.build.maps_folder", fromlist=["write_shard"]).write_shard
 
         def full(*arguments):
             if next(calls) == 1:
                 raise OSError(28, "No space left on device")
             write(*arguments)
 
-        patch.setattr("pipelines.build.shards.write_shard", full)
+        patch.setattr("pipelines.build.maps_folder.write_shard", full)
         with pytest.raises(OSError, match="No space"):
             build_part(pictures, tmp_path / "maps", tiny_clip, 1)
     with pytest.raises(UserError, match=r"lacks parts of 2 \(unfinished: 1\); run build-saliency --shard 1/2"):
