@@ -109,6 +109,7 @@ def inspect(given: Given, quiet: Quiet = False) -> None:
 
     Maps are also scored, and compared with a centre prior, a shuffled caption and a uniform map.
     """
+    from pipelines.inspect.faithful_verdict import print_faithfulness
     from pipelines.inspect.inspect import inspect as look
     from pipelines.inspect.map_verdict import print_map_scores
 
@@ -117,6 +118,8 @@ def inspect(given: Given, quiet: Quiet = False) -> None:
     print_facts(found.facts)
     if found.map_scores:
         print_map_scores(found.map_scores)
+    if found.faithfulness:
+        print_faithfulness(found.faithfulness)
     if unmet := found.unmet(options.require):
         fail(f"the maps do not beat the centre prior in {', '.join(unmet)}", 1, "not met")
     say_next(

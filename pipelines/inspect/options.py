@@ -33,6 +33,8 @@ class InspectOptions:
             "with {what}",
             "it belongs to maps, to a source, and to --gate",
         ),
+        Effect(("faithful",), lambda options: options.kind == "maps", "with {what}", "it belongs to maps"),
+        Effect(("faithful_limit",), lambda options: options.faithful, "without --faithful"),
     )
 
     what: Annotated[str, Argument("A maps folder, a run folder or a source of images.")]
@@ -57,6 +59,18 @@ class InspectOptions:
             panel=SCORES,
         ),
     ] = ()
+    faithful: Annotated[
+        bool,
+        Option("Also judge maps by their CLIP's score when pixels and captions change. Needs no masks.", panel=SCORES),
+    ] = False
+    faithful_limit: Annotated[
+        int,
+        Option(
+            "Number of pairs for --faithful at most, evenly spaced. Each costs about 190 forward passes.",
+            least=1,
+            panel=SCORES,
+        ),
+    ] = 100
     device: Device = "cpu"
     allow_outside: Annotated[bool, Option(OUTSIDE)] = False
 
