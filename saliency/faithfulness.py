@@ -44,17 +44,25 @@ BASELINES = (BLURRED, MEAN)
 class Faithfulness:
     """One map under one score.
 
-    ``insertion`` and ``deletion``: by baseline, the score at each share of pixels, float64 [n + 1]. ``saco``: −1..1.
+    ``insertion`` and ``deletion``: by baseline, the score at each share of pixels, float64 [n + 1]. ``salience`` and
+    ``effects``, float64 [K]: the arguments of :func:`saco`.
     """
 
     insertion: dict[str, NDArray[np.float64]]
     deletion: dict[str, NDArray[np.float64]]
-    saco: float
+    salience: NDArray[np.float64]
+    effects: NDArray[np.float64]
+
+    @property
+    def saco(self) -> float:
+        """The salience-guided faithfulness coefficient, −1..1."""
+        return saco(self.salience, self.effects)
 
     def inverted(self) -> Faithfulness:
         """What the map that ranks the pixels the other way round has."""
         insertion = {name: curve[::-1] for name, curve in self.deletion.items()}
-        return Faithfulness(insertion, {name: curve[::-1] for name, curve in self.insertion.items()}, -self.saco)
+        deletion = {name: curve[::-1] for name, curve in self.insertion.items()}
+        return Faithfulness(insertion, deletion, -self.salience[::-1], self.effects[::-1])
 
 
 class Perturbed:
@@ -91,7 +99,7 @@ class Perturbed:
         replaced = [np.where(group == one, self._baselines[MEAN], self._image) for one in range(groups)]
         effects = self._whole - self._score(np.stack(replaced))
         salience = np.asarray([laid[group == one].sum(dtype=np.float64) for one in range(groups)])
-        return Faithfulness(insertion, deletion, saco(salience, effects))
+        return Faithfulness(insertion, deletion, salience, effects)
 
     def _curve(
         self, ranks: NDArray[np.int64], first: NDArray[np.float32], rest: NDArray[np.float32], steps: int

@@ -99,7 +99,7 @@ def measure_rows(
     rows[INVERTED] = rows[first].inverted()
     rows[CENTRE] = perturbed.measure(centre_prior(grid, box=box))
     rows[RANDOM] = perturbed.measure(perturbed.random_map(grid))
-    rows[UNIFORM] = replace(rows[RANDOM], saco=0.0)
+    rows[UNIFORM] = replace(rows[RANDOM], salience=np.zeros_like(rows[RANDOM].salience))
     oracle = None if mask is None else mask_on_grid(mask, grid, box)
     if oracle is not None and oracle.any():
         rows[ORACLE] = perturbed.measure(oracle)
