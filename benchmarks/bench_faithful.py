@@ -1,14 +1,16 @@
 """How true the maps of each saliency method are to their CLIP, by its own score when pixels and captions change.
 
-    python benchmarks/bench_faithful.py SOURCE CLIP [SOURCE CLIP …] [--limit 150]
+    python benchmarks/bench_faithful.py SOURCE CLIP [SOURCE CLIP …] [--limit 100] [--blurs]
 
 SOURCE is any source with captions, CLIP ``demo`` (the shipped one) or what ``--clip`` takes. ``--limit`` pairs, evenly
 spaced, are judged as ``inspect --faithful`` does: insertion and deletion, SaCo, and captions that name another object.
 Every method sees the same pairs, and the controls are measured once. ScoreCAM, which runs the model once for every
-channel, is left out. Prints Markdown.
+channel, is left out. ``--blurs`` says instead what is left of cos(image, caption) after Gaussians of several widths.
+Prints Markdown.
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,37 +23,58 @@ from pipelines.inspect.map_scores import evenly_spaced
 from pipelines.inspect.map_verdict import CENTRE
 from pipelines.sources.images import decode_rgb
 from pipelines.sources.open_source import open_source
-from pipelines.sources.source import Swap
+from pipelines.sources.source import Source, Swap
+from saliency.faithfulness import blurred, mean_colour
 from saliency.maps import FULL
 from saliency.methods.methods import METHODS
 from saliency.quality import other_captions
 from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
 
 CONTROLS = (ORACLE, CENTRE, RANDOM, INVERTED)
+BLURS = {"none": 0.0, "5/224, as RISE": 5 / 224, "0.05": 0.05, "0.1": 0.1, "0.2": 0.2, "mean colour": np.inf}
+"""Deviations in sides of the square."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="+", metavar="SOURCE CLIP")
-    parser.add_argument("--limit", type=int, default=150, help="pairs of a source")
+    parser.add_argument("--limit", type=int, default=100, help="pairs of a source")
+    parser.add_argument("--blurs", action="store_true")
     arguments = parser.parse_args()
     print(f"{machine()}, torch {torch.__version__}, fp32")
     for spec, clip in zip(arguments.pairs[::2], arguments.pairs[1::2], strict=True):
-        report(spec, clip, arguments.limit)
+        tower = load_tower(f"local-dir:{DEMO_CLIP}" if clip == "demo" else clip)
+        source = open_source(spec)
+        source = source.select(evenly_spaced(np.arange(len(source)), arguments.limit))
+        print(f"\n{spec}, {clip} ({tower.layer.pooling}): {len(source)} pairs\n")
+        (report_blurs if arguments.blurs else report)(tower, source)
 
 
-def report(spec: str, clip: str, limit: int) -> None:
-    tower = load_tower(f"local-dir:{DEMO_CLIP}" if clip == "demo" else clip)
-    source = open_source(spec)
-    source = source.select(evenly_spaced(np.arange(len(source)), limit))
-    captions = source.captions.to_pylist()
-    pixels = torch.from_numpy(np.stack([tower.squash(decode_rgb(source.read_image(i))) for i in range(len(source))]))
+def read(tower: Tower, source: Source) -> tuple[torch.Tensor, list[str]]:
+    pixels = np.stack([tower.squash(decode_rgb(source.read_image(i))) for i in range(len(source))])
+    return torch.from_numpy(pixels), source.captions.to_pylist()
+
+
+def report_blurs(tower: Tower, source: Source) -> None:
+    pixels, captions = read(tower, source)
+    images = pixels.numpy().astype(np.float32)
+    rows = []
+    for name, width in BLURS.items():
+        change = mean_colour if width == np.inf else partial(blurred, blur=width)
+        seen = [change(image) for image in images]
+        cosines = [score_of(tower, text)(image[None])[0] for text, image in zip(captions, seen, strict=True)]
+        rows.append([name, f"{np.mean(cosines):.3f}"])
+    print_table(["baseline", "cos(image, caption)"], rows)
+
+
+def report(tower: Tower, source: Source) -> None:
+    pixels, captions = read(tower, source)
     others = other_captions(captions)
     swaps = [source.swap(i) or Swap(others[i]) for i in range(len(source))]
     methods = [method for method in METHODS if method != "scorecam" and can_read(method, tower)]
     maps = {method: caption_maps(tower, pixels, captions, swaps, method) for method in methods}
     faithful, swapped = FaithTally(), {method: SwapTally() for method in methods}
-    for i in tqdm(range(len(source)), desc=spec, leave=False):
+    for i in tqdm(range(len(source)), desc=source.name, leave=False):
         mask, image = source.read_mask(i), pixels[i].numpy().astype(np.float32)
         named = named_captions(captions[i], swaps[i])
         cosines = {row: float(score_of(tower, text)(image[None])[0]) for row, text in named.items()}
@@ -60,7 +83,6 @@ def report(spec: str, clip: str, limit: int) -> None:
         for method, made in maps.items():
             pair = {row: made[row][i] for row in named}
             swapped[method].add(i, swap_figures(pair, cosines, FULL, mask, swaps[i].mask))
-    print(f"\n{spec}, {clip} ({tower.layer.pooling}): {len(source)} pairs\n")
     print_table(["method", *FIGURES.values()], faithful_rows(faithful, methods))
     print_table(["method", "own caption", "another", "moved", "left", "fading", "weaker"], swap_rows(swapped))
 

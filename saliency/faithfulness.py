@@ -117,9 +117,9 @@ def pixel_ranks(laid: NDArray[np.float32], ties: NDArray[np.float32]) -> NDArray
     return ranks.reshape(laid.shape)
 
 
-def blurred(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """An image [3, S, S] after a Gaussian of ``BLUR`` · S, with its edges mirrored."""
-    deviation = BLUR * image.shape[-1]
+def blurred(image: NDArray[np.float32], blur: float = BLUR) -> NDArray[np.float32]:
+    """An image [3, S, S] after a Gaussian with a deviation of ``blur`` · S, with its edges mirrored."""
+    deviation = blur * image.shape[-1]
     return np.asarray(gaussian_filter(image, (0, deviation, deviation), mode="reflect"), np.float32)
 
 

@@ -174,7 +174,8 @@ class FaithTally(Records):
 
     def measure(self, image: int, found: Mapping[str, Faithfulness]) -> None:
         """Take in the rows of one pair under the number of its image."""
-        values: dict[Any, float] = {}
+        first = next(iter(found.values()))
+        values: dict[Any, float] = {("image", name): curve[0] - curve[-1] for name, curve in first.deletion.items()}
         for row, one in found.items():
             values[row, "saco"] = one.saco
             for name in BASELINES:
@@ -201,6 +202,7 @@ class FaithTally(Records):
             figures={row: figures[row] for row in present},
             differences={row: self.differences(MAPS, row, seed) for row in present if row != MAPS},
             curves={(row, name): np.mean(curves, axis=0).tolist() for (row, name), curves in self.curves.items()},
+            evidence=self.estimates({name: self.column(("image", name)) for name in BASELINES}, seed),
             swaps=swaps,
             skipped=tuple(skipped),
         )

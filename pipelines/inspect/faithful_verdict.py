@@ -5,7 +5,7 @@ docs/guide/faithfulness.md explains the figures.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ class FaithScores:
     ``pairs`` measured, of ``images`` images. ``figures``, by row (``ROWS``, the oracle only over pairs with a mask) and
     figure (``FIGURES``): the areas under insertion and deletion curves of cos(image, caption), −1..1, and SaCo, −1..1.
     ``differences``: maps − control, by control. ``curves``: means by (row, figure), at equally spaced shares of pixels
-    from 0 to 1. ``swaps``: None where no caption could be swapped. ``skipped``: pairs that can't be read.
+    from 0 to 1. ``evidence``, by baseline: cos(image, caption) − cos(baseline, caption), which the curves divide among
+    the pixels. ``swaps``: None where no caption could be swapped. ``skipped``: pairs that can't be read.
     """
 
     pairs: int
@@ -99,6 +100,7 @@ class FaithScores:
     figures: dict[str, dict[str, Estimate]]
     differences: dict[str, dict[str, Estimate]]
     curves: dict[tuple[str, str], list[float]]
+    evidence: dict[str, Estimate] = field(default_factory=dict)
     swaps: SwapScores | None = None
     skipped: tuple[tuple[str, str], ...] = ()
 
@@ -129,7 +131,16 @@ class FaithScores:
             return "No pair could be measured."
         first = compare_in_words(self._gains(RANDOM), "beat a random map", "a random map", names=FIGURES)
         second = compare_in_words(self._gains(CENTRE), "beat the centre prior", "the centre prior", "They", FIGURES)
-        return f"{first} {second}"
+        return " ".join([first, second, *self._doubts()])
+
+    def _doubts(self) -> list[str]:
+        """That curves mean little where there is nothing to explain."""
+        none = {name: each for name, each in self.evidence.items() if not each.above_zero}
+        return [
+            f"With the {name} baseline the curves mean little: cos(image, caption) is not above that of the baseline "
+            f"({each.signed()})."
+            for name, each in none.items()
+        ]
 
     def _gains(self, control: str) -> dict[str, Estimate]:
         """The differences from a control, turned so that more is better."""

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,9 @@ def test_maps_of_the_shipped_clip_are_true_to_it(scene_maps, tmp_path):
     curves = found["curves"][MAPS]
     assert curves["insertion_mean"][-1] == curves["deletion_mean"][0] == curves["deletion_blurred"][0]
     assert len(curves["insertion_mean"]) == 11
+    difference = found["evidence"]["mean"]["mean"]
+    assert difference == pytest.approx(curves["deletion_mean"][0] - curves["deletion_mean"][-1])
+    assert difference > 0.3
     swaps = found["swaps"]
     assert (swaps["pairs"], swaps["with_present"], swaps["known"]) == (5, 5, True)
     assert swaps["effects"]["moved"]["low"] > 0.1
@@ -69,7 +73,7 @@ def test_maps_of_the_shipped_clip_are_true_to_it(scene_maps, tmp_path):
     assert numbers["facts"]["curves"] == str(tmp_path / "g-faithful.png")
     lines = result.stdout.splitlines()
     for start in ("maps", "oracle", "centre prior", "random", "uniform", "inverted", "maps − centre", "maps − random"):
-        (row,) = [line for line in lines if line.startswith(f"{start} ") and line.count("±") == 5]
+        (row,) = [line for line in lines if line[:14].strip() == start and line.count("±") == 5]
         assert len(row) <= 80
     words = " ".join(result.stdout.split())
     assert "The maps beat a random map in every figure." in words
@@ -182,6 +186,11 @@ def test_words_follow_the_intervals():
     assert scores.verdict() == (
         "The maps beat a random map in every figure. They do not beat the centre prior: worse than the centre prior in "
         "insertion, blurred, deletion, blurred, insertion, mean and deletion, mean; undecided in SaCo."
+    )
+    doubted = replace(scores, evidence={"blurred": up, "mean": unclear}).verdict()
+    assert doubted.removeprefix(scores.verdict()) == (
+        " With the mean baseline the curves mean little: cos(image, caption) is not above that of the baseline "
+        "(+0.100 ± 0.200)."
     )
     assert FaithTally().scores(None, [], 0).verdict() == "No pair could be measured."
     swaps = SwapScores(9, 4, True, {}, {"moved": down, "fading": unclear, "weaker": Estimate(0.5, 0.4, 0.6)})
