@@ -81,7 +81,8 @@ class SwapScores:
         fading, weaker = self.effects["fading"], self.effects["weaker"]
         claim = _decided(fading, "fades", "grows stronger", "neither fades nor grows for certain")
         share = f"its peak is lower for {weaker.mean:.0%} of the pairs"
-        return " ".join([*told, f"When it names {absent}, the map {claim} ({fading.signed()}; {share})."])
+        subject = "it" if told else "the caption"
+        return " ".join([*told, f"When {subject} names {absent}, the map {claim} ({fading.signed()}; {share})."])
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,8 @@ def print_faithfulness(scores: FaithScores) -> None:
     Console().print(plain(f"\n{scores.verdict()}"))
     if scores.swaps:
         heading, *rows = scores.swaps.table()
-        present = f"{scores.swaps.with_present} of them for an object in the image"
-        print_table(f"{scores.swaps.pairs} captions swapped, {present}, 95 % intervals", heading, rows)
+        present = f", {scores.swaps.with_present} for an object of the image" if scores.swaps.with_present else ""
+        print_table(f"{scores.swaps.pairs} captions swapped{present}, 95 % intervals", heading, rows)
         Console().print(plain(f"\n{scores.swaps.verdict()}"))
     elif scores.figures:
         Console().print("\nNo caption could be swapped: there is one caption in all.")
