@@ -4,9 +4,9 @@
 
 SOURCE is any source with captions, CLIP ``demo`` (the shipped one) or what ``--clip`` takes. ``--limit`` pairs, evenly
 spaced, are judged as ``inspect --faithful`` does: insertion and deletion, SaCo, and captions that name another object.
-Every method sees the same pairs, and the controls are measured once. ScoreCAM, which runs the model once for every
-channel, is left out. ``--blurs`` says instead what is left of cos(image, caption) after Gaussians of several widths.
-Prints Markdown.
+Every method sees the same pairs, and the controls are measured once. ↑ and ↓ mark figures whose paired difference from
+the random map has an interval above or below zero. ScoreCAM, which runs the model once for every channel, is left out.
+``--blurs`` says instead how high cos(image, caption) is after Gaussians of several widths. Prints Markdown.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pipelines.inspect.faithful import FaithTally, SwapTally, measure_rows, named_captions, swap_figures
 from pipelines.inspect.faithful_verdict import ABSENT, FIGURES, INVERTED, ORACLE, OWN, PRESENT, RANDOM
 from pipelines.inspect.map_scores import evenly_spaced
-from pipelines.inspect.map_verdict import CENTRE
+from pipelines.inspect.map_verdict import CENTRE, Estimate
 from pipelines.sources.images import decode_rgb
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source import Source, Swap
@@ -110,7 +110,15 @@ def faithful_rows(tally: FaithTally, methods: list[str]):
     for row in (*CONTROLS, *methods):
         if found := tally.figures(row):
             name = f"{row} (`{methods[0]}`)" if row == INVERTED else f"`{row}`" if row in methods else row
-            yield [name, *(str(found[figure]) for figure in FIGURES)]
+            apart = tally.differences(row, RANDOM)
+            marks = {
+                figure: "↑" if each.above_zero else "↓" if each.below_zero else "" for figure, each in apart.items()
+            }
+            yield [name, *(f"{found[figure]} {marks[figure]}".strip() for figure in FIGURES)]
+
+
+def mark(difference: Estimate) -> str:
+    return "↑" if difference.above_zero else "↓" if difference.below_zero else ""
 
 
 def swap_rows(tallies: dict[str, SwapTally]):
