@@ -175,6 +175,8 @@ def print_faithfulness(scores: FaithScores) -> None:
         title = f"{scores.pairs} maps judged by the model that made them, 95 % intervals"
         print_table(title, heading, [[cell.replace(" ± ", "±") for cell in cells] for cells in rows], space=1)
     Console().print(plain(f"\n{scores.verdict()}"))
+    if scores.skipped:
+        Console().print(plain(f"Passed over: {len(scores.skipped)} pairs, first: {': '.join(scores.skipped[0])}"))
     if scores.swaps:
         heading, *rows = scores.swaps.table()
         present = f", {scores.swaps.with_present} for an object of the image" if scores.swaps.with_present else ""

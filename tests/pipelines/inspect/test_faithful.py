@@ -20,6 +20,7 @@ from pipelines.inspect.faithful_verdict import (
     ROWS,
     FaithScores,
     SwapScores,
+    print_faithfulness,
 )
 from pipelines.inspect.inspect import inspect
 from pipelines.inspect.map_verdict import CENTRE, MAPS, UNIFORM, Estimate
@@ -80,7 +81,7 @@ def test_maps_of_the_shipped_clip_are_true_to_it(scene_maps, tmp_path):
     assert "When the caption names another object of the image, the map moves to it (+0." in words
 
 
-def test_a_source_without_masks_has_no_oracle_and_swaps_captions_of_its_own(tmp_path, tiny_clip):
+def test_a_source_without_masks_has_no_oracle_and_swaps_captions_of_its_own(tmp_path, tiny_clip, capsys):
     pictures = write_objects(tmp_path / "pictures", 5)
     (pictures / "metadata.jsonl").write_text(
         "".join(json.dumps({"file_name": f"{i}.png", "caption": f"object {i}"}) + "\n" for i in range(5))
@@ -102,6 +103,8 @@ def test_a_source_without_masks_has_no_oracle_and_swaps_captions_of_its_own(tmp_
     random = score_faithfulness(table, source, limit=4, seed=1).curves[RANDOM, "insertion_mean"]
     assert random != found.curves[RANDOM, "insertion_mean"]
     json.dumps(found.to_json(), allow_nan=False)
+    print_faithfulness(found)
+    assert "Passed over: 1 pairs, first: 2.png: " in capsys.readouterr().out
 
 
 def test_one_caption_in_all_is_not_swapped(tmp_path, tiny_clip):
