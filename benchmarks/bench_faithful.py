@@ -1,12 +1,13 @@
 """How true the maps of each saliency method are to their CLIP, by its own score when pixels and captions change.
 
-    python benchmarks/bench_faithful.py SOURCE CLIP [SOURCE CLIP …] [--limit 100] [--blurs]
+    python benchmarks/bench_faithful.py [SOURCE CLIP …] [--limit 100] [--blurs]
 
-SOURCE is any source with captions, CLIP ``demo`` (the shipped one) or what ``--clip`` takes. ``--limit`` pairs, evenly
-spaced, are judged as ``inspect --faithful`` does: insertion and deletion, SaCo, and captions that name another object.
-Every method sees the same pairs, and the controls are measured once. ↑ and ↓ mark figures whose paired difference from
-the random map has an interval above or below zero. ScoreCAM, which runs the model once for every channel, is left out.
-``--blurs`` says instead how high cos(image, caption) is after Gaussians of several widths. Prints Markdown.
+SOURCE is any source with captions (built-in scenes if not given), CLIP ``demo`` (the shipped one) or what ``--clip``
+takes. ``--limit`` pairs, evenly spaced, are judged as ``inspect --faithful`` does: insertion and deletion, SaCo, and
+captions that name another object. Every method sees the same pairs, and the controls are measured once. ↑ and ↓ mark
+figures whose paired difference from the random map has an interval above or below zero. ScoreCAM, which runs the model
+once for every channel, is left out. ``--blurs`` says instead how high cos(image, caption) is after Gaussians of several
+widths. Prints Markdown.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from saliency.methods.methods import METHODS
 from saliency.quality import other_captions
 from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
 
+SCENES = ("shapes:1000,split=test,objects=2-3", "demo")
 CONTROLS = (ORACLE, CENTRE, RANDOM, INVERTED)
 BLURS = {"none": 0.0, "5/224, as RISE": 5 / 224, "0.05": 0.05, "0.1": 0.1, "0.2": 0.2, "mean colour": np.inf}
 """Deviations in sides of the square."""
@@ -37,7 +39,7 @@ BLURS = {"none": 0.0, "5/224, as RISE": 5 / 224, "0.05": 0.05, "0.1": 0.1, "0.2"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="+", metavar="SOURCE CLIP")
+    parser.add_argument("pairs", nargs="*", metavar="SOURCE CLIP", default=SCENES)
     parser.add_argument("--limit", type=int, default=100, help="pairs of a source")
     parser.add_argument("--blurs", action="store_true")
     arguments = parser.parse_args()
