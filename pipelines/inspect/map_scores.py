@@ -218,11 +218,12 @@ def _read_batch(
         made = remaker.maps(looks, [captions[position] for position in good]) if good else None
         shuffled = np.zeros((0, table.grid, table.grid), np.float32) if made is None else made
     images = pairs if source.rows is None else source.rows[pairs]
-    masks = _masks(source, pairs, skipped)
+    masks = true_masks(source, pairs, skipped)
     return _Batch(pairs, images, table.raw_maps(rows[pairs]), table.boxes(rows[pairs]), shuffled, masks)
 
 
-def _masks(source: Source, pairs: NDArray[np.int64], skipped: Skipped) -> Iterator[Mask | None]:
+def true_masks(source: Source, pairs: NDArray[np.int64], skipped: Skipped) -> Iterator[Mask | None]:
+    """The true masks of some pairs, read one at a time; those that can't be read go to ``skipped``, and are None."""
     for i in pairs.tolist():
         try:
             yield source.read_mask(i)
