@@ -131,6 +131,7 @@ def inspect(given: Given, quiet: Quiet = False) -> None:
     Maps are also scored, and compared with a centre prior, a shuffled caption and a uniform map. With --masks they show
     which patches a training would hide.
     """
+    from pipelines.inspect.faithful_verdict import print_faithfulness
     from pipelines.inspect.hidden_verdict import print_hidden
     from pipelines.inspect.inspect import inspect as look
     from pipelines.inspect.map_verdict import print_map_scores
@@ -140,6 +141,8 @@ def inspect(given: Given, quiet: Quiet = False) -> None:
     print_facts(found.facts)
     if found.map_scores:
         print_map_scores(found.map_scores)
+    if found.faithfulness:
+        print_faithfulness(found.faithfulness)
     if found.hidden:
         print_hidden(found.hidden)
     if unmet := found.unmet(options.require):

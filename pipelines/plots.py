@@ -124,6 +124,29 @@ def lines(
     _save(figure, path)
 
 
+def line_panels(
+    path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]], *, title: str, axis: str, unit: str
+) -> None:
+    """Two panels a row by their titles, each with series of values of one ``unit`` at equal steps from 0 to 1."""
+    plt = _pyplot()
+    rows = (len(panels) + 1) // 2
+    figure, axes = plt.subplots(rows, 2, figsize=(10, 3.4 * rows + 0.6), sharex=True, sharey=True, squeeze=False)
+    for plot, (name, series) in zip(axes.flat, panels.items(), strict=False):
+        for label, values in series.items():
+            plot.plot(np.linspace(0, 1, len(values)), values, marker="o", markersize=3, label=label)
+        plot.set_title(name, fontsize=10)
+        plot.grid(alpha=0.3)
+    for plot in axes[-1]:
+        plot.set_xlabel(axis)
+    for plot in axes[:, 0]:
+        plot.set_ylabel(unit)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(rect=(0, 0.3 / (3.4 * rows + 0.6), 1, 1))
+    _save(figure, path)
+
+
 def bars(
     path: Path, table: Mapping[str, Mapping[str, float]], *, title: str, unit: str, chance: float | None = None
 ) -> None:

@@ -14,11 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.build.model_input import see
+from saliency.faithfulness import Score
 from saliency.maps import dequantise, quantise
 from saliency.methods.methods import check_method
 from saliency.methods.windows import map_windows
 from saliency.table.table import SaliencyTable
 from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
+
+_BATCH = 64  # images that are scored at a time
 
 
 class Remaker:
@@ -62,6 +65,18 @@ class Remaker:
         values = raw.cpu().numpy()
         values[~np.isfinite(values).all(axis=(1, 2))] = 0
         return dequantise(*quantise(values))
+
+    def score(self, caption: str) -> Score:
+        """cos(image, caption) by the model that made the maps, of images float32 [k, 3, S, S] in 0..255."""
+        text = self._tower.encode_texts([caption])[0]
+
+        @torch.inference_mode()
+        def cosines(images: NDArray[np.float32]) -> NDArray[np.float64]:
+            parts = torch.split(torch.from_numpy(images), _BATCH)
+            found = torch.cat([self._tower.encode_images(self._tower.normalise(part)) @ text for part in parts])
+            return np.asarray(found.double().cpu())
+
+        return cosines
 
 
 def _load(made: dict[str, Any], device: str) -> Tower:

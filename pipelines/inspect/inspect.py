@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError, user_errors
+from pipelines.inspect.faithful import score_faithfulness
+from pipelines.inspect.faithful_verdict import FaithScores, draw_curves
 from pipelines.inspect.galleries import check_picture, draw_maps, draw_source
 from pipelines.inspect.map_scores import joined_pairs, score_maps, source_of_maps
 from pipelines.inspect.map_verdict import MapScores
@@ -38,20 +40,23 @@ class Inspection:
     """What ``inspect`` found.
 
     ``kind`` is maps, run or source; ``facts`` are lines of text by title, ``numbers`` the same as plain values;
-    ``map_scores`` says how good maps are, ``hidden`` what masks by them hide.
+    ``map_scores`` says how good maps are, ``faithfulness`` how true they are to their model, ``hidden`` what masks by
+    them hide.
     """
 
     kind: str
     facts: dict[str, str]
     numbers: dict[str, Any]
     map_scores: MapScores | None = None
+    faithfulness: FaithScores | None = None
     hidden: HiddenPatches | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values that ``json`` writes."""
         map_scores = self.map_scores.to_json() if self.map_scores else None
-        hidden = {"hidden_patches": self.hidden.to_json()} if self.hidden else {}
-        return {"kind": self.kind, "facts": self.numbers, "judgement": map_scores} | hidden
+        found = {"kind": self.kind, "facts": self.numbers, "judgement": map_scores}
+        found |= {"faithfulness": self.faithfulness.to_json()} if self.faithfulness else {}
+        return found | ({"hidden_patches": self.hidden.to_json()} if self.hidden else {})
 
     def unmet(self, figures: Sequence[str]) -> list[str]:
         """Those of the figures in which the maps do not beat the centre prior."""
@@ -107,6 +112,8 @@ def _inspect_maps(folder: Path, options: InspectOptions, quiet: bool) -> Inspect
         why = "its images are not at hand: give --source" if source is None else f"{source.name} has no masks or boxes"
         raise UserError(f"--require can't judge {folder}: {why}")
     facts, numbers = _describe_maps(table, manifest)
+    if source is None and options.faithful:
+        raise UserError(f"--faithful needs the images of {folder}, which are not at hand: give --source")
     if source is None:
         facts["images"] = "not at hand: give --source to draw a gallery or judge the maps"
     map_scores = score_maps(table, source, limit=options.limit, device=options.device, quiet=quiet)
@@ -120,7 +127,14 @@ def _inspect_maps(folder: Path, options: InspectOptions, quiet: bool) -> Inspect
         size, scores = options.gallery_size, map_scores.per_pair
         drawn = draw_maps(options.gallery, source, table, rows, pairs, size=size, scores=scores)
         facts["gallery"], numbers["gallery"] = _named(drawn), [str(path) for path in drawn]
-    return Inspection("maps", facts, numbers, map_scores)
+    if source is None or not options.faithful:
+        return Inspection("maps", facts, numbers, map_scores)
+    faithfulness = score_faithfulness(table, source, limit=options.faithful_limit, device=options.device, quiet=quiet)
+    if options.gallery and faithfulness.figures:
+        curves = options.gallery.with_stem(f"{options.gallery.stem}-faithful")
+        draw_curves(curves, faithfulness)
+        facts["curves"] = numbers["curves"] = str(curves)
+    return Inspection("maps", facts, numbers, map_scores, faithfulness)
 
 
 def _open_maps(folder: Path, options: InspectOptions) -> tuple[SaliencyTable, Manifest | None, Source | None]:

@@ -139,12 +139,13 @@ class MapScores:
         """In plain words: whether the maps beat the centre prior, and whether they follow the caption."""
         if not self.figures:
             return "There are no true masks, so it is not known whether these maps find what their captions name."
-        first = _compare(self.differences[CENTRE], "beat the centre prior", "the centre prior")
+        first = compare_in_words(self.differences[CENTRE], "beat the centre prior", "the centre prior")
         if self.no_shuffle:
             return f"{first} Whether they follow the caption is unknown: {self.no_shuffle}."
         if SHUFFLED not in self.differences:
             return first  # no captions played a part
-        return f"{first} {_compare(self.differences[SHUFFLED], 'follow the caption', 'a shuffled caption', 'They')}"
+        shuffled = self.differences[SHUFFLED]
+        return f"{first} {compare_in_words(shuffled, 'follow the caption', 'a shuffled caption', 'They')}"
 
 
 def shown(row: str) -> str:
@@ -152,13 +153,16 @@ def shown(row: str) -> str:
     return row.replace("_", " ")
 
 
-def _compare(differences: dict[str, Estimate], claim: str, control: str, subject: str = "The maps") -> str:
-    better = [name for name in FIGURES if differences[name].above_zero]
-    worse = [name for name in FIGURES if differences[name].below_zero]
-    undecided = [name for name in FIGURES if name not in (*better, *worse)]
-    if len(better) == len(FIGURES):
+def compare_in_words(
+    differences: dict[str, Estimate], claim: str, control: str, subject: str = "The maps", names: dict[str, str] = NAMES
+) -> str:
+    """Whether the subject does what is claimed, by its differences from a control, where more is better."""
+    better = [names[name] for name, difference in differences.items() if difference.above_zero]
+    worse = [names[name] for name, difference in differences.items() if difference.below_zero]
+    undecided = [names[name] for name in differences if names[name] not in (*better, *worse)]
+    if len(better) == len(differences):
         return f"{subject} {claim} in every figure."
-    if len(undecided) == len(FIGURES):
+    if len(undecided) == len(differences):
         return f"Whether {subject.lower()} {claim} is undecided in every figure."
     head = f"{subject} {claim} in {_listed(better)}" if better else f"{subject} do not {claim}"
     rest = [f"worse than {control} in {_listed(worse)}"] if worse else []
@@ -166,8 +170,7 @@ def _compare(differences: dict[str, Estimate], claim: str, control: str, subject
     return f"{head}{'; ' if better else ': '}{'; '.join(rest)}."
 
 
-def _listed(names: list[str]) -> str:
-    words = [NAMES[name] for name in names]
+def _listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
@@ -181,11 +184,16 @@ def without_nan(value: Any) -> Any:
 def print_map_scores(map_scores: MapScores) -> None:
     """The maps beside their controls, figure by figure, and what follows in words."""
     heading, *rows = map_scores.table() or [[]]
-    console = Console()
     if rows:
-        title = f"\n{map_scores.judged} maps with true masks, 95 % intervals"
-        table = Table(*heading, box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title, title_justify="left")
-        for cells in rows:
-            table.add_row(*map(plain, cells))
-        console.print(table)
-    console.print(plain(f"\n{map_scores.verdict()}"))
+        print_table(f"{map_scores.judged} maps with true masks, 95 % intervals", heading, rows)
+    Console().print(plain(f"\n{map_scores.verdict()}"))
+
+
+def print_table(title: str, heading: list[str], rows: list[list[str]], *, space: int = 2) -> None:
+    """A table of text under a title, after an empty line; ``space`` between its columns."""
+    table = Table(
+        *heading, box=None, padding=(0, space, 0, 0), pad_edge=False, title=f"\n{title}", title_justify="left"
+    )
+    for cells in rows:
+        table.add_row(*map(plain, cells))
+    Console().print(table)

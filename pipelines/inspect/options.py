@@ -46,6 +46,8 @@ class InspectOptions:
             "with {what}",
             "it belongs to maps, to a source, and to --gate",
         ),
+        Effect(("faithful",), lambda options: options.kind == "maps", "with {what}", "it belongs to maps"),
+        Effect(("faithful_limit",), lambda options: options.faithful, "without --faithful"),
         Effect(
             (
                 *("views", "seed", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass"),
@@ -55,7 +57,12 @@ class InspectOptions:
             lambda options: options.masks,
             "without --masks",
         ),
-        Effect(("require", "device"), lambda options: not options.masks, "with --masks", "no map is scored there"),
+        Effect(
+            ("require", "faithful", "device"),
+            lambda options: not options.masks,
+            "with --masks",
+            "no map is scored there",
+        ),
         *SALIENT_EFFECTS,
     )
 
@@ -87,6 +94,18 @@ class InspectOptions:
             panel=SCORES,
         ),
     ] = ()
+    faithful: Annotated[
+        bool,
+        Option("Also judge maps by their CLIP's score when pixels and captions change. Needs no masks.", panel=SCORES),
+    ] = False
+    faithful_limit: Annotated[
+        int,
+        Option(
+            "Number of pairs for --faithful at most, evenly spaced. Each costs about 190 forward passes.",
+            least=1,
+            panel=SCORES,
+        ),
+    ] = 100
     views: Annotated[int, Option("Random views of each pair to draw masks for.", least=1, panel=MASKS)] = 4
     mask_ratio: MaskRatio = None
     salient_ratio: SalientRatio = SALIENT_RATIO

@@ -68,8 +68,8 @@ def draw_scene(index: int, *, split: str = "train", objects: tuple[int, int] = (
     ``objects`` bounds the number of objects, inclusive; ``size`` is the side in pixels.
     """
     plan = plan_scene(index, split, objects, size)
-    image, mask = plan.paint()
-    return Scene(image, plan.caption, mask, plan.label, plan.objects)
+    image, masks = plan.paint()
+    return Scene(image, plan.caption, masks[0], plan.label, plan.objects)
 
 
 def scene_caption(index: int, *, split: str = "train", objects: tuple[int, int] = (1, 3), size: int = 96) -> str:
@@ -90,7 +90,7 @@ Place = tuple[float, float, float]
 class ScenePlan:
     """A scene with every random choice made."""
 
-    caption: str
+    template: str
     label: int
     objects: tuple[tuple[str, str], ...]
     places: list[Place]
@@ -99,13 +99,23 @@ class ScenePlan:
     draw: Callable[[NDArray[np.float64], int, Place], tuple[NDArray[np.float64], NDArray[np.bool_]]]
     """A picture, the number of an object, its place → the picture with the object, and its mask [S, S]."""
 
-    def paint(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """The image, and the mask of the named object."""
+    @property
+    def caption(self) -> str:
+        """The caption, which names the first object."""
+        return self.caption_of(self.objects[0])
+
+    def caption_of(self, named: tuple[str, str]) -> str:
+        """The same caption for another (colour, shape), in the scene or not."""
+        color, shape = named
+        return self.template.format(a="an" if color == "orange" else "a", color=color, shape=shape)
+
+    def paint(self) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+        """The image, and the masks of all objects."""
         image, masks = self.background(), []
         for number, place in enumerate(self.places):
             image, mask = self.draw(image, number, place)
             masks.append(mask)
-        return np.clip(image, 0, 255).round().astype(np.uint8), masks[0]
+        return np.clip(image, 0, 255).round().astype(np.uint8), masks
 
 
 def plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> ScenePlan:
@@ -120,8 +130,7 @@ def plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> S
     strokes = [
         (rng.uniform(-0.35, 0.35), rng.normal(0, 0.05, (size, size, 1)), _slope(rng, size, 0.12)) for _ in places
     ]
-    named = {"color": names[colors[0]], "shape": SHAPES[shapes[0]], "a": "an" if names[colors[0]] == "orange" else "a"}
-    caption = TEMPLATES[rng.integers(len(TEMPLATES))].format(**named)
+    template = TEMPLATES[rng.integers(len(TEMPLATES))]
     described = tuple((names[c], SHAPES[s]) for c, s in zip(colors, shapes, strict=True))
 
     def draw(image: NDArray[np.float64], number: int, place: Place) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -131,7 +140,7 @@ def plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> S
         image = image * (1 - alpha[..., None]) + np.asarray(COLORS[color], np.float32) * shade * alpha[..., None]
         return image, alpha > 0.5
 
-    return ScenePlan(caption, int(colors[0]), described, places, background, draw)
+    return ScenePlan(template, int(colors[0]), described, places, background, draw)
 
 
 def generator_of(index: int, split: str) -> np.random.Generator:

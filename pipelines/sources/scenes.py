@@ -14,8 +14,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
-from pipelines.sources.scene_drawing import COLORS, OBJECT_COUNTS, draw_scene, scene_caption, scene_label
-from pipelines.sources.source import Source
+from pipelines.sources.scene_drawing import (
+    COLORS,
+    OBJECT_COUNTS,
+    SHAPES,
+    draw_scene,
+    generator_of,
+    plan_scene,
+    scene_caption,
+    scene_label,
+)
+from pipelines.sources.source import Source, Swap
 
 GRAMMAR = "shapes:N[,split=NAME][,objects=A-B][,size=PIXELS]"
 
@@ -89,6 +98,24 @@ class SceneMasks:
         return draw_scene(row, split=scenes.split, objects=scenes.bounds, size=scenes.size).mask
 
 
+@dataclass(frozen=True)
+class SceneSwaps:
+    """The captions of the scenes with another object named: one of the same scene, and one that is not there."""
+
+    scenes: Scenes
+
+    def __getitem__(self, row: int) -> Swap:
+        scenes = self.scenes
+        plan = plan_scene(row, scenes.split, scenes.bounds, scenes.size)
+        taken = {word for named in plan.objects for word in named}
+        rng = generator_of(row, f"{scenes.split}, absent")  # other numbers than those that draw the scene
+        absent = [str(rng.choice([word for word in words if word not in taken])) for words in (COLORS, SHAPES)]
+        present, mask = None, None
+        if len(plan.objects) > 1:
+            present, mask = plan.caption_of(plan.objects[1]), plan.paint()[1][1]
+        return Swap(plan.caption_of((absent[0], absent[1])), present, mask)
+
+
 def open_scenes(spec: str, limit: int | None = None, split: str | None = None) -> Source:
     """The source that ``shapes:N,…`` asks for; ``split`` is used unless the text names one."""
     scenes = parse_scenes(spec, split)
@@ -102,6 +129,7 @@ def open_scenes(spec: str, limit: int | None = None, split: str | None = None) -
         scenes.labels(),
         list(COLORS),
         masks=SceneMasks(scenes),
+        swaps=SceneSwaps(scenes),
     )
 
 

@@ -58,6 +58,25 @@ class Masks(Protocol):
     def __getitem__(self, row: int, /) -> NDArray[np.bool_] | None: ...
 
 
+@dataclass(frozen=True)
+class Swap:
+    """A pair's caption with another object named instead.
+
+    ``absent`` names one that is not in the image. ``present`` names another one that is, with its ``mask`` bool [H, W];
+    both are None where the image has no other object.
+    """
+
+    absent: str
+    present: str | None = None
+    mask: NDArray[np.bool_] | None = None
+
+
+class Swaps(Protocol):
+    """Where a source's swapped captions are: row number to captions and mask."""
+
+    def __getitem__(self, row: int, /) -> Swap: ...
+
+
 @dataclass
 class Source:
     """Images with their columns; ``len(source)`` pairs, which ``source[i]`` reads.
@@ -78,6 +97,8 @@ class Source:
     label_names: list[str] | None = None
     urls: pa.Array | None = None
     masks: Masks | None = None
+    swaps: Swaps | None = None
+    """Captions that name another object, where the source knows what its images show; by ``rows`` as well."""
     videos: Videos | None = None
     """Where the images are the middle frames of videos, these; by ``rows`` as well."""
     rows: NDArray[np.int64] | None = None
@@ -144,6 +165,10 @@ class Source:
     def read_mask(self, i: int) -> NDArray[np.bool_] | None:
         """The true mask of pair ``i``, bool [H, W], True on the object; None if it has none."""
         return None if self.masks is None else self.masks[self.row(i)]
+
+    def swap(self, i: int) -> Swap | None:
+        """Pair ``i``'s caption with another object named, or None if the source does not know of any."""
+        return None if self.swaps is None else self.swaps[self.row(i)]
 
     def open_video(self, i: int) -> Video:
         """The video of pair ``i``; raises BadImage or OSError if it can't be read, and TypeError if there are none."""

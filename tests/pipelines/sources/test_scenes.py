@@ -65,3 +65,25 @@ def test_one_number_of_objects_and_two_splits():
     assert parse_scenes("shapes:5,split=test", "test").split == "test"
     with pytest.raises(UserError, match="'test' and 'train'"):
         parse_scenes("shapes:5,split=test", "train")
+
+
+def test_swapped_captions_name_another_object_and_one_that_is_not_there():
+    source = open_source("shapes:40,split=test,size=48")
+    for i, scene in enumerate(draw_scene(i, split="test", size=48) for i in range(40)):
+        swap = source.swap(i)
+        taken = {word for named in scene.objects for word in named}
+        assert not taken & set(swap.absent.split())
+        (color, shape), words = scene.objects[0], source.caption(i).split()
+        assert [color, shape] == words[words.index(color) :][:2]
+        if len(scene.objects) == 1:
+            assert swap.present is swap.mask is None
+            continue
+        (other_color, other_shape), there = scene.objects[1], swap.present.split()
+        assert [other_color, other_shape] == there[there.index(other_color) :][:2]
+        assert swap.mask.any()
+        assert not (swap.mask & scene.mask).any()
+        means = scene.image[swap.mask].mean(axis=0), np.asarray(COLORS[other_color])
+        assert np.abs(means[0] - means[1]).max() < 60  # shaded, and yet of that colour
+    assert source.select([7]).swap(0).absent == source.swap(7).absent
+    assert "an orange" in {" ".join(source.swap(i).absent.split()[-3:-1]) for i in range(40)}
+    assert pickle.loads(pickle.dumps(source)).swap(3).present == source.swap(3).present
