@@ -37,7 +37,7 @@ from saliency.files import read_json, remove_leftovers, write_atomically, write_
 from saliency.table.card import CardFacts, dataset_card, last_part, without_folders
 from saliency.table.checks import PUBLISHED, TableReport
 from saliency.table.manifest import Manifest, Shard
-from saliency.table.shard import METADATA_KEY
+from saliency.table.shard import METADATA_KEY, shard_writer
 
 LARGEST_ROW_GROUP = 100_000_000
 """Bytes uncompressed: the Hub's viewer reads at most 300 MB for a page, and advises 100 to 300 MB a row group."""
@@ -278,7 +278,7 @@ def _stage_shard(path: Path, target: Path, shard: Shard, *, symbolic: bool) -> S
     public = file.schema_arrow.with_metadata({METADATA_KEY: json.dumps(_public(metadata), sort_keys=True).encode()})
 
     def write(sink: Any) -> None:
-        with pq.ParquetWriter(sink, public, compression="zstd", write_page_index=True) as writer:
+        with shard_writer(sink, public) as writer:
             for batch in file.iter_batches(batch_size=rows):
                 writer.write_table(pa.Table.from_batches([batch], public), row_group_size=rows)
 
