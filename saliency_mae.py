@@ -3,7 +3,7 @@
 What the command line does, as functions, on the same code:
 
 - ``sm.load_clip``, ``sm.heatmap``, ``sm.overlay``: what speaks for a caption in an image
-- ``sm.build_saliency``, ``sm.verify``, ``sm.publish``, ``sm.open_maps``: the maps of a whole source, and their rows
+- ``sm.build_saliency``, ``sm.verify``, ``sm.diff``, ``sm.publish``, ``sm.open_maps``: the maps of a whole source
 - ``sm.mask``: the masks, for a training loop of one's own
 - ``sm.pretrain``, ``sm.evaluate``, ``sm.compare``: training, and what it was good for
 - ``sm.load``: a model with ``encode``, ``reconstruct`` and its ``transform``
@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipelines.api.heatmap import Heatmap, heatmap, load_clip, overlay
-    from pipelines.api.jobs import build_saliency, compare, evaluate, pretrain, publish, verify
+    from pipelines.api.jobs import build_saliency, compare, diff, evaluate, pretrain, publish, verify
     from pipelines.api.maps import Maps, open_maps
     from pipelines.api.masks import Masks, mask
     from pipelines.api.model import Model, load
     from pipelines.api.results import BuiltMaps, Checks, Compared, Evaluation, Published, Run
+    from pipelines.diff.difference import MapDifference
     from pipelines.errors import UserError
     from saliency import __version__
 
@@ -39,6 +40,7 @@ __all__ = [
     "Compared",
     "Evaluation",
     "Heatmap",
+    "MapDifference",
     "Maps",
     "Masks",
     "Model",
@@ -48,6 +50,7 @@ __all__ = [
     "__version__",
     "build_saliency",
     "compare",
+    "diff",
     "evaluate",
     "heatmap",
     "load",
@@ -62,11 +65,12 @@ __all__ = [
 
 _ROOMS = {
     "pipelines.api.heatmap": ("Heatmap", "heatmap", "load_clip", "overlay"),
-    "pipelines.api.jobs": ("build_saliency", "compare", "evaluate", "pretrain", "publish", "verify"),
+    "pipelines.api.jobs": ("build_saliency", "compare", "diff", "evaluate", "pretrain", "publish", "verify"),
     "pipelines.api.maps": ("Maps", "open_maps"),
     "pipelines.api.masks": ("Masks", "mask"),
     "pipelines.api.model": ("Model", "load"),
     "pipelines.api.results": ("BuiltMaps", "Checks", "Compared", "Evaluation", "Published", "Run"),
+    "pipelines.diff.difference": ("MapDifference",),
     "pipelines.errors": ("UserError",),
     "saliency": ("__version__",),
 }

@@ -18,9 +18,9 @@ from saliency.files import user_path
 _LOCK = ".lock"
 _OURS = (
     {"config.json", "metrics.jsonl"}, {"config.json", "checkpoints"}, {"manifest.json", "data"}, {"prepared.json"},
-    {"runs", "report.md"}, {"runs", "results.json"}, {"report.json", "rejected.jsonl"},
+    {"runs", "report.md"}, {"runs", "results.json"}, {"report.json", "rejected.jsonl"}, {"diff.json", "pairs.jsonl"},
 )  # fmt: skip
-"""What a run, maps, prepared images, a comparison and completed pictures have in their folders."""
+"""What a run, maps, prepared images, a comparison, completed pictures and differences have in their folders."""
 
 
 def is_ours(names: set[str]) -> bool:
