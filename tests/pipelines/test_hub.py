@@ -115,6 +115,7 @@ def test_shards_of_an_older_table_go(fresh, client, built, tmp_path):
     assert sorted(arrived(fresh, "me/maps")) == [
         "LICENSE.txt",
         "README.md",
+        "croissant.json",
         "data/train-00000-of-00001.parquet",
         "manifest.json",
     ]
