@@ -108,8 +108,10 @@ def merge(given: Given, quiet: Quiet = False) -> None:
 def inspect(given: Given, quiet: Quiet = False) -> None:
     """Describe maps, a run or a source of images.
 
-    Maps are also scored, and compared with a centre prior, a shuffled caption and a uniform map.
+    Maps are also scored, and compared with a centre prior, a shuffled caption and a uniform map. With --masks they show
+    which patches a training would hide.
     """
+    from pipelines.inspect.hidden_verdict import print_hidden
     from pipelines.inspect.inspect import inspect as look
     from pipelines.inspect.map_verdict import print_map_scores
 
@@ -118,11 +120,14 @@ def inspect(given: Given, quiet: Quiet = False) -> None:
     print_facts(found.facts)
     if found.map_scores:
         print_map_scores(found.map_scores)
+    if found.hidden:
+        print_hidden(found.hidden)
     if unmet := found.unmet(options.require):
         fail(f"the maps do not beat the centre prior in {', '.join(unmet)}", 1, "not met")
+    masked = ("--salient-ratio", f"{options.salient_ratio:g}") if options.masks else ()
     say_next(
         *{
-            "maps": ("pretrain", options.source or "SOURCE", "--saliency", options.what, "--out", "run"),
+            "maps": ("pretrain", options.source or "SOURCE", "--saliency", options.what, *masked, "--out", "run"),
             "run": ("evaluate", options.what, "LABELLED"),
             "source": ("build-saliency", options.what, "--out", "maps"),
         }[found.kind],

@@ -1,13 +1,15 @@
 """The whole of build-saliency beside its model alone, a bare forward pass and pytorch-grad-cam, in one run.
 
     python benchmarks/bench_build.py [--model ViT-B-16] [--pairs 64] [--batch 16] [--rounds 3] [--precision auto]
-                                     [--device cpu] [--workers 2] [--compile] [--skip-peer]
+                                     [--device cpu] [--workers 2] [--compile] [--skip-peer] [--captions 5]
+                                     [--method gradcam] [--size 500x375]
 
-Random weights; JPEGs of 500×375 with captions of their own in a folder. In every round, in turns: the forward pass of
+Random weights; JPEGs of 500×375 (--size) with captions of their own in a folder. In every round, in turns: the forward pass of
 the images alone, the maps of ready batches (the model-only rate: images decoded, texts encoded), the whole command in
 this process (read, decode, texts, maps, write), and pytorch-grad-cam in the two ways its users run it, with its default
-flags and a full backward pass: an image a call, as its README and examples do, and a batch a call. Prints pairs/s, the
-median of the rounds, and the ratios. The peer gets fewer images, since it is slower.
+flags and a full backward pass: an image a call, as its README and examples do, and a batch a call. Prints images/s, the
+median of the rounds, and the ratios. The peer gets fewer images, since it is slower. With --captions also the whole
+command over so many captions of each image, with one look at the image and with a look for each caption.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from PIL import Image
 from pytorch_grad_cam import GradCAM
 from safetensors.torch import save_file
 
+from pipelines.build import pairs as pairs_of_build
 from pipelines.build.build_saliency import build_saliency
 from pipelines.build.job import BuildOptions
 from pipelines.build.model_input import see
@@ -35,6 +38,7 @@ from saliency.towers.tower import load_tower
 
 TEXT = "a dog cat red house in the park with two people walking along old stone bridge under grey sky near river"
 PEER_IMAGES = 8
+ONE_LOOK, LOOK_EACH = "all captions, one look", "all captions, a look each"
 
 
 class ImageTower(torch.nn.Module):
@@ -66,17 +70,17 @@ def save_model(name, folder):
     )
 
 
-def write_pairs(folder, count):
+def write_pairs(folder, count, captions, size):
     """Photograph-like JPEGs: smooth structure and some noise, about the size of CC3M's."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     lines = []
     for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3)).astype(np.uint8)).resize((500, 375), Image.BICUBIC)
-        noisy = np.asarray(coarse).astype(int) + rng.integers(-12, 12, (375, 500, 3))
+        coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3)).astype(np.uint8)).resize(size, Image.BICUBIC)
+        noisy = np.asarray(coarse).astype(int) + rng.integers(-12, 12, (size[1], size[0], 3))
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{i:05d}.jpg", quality=88)
-        caption = " ".join(rng.choice(TEXT.split(), rng.integers(6, 18)))
-        lines.append(json.dumps({"file_name": f"{i:05d}.jpg", "caption": f"{caption} {i}"}))
+        texts = [" ".join([*rng.choice(TEXT.split(), rng.integers(6, 18)), str(i)]) for _ in range(captions)]
+        lines.append(json.dumps({"file_name": f"{i:05d}.jpg", "captions": texts}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
 
 
@@ -91,6 +95,9 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--skip-peer", action="store_true")
+    parser.add_argument("--captions", type=int, default=1)
+    parser.add_argument("--method", default="gradcam")
+    parser.add_argument("--size", type=lambda text: tuple(map(int, text.split("x"))), default=(500, 375))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         measure(Path(scratch), arguments)
@@ -100,14 +107,14 @@ def prepare_pair(scratch, arguments):
     """The model as the command loads it, and the pairs ready for it in batches: pixels and encoded texts."""
     (scratch / "clip").mkdir()
     save_model(arguments.model, scratch / "clip")
-    write_pairs(scratch / "pairs", arguments.pairs)
+    write_pairs(scratch / "pairs", arguments.pairs, arguments.captions, arguments.size)
     tower = load_tower(f"local-dir:{scratch / 'clip'}", device=arguments.device, precision=arguments.precision)
     if arguments.compile:
         tower.compile()
     lines = [json.loads(line) for line in (scratch / "pairs" / "metadata.jsonl").read_text().splitlines()]
     seen = [see((scratch / "pairs" / line["file_name"]).read_bytes(), tower, "squash", 1)[0][0] for line in lines]
     pixels = torch.from_numpy(np.stack(seen)).split(arguments.batch)
-    return tower, pixels, tower.encode_texts([line["caption"] for line in lines]).split(arguments.batch)
+    return tower, pixels, tower.encode_texts([line["captions"][0] for line in lines]).split(arguments.batch)
 
 
 def run_peer(tower, pixels, texts, size):
@@ -137,12 +144,13 @@ def measure(scratch, arguments):
 
     def maps():
         for batch, captions in zip(pixels, texts, strict=True):
-            saliency_maps(tower, batch, captions)[0].cpu()
+            saliency_maps(tower, batch, captions, method=arguments.method)[0].cpu()
         return arguments.pairs
 
-    stages = []
+    stages = {}
 
-    def command():
+    def command(name, captions="first", a_look=pairs_of_build.CAPTIONS_A_LOOK):
+        pairs_of_build.CAPTIONS_A_LOOK = a_look
         shutil.rmtree(scratch / "maps", ignore_errors=True)
         options = BuildOptions(
             str(scratch / "pairs"),
@@ -153,12 +161,19 @@ def measure(scratch, arguments):
             precision=arguments.precision,
             compile=arguments.compile,
             device=arguments.device,
+            method=arguments.method,
+            captions=captions,
         )
-        stages.append(Stages())
-        build_saliency(options, quiet=True, stages=stages[-1])
+        stages[name] = Stages()
+        build_saliency(options, quiet=True, stages=stages[name])
         return arguments.pairs
 
-    ways = {"forward pass": forward, "maps, model only": maps, "whole command": command}
+    ways = {"forward pass": forward, "maps, model only": maps, "whole command": lambda: command("whole command")}
+    if arguments.captions > 1:
+        ways |= {
+            ONE_LOOK: lambda: command(ONE_LOOK, "all"),
+            LOOK_EACH: lambda: command(LOOK_EACH, "all", 1),
+        }
     if not arguments.skip_peer:
         some = (pixels[0][:PEER_IMAGES], texts[0][:PEER_IMAGES])
         ways |= {
@@ -171,9 +186,10 @@ def measure(scratch, arguments):
             started = time.perf_counter()
             count = run()
             # the command's own clock starts when its model is loaded, as it is for the others
-            seconds = stages[-1].wall if name == "whole command" else time.perf_counter() - started
+            seconds = stages[name].wall if name in stages else time.perf_counter() - started
             rates[name].append(count / seconds)
-    report(arguments, tower, {name: statistics.median(values[1:]) for name, values in rates.items()}, stages[-1])
+    medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
+    report(arguments, tower, medians, stages)
 
 
 def report(arguments, tower, rates, stages):
@@ -185,17 +201,16 @@ def report(arguments, tower, rates, stages):
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; median of {arguments.rounds} rounds in turns"
     )
     for name, rate in rates.items():
-        print(f"{name:34s} {rate:8.2f} pairs/s")
+        print(f"{name:34s} {rate:8.2f} images/s")
     maps = rates["maps, model only"]
     print(f"maps, of a forward pass            {maps / rates['forward pass']:8.2f}")
     print(f"whole command, of the model only   {rates['whole command'] / maps:8.2f}")
+    for name in [name for name in rates if name.startswith("all captions")]:
+        print(f"{name}: {rates['whole command'] / rates[name]:.2f} times the cost of one caption an image")
     for name in [name for name in rates if name.startswith("pytorch")]:
         print(f"maps, times {name.removeprefix('pytorch-grad-cam, '):22s} {maps / rates[name]:8.2f}")
-    print(
-        "the command's last round:",
-        *(f"{stage} {seconds:.2f} s" for stage, seconds in stages.seconds.items()),
-        sep="\n  ",
-    )
+    for name, last in stages.items():
+        print(f"{name}, last round:", *(f"{stage} {seconds:.2f} s" for stage, seconds in last.seconds.items()))
 
 
 if __name__ == "__main__":

@@ -73,11 +73,13 @@ def in_colours(saliency: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(matplotlib.colormaps["magma"](saliency / peak if peak > 0 else saliency)[..., :3] * 255)
 
 
-def grey_out(image: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """An RGB image [H, W, 3] whose hidden patches (bool [h, w]) are grey."""
+def grey_out(
+    image: NDArray[np.uint8], hidden: NDArray[np.bool_], colour: tuple[int, int, int] = (128, 128, 128)
+) -> NDArray[np.uint8]:
+    """An RGB image [H, W, 3] whose hidden patches (bool [h, w]) are grey, or of another colour."""
     rows, columns = image.shape[0] // hidden.shape[0], image.shape[1] // hidden.shape[1]
     large = np.kron(hidden, np.ones((rows, columns), bool))
-    return np.where(large[..., None], np.uint8(128), image)
+    return np.where(large[..., None], np.asarray(colour, np.uint8), image)
 
 
 def loss_curve(

@@ -52,6 +52,7 @@ IDS = [f"{name}-{option.name}" for name, option in OPTIONS]
 GIVEN = {
     ("build-saliency", "shard"): ((2, 5), ["2/5"]),
     ("pretrain", "image_size"): ((32, 48), ["32x48"]),
+    ("inspect", "image_size"): ((32, 48), ["32x48"]),
     ("pretrain", "salient_schedule"): ((0.0, 0.5), ["0:0.5"]),
     ("reconstruct", "size"): ((640, 480), ["640x480"]),
     ("encode", "size"): ((640, 480), ["640x480"]),
@@ -308,7 +309,14 @@ def test_the_shell_completes(line, offered):
 
 PANELS = {
     "build-saliency": {"Maps": "--grid", "Data": "--captions", "Speed": "--batch-size", "Where it runs": "--engine"},
-    "inspect": {"Gallery": "--gallery", "Scores": "--require", "Where it runs": "--device"},
+    "inspect": {
+        "Gallery": "--gallery",
+        "Scores": "--require",
+        "Masks": "--mask-ratio",
+        "Masks by saliency maps": "--salient-of",
+        "Model": "--image-size",
+        "Where it runs": "--device",
+    },
     "verify": {"Data": "--limit"},
     "publish": {"Preview pictures": "--preview", "Dataset card": "--licence"},
     "prepare": {"Data": "--captions", "Where it runs": "--workers"},

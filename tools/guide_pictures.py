@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import saliency_mae as sm  # noqa: E402
+from pipelines.inspect.inspect import inspect  # noqa: E402
+from pipelines.inspect.options import InspectOptions  # noqa: E402
 from pipelines.plots import contact_sheet, grey_out, overlay  # noqa: E402
 from pipelines.sources.open_source import open_source  # noqa: E402
 
@@ -37,7 +40,7 @@ MASKS = {
 
 
 def main() -> None:
-    """Writes ``captions.png`` and ``masks.png``."""
+    """Writes ``captions.png``, ``masks.png`` and ``which-patches.png``."""
     source = open_source("shapes:40,split=test,objects=3")
     clip = sm.load_clip("demo")
     images = [Image.open(BytesIO(source.read_image(row))).convert("RGB") for row in range(len(CAPTIONS))]
@@ -64,11 +67,26 @@ def main() -> None:
         cells = [np.kron(each.numpy(), np.ones((96 // GRID, 96 // GRID), bool)) for each in hidden]
         sheet[name] = [grey_out(np.asarray(images[row]), mask) for row, mask in zip(shown, cells, strict=True)]
     _draw(PICTURES / "masks.png", sheet)
+    _draw_hidden(PICTURES / "which-patches.png")
+
+
+def _draw_hidden(path: Path) -> None:
+    """What masks hide of three scenes, as ``inspect --masks`` draws it."""
+    with TemporaryDirectory() as place:
+        sm.build_saliency("shapes:40,split=test,objects=2-3", out=f"{place}/maps", quiet=True)
+        inspect(
+            InspectOptions(f"{place}/maps", masks=True, image_size=(96,), patch_size=8, gallery=path, gallery_size=3)
+        )
+    _in_few_colours(path)
 
 
 def _draw(path: Path, columns: dict[str, list[object]]) -> None:
     """A contact sheet in 128 colours, so that a clone stays small."""
     contact_sheet(path, columns)
+    _in_few_colours(path)
+
+
+def _in_few_colours(path: Path) -> None:
     with Image.open(path) as image:
         image.convert("RGB").quantize(128).save(path, optimize=True)
 

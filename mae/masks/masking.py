@@ -76,15 +76,13 @@ def forced_priorities(ranks: Tensor, count: int, uniform: Tensor) -> Tensor:
     return uniform + (ranks < count)
 
 
-def set_priorities(ranks: Tensor, members: Tensor, ratio: float, hidden: int, uniform: Tensor) -> Tensor:
-    """Priorities [B, N]: ``round(ratio·|set|)`` of each row's set ``members`` first, at most ``hidden``, by ``ranks``.
+def set_count(members: Tensor, ratio: float, hidden: int) -> Tensor:
+    """How many patches of each row's set ``members`` [B, N] are hidden: ``round(ratio·|set|)``, at most ``hidden``.
 
-    Then the patches outside the set, and last the rest of the set, each by noise ``uniform`` in [0, 1).
+    [B, 1].
     """
-    wide = torch.float32 if ranks.device.type == "mps" else torch.float64
-    count = (members.sum(1, keepdim=True).to(wide) * ratio).round().clamp(max=hidden)  # [B, 1]
-    chosen = members & (ranks < count)
-    return uniform + ~members + 2 * chosen
+    wide = torch.float32 if members.device.type == "mps" else torch.float64
+    return (members.sum(1, keepdim=True).to(wide) * ratio).round().clamp(max=hidden)
 
 
 def center_prior(grid: tuple[int, ...], device: torch.device | str | None = None) -> Tensor:
@@ -235,6 +233,26 @@ class Masking:
                 options = {"generator": generator, "progress": progress, "device": device}
                 return as_tubes(self(batch, grid[1:], saliency=maps, part=part, **options), grid[0])  # type: ignore[arg-type]
             saliency = maps
+        draw = self.draw(
+            batch, grid, generator=generator, saliency=saliency, progress=progress, device=device, part=part
+        )
+        return self.mask(draw)
+
+    def draw(
+        self,
+        batch: int,
+        grid: tuple[int, ...],
+        *,
+        generator: torch.Generator,
+        saliency: Tensor | None = None,
+        progress: float = 0.0,
+        device: torch.device | str | None = None,
+        part: Part | None = None,
+    ) -> Draw:
+        """What a call ranks the patches of its images with; the arguments are the same.
+
+        Each slot of a video has noise of its own.
+        """
         patches = math.prod(grid)
         hidden = hidden_count(patches, self.mask_ratio)
         _require(0 < hidden < patches, f"--mask-ratio {self.mask_ratio:g} would hide {hidden} of {patches} patches")
@@ -256,22 +274,38 @@ class Masking:
             None if part is None or part.before is None else part.before.to(place, torch.float32, non_blocking=True)
         )
         uniform, ties, pick = noise(3, patches)
-        draw = Draw(grid, hidden, self.ratio_at(progress), noise, uniform, ties, pick, saliency, before)
+        return Draw(grid, hidden, self.ratio_at(progress), noise, uniform, ties, pick, saliency, before)
+
+    def mask(self, draw: Draw) -> Mask:
+        """The masks of a draw."""
         return mask_from_priorities(self.row.load()(self, draw), self.mask_ratio)
 
     def rank(self, saliency: Tensor, draw: Draw) -> Tensor:
-        """Priorities [B, N] of the batch by ``saliency`` [B, N], as the settings and the draw's salient ratio say."""
+        """Priorities [B, N] of the batch by ``saliency`` [B, N], as the settings and the draw's salient ratio say.
+
+        The patches that are forced come first, each group by noise: with a salient set what is outside of it follows,
+        and the rest of the set comes last.
+        """
+        forced, members = self._forced(saliency, draw)
+        return draw.uniform + forced if members is None else draw.uniform + ~members + 2 * forced
+
+    def forced(self, draw: Draw) -> Tensor:
+        """Bool [B, N]: the patches that ``salient`` hides because they are salient; it hides the others by chance."""
+        return self._forced(draw.saliency, draw)[0]
+
+    def _forced(self, saliency: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
+        """The patches that are hidden because of ``saliency``, bool [B, N]; the salient set, if the ratio is of it."""
         weighted = self.salient_pick == "weighted"
         scores = weighted_scores(saliency, draw.pick, self.temperature) if weighted else saliency
         if self.salient_of == "salient":
             members = salient_set(saliency, draw.ties, self.salient_mass)
             ranks = top_ranks(torch.where(members, scores, -math.inf), draw.ties)
-            return set_priorities(ranks, members, draw.salient_ratio, draw.hidden, draw.uniform)
+            return members & (ranks < set_count(members, draw.salient_ratio, draw.hidden)), members
         count = round(draw.salient_ratio * (draw.hidden if self.salient_of == "mask" else saliency.shape[1]))
         # At the mask ratio the whole mask is salient, though M is rounded up; a schedule gets there but for rounding.
         if self.salient_of == "image" and draw.salient_ratio >= self.mask_ratio - 1e-9:
             count = draw.hidden
-        return forced_priorities(top_ranks(scores, draw.ties), min(count, draw.hidden), draw.uniform)
+        return top_ranks(scores, draw.ties) < min(count, draw.hidden), None
 
 
 def as_tubes(mask: Mask, slots: int) -> Mask:

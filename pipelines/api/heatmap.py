@@ -16,6 +16,7 @@ from pipelines.api.pictures import Picture, Pictures, each_of, open_picture, rea
 from pipelines.build.job import DEFAULT_CLIP, recipe_of
 from pipelines.build.model_input import Prepared, see, see_image
 from pipelines.build.options import BuildOptions, Fit
+from pipelines.build.pairs import CAPTIONS_A_LOOK
 from pipelines.build.shards import ShardMaps
 from pipelines.build.stages import Stages
 from pipelines.commandline.machine import usable_device
@@ -160,10 +161,14 @@ def heatmap(
     with user_errors():
         asked = BuildOptions("", Path(), method=method, grid=grid, tiles=tiles, fit=fit, batch_size=batch_size)
         made = ShardMaps(clip, recipe_of(asked, clip), Stages())
+    if batch:
+        groups = [[text] for text in captions]
+    else:  # one image, which the model sees once for all of its captions
+        groups = [captions[start : start + CAPTIONS_A_LOOK] for start in range(0, len(captions), CAPTIONS_A_LOOK)]
     seen = [_see(each, clip, asked) for each in images]
-    for number, text in enumerate(captions):
-        pixels, (width, height), box = seen[number if batch else 0]
-        made.take(Prepared(Row(str(number), None, text, "", width, height, box, math.nan), pixels))
+    for number, texts in enumerate(groups):
+        pixels, size, box = seen[number if batch else 0]
+        made.take(Prepared([Row("", None, text, "", *size, box, math.nan) for text in texts], pixels))
     made.finish()
     if made.rejected:
         raise UserError(f"{made.rejected[0].caption!r}: {made.rejected[0].reason}")

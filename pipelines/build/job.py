@@ -15,6 +15,7 @@ from pipelines.errors import UserError, user_errors
 from pipelines.sources.formats import is_built_in
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source, hash_pairs
+from pipelines.sources.tables.first_captions import captions_together
 from saliency import __version__
 from saliency.methods.methods import check_method, layer_name
 from saliency.methods.windows import finest_grid
@@ -54,6 +55,8 @@ def open_job(options: BuildOptions) -> Job:
         allow_outside=options.allow_outside,
         clips=options.clips,
     )
+    if isinstance(source, Source) and options.captions == "all":
+        source = captions_together(source)
     if isinstance(source, Source) and source.captions is None:
         raise UserError(
             f"{options.source} has no captions: a map needs an image and a text; "

@@ -1,4 +1,4 @@
-"""A pair's image on its way to the model: read, decoded and resized by threads that run ahead of it.
+"""Images on their way to the model: read, decoded and resized by threads that run ahead of it.
 
 JPEGs much larger than the model's square are decoded at a half, a quarter or an eighth of their size, never below
 three times what the model sees. Where that size is odd, the picture lies a small part of a model's pixel off.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,40 +35,68 @@ _DRAFT = 3
 
 @dataclass(frozen=True)
 class Prepared:
-    """A pair ready for the model: its row (but for the score) and the pixels of its windows, uint8 [T, 3, S, S]."""
+    """An image ready for the model: a row (but for the score) for each of its captions, and the pixels of its windows,
+    uint8 [T, 3, S, S]."""
 
-    row: Row
+    rows: list[Row]
     pixels: NDArray[np.uint8]
 
 
-def prepare_pair(pair: Pair, tower: Tower, fit: str, tiles: int, stages: Stages) -> Prepared | Rejected:
-    """Read, decode and resize one pair's image, or say why that can't be done."""
+@dataclass(frozen=True)
+class _Seen:
+    """An image that is ready for its captions, and what tells it from others."""
+
+    row: int | None
+    sha256: str
+    size: tuple[int, int]
+    box: Box
+    prepared: Prepared
+
+
+def prepare_pairs(
+    pairs: Sequence[Pair], tower: Tower, fit: str, tiles: int, stages: Stages
+) -> list[Prepared | Rejected]:
+    """Read, decode and resize the images of some pairs, or say why that can't be done.
+
+    Pairs that follow each other and show the same image, to the byte, share one that is decoded once.
+    """
+    made: list[Prepared | Rejected] = []
+    last: _Seen | None = None
+    for pair in pairs:
+        try:
+            caption = _caption(pair)
+            seen = _see_pair(pair, last, tower, fit, tiles, stages)
+        except (BadImage, OSError) as error:
+            made.append(Rejected(pair.key, pair.caption, " ".join(str(error).split())))
+            continue
+        if seen is not last:
+            made.append(seen.prepared)
+            last = seen
+        seen.prepared.rows.append(Row(pair.key, pair.url, caption, seen.sha256, *seen.size, seen.box, math.nan))
+    return made
+
+
+def _caption(pair: Pair) -> str:
+    """A pair's caption; BadImage, with the reason, where no map can be made for it."""
     if pair.duplicate:
-        return Rejected(pair.key, pair.caption, "duplicate: an earlier pair has this key and caption")
+        raise BadImage("duplicate: an earlier pair has this key and caption")
     if pair.caption is None or not pair.caption.strip():
-        return Rejected(pair.key, pair.caption, pair.fault or "no caption")
-    try:
-        with stages.time(READ):
-            data = pair.read()
-        with stages.time(DECODE):
-            return _prepare(pair, pair.caption, data, tower, fit, tiles)
-    except (BadImage, OSError) as error:
-        return Rejected(pair.key, pair.caption, " ".join(str(error).split()))
+        raise BadImage(pair.fault or "no caption")
+    return pair.caption
 
 
-def _prepare(pair: Pair, caption: str, data: bytes, tower: Tower, fit: str, tiles: int) -> Prepared:
-    pixels, (width, height), box = see(data, tower, fit, tiles)
-    row = Row(
-        key=pair.key,
-        url=pair.url,
-        caption=caption,
-        image_sha256=hashlib.sha256(data).hexdigest(),
-        width=width,
-        height=height,
-        crop_box=box,
-        clip_score=math.nan,
-    )
-    return Prepared(row, pixels)
+def _see_pair(pair: Pair, before: _Seen | None, tower: Tower, fit: str, tiles: int, stages: Stages) -> _Seen:
+    """A pair's image: the one ``before``, if it is the same. Raises BadImage or OSError."""
+    if before is not None and before.row is not None and before.row == pair.row:
+        return before
+    with stages.time(READ):
+        data = pair.read()
+    with stages.time(DECODE):
+        digest = hashlib.sha256(data).hexdigest()
+        if before is not None and before.sha256 == digest:
+            return before
+        pixels, size, box = see(data, tower, fit, tiles)
+        return _Seen(pair.row, digest, size, box, Prepared([], pixels))
 
 
 def see(data: bytes, tower: Tower, fit: str, tiles: int) -> tuple[NDArray[np.uint8], tuple[int, int], Box]:

@@ -104,7 +104,7 @@ class BuildOptions:
     allow_outside: AllowOutside = False
     limit: Limit = None
     max_rejected: Rejects = 0.01
-    batch_size: Annotated[int, Option("Pairs per batch.", least=1, panel=SPEED)] = 64
+    batch_size: Annotated[int, Option("Images per batch.", least=1, panel=SPEED)] = 64
     precision: Annotated[Literal["auto", "fp32", "bf16"], Option("Precision of the model's trunk.", panel=SPEED)] = (
         "auto"
     )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipelines.build.shard_plan import Plan
 from pipelines.sources.open_source import StreamSource
 from pipelines.sources.source import Sample, Source
+
+CAPTIONS_A_LOOK = 8
+"""An image with more captions is looked at again. The model follows the captions of a batch's images in step, so one
+image with a hundred of them would keep all others waiting."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,18 @@ class Pair:
     read: Callable[[], bytes]
     fault: str | None = None
     """Why its caption can't be read, where it has one."""
+    row: int | None = None
+    """The row of the source's images that it shows; pairs with the same row show the same image."""
+
+
+def by_image(pairs: Iterable[tuple[int, Pair]]) -> Iterator[tuple[int, list[Pair]]]:
+    """Groups of pairs that may show one image: side by side, of one shard, with one key. At most ``CAPTIONS_A_LOOK``.
+
+    Whether images in a group differ, their bytes tell.
+    """
+    for (number, _), alike in itertools.groupby(pairs, lambda numbered: (numbered[0], numbered[1].key)):
+        while group := [pair for _, pair in itertools.islice(alike, CAPTIONS_A_LOOK)]:
+            yield number, group
 
 
 def read_shards(source: Source | StreamSource, plan: Plan, todo: Iterable[int]) -> Iterator[tuple[int, Pair]]:
@@ -37,10 +54,8 @@ def read_shards(source: Source | StreamSource, plan: Plan, todo: Iterable[int]) 
         for i in plan.rows(number):
             caption = source.captions[i].as_py() if source.captions is not None else None
             url = source.urls[i].as_py() if source.urls is not None else None
-            yield (
-                number,
-                Pair(source.keys[i].as_py(), caption, url, bool(duplicate[i]), _Reader(source, i), source.fault(i)),
-            )
+            key, read, fault, row = source.keys[i].as_py(), _Reader(source, i), source.fault(i), source.row(i)
+            yield number, Pair(key, caption, url, bool(duplicate[i]), read, fault, row)
 
 
 def _read_stream(source: StreamSource, shard_size: int, *, skip: int) -> Iterator[tuple[int, Pair]]:

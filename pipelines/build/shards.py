@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.build.model_input import Prepared, prepare_pair
-from pipelines.build.pairs import Pair
+from pipelines.build.model_input import Prepared, prepare_pairs
+from pipelines.build.pairs import Pair, by_image
 from pipelines.build.stages import CUT, MODEL, READ, STARVED, TEXTS, WRITE, Stages
 from pipelines.prefetch import prefetch
 from pipelines.sources.source import Rejected
@@ -48,8 +48,8 @@ class Recipe:
     """Every batch has the same size, the last ones filled up: for a compiled model."""
 
     @property
-    def pairs_at_once(self) -> int:
-        """Pairs a batch, so that it holds ``batch_size`` windows: at least one pair."""
+    def images_at_once(self) -> int:
+        """Images a batch, so that it holds ``batch_size`` windows: at least one image."""
         return max(1, self.batch_size // len(windows(self.tiles)))
 
 
@@ -71,12 +71,12 @@ class ShardMaps:
     _running: _Running | None = None
 
     def take(self, item: Prepared | Rejected) -> None:
-        """Take in a pair; a full batch is sent to the model."""
+        """Take in an image with its captions, or a pair that has none; a full batch is sent to the model."""
         if isinstance(item, Rejected):
             self.rejected.append(item)
             return
         self._batch.append(item)
-        if len(self._batch) == self.recipe.pairs_at_once:
+        if len(self._batch) == self.recipe.images_at_once:
             self._launch()
 
     def finish(self) -> ShardMaps:
@@ -88,17 +88,17 @@ class ShardMaps:
 
     def _launch(self) -> None:
         """Start the maps of the batch, then collect those of the batch before, which a GPU has finished by now."""
-        rows = [item.row for item in self._batch]
+        rows = [item.rows for item in self._batch]
         with self.stages.time(MODEL):
             pixels = torch.from_numpy(np.stack([item.pixels for item in self._batch]))
         self._batch = []  # its pixels are in the stack; kept twice, windows would take gigabytes
         with self.stages.time(TEXTS):
-            features = self._features([row.caption for row in rows])
+            features = self._features([[row.caption for row in of_image] for of_image in rows])
         with self.stages.time(MODEL):
             recipe = self.recipe
-            if recipe.static and len(rows) < recipe.pairs_at_once:
-                filled = [i % len(rows) for i in range(recipe.pairs_at_once)]
-                pixels, features = pixels[filled], features[filled]
+            if recipe.static and len(rows) < recipe.images_at_once:
+                filled = [i % len(rows) for i in range(recipe.images_at_once)]
+                pixels, features = pixels[filled], features[:, filled]
             raw, scores = map_windows(
                 self.tower,
                 pixels,
@@ -112,22 +112,27 @@ class ShardMaps:
         self._collect()
         self._running = running
 
-    def _features(self, captions: list[str]) -> Tensor:
-        new = sorted(set(captions) - self.texts.keys())
+    def _features(self, captions: list[list[str]]) -> Tensor:
+        """The texts of a batch, [K, B, D]; an image with fewer captions than others has its last one again."""
+        flat = list(itertools.chain.from_iterable(captions))
+        new = sorted(set(flat) - self.texts.keys())
         if new:
             self.texts.update(zip(new, self.tower.encode_texts(new), strict=True))
             self.cut.update(itertools.compress(new, cut_texts(self.tower.tokenizer, new)))
-        self.stages.add({CUT: sum(caption in self.cut for caption in captions)})
-        return torch.stack([self.texts[caption] for caption in captions])
+        self.stages.add({CUT: sum(caption in self.cut for caption in flat)})
+        rounds = range(max(map(len, captions)))
+        return torch.stack(
+            [torch.stack([self.texts[each[min(k, len(each) - 1)]] for each in captions]) for k in rounds]
+        )
 
     def _collect(self) -> None:
         """Keep the maps of the batch under way; one that is not finite rejects its pair."""
         if self._running is None:
             return
         with self.stages.time(MODEL):
-            rows, maps, scores = self._running.wait()
+            done = list(self._running.wait())
         self._running = None
-        for row, values, score in zip(rows, maps, scores, strict=True):
+        for row, values, score in done:
             if math.isfinite(score) and bool(values.isfinite().all()):
                 self.rows.append(replace(row, clip_score=score))
                 self.maps.append(values)
@@ -154,7 +159,7 @@ class ShardMaps:
 class _Running:
     """A batch whose maps may still be under way on a GPU; their copies to the host are queued behind them."""
 
-    def __init__(self, rows: list[Row], maps: Tensor, scores: Tensor) -> None:
+    def __init__(self, rows: list[list[Row]], maps: Tensor, scores: Tensor) -> None:
         self._rows = rows
         self._maps, self._scores = maps.to("cpu", non_blocking=True), scores.to("cpu", non_blocking=True)
         self._event = None
@@ -162,12 +167,15 @@ class _Running:
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(maps.device))
 
-    def wait(self) -> tuple[list[Row], Tensor, list[float]]:
-        """The batch's rows, maps [B, G, G] and scores, without what it was filled up with."""
+    def wait(self) -> Iterator[tuple[Row, Tensor, float]]:
+        """The row, map [G, G] and score of every pair, without what the batch was filled up with."""
         if self._event is not None:
             self._event.synchronize()
-        count = len(self._rows)
-        return self._rows, self._maps[:count].clone(), self._scores[:count].tolist()
+        scores = self._scores.tolist()
+        for number, of_image in enumerate(self._rows):
+            maps = self._maps[: len(of_image), number].clone()
+            for k, row in enumerate(of_image):
+                yield row, maps[k], scores[k][number]
 
 
 def map_shards(
@@ -183,25 +191,27 @@ def map_shards(
     ``executor`` decodes ahead of the model, across the ends of shards; ``progress`` is told of every pair.
     """
 
-    def work(numbered: tuple[int, Pair]) -> tuple[int, Prepared | Rejected]:
-        return numbered[0], prepare_pair(numbered[1], tower, recipe.fit, recipe.tiles, stages)
+    def work(numbered: tuple[int, list[Pair]]) -> tuple[int, int, list[Prepared | Rejected]]:
+        number, pairs = numbered
+        return number, len(pairs), prepare_pairs(pairs, tower, recipe.fit, recipe.tiles, stages)
 
     current: int | None = None
     shard = ShardMaps(tower, recipe, stages)
-    depth = max(2 * recipe.pairs_at_once, 4)
-    with closing(prefetch(executor, work, _timed(pairs, stages), depth=depth)) as items:
+    depth = max(2 * recipe.images_at_once, 4)
+    with closing(prefetch(executor, work, by_image(_timed(pairs, stages)), depth=depth)) as items:
         while True:
             with stages.time(STARVED):
-                numbered = next(items, None)
-            if current is not None and (numbered is None or numbered[0] != current):
+                done = next(items, None)
+            if current is not None and (done is None or done[0] != current):
                 yield current, shard.finish()
                 shard = ShardMaps(tower, recipe, stages)
-            if numbered is None:
+            if done is None:
                 return
-            current = numbered[0]
-            shard.take(numbered[1])
-            stages.pairs += 1
-            progress(1)
+            current, count, prepared = done
+            for item in prepared:
+                shard.take(item)
+            stages.pairs += count
+            progress(count)
 
 
 def _timed(pairs: Iterable[tuple[int, Pair]], stages: Stages) -> Iterator[tuple[int, Pair]]:

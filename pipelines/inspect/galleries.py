@@ -58,14 +58,14 @@ def draw_maps(
     def cells(pair: int) -> Row:
         return _map_cells(source, table, rows, pair)
 
-    drawn = _draw_pages(path, evenly_spaced(pairs, size), cells, "maps, evenly spaced")
+    drawn = draw_pages(path, evenly_spaced(pairs, size), cells, "maps, evenly spaced")
     if scores is None or len(scores.pairs) <= 1:
         return drawn
     ranked = scores.pairs[np.lexsort((scores.energy, scores.pointing))]
     count = min(size, PAGE, (len(ranked) + 1) // 2)
     for name, chosen in (("best", ranked[::-1][:count]), ("worst", ranked[:count])):
         title = f"{name} of {len(ranked)} maps, by pointing, then energy"
-        drawn += _draw_pages(path.with_stem(f"{path.stem}-{name}"), chosen, cells, title)
+        drawn += draw_pages(path.with_stem(f"{path.stem}-{name}"), chosen, cells, title)
     return drawn
 
 
@@ -75,10 +75,11 @@ def draw_source(path: Path, source: Source, *, size: int = PAGE) -> list[Path]:
     def cells(pair: int) -> Row:
         return {"image": _small(source, pair), "caption": source.caption(pair) or "no caption"}
 
-    return _draw_pages(path, evenly_spaced(np.arange(len(source)), size), cells, "")
+    return draw_pages(path, evenly_spaced(np.arange(len(source)), size), cells, "")
 
 
-def _draw_pages(path: Path, pairs: NDArray[np.int64], cells: Callable[[int], Row], title: str) -> list[Path]:
+def draw_pages(path: Path, pairs: NDArray[np.int64], cells: Callable[[int], Row], title: str) -> list[Path]:
+    """Draw the pairs, a dozen to a page; returns the files. ``cells`` may raise BadImage or OSError. UserError."""
     drawn: list[Path] = []
     for start in range(0, len(pairs), PAGE):
         columns: dict[str, list[Any]] = collections.defaultdict(list)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError, user_errors
 from pipelines.inspect.galleries import check_picture, draw_maps, draw_source
@@ -28,24 +28,29 @@ from saliency.names import COMPARED
 from saliency.table.manifest import Manifest, read_manifest
 from saliency.table.table import SaliencyTable
 
+if TYPE_CHECKING:
+    from pipelines.inspect.hidden_verdict import HiddenPatches
+
 
 @dataclass(frozen=True)
 class Inspection:
     """What ``inspect`` found.
 
     ``kind`` is maps, run or source; ``facts`` are lines of text by title, ``numbers`` the same as plain values;
-    ``map_scores`` says how good maps are.
+    ``map_scores`` says how good maps are, ``hidden`` what masks by them hide.
     """
 
     kind: str
     facts: dict[str, str]
     numbers: dict[str, Any]
     map_scores: MapScores | None = None
+    hidden: HiddenPatches | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values that ``json`` writes."""
         map_scores = self.map_scores.to_json() if self.map_scores else None
-        return {"kind": self.kind, "facts": self.numbers, "judgement": map_scores}
+        hidden = {"hidden_patches": self.hidden.to_json()} if self.hidden else {}
+        return {"kind": self.kind, "facts": self.numbers, "judgement": map_scores} | hidden
 
     def unmet(self, figures: Sequence[str]) -> list[str]:
         """Those of the figures in which the maps do not beat the centre prior."""
@@ -62,9 +67,13 @@ def inspect(options: InspectOptions, *, quiet: bool = True) -> Inspection:
     what, folder, kind = options.what, Path(options.what), options.kind
     if options.require and kind != "maps":
         raise UserError(f"--require judges maps, and {what} is no maps folder")
+    if options.masks and kind != "maps":
+        raise UserError(f"--masks looks at maps, and {what} is no maps folder")
     if options.gate and kind != "run":
         raise UserError(f"--gate looks at a run, and {what} is none")
-    if kind == "maps":
+    if options.masks:
+        found = _inspect_masks(folder, options, quiet)
+    elif kind == "maps":
         found = _inspect_maps(folder, options, quiet)
     elif kind == "run":
         run = RunFolder(folder)
@@ -92,15 +101,11 @@ def _is_written(folder: Path) -> bool:
 
 
 def _inspect_maps(folder: Path, options: InspectOptions, quiet: bool) -> Inspection:
-    with user_errors():
-        table, manifest = SaliencyTable(folder), read_manifest(folder)
-        source = source_of_maps(table, options.source, allow_outside=options.allow_outside)
+    table, manifest, source = _open_maps(folder, options)
     if options.require and (source is None or not source.has_masks):
         why = "its images are not at hand: give --source" if source is None else f"{source.name} has no masks or boxes"
         raise UserError(f"--require can't judge {folder}: {why}")
     facts, numbers = _describe_maps(table, manifest)
-    if source is None and options.gallery:
-        raise UserError(f"--gallery needs the images of {folder}, which are not at hand: give --source")
     if source is None:
         facts["images"] = "not at hand: give --source to draw a gallery or judge the maps"
     map_scores = score_maps(table, source, limit=options.limit, device=options.device, quiet=quiet)
@@ -115,6 +120,42 @@ def _inspect_maps(folder: Path, options: InspectOptions, quiet: bool) -> Inspect
         drawn = draw_maps(options.gallery, source, table, rows, pairs, size=size, scores=scores)
         facts["gallery"], numbers["gallery"] = _named(drawn), [str(path) for path in drawn]
     return Inspection("maps", facts, numbers, map_scores)
+
+
+def _open_maps(folder: Path, options: InspectOptions) -> tuple[SaliencyTable, Manifest | None, Source | None]:
+    """The table, its manifest, and its source if that is at hand. UserError."""
+    with user_errors():
+        table, manifest = SaliencyTable(folder), read_manifest(folder)
+        source = source_of_maps(table, options.source, allow_outside=options.allow_outside)
+    if source is None and options.gallery:
+        raise UserError(f"--gallery needs the images of {folder}, which are not at hand: give --source")
+    return table, manifest, source
+
+
+def _inspect_masks(folder: Path, options: InspectOptions, quiet: bool) -> Inspection:
+    """What masks by the maps hide."""
+    from pipelines.inspect.hidden_patches import look_at_masks  # with torch, which scores without a CLIP do not need
+    from pipelines.inspect.hidden_pictures import draw_hidden
+
+    table, manifest, source = _open_maps(folder, options)
+    facts, numbers = _describe_maps(table, manifest)
+    if not len(table):
+        raise UserError(f"--masks needs maps, and {folder} holds none")
+    del facts["methods compared"]  # which tells how well maps find objects
+    look = look_at_masks(table, source, options, clips=bool(manifest and manifest.origin.get("clips")), quiet=quiet)
+    facts |= look.found.facts()
+    if not look.found.views_judged:
+        why = (
+            "the images are not at hand: give --source"
+            if source is None
+            else f"no pair of {source.name} has a true mask"
+        )
+        facts["objects"] = f"not looked at, because {why}"
+    if options.gallery and source is not None:
+        sides = options.image_size * (2 if len(options.image_size) == 1 else 1)
+        drawn = draw_hidden(options.gallery, source, look, (sides[0], sides[1]))
+        facts["gallery"], numbers["gallery"] = _named(drawn), [str(path) for path in drawn]
+    return Inspection("maps", facts, numbers, hidden=look.found)
 
 
 def _describe_maps(table: SaliencyTable, manifest: Manifest | None) -> tuple[dict[str, str], dict[str, Any]]:

@@ -218,11 +218,12 @@ def _read_batch(
         made = remaker.maps(looks, [captions[position] for position in good]) if good else None
         shuffled = np.zeros((0, table.grid, table.grid), np.float32) if made is None else made
     images = pairs if source.rows is None else source.rows[pairs]
-    masks = _masks(source, pairs, skipped)
+    masks = true_masks(source, pairs, skipped)
     return _Batch(pairs, images, table.raw_maps(rows[pairs]), table.boxes(rows[pairs]), shuffled, masks)
 
 
-def _masks(source: Source, pairs: NDArray[np.int64], skipped: Skipped) -> Iterator[Mask | None]:
+def true_masks(source: Source, pairs: NDArray[np.int64], skipped: Skipped) -> Iterator[Mask | None]:
+    """The true masks of some pairs, read one at a time; those that can't be read go to ``skipped``, and are None."""
     for i in pairs.tolist():
         try:
             yield source.read_mask(i)
@@ -280,7 +281,7 @@ class _Tally:
             seen=len(self.seen),
             judged=len(self.judged),
             images=len({image for _, image in self.judged}),
-            statistics=_estimates(columns, np.asarray(self.seen, np.int64), seed),
+            statistics=estimates(columns, np.asarray(self.seen, np.int64), seed),
             kinds={name: float(np.concatenate(parts).mean()) for name, parts in self.kinds.items()},
             no_shuffle=no_shuffle,
             skipped=tuple(skipped),
@@ -293,7 +294,7 @@ class _Tally:
         columns = {(row, name): self._column(row, name, best[row]) for row in self._rows() for name in FIGURES}
         controls = [row for row in self._rows() if row != MAPS]
         apart = {(row, name): columns[MAPS, name] - columns[row, name] for row in controls for name in FIGURES}
-        figures, differences = _estimates(columns, images, seed), _estimates(apart, images, seed)
+        figures, differences = estimates(columns, images, seed), estimates(apart, images, seed)
         return replace(
             found,
             figures={row: {name: figures[row, name] for name in FIGURES} for row in self._rows()},
@@ -311,7 +312,8 @@ class _Tally:
         return np.asarray(values, np.float64)
 
 
-def _estimates(columns: dict[Any, NDArray[np.float64]], images: NDArray[np.int64], seed: int) -> dict[Any, Estimate]:
+def estimates(columns: dict[Any, NDArray[np.float64]], images: NDArray[np.int64], seed: int) -> dict[Any, Estimate]:
+    """The means of columns [n] with their bootstrap intervals over images, int [n]; all see the same draws."""
     if not columns:
         return {}
     values = np.stack(list(columns.values()), axis=1)

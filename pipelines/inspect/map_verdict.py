@@ -104,7 +104,7 @@ class MapScores:
         numbers["statistics"] = {name: asdict(value) for name, value in self.statistics.items()}
         numbers["skipped"] = {"pairs": len(self.skipped), "first": self.skipped[0] if self.skipped else None}
         numbers["beats_centre_prior"] = {name: self.beats(name) for name in FIGURES} if self.differences else None
-        plain: dict[str, Any] = _without_nan(numbers)
+        plain: dict[str, Any] = without_nan(numbers)
         return plain
 
     def table(self) -> list[list[str]]:
@@ -171,9 +171,10 @@ def _listed(names: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Plain values that ``json`` writes, null for what is not a number."""
     if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
+        return {name: without_nan(item) for name, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

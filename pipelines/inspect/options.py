@@ -4,9 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from mae.masks.strategies import SALIENT_RATIO
 from pipelines.commandline.effects import Effect
+from pipelines.commandline.mask_options import (
+    SALIENT_EFFECTS,
+    ImageSize,
+    MaskRatio,
+    PatchSizeOfNoModel,
+    SalientMass,
+    SalientOfOrEach,
+    SalientPick,
+    SalientRatio,
+    Temperature,
+)
 from pipelines.commandline.option import Argument, Option, check_declared
-from pipelines.commandline.shared_options import OUTSIDE, Device
+from pipelines.commandline.shared_options import MASKS, OUTSIDE, Device, Seed
 from saliency.names import FIGURES
 
 GALLERY, SCORES = "Gallery", "Scores"
@@ -33,12 +45,28 @@ class InspectOptions:
             "with {what}",
             "it belongs to maps, to a source, and to --gate",
         ),
+        Effect(
+            (
+                *("views", "seed", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass"),
+                *("temperature", "image_size", "patch_size"),
+            ),
+            lambda options: options.masks,
+            "without --masks",
+        ),
+        Effect(("require", "device"), lambda options: not options.masks, "with --masks", "no map is scored there"),
+        *SALIENT_EFFECTS,
     )
 
     what: Annotated[str, Argument("A maps folder, a run folder or a source of images.")]
     source: Annotated[str | None, Option("Where the images of the maps are now, or other images for --gate.")] = None
     gate: Annotated[
         bool, Option("Show what the gate of a run finds important, in --source or in the run's own images.")
+    ] = False
+    masks: Annotated[
+        bool,
+        Option(
+            "In the place of scores: which patches would pretrain hide by these maps, and how much of true objects?"
+        ),
     ] = False
     json: Annotated[Path | None, Option("File to write all numbers to, as JSON.")] = None
     gallery: Annotated[
@@ -57,6 +85,16 @@ class InspectOptions:
             panel=SCORES,
         ),
     ] = ()
+    views: Annotated[int, Option("Random views of each pair to draw masks for.", least=1, panel=MASKS)] = 4
+    mask_ratio: MaskRatio = None
+    salient_ratio: SalientRatio = SALIENT_RATIO
+    salient_of: SalientOfOrEach = None
+    salient_pick: SalientPick = "top"
+    salient_mass: SalientMass = 0.5
+    temperature: Temperature = 1.0
+    image_size: ImageSize = (224,)
+    patch_size: PatchSizeOfNoModel = None
+    seed: Seed = 0
     device: Device = "cpu"
     allow_outside: Annotated[bool, Option(OUTSIDE)] = False
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from mae.masks.strategies import STRATEGIES, has_effect
 from pipelines.commandline.effects import Effect
+from pipelines.commandline.mask_options import SALIENT_EFFECTS
 
 
 def _of_strategies() -> list[Effect]:
@@ -61,18 +62,7 @@ EFFECTS = (
         "with --salient-schedule",
         "the schedule sets the ratio",
     ),
-    Effect(
-        ("salient_mass",),
-        lambda options: options.salient_of == "salient",
-        "with --salient-of {salient_of}",
-        "it belongs to --salient-of salient",
-    ),
-    Effect(
-        ("temperature",),
-        lambda options: options.salient_pick == "weighted",
-        "with --salient-pick {salient_pick}",
-        "it belongs to --salient-pick weighted",
-    ),
+    *SALIENT_EFFECTS,
     Effect(("tubes",), _masks_by_slot, "with {masks}", "its masks are the same in every time slot, or in none"),
     Effect(
         ("decoder_masking",),

@@ -7,8 +7,19 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, SALIENT_RATIO, STRATEGIES, Strategy, learned
+from mae.masks.strategies import SALIENT_RATIO, STRATEGIES, Strategy, learned
 from pipelines.commandline.effects import Effect
+from pipelines.commandline.mask_options import (
+    SALIENT,
+    ImageSize,
+    MaskRatio,
+    PatchSize,
+    SalientMass,
+    SalientOf,
+    SalientPick,
+    SalientRatio,
+    Temperature,
+)
 from pipelines.commandline.option import Option
 from pipelines.commandline.shared_options import (
     DATA,
@@ -32,8 +43,7 @@ from pipelines.commandline.shared_options import (
 )
 from pipelines.pretrain.effects import EFFECTS
 
-SALIENT, GATE, ATTENTION, HARD, LEVELS, RUN = (
-    "Masks by saliency maps",
+GATE, ATTENTION, HARD, LEVELS, RUN = (
     "Masks by a gate (docs/guide/gate.md)",
     "Masks by attention",
     "Masks of hard patches",
@@ -51,16 +61,6 @@ FREE_ON_RESUME = frozenset(
     | {"shard_model", "allow_outside"}
 )
 """The options that a resumed run may change: they do not decide what is learned, but for the last bits."""
-
-
-def parse_sides(text: str) -> tuple[int, ...]:
-    """``224`` or ``224x448`` as one side, or height and width; ValueError."""
-    try:
-        return tuple(int(side) for side in text.lower().split("x"))
-    except ValueError as error:
-        raise ValueError(
-            f"--image-size {text!r} is not a side or HEIGHTxWIDTH in pixels, such as 224 or 224x448"
-        ) from error
 
 
 def parse_schedule(text: str) -> tuple[float, float]:
@@ -96,36 +96,12 @@ class PretrainOptions:
             panel=MASKS,
         ),
     ] = None
-    mask_ratio: Annotated[
-        float | None, Option("Fraction of patches hidden [default: 0.75, or 0.9 for videos].", panel=MASKS)
-    ] = None
-    salient_ratio: Annotated[
-        float,
-        Option(
-            "Fraction of patches hidden because they are salient. --salient-of sets what the fraction refers to.",
-            panel=SALIENT,
-        ),
-    ] = SALIENT_RATIO
-    salient_of: Annotated[
-        str,
-        Option(
-            "Whether --salient-ratio counts all patches of the image, the hidden ones, or those of the salient set.",
-            choices=SALIENT_OF,
-            panel=SALIENT,
-        ),
-    ] = "image"
-    salient_pick: Annotated[
-        str,
-        Option(
-            "Hide the most salient patches, or draw them at random with odds weighted by saliency.",
-            choices=SALIENT_PICKS,
-            panel=SALIENT,
-        ),
-    ] = "top"
-    salient_mass: Annotated[float, Option("Fraction of a map's total that the salient set holds.", panel=SALIENT)] = 0.5
-    temperature: Annotated[
-        float, Option("Temperature of the weighted draw. Low values approach top, high values uniform.", panel=SALIENT)
-    ] = 1.0
+    mask_ratio: MaskRatio = None
+    salient_ratio: SalientRatio = SALIENT_RATIO
+    salient_of: SalientOf = "image"
+    salient_pick: SalientPick = "top"
+    salient_mass: SalientMass = 0.5
+    temperature: Temperature = 1.0
     salient_schedule: Annotated[
         tuple[float, float] | None,
         Option("A:B changes the salient ratio from A to B over training.", parse=parse_schedule, panel=SALIENT),
@@ -216,13 +192,8 @@ class PretrainOptions:
     model: Annotated[
         str, Option("Size of the model.", choices=("mini", "tiny", "small", "base", "large", "huge"), panel=MODEL)
     ] = "base"
-    image_size: Annotated[
-        tuple[int, ...],
-        Option("Size of the images in pixels: a side, or HEIGHTxWIDTH.", parse=parse_sides, written="224", panel=MODEL),
-    ] = (224,)
-    patch_size: Annotated[
-        int | None, Option("Side of a patch in pixels [default: 16, or 14 for huge].", least=1, panel=MODEL)
-    ] = None
+    image_size: ImageSize = (224,)
+    patch_size: PatchSize = None
     decoder_width: Annotated[int | None, Option("Width of the decoder, by default the size's own.", panel=MODEL)] = None
     decoder_depth: Annotated[int | None, Option("Depth of the decoder, by default the size's own.", panel=MODEL)] = None
     decode_ratio: Annotated[

@@ -100,7 +100,12 @@ class Views(Dataset[Seen | Unreadable]):
     def _view(self, epoch: int, index: int, size: tuple[int, int], width: int, height: int) -> View:
         if not self.augment:
             return View(central_box(width, height, size[1] / size[0]))
-        return random_view(stream_of(self.seed, epoch, index), width, height)
+        return training_view(self.seed, epoch, index, width, height)
+
+
+def training_view(seed: int, epoch: int, index: int, width: int, height: int) -> View:
+    """The random view of pair ``index``, whose image has this size, in an epoch of a training with this seed."""
+    return random_view(stream_of(seed, epoch, index), width, height)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

@@ -31,14 +31,13 @@ def background_features(tower: Tower) -> Tensor:
 
 
 def caption_logits(tower: Tower, features: Tensor, texts: Tensor) -> Tensor:
-    """Scaled cosines float64 [B, ..., 1 + n] of unit-length features [B, ..., D] with their caption, then backgrounds.
+    """Scaled cosines float64 [K, B, ..., 1 + n] of unit-length features [B, ..., D] with a caption, then backgrounds.
 
-    texts: unit-length [B, D], a caption for each image. The scale is the tower's own, learned with its features. In
+    texts: unit-length [K, B, D], K captions for each image. The scale is the tower's own, learned with its features. In
     float64 where the device has it: a float32 softmax that is sure of the caption has no gradient left.
     """
-    shape = (len(texts),) + (1,) * (features.ndim - 2) + (-1,)
-    own = (features * texts.reshape(shape)).sum(dim=-1, keepdim=True)
-    others = features @ background_features(tower).T
+    own = torch.einsum("b...d,kbd->kb...", features, texts)[..., None]
+    others = (features @ background_features(tower).T).expand(len(texts), *[-1] * features.ndim)
     scale: Tensor = tower._model.logit_scale
     exact = torch.float32 if features.device.type == "mps" else torch.float64
     return torch.cat([own, others], dim=-1).to(exact) * scale.exp()

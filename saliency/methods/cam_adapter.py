@@ -44,20 +44,26 @@ def adapted_maps(tower: Tower, inputs: Tensor, texts: Tensor, *, method: str) ->
     if method == "scorecam":
         return _scorecam_maps(tower, inputs, texts)
     activations, gradients, scores = read_layer(tower, inputs, texts)
-    maps = _image(method, tower, inputs, texts, activations, gradients)
-    if method == "eigengradcam":
-        maps = _orient(maps, (activations * gradients).sum(dim=1).cpu().numpy())
-    return torch.from_numpy(np.maximum(maps, 0)).float().to(tower.device), scores
+    maps = []
+    for captions, slopes in zip(texts, gradients, strict=True):
+        made = _image(method, tower, inputs, captions, activations, slopes)
+        if method == "eigengradcam":
+            made = _orient(made, (activations * slopes).sum(dim=1).cpu().numpy())
+        maps.append(made)
+    return torch.from_numpy(np.maximum(np.stack(maps), 0)).float().to(tower.device), scores
 
 
 def _scorecam_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """One image at a time: the library holds a masked copy of the image for every channel of the layer."""
+    """One pair at a time: the library holds a masked copy of the image for every channel of the layer."""
     with Watch(Place(tower.layer.module)) as layer, torch.no_grad(), trunk_precision(tower):
-        scores = (tower.encode_images(inputs) * texts).sum(dim=1)
+        scores = (tower.encode_images(inputs) * texts).sum(dim=-1)
     activations = tower.to_grid(layer.seen).float()
-    pairs = [slice(i, i + 1) for i in range(len(inputs))]
-    maps = [_image("scorecam", tower, inputs[i], texts[i], activations[i], None) for i in pairs]
-    return torch.from_numpy(np.maximum(np.concatenate(maps), 0)).float().to(tower.device), scores
+    images = [slice(i, i + 1) for i in range(len(inputs))]
+    maps = [
+        np.concatenate([_image("scorecam", tower, inputs[i], captions[i], activations[i], None) for i in images])
+        for captions in texts
+    ]
+    return torch.from_numpy(np.maximum(np.stack(maps), 0)).float().to(tower.device), scores
 
 
 def _image(

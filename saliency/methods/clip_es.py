@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saliency.methods.attention import blocks
 from saliency.methods.backgrounds import caption_logits
-from saliency.methods.gradcam import GraphCut, Place, Watch, gradcam, trunk_precision
+from saliency.methods.gradcam import GraphCut, Place, Watch, caption_gradients, gradcam, trunk_precision
 from saliency.towers.heads import pool_tokens, project_tokens
 from saliency.towers.tower import Tower
 
@@ -29,11 +29,12 @@ def clip_es_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, T
     last = Place(blocks(tower)[-1][1])
     layer = Place(tower.layer.module)
     with Watch(last) as output, GraphCut(layer) as cut, torch.enable_grad(), trunk_precision(tower):
-        scores = (tower.encode_images(inputs) * texts).sum(dim=1)
+        scores = (tower.encode_images(inputs) * texts).sum(dim=-1)
         features = _patch_mean(tower, output.seen)
-        probabilities = caption_logits(tower, features, texts).softmax(dim=-1)[:, 0]
-        (gradients,) = torch.autograd.grad(probabilities.sum(), cut.leaf)
-    return gradcam(tower.to_grid(cut.leaf.detach()), tower.to_grid(gradients)), scores.detach()
+        probabilities = caption_logits(tower, features, texts).softmax(dim=-1)[..., 0]
+    activations = tower.to_grid(cut.leaf.detach())
+    maps = [gradcam(activations, tower.to_grid(each)) for each in caption_gradients(probabilities, cut.leaf)]
+    return torch.stack(maps), scores.detach()
 
 
 def _patch_mean(tower: Tower, tokens: Tensor) -> Tensor:

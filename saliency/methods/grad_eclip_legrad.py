@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saliency.methods.attention import Attention, block_attention, blocks, join_heads, pooling_attention
-from saliency.methods.gradcam import GraphCut, Place, Watch, trunk_precision
+from saliency.methods.gradcam import GraphCut, Place, Watch, caption_gradients, trunk_precision
 from saliency.towers.heads import pool_tokens, project_tokens
 from saliency.towers.tower import Tower
 
@@ -28,18 +28,19 @@ def grad_eclip_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor
     """
     attention = pooling_attention(tower)
     with Watch(attention.entry) as entry, GraphCut(attention.exit) as cut, torch.enable_grad(), trunk_precision(tower):
-        scores = (tower.encode_images(inputs) * texts).sum(dim=1)
-        (gradients,) = torch.autograd.grad(scores.sum(), cut.leaf)
+        scores = (tower.encode_images(inputs) * texts).sum(dim=-1)
     tokens = entry.seen.detach().float()
     patches = slice(tokens.shape[1] - tower.grid[0] * tower.grid[1], None)
-    channels = join_heads(attention.head_gradients(gradients))  # [B, Q, h·d]
     queries = join_heads(attention.query_heads(tokens))
     keys, values = join_heads(attention.keys(tokens)), join_heads(attention.values(tokens))  # [B, N, h·d]
     loose = F.normalize(queries, dim=-1) @ F.normalize(keys[:, patches], dim=-1).transpose(1, 2)  # [B, Q, H·W]
     low, high = loose.amin(dim=2, keepdim=True), loose.amax(dim=2, keepdim=True)
     loose = (loose - low) / (high - low).clamp_min(torch.finfo(loose.dtype).tiny)
-    maps = (loose * (channels @ values[:, patches].transpose(1, 2))).sum(dim=1).relu()
-    return maps.reshape(-1, *tower.grid), scores.detach()
+    maps = []
+    for gradients in caption_gradients(scores, cut.leaf):
+        channels = join_heads(attention.head_gradients(gradients))  # [B, Q, h·d]
+        maps.append((loose * (channels @ values[:, patches].transpose(1, 2))).sum(dim=1).relu())
+    return torch.stack(maps).reshape(*scores.shape, *tower.grid), scores.detach()
 
 
 def legrad_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,9 +53,9 @@ def legrad_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, Te
     """
     with ExitStack() as stack, torch.enable_grad(), trunk_precision(tower):
         layers = [stack.enter_context(layer) for layer in _relevances(tower, texts)]
-        scores = (tower.encode_images(inputs) * texts).sum(dim=1)
+        scores = (tower.encode_images(inputs) * texts).sum(dim=-1)
     relevance = torch.stack([layer.relevance for layer in layers]).mean(dim=0)
-    return relevance[:, -tower.grid[0] * tower.grid[1] :].reshape(-1, *tower.grid), scores.detach()
+    return relevance[..., -tower.grid[0] * tower.grid[1] :].reshape(*scores.shape, *tower.grid), scores.detach()
 
 
 def legrad_name(tower: Tower) -> str:
@@ -88,7 +89,7 @@ def _relevances(tower: Tower, texts: Tensor) -> list[_LayerRelevance]:
 
 
 class _LayerRelevance(ExitStack):
-    """While entered, ``relevance`` float32 [B, N] is what the layer's last run says of each of its key tokens."""
+    """While entered, ``relevance`` float32 [K, B, N] is what the layer's last run says of each of its key tokens."""
 
     relevance: Tensor
 
@@ -105,12 +106,14 @@ class _LayerRelevance(ExitStack):
         raise NotImplementedError
 
     def _measure(self, features: Tensor, leaf: Tensor, entered: Tensor) -> None:
-        (gradients,) = torch.autograd.grad((features * self._texts).sum(), leaf)
-        outputs = self._attention.head_gradients(gradients)
         values = self._attention.values(entered.detach().float())
-        # head by head: all heads at once would hold B·h·N² numbers
-        heads = [(outputs[:, h] @ values[:, h].transpose(1, 2)).relu().mean(dim=1) for h in range(values.shape[1])]
-        self.relevance = torch.stack(heads).mean(dim=0)
+        relevance = []
+        for gradients in caption_gradients((features * self._texts).sum(dim=-1), leaf):
+            outputs = self._attention.head_gradients(gradients)
+            # head by head: all heads at once would hold B·h·N² numbers
+            heads = [(outputs[:, h] @ values[:, h].transpose(1, 2)).relu().mean(dim=1) for h in range(values.shape[1])]
+            relevance.append(torch.stack(heads).mean(dim=0))
+        self.relevance = torch.stack(relevance)
 
 
 class _BlockRelevance(_LayerRelevance):

@@ -8,7 +8,7 @@ that reads gradients cuts the graph this way, at a place of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,17 +30,28 @@ def gradcam_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, T
     """Grad-CAM at the tower's layer; see :data:`saliency.methods.methods.Maps` for the arguments and what is
     returned."""
     activations, gradients, scores = read_layer(tower, inputs, texts)
-    return gradcam(activations, gradients), scores
+    return torch.stack([gradcam(activations, each) for each in gradients]), scores
 
 
-def read_layer(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Activations and gradients float32 [B, C, H, W] at the tower's layer, and the scores float32 [B]."""
+def read_layer(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, Iterator[Tensor], Tensor]:
+    """Activations float32 [B, C, H, W] at the tower's layer, the gradients there for each caption of the images in
+    turn, [B, C, H, W], and the scores float32 [K, B]."""
     cutting = GraphCut(Place(tower.layer.module))
     with class_token_alone(tower), cutting as cut, torch.enable_grad(), trunk_precision(tower):
-        scores = (tower.encode_images(inputs) * texts).sum(dim=1)
-        # one score depends on one image, so the gradient of the sum holds every pair's own gradient
-        (gradients,) = torch.autograd.grad(scores.sum(), cut.leaf)
-    return tower.to_grid(cut.leaf.detach()), tower.to_grid(gradients), scores.detach()
+        scores = (tower.encode_images(inputs) * texts).sum(dim=-1)
+    gradients = (tower.to_grid(each) for each in caption_gradients(scores, cut.leaf))
+    return tower.to_grid(cut.leaf.detach()), gradients, scores.detach()
+
+
+def caption_gradients(scores: Tensor, leaf: Tensor) -> Iterator[Tensor]:
+    """∂s/∂leaf for each caption in turn: scores [K, B] → K tensors like the leaf, whose first dimension is B.
+
+    Images go through the model once, however many captions they have: only the way back from a score to the leaf is
+    gone once per caption. One score depends on one image, so the gradient of their sum holds each pair's own.
+    """
+    for number, each in enumerate(scores, start=1):
+        (gradients,) = torch.autograd.grad(each.sum(), leaf, retain_graph=number < len(scores))
+        yield gradients
 
 
 @dataclass(frozen=True)

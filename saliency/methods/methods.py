@@ -17,8 +17,8 @@ from saliency.methods.naclip import naclip_maps
 from saliency.towers.tower import Tower
 
 Maps = Callable[[Tower, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(tower, normalised inputs float32 [B, 3, S, S], unit-length texts float32 [B, D]) → raw maps float32 [B, H, W] ≥ 0
-on the tower's grid and scores float32 [B], cos(image, caption)."""
+"""(tower, normalised inputs float32 [B, 3, S, S], unit-length texts float32 [K, B, D]: K captions for each image) → raw
+maps float32 [K, B, H, W] ≥ 0 on the tower's grid and scores float32 [K, B], cos(image, caption)."""
 
 POOLINGS = ("class token", "average", "attention", "convolutional")
 """How image towers pool; see :mod:`saliency.towers.tower`."""
@@ -96,13 +96,15 @@ def layer_name(method: str, tower: Tower) -> str:
 
 
 def saliency_maps(tower: Tower, pixels: Tensor, texts: Tensor, *, method: str = "gradcam") -> tuple[Tensor, Tensor]:
-    """Raw saliency maps of B image–caption pairs.
+    """Raw saliency maps of B images, each with one caption or with K.
 
-    pixels: uint8 [B, 3, S, S] as ``tower.squash`` gives them; texts: unit-length float32 [B, D].
-    Returns maps float32 [B, H, W] ≥ 0 and scores float32 [B], cos(image, caption). Whether the method can read the
-    tower, :func:`check_method` says before.
+    pixels: uint8 [B, 3, S, S] as ``tower.squash`` gives them; texts: unit-length float32 [B, D] or [K, B, D].
+    Returns maps float32 [B, H, W] or [K, B, H, W], ≥ 0, and scores float32 [B] or [K, B], cos(image, caption). An image
+    goes through the tower's trunk once for all of its captions. Whether the method can read the tower,
+    :func:`check_method` says before.
     """
-    if len(pixels) != len(texts):
-        raise ValueError(f"{len(pixels)} images but {len(texts)} texts: a pair needs one of each")
-    maps, scores = METHODS[method].maps(tower, tower.normalise(pixels), texts.to(tower.device))
-    return maps.detach(), scores.detach()
+    if len(pixels) != texts.shape[-2]:
+        raise ValueError(f"{len(pixels)} images but {texts.shape[-2]} texts: a pair needs one of each")
+    several = texts if texts.ndim == 3 else texts[None]
+    maps, scores = METHODS[method].maps(tower, tower.normalise(pixels), several.to(tower.device))
+    return (maps.detach(), scores.detach()) if texts.ndim == 3 else (maps[0].detach(), scores[0].detach())

@@ -29,11 +29,11 @@ def naclip_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, Te
     """
     attention = pooling_attention(tower)
     with Watch(attention.entry) as entry, torch.no_grad(), trunk_precision(tower):
-        scores = (tower.encode_images(inputs) * texts).sum(dim=1)
+        scores = (tower.encode_images(inputs) * texts).sum(dim=-1)
     with torch.no_grad():
         features = patch_features(tower, attention, entry.seen.float())
         maps = caption_logits(tower, features, texts).softmax(dim=-1)[..., 0]
-    return maps.float().reshape(-1, *tower.grid), scores
+    return maps.float().reshape(*scores.shape, *tower.grid), scores
 
 
 def patch_features(tower: Tower, attention: Attention, tokens: Tensor) -> Tensor:

@@ -62,29 +62,35 @@ def squash_windows(tower: Tower, image: Image.Image, box: Box, tiles: int) -> ND
 def map_windows(
     tower: Tower, pixels: Tensor, texts: Tensor, *, method: str, tiles: int, grid: int, at_once: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Raw maps of B pairs whose images are given as windows.
+    """Raw maps of B images given as windows, each with one caption or with K.
 
-    pixels: uint8 [B, T, 3, S, S] as ``squash_windows`` gives them; texts: unit-length float32 [B, D].
-    Returns maps float32 [B, G, G] ≥ 0 and scores float32 [B], cos(whole image, caption). The model sees ``at_once``
-    windows at a time (B if not given), so that T forward passes need the memory of one.
+    pixels: uint8 [B, T, 3, S, S] as ``squash_windows`` gives them; texts: unit-length float32 [B, D] or [K, B, D].
+    Returns maps float32 [B, G, G] or [K, B, G, G], ≥ 0, and scores float32 [B] or [K, B], cos(whole image, caption).
+    The model sees ``at_once`` windows at a time (B if not given), so that T forward passes need the memory of one.
     """
-    pairs, count = pixels.shape[:2]
+    images, count = pixels.shape[:2]
     if count != len(windows(tiles)):
         raise ValueError(f"{count} windows an image, but --tiles {tiles} makes {len(windows(tiles))}")
-    if tiles == 1:
-        maps, scores = saliency_maps(tower, pixels[:, 0], texts, method=method)
-        return fit_grid(maps, grid), scores
-    images, captions = pixels.flatten(0, 1), texts.repeat_interleave(count, dim=0)
-    step = at_once or pairs
-    chunks = [slice(start, start + step) for start in range(0, len(images), step)]
-    seen = [saliency_maps(tower, images[chunk], captions[chunk], method=method) for chunk in chunks]
-    maps = torch.cat([part for part, _ in seen])
-    maps = maps.view(pairs, count, *maps.shape[1:])
-    scores = torch.cat([part for _, part in seen]).view(pairs, count)
+    if texts.ndim == 2:
+        maps, scores = map_windows(tower, pixels, texts[None], method=method, tiles=tiles, grid=grid, at_once=at_once)
+        return maps[0], scores[0]
+    looks, captions = pixels.flatten(0, 1), texts.repeat_interleave(count, dim=1)
+    step = at_once or images
+    chunks = [slice(start, start + step) for start in range(0, len(looks), step)]
+    seen = [saliency_maps(tower, looks[chunk], captions[:, chunk], method=method) for chunk in chunks]
+    maps = torch.cat([part for part, _ in seen], dim=1)
+    scores = torch.cat([part for _, part in seen], dim=1)
+    if tiles > 1:
+        maps, scores = _blended(tower, maps.view(-1, count, *tower.grid), scores.view(-1, count), tiles, grid)
+    pairs = texts.shape[:2]
+    return fit_grid(maps.view(-1, *maps.shape[-2:]), grid).view(*pairs, grid, grid), scores.view(pairs)
+
+
+def _blended(tower: Tower, maps: Tensor, scores: Tensor, tiles: int, grid: int) -> tuple[Tensor, Tensor]:
+    """The windows' maps [P, T, H, W] and scores [P, T] of P pairs → a map [P, G', G'] and a score [P] for each."""
     fine = min(grid, finest_grid(max(maps.shape[2:]), tiles))
     weighted = maps[:, 1:] * window_weights(tower, scores[:, 1:])[..., None, None]
-    blended = (fit_grid(maps[:, 0], fine) + blend(weighted, tiles, fine)) / 2
-    return fit_grid(blended, grid), scores[:, 0]
+    return (fit_grid(maps[:, 0], fine) + blend(weighted, tiles, fine)) / 2, scores[:, 0]
 
 
 def window_weights(tower: Tower, scores: Tensor) -> Tensor:

@@ -124,6 +124,16 @@ class SaliencyTable:
         peaks: NDArray[np.float32] = self._ranges[:, 0] + self._ranges[:, 1]
         return peaks
 
+    def image_sizes(self) -> NDArray[np.int64]:
+        """Width and height of each row's upright image, int64 [n, 2], read from the files at every call. ValueError."""
+        names = ("width", "height")
+        batches = [batch for path in self._files for batch in ShardFile(path).batches(names)]
+        sizes = [np.stack([np.asarray(batch[name], np.int64) for name in names], axis=1) for batch in batches]
+        found = np.concatenate([np.zeros((0, 2), np.int64), *sizes])
+        if len(found) and found.min() < 1:
+            raise ValueError(f"{self.folder} has a width or height that is not positive; mae-cli verify says where")
+        return found
+
     def join(self, keys: pa.Array, captions: pa.Array | None = None) -> NDArray[np.int64]:
         """The row of each (key, caption), or of the first row with that key where ``captions`` is None; −1 if none.
 

@@ -39,7 +39,6 @@ DEMO_CLIP = Path(__file__).parent / "demo_clip"
 """The small CLIP of the built-in scenes, in open_clip's ``local-dir:`` layout."""
 
 _INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_TEXT_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -108,12 +107,7 @@ class Tower:
     @torch.no_grad()
     def encode_texts(self, captions: Sequence[str]) -> Tensor:
         """Unit-length text features float32 [n, D]; captions longer than the context are cut, as CLIP does."""
-        parts = []
-        for start in range(0, len(captions), _TEXT_BATCH):
-            tokens = self.tokenizer(list(captions[start : start + _TEXT_BATCH]))
-            parts.append(encode_tokens(self.model, tokens, self.device))
-        features = torch.cat(parts)
-        return F.normalize(features, dim=-1)
+        return F.normalize(encode_tokens(self.model, self.tokenizer(list(captions)), self.device), dim=-1)
 
     def compile(self) -> None:
         """Compile the trunk, block by block: all that runs before the last block, with static shapes.

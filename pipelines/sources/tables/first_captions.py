@@ -48,6 +48,18 @@ def one_pair_an_image(source: Source) -> Source:
     return chosen
 
 
+def captions_together(source: Source) -> Source:
+    """The source with the pairs of an image side by side, in the order in which images and their captions come.
+
+    Of images in files. Those that lie in tables stay where they are, since there the order is the one to read in.
+    """
+    if not isinstance(source.images, FileImages):
+        return source
+    _, first, inverse = np.unique(_places(source, _codes(source.keys)), return_index=True, return_inverse=True)
+    order = np.argsort(first[inverse], kind="stable")
+    return source if (np.diff(order) == 1).all() else source.select(order)
+
+
 def first_rows(
     rows: Iterable[Row], identity: Callable[[Row], Hashable], caption: Callable[[Row], str | None]
 ) -> Iterator[Row]:

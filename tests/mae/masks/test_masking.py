@@ -409,6 +409,21 @@ def test_block_hides_connected_regions_and_every_image_its_own() -> None:
     assert min(frequencies(block)) > 0.01, "no corner is out of reach"
 
 
+@pytest.mark.parametrize(("salient_of", "pick"), itertools.product(SALIENT_OF, SALIENT_PICKS))
+def test_what_is_forced_is_hidden_whatever_the_noise_of_the_rest(salient_of: str, pick: str) -> None:
+    saliency = torch.rand(20, 36, generator=seeded(30))
+    masking = Masking("salient", 0.5, 0.25, salient_of, pick)
+    draw = masking.draw(20, (6, 6), generator=seeded(31), saliency=saliency)
+    forced = masking.forced(draw)
+    others = [replace(draw, uniform=torch.rand(20, 36, generator=seeded(seed))) for seed in range(40)]
+    always = torch.stack([masking.mask(each).hidden for each in others]).all(0)
+    assert torch.equal(always, forced)
+    members = salient_set(saliency, draw.ties, 0.5).sum(1)
+    counts = {"image": 9 + 0 * members, "mask": 4 + 0 * members, "salient": (members * 0.25).round()}
+    assert forced.sum(1).tolist() == counts[salient_of].tolist()
+    assert torch.equal(masking.mask(draw).hidden, masking(20, (6, 6), generator=seeded(31), saliency=saliency).hidden)
+
+
 # Inputs
 
 

@@ -122,9 +122,9 @@ def test_many_bad_pairs_at_the_start_of_a_good_source_do_not_stop_it(pictures, t
 
 
 def test_a_batch_holds_as_many_windows_as_its_size():
-    assert Recipe("gradcam", 4, 1, "squash", 64).pairs_at_once == 64
-    assert Recipe("gradcam", 4, 3, "squash", 64).pairs_at_once == 6
-    assert Recipe("gradcam", 4, 16, "squash", 64).pairs_at_once == 1
+    assert Recipe("gradcam", 4, 1, "squash", 64).images_at_once == 64
+    assert Recipe("gradcam", 4, 3, "squash", 64).images_at_once == 6
+    assert Recipe("gradcam", 4, 16, "squash", 64).images_at_once == 1
 
 
 def test_the_time_a_stream_takes_counts_as_reading(tiny_clip):

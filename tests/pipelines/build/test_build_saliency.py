@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.build import model_input, pairs
 from pipelines.build.build_saliency import build_saliency
 from pipelines.build.job import BuildOptions
 from pipelines.errors import UserError
@@ -123,8 +124,34 @@ def test_all_captions_of_an_image(tmp_path, tiny_clip):
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert build(folder, tmp_path / "first", tiny_clip).written == 3
     assert build(folder, tmp_path / "all", tiny_clip, captions="all").written == 6
-    pairs = pq.read_table(tmp_path / "all" / "data", columns=["key", "caption"]).to_pylist()
-    assert {(p["key"], p["caption"]) for p in pairs} == {(f"{i:03d}.png", f"{c} {i}") for i in range(3) for c in "ab"}
+    rows = pq.read_table(tmp_path / "all" / "data", columns=["key", "caption"]).to_pylist()
+    assert {(p["key"], p["caption"]) for p in rows} == {(f"{i:03d}.png", f"{c} {i}") for i in range(3) for c in "ab"}
+
+
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_maps_of_many_captions_are_those_of_one_at_a_time(tmp_path, tiny_clip, monkeypatch, tiles):
+    """Phrases in a list column, more for some images than for others: each gets the map it would have alone."""
+    folder = write_pictures(tmp_path / "p", ["x"] * 5)
+    counts = [3, 1, 11, 0, 2]
+    phrases = [[f"phrase {n} of {i}" for n in range(count)] for i, count in enumerate(counts)]
+    lines = [{"file_name": f"{i:03d}.png", "phrases": each} for i, each in enumerate(phrases)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    asked = {"captions": "all", "caption_column": "phrases", "tiles": tiles, "shard_size": 6}
+    looks = []
+    see = model_input.see
+    monkeypatch.setattr(model_input, "see", lambda *words: (looks.append(1), see(*words))[1])
+    manifest = build(folder, tmp_path / "together", tiny_clip, **asked)
+    assert (manifest.taken, manifest.written, manifest.rejected) == (18, 17, 1)
+    assert len(looks) == 6  # once an image; the third has pairs in three shards
+    monkeypatch.setattr(pairs, "CAPTIONS_A_LOOK", 1)
+    build(folder, tmp_path / "alone", tiny_clip, **asked)
+    assert len(looks) == 6 + 17
+    together, alone = SaliencyTable(tmp_path / "together"), SaliencyTable(tmp_path / "alone")
+    assert together.captions.to_pylist() == alone.captions.to_pylist() == [text for each in phrases for text in each]
+    rows = np.arange(17)
+    peaks = alone.raw_maps(rows).max((1, 2), keepdims=True)
+    np.testing.assert_allclose(together.raw_maps(rows) / peaks, alone.raw_maps(rows) / peaks, atol=1 / 254)
+    np.testing.assert_allclose(together.clip_scores, alone.clip_scores, atol=1e-6)
 
 
 # bad input
@@ -396,7 +423,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, tiny_clip):
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert errors.splitlines()[-1].startswith("error: interrupted; the same command goes on")
+    assert errors.splitlines()[-1].startswith("error: interrupted; run the same command again to resume")
     assert "Traceback" not in errors
     again = run_cli(*arguments(folder, tmp_path / "maps", tiny_clip))
     assert again.wait(120) == 0

@@ -2,13 +2,15 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.build.model_input import Prepared, prepare_pair, see
-from pipelines.build.pairs import Pair
+from pipelines.build import model_input
+from pipelines.build.model_input import Prepared, prepare_pairs, see
+from pipelines.build.pairs import CAPTIONS_A_LOOK, Pair, by_image
 from pipelines.build.stages import DECODE, READ, Stages
 from pipelines.prefetch import prefetch
 from pipelines.sources.images import BadImage
@@ -99,7 +101,7 @@ def pair(data, caption="a", duplicate=False):
 )
 def test_a_bad_pair_says_why(tower, given, reason):
     stages = Stages()
-    rejected = prepare_pair(given, tower, "squash", 1, stages)
+    [rejected] = prepare_pairs([given], tower, "squash", 1, stages)
     assert isinstance(rejected, Rejected)
     assert reason in rejected.reason
     assert "\n" not in rejected.reason
@@ -107,12 +109,43 @@ def test_a_bad_pair_says_why(tower, given, reason):
 
 def test_a_good_pair_and_its_stages(tower):
     stages = Stages()
-    prepared = prepare_pair(pair(encode(smooth(50, 40))), tower, "squash", 1, stages)
+    [prepared] = prepare_pairs([pair(encode(smooth(50, 40)))], tower, "squash", 1, stages)
     assert isinstance(prepared, Prepared)
-    assert (prepared.row.width, prepared.row.height, prepared.row.url) == (50, 40, "http://x")
+    [row] = prepared.rows
+    assert (row.width, row.height, row.url) == (50, 40, "http://x")
     assert prepared.pixels.flags.c_contiguous
     assert stages.seconds[DECODE] > 0
     assert READ in stages.seconds
+
+
+def test_pairs_of_one_image_share_it(tower, monkeypatch):
+    """By the row of the source, or by the bytes; what lies between them is told of by itself."""
+    decoded = []
+    monkeypatch.setattr(model_input, "see", lambda data, *rest: (decoded.append(data), see(data, *rest))[1])
+    one, other = encode(smooth(50, 40)), encode(smooth(40, 50))
+
+    def shown(data, caption, row=None):
+        return replace(pair(data, caption), row=row)
+
+    unread = shown(OSError("is not read again"), "b", 3)
+    given = [shown(one, "a", 3), unread, shown(one, None, 3), shown(one, "c"), shown(other, "d"), shown(one, "e")]
+    made = prepare_pairs(given, tower, "squash", 1, Stages())
+    captions = [item.caption if isinstance(item, Rejected) else [row.caption for row in item.rows] for item in made]
+    assert captions == [["a", "b", "c"], None, ["d"], ["e"]]
+    assert decoded == [one, other, one]
+    assert len({row.image_sha256 for row in made[0].rows}) == 1
+
+
+def test_pairs_are_grouped_by_key_and_shard():
+    numbered = [(0, "a")] * 3 + [(1, "a")] + [(1, "b")] * (CAPTIONS_A_LOOK + 2) + [(1, "a")]
+    groups = by_image((number, replace(pair(b""), key=key)) for number, key in numbered)
+    assert [(number, group[0].key, len(group)) for number, group in groups] == [
+        (0, "a", 3),
+        (1, "a", 1),
+        (1, "b", CAPTIONS_A_LOOK),
+        (1, "b", 2),
+        (1, "a", 1),
+    ]
 
 
 # prefetch

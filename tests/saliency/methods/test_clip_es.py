@@ -12,7 +12,7 @@ from tests.saliency.methods.test_grad_eclip_legrad import setting
 @pytest.mark.parametrize("kind", ["class token", "average", "timm class token"])
 def test_clip_es_is_grad_cam_of_a_softmax_of_the_mean_patch(kind):
     tower, inputs, texts, _ = setting(kind)
-    maps, scores = clip_es_maps(tower, inputs, texts)
+    [maps], [scores] = clip_es_maps(tower, inputs, texts[None])
 
     tower.model.requires_grad_(True)
     kept = {}
@@ -44,7 +44,7 @@ def test_a_tower_that_is_sure_still_has_a_map():
     tower, inputs, texts, _ = setting("average")
     texts = tower.encode_images(inputs)  # cosine 1 with its own image
     tower.model.logit_scale.data.fill_(6)
-    maps, _ = clip_es_maps(tower, inputs, texts.detach())
+    [maps], _ = clip_es_maps(tower, inputs, texts.detach()[None])
     assert maps.isfinite().all()
 
 

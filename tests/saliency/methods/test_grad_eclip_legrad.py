@@ -37,7 +37,7 @@ def test_grad_eclip_follows_its_equation(kind):
             cosines = torch.cosine_similarity(queries[b, i : i + 1], keys[b, -cells:], dim=-1)
             loose = (cosines - cosines.min()) / (cosines.max() - cosines.min())
             expected[b] += loose * (weights[b, i] * values[b, -cells:]).sum(-1)
-    maps, scores = grad_eclip_maps(tower, inputs, texts)
+    [maps], [scores] = grad_eclip_maps(tower, inputs, texts[None])
     torch.testing.assert_close(maps.flatten(1), expected.relu(), atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(scores, (image * texts).sum(1).detach(), atol=1e-5, rtol=0)
     assert maps.max() > 1e-4
@@ -62,7 +62,7 @@ def test_legrad_differentiates_each_layers_attention_by_its_own_score(kind):
             image = features(tower, output)
         (gradients,) = torch.autograd.grad((image * texts).sum(), probabilities)
         expected += gradients.clamp(min=0).mean(dim=(1, 2))[:, tower.layer.prefix_tokens :] / len(found)
-    maps, scores = legrad_maps(tower, inputs, texts)
+    [maps], [scores] = legrad_maps(tower, inputs, texts[None])
     torch.testing.assert_close(maps.flatten(1), expected, atol=1e-7, rtol=1e-3)
     torch.testing.assert_close(scores, (tower.encode_images(inputs) * texts).sum(1), atol=1e-5, rtol=0)
     assert expected.max() > 1e-6
@@ -80,7 +80,7 @@ def test_legrad_differentiates_the_pools_attention_to_every_layer(kind):
         image = pool.finish(attend(queries, keys, values, probabilities)[1])
         (gradients,) = torch.autograd.grad((image * texts).sum(), probabilities)
         expected += gradients.clamp(min=0).mean(dim=(1, 2))[:, -cells:] / (len(tokens) - 1)
-    maps, _ = legrad_maps(tower, inputs, texts)
+    [maps], _ = legrad_maps(tower, inputs, texts[None])
     torch.testing.assert_close(maps.flatten(1), expected, atol=1e-7, rtol=1e-3)
     assert expected.max() > 1e-6
 
@@ -90,7 +90,7 @@ def test_legrad_changes_nothing_that_passes():
     tower, inputs, texts, tokens = setting("class token")
     seen = []
     handles = [m.register_forward_pre_hook(lambda _m, args: seen.append(args[0])) for m in modules(tower.model.visual)]
-    legrad_maps(tower, inputs, texts)
+    legrad_maps(tower, inputs, texts[None])
     for handle in handles:
         handle.remove()
     for ours, before in zip(seen, tokens[:-1], strict=True):

@@ -25,6 +25,28 @@ def make_pairs(tower, count=3):
     return pixels, tower.encode_texts(["a dog", "two red cups", "snow on a hill"][:count])
 
 
+@pytest.mark.parametrize(
+    ("method", "kind"), [able for able in ABLE if able[0] != "scorecam" or able[1] == "class token"]
+)
+def test_many_captions_take_one_look(method, kind, monkeypatch):
+    """K captions an image give the maps of one caption at a time, and each image goes through the tower once."""
+    tower = make_tower(kind)
+    pixels, _ = make_pairs(tower, 2)
+    words = [["a dog", "snow"], ["two red cups", "a"], ["a hill", "the sea at night"]]
+    texts = torch.stack([tower.encode_texts(each) for each in words])
+    seen = []
+    encode = tower.encode_images
+    if method != "scorecam":  # it looks at masked images, for every caption
+        monkeypatch.setattr(tower, "encode_images", lambda inputs: (seen.append(len(inputs)), encode(inputs))[1])
+    maps, scores = saliency_maps(tower, pixels, texts, method=method)
+    assert sum(seen) == (0 if method == "scorecam" else 2)
+    assert maps.shape == (3, 2, *tower.grid)
+    for captions, found, score in zip(texts, maps, scores, strict=True):
+        alone, expected = saliency_maps(tower, pixels, captions, method=method)
+        torch.testing.assert_close(found / maps.max(), alone / maps.max(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(score, expected, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(("method", "kind"), ABLE)
 def test_maps_are_finite_and_follow_image_and_caption_alone(method, kind):
     tower = make_tower(kind)
@@ -66,10 +88,9 @@ def test_a_method_is_a_row(monkeypatch):
     """A toy method, which numbers the cells: its maps and scores come through, and towers it can't read are refused."""
 
     def toy_maps(tower, inputs, texts):
-        scores = (tower.encode_images(inputs) * texts).sum(1)
-        return torch.arange(1.0, tower.grid[0] * tower.grid[1] + 1).view(1, *tower.grid).expand(
-            len(inputs), -1, -1
-        ), scores
+        scores = (tower.encode_images(inputs) * texts).sum(-1)
+        cells = torch.arange(1.0, tower.grid[0] * tower.grid[1] + 1).view(tower.grid)
+        return cells.expand(*scores.shape, -1, -1), scores
 
     monkeypatch.setitem(METHODS, "toy", Method(toy_maps, ("class token",), "none"))
     tower = make_tower("class token")

@@ -34,7 +34,7 @@ def test_every_patch_is_a_softmax_over_caption_and_backgrounds(kind):
             patch = norm_and_project(tower.model.visual, block.scale(block.out(torch.cat(outputs))))
             cosines = torch.cosine_similarity(patch[None], torch.cat([texts, backgrounds]), dim=-1)
             expected[r, c] = (cosines * tower.model.logit_scale.exp()).softmax(0)[0]
-    maps, scores = naclip_maps(tower, inputs, texts)
+    [maps], [scores] = naclip_maps(tower, inputs, texts[None])
     torch.testing.assert_close(maps[0], expected.detach(), atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(scores, (tower.encode_images(inputs) * texts).sum(1), atol=1e-6, rtol=0)
     assert maps.max() <= 1

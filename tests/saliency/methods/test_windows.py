@@ -207,6 +207,17 @@ def test_maps_are_half_the_whole_images_and_half_the_windows(tower, tiles, grid)
         torch.testing.assert_close(maps[pair], expected, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_captions_share_the_windows_of_their_image(tower, tiles):
+    pixels = noise(2, len(windows(tiles)), 3, 32, 32)
+    texts = torch.stack([tower.encode_texts(["a", "b"]), tower.encode_texts(["a dog", "a cat"])])
+    maps, scores = map_windows(tower, pixels, texts, method="gradcam", tiles=tiles, grid=6)
+    for captions, found, score in zip(texts, maps, scores, strict=True):
+        alone, expected = map_windows(tower, pixels, captions, method="gradcam", tiles=tiles, grid=6)
+        torch.testing.assert_close(found, alone, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(score, expected, atol=1e-6, rtol=0)
+
+
 def test_the_model_never_sees_more_images_than_the_batch_has(tower):
     sizes = []
     handle = tower.model.visual.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,16 @@ def test_what_is_no_table_is_one_line(folder, damage, message):
     with pytest.raises(ValueError, match=message) as caught:
         SaliencyTable(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_image_sizes_stand_in_the_order_of_the_rows(tmp_path):
+    rows = [replace(row(str(i)), width=10 + i, height=20 + i) for i in range(5)]
+    for number, part in enumerate((rows[:2], rows[2:])):
+        write(tmp_path, f"train-{number:05d}-of-00002.parquet", part)
+    assert SaliencyTable(tmp_path).image_sizes().tolist() == [[10 + i, 20 + i] for i in range(5)]
+    write(tmp_path, "train-00000-of-00002.parquet", [replace(rows[0], width=0)])
+    with pytest.raises(ValueError, match="width or height that is not positive"):
+        SaliencyTable(tmp_path).image_sizes()
 
 
 def test_an_empty_shard_is_fine(tmp_path):

@@ -31,7 +31,8 @@ def test_nothing_but_the_cost_changes(kind):
     tower = make_tower(kind)
     inputs = torch.randn(3, 3, tower.size, tower.size)
     texts = torch.nn.functional.normalize(torch.randn(3, 16), dim=-1)
-    expected, found = whole(tower, inputs, texts), read_layer(tower, inputs, texts)
+    expected, (activations, gradients, scores) = whole(tower, inputs, texts), read_layer(tower, inputs, texts[None])
+    found = (activations, *gradients, *scores)
     assert expected[1].abs().max() > 0
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6 * float(theirs.abs().max()), rtol=1e-4)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 
+from saliency.towers import texts
 from saliency.towers.texts import encode_tokens
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 16}
@@ -47,13 +48,16 @@ def test_features_equal_those_of_the_whole_context(kind, text):
 
 
 def test_the_padding_is_not_computed(monkeypatch):
+    """Texts of about one length go together, and each batch is as long as its longest."""
     model = build(CLIP)
     seen = []
-    model.transformer.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[1]))
-    tokens = open_clip.SimpleTokenizer(context_length=77)(CAPTIONS[:2])
+    model.transformer.register_forward_pre_hook(lambda _module, inputs: seen.append(tuple(inputs[0].shape[:2])))
+    monkeypatch.setattr(texts, "_AT_ONCE_ELSEWHERE", 2)
+    tokens = open_clip.SimpleTokenizer(context_length=77)(["cat " * count for count in (9, 1, 2, 20)] + [""])
     with torch.no_grad():
-        encode_tokens(model, tokens)
-    assert seen == [8]
+        features = encode_tokens(model, tokens)
+        torch.testing.assert_close(features, model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+    assert seen[:3] == [(2, 3), (2, 11), (1, 22)]
 
 
 def test_a_tower_without_a_causal_mask_sees_its_padding():

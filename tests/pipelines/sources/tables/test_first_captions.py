@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.sources.hub_stream import stream_dataset
 from pipelines.sources.open_source import open_source
 from pipelines.sources.tables.columns import Wishes
-from pipelines.sources.tables.first_captions import first_rows
+from pipelines.sources.tables.first_captions import captions_together, first_rows
 from pipelines.sources.tables.table_source import open_dataset
 
 WRITTEN = Path(__file__).parents[3] / "data" / "written_before" / "salient"
@@ -47,6 +47,14 @@ def test_flickr8k(flickr):
     assert [source.read_image(i) for i in range(4)] == [png(i) for i in (2, 0, 1, 3)]
     assert source.warnings == ["further captions of an image left out: 8 (--captions all makes a pair of each)"]
     assert len(open_source(str(flickr), captions="all")) == 12
+
+
+def test_captions_of_an_image_come_together(flickr):
+    scattered = open_source(str(flickr), captions="all")
+    together = captions_together(scattered)
+    assert pairs(together) == [(f"{i}.jpg", f"caption {n}, of {i}") for i in (2, 0, 1, 3) for n in range(3)]
+    assert [together.read_image(i) for i in range(0, 12, 3)] == [png(i) for i in (2, 0, 1, 3)]
+    assert captions_together(together) is together
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 9])
