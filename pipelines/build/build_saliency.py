@@ -13,18 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.build.job import open_job
+from pipelines.build.append import APPENDED, JOINING, WORK, finished_maps, join_appended
+from pipelines.build.job import NOT_OF_A_MAP, open_job
 from pipelines.build.local_engine import build_here
 from pipelines.build.options import BuildOptions
 from pipelines.build.progress import Progress
 from pipelines.build.shard_plan import Plan, shard_name
 from pipelines.build.stages import Stages
 from pipelines.commandline.machine import half_the_cores
-from pipelines.commandline.terminal import warn
+from pipelines.commandline.terminal import say, warn
 from pipelines.errors import UserError, user_errors
 from pipelines.outputs import check_apart, one_writer
 from saliency.files import remove_leftovers
-from saliency.table.manifest import Manifest, Shard, open_manifest
+from saliency.table.manifest import Manifest, Shard, compare_settings, open_manifest, read_manifest
 
 Engine = Callable[[Iterable[int], Path, Callable[[Shard], None], Stages, Callable[[int], None]], None]
 """(numbers of the shards to make, --out, what to do with a finished one, stages, progress in pairs)."""
@@ -42,21 +43,59 @@ def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages
     """
     stages = stages or Stages()
     check_apart(options.out, [options.source])
+    if not options.append:
+        return _opened(options, stages, quiet, _build)
+    if not options.out.is_dir():
+        raise UserError(f"{options.out} does not exist: make the maps without --append first")
+    with one_writer(options.out):
+        join_appended(options.out)
+        finished_maps(options.out)
+        return _opened(options, stages, quiet, _append)
+
+
+def _opened(options: BuildOptions, stages: Stages, quiet: bool, build: Callable[..., Manifest]) -> Manifest:
+    """Open the job here or on the cluster, and hand it to ``build``."""
     if options.engine == "ray":
         from pipelines.build.ray_engine import Cluster
 
         with Cluster(options) as cluster:
-            return _build(options, cluster.settings, cluster.plan, stages, quiet, cluster.build)
+            return build(options, cluster.settings, cluster.plan, stages, quiet, cluster.build)
     job = open_job(options)
     warn([] if quiet else job.source.warnings)
     engine = partial(build_here, job, workers=options.workers or half_the_cores())
-    return _build(options, job.settings, job.plan, stages, quiet, engine)
+    return build(options, job.settings, job.plan, stages, quiet, engine)
+
+
+def _append(
+    options: BuildOptions, settings: dict[str, Any], plan: Plan, stages: Stages, quiet: bool, engine: Engine
+) -> Manifest:
+    """Build the pairs of the plan in a folder of their own, and put their shards behind those that are there."""
+    manifest = finished_maps(options.out)
+    of_maps = ({k: v for k, v in each.items() if k in settings and k not in NOT_OF_A_MAP} for each in
+               (manifest.settings, settings))  # fmt: skip
+    with user_errors():
+        compare_settings(options.out, *of_maps)
+        begun = read_manifest(options.out / WORK)
+    if begun is not None and begun.settings != settings:
+        raise UserError(
+            f"{options.out / WORK} holds an append of other pairs that is unfinished: give the source as it was then, "
+            "or delete that folder"
+        )
+    if not plan.pairs:
+        if not quiet:
+            say(f"nothing to append: every pair of {options.source} has a map or was rejected before", err=True)
+        return manifest
+    _build(replace(options, out=options.out / WORK, append=False), settings, plan, stages, quiet, engine)
+    (options.out / WORK).rename(options.out / JOINING)
+    return join_appended(options.out) or manifest
 
 
 def _build(
     options: BuildOptions, settings: dict[str, Any], plan: Plan, stages: Stages, quiet: bool, engine: Engine
 ) -> Manifest:
     with one_writer(options.out, name="" if plan.part is None else plan.manifest):
+        if (options.out / JOINING).exists():
+            join_appended(options.out)
         manifest = _begin(options, settings, plan)
         _run(options, plan, manifest, stages, quiet, engine)
     _check_rejected(manifest, options, plan, final=True)
@@ -85,6 +124,9 @@ def _run(options: BuildOptions, plan: Plan, manifest: Manifest, stages: Stages, 
 def _begin(options: BuildOptions, settings: dict[str, Any], plan: Plan) -> Manifest:
     """The manifest in ``--out`` to go on with, or a new one. Raises UserError if the folder is of another run."""
     with user_errors():
+        existing = read_manifest(options.out)
+        if existing is not None and APPENDED in existing.settings:
+            raise UserError(f"{options.out} has pairs that were appended: give --append, or another --out")
         manifest = open_manifest(options.out, settings, options.origin, plan.manifest)
     _drop_absent(options.out, manifest, plan)
     if not manifest.complete:

@@ -232,12 +232,12 @@ def _reject(line: bytes) -> tuple[str, str] | None:
     return key, caption
 
 
-def rejected_pairs(folder: Path) -> pa.Array:
+def rejected_pairs(folder: Path, *, composed: bool = False) -> pa.Array:
     """A hash of every pair that the build rejected, see ``rows.pair_hashes``; unreadable lines are left out."""
     found = (_rejects(path, []) for path in sorted((folder / "rejected").glob("*.jsonl")))
     pairs = [pair for rejects in found for pair in rejects if pair]
     keys, captions = zip(*pairs, strict=True) if pairs else ((), ())
-    return pair_hashes(pa.array(keys, pa.string()), pa.array(captions, pa.string()))
+    return pair_hashes(pa.array(keys, pa.string()), pa.array(captions, pa.string()), composed=composed)
 
 
 def _look_at_duplicates(report: TableReport, scan: _Scan) -> None:
