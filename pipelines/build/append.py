@@ -25,7 +25,7 @@ from saliency.table.rows import hashes_of, pair_hashes
 from saliency.table.shard import ShardFile
 from saliency.table.table import shard_files
 
-WORK, JOINING = ".append", ".joining"
+JOINING = ".joining"
 APPENDED = "appended"
 """In a manifest's settings: the ``pairs`` and ``pairs_sha256`` of each append, in order."""
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.build.append import APPENDED, JOINING, WORK, finished_maps, join_appended
+from pipelines.build.append import APPENDED, JOINING, finished_maps, join_appended
 from pipelines.build.job import NOT_OF_A_MAP, open_job
 from pipelines.build.local_engine import build_here
 from pipelines.build.options import BuildOptions
@@ -25,7 +25,7 @@ from pipelines.commandline.terminal import say, warn
 from pipelines.errors import UserError, user_errors
 from pipelines.outputs import check_apart, one_writer
 from saliency.files import remove_leftovers
-from saliency.table.manifest import Manifest, Shard, compare_settings, open_manifest, read_manifest
+from saliency.table.manifest import APPEND, Manifest, Shard, compare_settings, open_manifest, read_manifest
 
 Engine = Callable[[Iterable[int], Path, Callable[[Shard], None], Stages, Callable[[int], None]], None]
 """(numbers of the shards to make, --out, what to do with a finished one, stages, progress in pairs)."""
@@ -37,6 +37,7 @@ _MOSTLY = 0.5
 def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages | None = None) -> Manifest:
     """Make the maps of every pair of a source, or of this part's; returns the finished manifest.
 
+    With ``append`` the pairs that finished maps lack are added to them, and the manifest is that of all.
     ``stages`` counts where the time goes. Raises UserError for a mistake in the options, a source without captions, an
     output folder of another run, or more rejected pairs than ``max_rejected``; whatever was written until then stays
     and is not made again.
@@ -71,23 +72,26 @@ def _append(
 ) -> Manifest:
     """Build the pairs of the plan in a folder of their own, and put their shards behind those that are there."""
     manifest = finished_maps(options.out)
-    of_maps = ({k: v for k, v in each.items() if k in settings and k not in NOT_OF_A_MAP} for each in
-               (manifest.settings, settings))  # fmt: skip
     with user_errors():
-        compare_settings(options.out, *of_maps)
-        begun = read_manifest(options.out / WORK)
+        compare_settings(options.out, _of_maps(manifest.settings), _of_maps(settings))
+        begun = read_manifest(options.out / APPEND)
     if begun is not None and begun.settings != settings:
         raise UserError(
-            f"{options.out / WORK} holds an append of other pairs that is unfinished: give the source as it was then, "
+            f"{options.out / APPEND} holds an append of other pairs that is unfinished: give the source as it was then, "
             "or delete that folder"
         )
     if not plan.pairs:
         if not quiet:
             say(f"nothing to append: every pair of {options.source} has a map or was rejected before", err=True)
         return manifest
-    _build(replace(options, out=options.out / WORK, append=False), settings, plan, stages, quiet, engine)
-    (options.out / WORK).rename(options.out / JOINING)
+    _build(replace(options, out=options.out / APPEND, append=False), settings, plan, stages, quiet, engine)
+    (options.out / APPEND).rename(options.out / JOINING)
     return join_appended(options.out) or manifest
+
+
+def _of_maps(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide a map, whichever pairs there are."""
+    return {name: value for name, value in settings.items() if name not in (*NOT_OF_A_MAP, APPENDED)}
 
 
 def _build(

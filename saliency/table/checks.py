@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from saliency.files import open_regular, parse_json
-from saliency.table.manifest import NAME, Manifest, part_manifests, read_manifest
+from saliency.table.manifest import APPEND, NAME, Manifest, part_manifests, read_manifest
 from saliency.table.rows import hashes_of, later_occurrences, pair_hashes, read_rows
 from saliency.table.shard import SCHEMA_VERSION, ShardError, ShardFile, reading, wrong_values
 from saliency.table.table import shard_files
@@ -163,7 +163,8 @@ def _look_at_manifest(folder: Path, manifest: Manifest | None, scan: _Scan) -> N
 
 def _look_at_files(folder: Path, files: list[Path], manifest: Manifest | None, scan: _Scan) -> None:
     problems = scan.problems["files"]
-    leftovers = [path for path in folder.rglob(".tmp-*") if ".cache" not in path.relative_to(folder).parts]
+    own = {".cache", APPEND}  # what is written there becomes part of the table later, or never
+    leftovers = [path for path in folder.rglob(".tmp-*") if own.isdisjoint(path.relative_to(folder).parts)]
     problems += [f"{path.relative_to(folder)} is left over from a run that was killed" for path in leftovers]
     names = [path.name for path in files]
     listed = [shard.file for shard in manifest.shards] if manifest else names

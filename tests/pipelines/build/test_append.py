@@ -136,6 +136,8 @@ def test_a_run_killed_anywhere_ends_the_same(pictures, maps, tmp_path, tiny_clip
 def test_readers_see_the_old_maps_until_the_end(pictures, maps, tiny_clip, monkeypatch):
     monkeypatch.setattr(building, "join_appended", lambda folder: None)
     build(pictures, maps, tiny_clip, append=True)
+    (maps / ".joining").rename(maps / ".append")
+    (maps / ".append" / "data" / ".tmp-1-train-00000-of-00002.parquet").touch()
     assert len(SaliencyTable(maps)) == 8
     assert all(check.passed for check in verify(VerifyOptions(str(maps)), quiet=True))
 
