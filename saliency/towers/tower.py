@@ -31,6 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from saliency.caches import cache_fault
+from saliency.maps import FULL, Box
 from saliency.names import OWN_WEIGHTS
 from saliency.towers.input_size import set_input_size
 from saliency.towers.texts import encode_tokens
@@ -91,12 +92,20 @@ class Tower:
         self.layer = find_layer(visual)
         self.grid = self._probe_grid()
 
-    def squash(self, image: Image.Image, box: tuple[float, float, float, float] = (0, 0, 1, 1)) -> NDArray[np.uint8]:
-        """The part ``box`` (x0, y0, x1, y1, fractions) of an RGB image at the model's square size, uint8 [3, S, S]."""
+    def squash(self, image: Image.Image, box: Box = FULL) -> NDArray[np.uint8]:
+        """The part ``box`` (x0, y0, x1, y1, fractions) of an RGB image at the model's square size, uint8 [3, S, S].
+
+        A whole image that shrinks to a half or less is resized by PyTorch. That takes an eighth of
+        Pillow's time for a photograph of 1500×1000, and in two bytes of a thousand gives Pillow's value ± 1.
+        """
+        if box == FULL and min(image.size) >= 2 * self.size:
+            pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None]
+            resized = F.interpolate(pixels, (self.size, self.size), mode=self.interpolation, antialias=True)
+            return resized[0].numpy()
         width, height = image.size
-        pixels = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
-        resized = image.resize((self.size, self.size), _INTERPOLATIONS[self.interpolation], box=pixels)
-        return np.asarray(resized).transpose(2, 0, 1)
+        part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+        seen = image.resize((self.size, self.size), _INTERPOLATIONS[self.interpolation], box=part)
+        return np.asarray(seen).transpose(2, 0, 1)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] → the float32 input the model was trained on."""

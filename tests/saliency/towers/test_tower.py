@@ -87,6 +87,20 @@ def test_preprocessing_equals_open_clips(tmp_path):
     torch.testing.assert_close(ours, transform(image), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(1500, 1000), (64, 70), (63, 500), (10, 300), (20, 20)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_whole_images_are_resized_as_by_pillow(size, interpolation):
+    tower = Tower(make_tiny_clip(), open_clip.SimpleTokenizer(context_length=16))
+    tower.interpolation = interpolation
+    coarse = np.random.default_rng(0).integers(0, 256, (12, 9, 3), np.uint8)  # steeper than photographs
+    image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+    theirs = np.asarray(image.resize((32, 32), getattr(Image.Resampling, interpolation.upper()))).transpose(2, 0, 1)
+    difference = np.abs(tower.squash(image).astype(int) - theirs)
+    assert difference.max() <= 1
+    assert difference.mean() < 0.04
+    assert difference.max() == 0 or min(size) >= 64
+
+
 def test_a_crop_box_shows_that_part():
     tower = Tower(make_tiny_clip(), open_clip.SimpleTokenizer(context_length=16))
     pixels = np.zeros((32, 64, 3), np.uint8)
