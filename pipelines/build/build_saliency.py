@@ -77,8 +77,8 @@ def _append(
         begun = read_manifest(options.out / APPEND)
     if begun is not None and begun.settings != settings:
         raise UserError(
-            f"{options.out / APPEND} holds an append of other pairs that is unfinished: give the source as it was then, "
-            "or delete that folder"
+            f"{options.out / APPEND} holds an append of other pairs that is unfinished: give the source as it was "
+            "then, or delete that folder"
         )
     if not plan.pairs:
         if not quiet:
