@@ -24,6 +24,7 @@ from pipelines.commandline.terminal import fail, guarded, print_facts, print_ver
 from pipelines.commandline.typer_commands import with_options
 from pipelines.compare.options import CompareOptions
 from pipelines.demo.options import DemoOptions
+from pipelines.diff.options import DiffOptions
 from pipelines.encode.options import EncodeOptions
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.options import ExportOptions
@@ -174,6 +175,20 @@ def verify(given: Given, quiet: Quiet = False) -> None:
         fail(f"{failed} of {len(checks)} checks failed", 1)
     say(f"all {len(checks)} checks passed")
     say_next(*("pretrain", options.source or "SOURCE", "--saliency", options.maps, "--out", "run"), quiet=quiet)
+
+
+@command(DiffOptions)
+def diff(given: Given, quiet: Quiet = False) -> None:
+    """Compare two tables of maps: which pairs came, went or changed, and how far the maps agree."""
+    from pipelines.diff.diff import diff as compare_maps
+
+    options = _options(DiffOptions, given)
+    found = compare_maps(options, quiet=quiet)
+    print_facts(found.facts())
+    if table := found.table():
+        say(f"\n{table}")
+    if found.files:
+        say(f"\nall figures are in {found.files[0]}, the pairs in {', '.join(path.name for path in found.files[1:])}")
 
 
 @command(PublishOptions)

@@ -3,7 +3,7 @@
 What the command line does, as functions, on the same code:
 
 - ``sm.load_clip``, ``sm.heatmap``, ``sm.overlay``: what speaks for a caption in an image
-- ``sm.build_saliency``, ``sm.verify``, ``sm.publish``, ``sm.open_maps``: the maps of a whole source, and their rows
+- ``sm.build_saliency``, ``sm.verify``, ``sm.diff``, ``sm.publish``, ``sm.open_maps``: the maps of a whole source
 - ``sm.import_maps``, ``sm.export_maps``: maps that others made, and maps for others
 - ``sm.mask``: the masks, for a training loop of one's own
 - ``sm.pretrain``, ``sm.evaluate``, ``sm.compare``: training, and what it was good for
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipelines.api.jobs import (
         build_saliency,
         compare,
+        diff,
         evaluate,
         export_maps,
         import_maps,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pipelines.api.masks import Masks, mask
     from pipelines.api.model import Model, load
     from pipelines.api.results import BuiltMaps, Checks, Compared, Evaluation, ExportedMaps, Published, Run
+    from pipelines.diff.difference import MapDifference
     from pipelines.errors import UserError
     from saliency import __version__
 
@@ -50,6 +52,7 @@ __all__ = [
     "Evaluation",
     "ExportedMaps",
     "Heatmap",
+    "MapDifference",
     "Maps",
     "Masks",
     "Model",
@@ -59,6 +62,7 @@ __all__ = [
     "__version__",
     "build_saliency",
     "compare",
+    "diff",
     "evaluate",
     "export_maps",
     "heatmap",
@@ -76,12 +80,14 @@ __all__ = [
 _ROOMS = {
     "pipelines.api.heatmap": ("Heatmap", "heatmap", "load_clip", "overlay"),
     "pipelines.api.jobs": (
-        *("build_saliency", "compare", "evaluate", "export_maps", "import_maps", "pretrain", "publish", "verify"),
+        *("build_saliency", "compare", "diff", "evaluate", "export_maps", "import_maps", "pretrain"),
+        *("publish", "verify"),
     ),
     "pipelines.api.maps": ("Maps", "open_maps"),
     "pipelines.api.masks": ("Masks", "mask"),
     "pipelines.api.model": ("Model", "load"),
     "pipelines.api.results": ("BuiltMaps", "Checks", "Compared", "Evaluation", "ExportedMaps", "Published", "Run"),
+    "pipelines.diff.difference": ("MapDifference",),
     "pipelines.errors": ("UserError",),
     "saliency": ("__version__",),
 }

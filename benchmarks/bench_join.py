@@ -37,6 +37,7 @@ def write_table(folder: Path, rows: int, grid: int) -> None:
         first, last = index * SHARD, min(rows, (index + 1) * SHARD)
         lines = [Row(f"{i:09d}", None, caption(i), "0" * 64, 224, 224, FULL, 0.3) for i in range(first, last)]
         maps = rng.integers(0, 256, (last - first, grid, grid), np.uint8)
+        maps[:, 0, 0] = 255
         ones = np.ones(last - first, np.float32)
         write_shard(folder / "data" / f"train-{index:05d}-of-{shards:05d}.parquet", lines, maps, ones, ones, metadata)
 

@@ -20,8 +20,7 @@ from PIL import Image
 from pipelines.build.shard_plan import Plan, shard_name
 from saliency.maps import quantise
 from saliency.table.manifest import Manifest, Shard, part_name
-from saliency.table.shard import schema
-from saliency.table.table import ROW_GROUP
+from saliency.table.shard import schema, write_rows
 
 SHARD, PARTS = 4096, 8
 REJECTED = 512
@@ -54,7 +53,7 @@ def make_maps(maps: Path, source: Path, pairs: int, grid: int) -> None:
             count = len(rows) - len(rows) // REJECTED
             name = shard_name(number, plan.count)
             table = _rows(rng, keys[:count], captions[:count], shape)
-            pq.write_table(table, maps / "data" / name, compression="zstd", row_group_size=ROW_GROUP)
+            write_rows(maps / "data" / name, table)
             lost = zip(keys[count:].to_pylist(), captions[count:].to_pylist(), strict=True)
             lines = [json.dumps({"key": k, "caption": c, "reason": "damaged"}, ensure_ascii=False) for k, c in lost]
             if lines:

@@ -21,10 +21,11 @@ INDEX, MADE_WITH = "index.jsonl", "made_with.json"
 _LOCK = ".lock"
 _OURS = (
     {"config.json", "metrics.jsonl"}, {"config.json", "checkpoints"}, {"manifest.json", "data"}, {"prepared.json"},
-    {"runs", "report.md"}, {"runs", "results.json"}, {"report.json", "rejected.jsonl"},
+    {"runs", "report.md"}, {"runs", "results.json"}, {"report.json", "rejected.jsonl"}, {"diff.json", "pairs.jsonl"},
     {INDEX, MADE_WITH},
 )  # fmt: skip
-"""What a run, maps, prepared images, a comparison, completed pictures and exported maps have in their folders."""
+"""What a run, maps, prepared images, a comparison, completed pictures, differences and exported maps have in their
+folders."""
 
 
 def is_ours(names: set[str]) -> bool:

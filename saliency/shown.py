@@ -52,6 +52,13 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(_BARE_BAR.sub(r"\\|", cell) for cell in row) + " |" for row in cells]
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines in which the columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
 def _ends(text: str, longest: int) -> str:
     if len(text) <= longest:
         return text

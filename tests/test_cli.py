@@ -13,6 +13,7 @@ from pipelines.build.options import BuildOptions, MergeOptions
 from pipelines.commandline.option import Argument, declared_options, given_values
 from pipelines.compare.options import CompareOptions
 from pipelines.demo.options import DemoOptions
+from pipelines.diff.options import DiffOptions
 from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError
 from pipelines.evaluate.options import EvaluateOptions
@@ -39,6 +40,7 @@ KINDS = {
     "export-maps": ExportMapsOptions,
     "inspect": InspectOptions,
     "verify": VerifyOptions,
+    "diff": DiffOptions,
     "publish": PublishOptions,
     "pretrain": PretrainOptions,
     "prepare": PrepareOptions,

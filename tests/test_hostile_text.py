@@ -156,7 +156,15 @@ def test_the_card_of_a_table():
         "me/maps", settings, {"source": NAME, "split": NAME}, False, 5, 1, 1, licence=NAME, quality=quality
     )
     assert inert(dataset_card(facts))[1:] == [
-        *("How to load them", "What a row is", "How they were made", "How good they are", "Licence", "Limits")
+        *(
+            "How to load them",
+            "What a row is",
+            "How they were made",
+            "How good they are",
+            "Licence",
+            "Limits",
+            "Citation",
+        )
     ]
     assert len(shlex.split(build_command(settings, {"source": NAME}))) == 11
     assert "\n" not in build_command(settings, {"source": NAME})

@@ -106,7 +106,7 @@ def test_help_imports_nothing_heavy():
 
 def test_commands_that_only_read_maps_start_without_torch():
     """It takes seconds and most of a gigabyte."""
-    commands = ("build.merge", "verify.verify", "publish.publish", "inspect.inspect")
+    commands = ("build.merge", "verify.verify", "publish.publish", "inspect.inspect", "diff.diff")
     code = f"import sys\nfor name in {commands}: __import__('pipelines.' + name)\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

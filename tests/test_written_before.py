@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -54,6 +55,21 @@ def test_maps_are_whole_and_what_is_built_today():
     assert (
         np.abs(before.maps(rows).astype(int) - again.maps(rows).astype(int)).max() <= 1
     )  # another CPU may round otherwise
+
+
+def test_a_build_goes_on_and_keeps_what_it_has():
+    """Its files keep their bytes; the missing one is written as files are written today."""
+    manifest = json.loads(Path("maps/manifest.json").read_text())
+    *kept, last = [Path("maps/data", shard["file"]) for shard in manifest["shards"]]
+    before = [path.read_bytes() for path in kept]
+    manifest |= {"complete": False, "shards": manifest["shards"][:-1]}
+    Path("maps/manifest.json").write_text(json.dumps(manifest))
+    last.unlink()
+    invoke("build-saliency", SCENES, "--out", "maps", "--shard-size", 5, "--device", "cpu")
+    assert [path.read_bytes() for path in kept] == before
+    columns = [pq.ParquetFile(path).metadata.row_group(0).column(0) for path in (kept[0], last)]
+    assert [column.has_offset_index for column in columns] == [False, True]
+    assert "checks passed" in invoke("verify", "maps", SCENES)
 
 
 @pytest.mark.parametrize("kind", RUNS)

@@ -81,6 +81,7 @@ def scenarios(inputs: Path) -> list[Scenario]:
             "build-saliency --shard, merge",
             (*((*build, *BUILD, "--shard", f"{part}/2") for part in (1, 2)), ("merge", "out")),
         ),
+        Scenario("build-saliency --append", ((*build, *BUILD, "--limit", "12"), (*build, *BUILD, "--append"))),
         Scenario("build-saliency --engine ray", ((*build, *RAY),), program=program),
         Scenario(
             "import-maps, export-maps",

@@ -1,6 +1,7 @@
 """Writes ``docs/reference/options.md`` and ``python.md`` from the code: ``python tools/reference.py [--check]``.
 
-The options come from the command line itself, the Python names from ``saliency_mae.__all__`` and their docstrings. With
+The options come from the command line itself, the Python names from ``saliency_mae.__all__`` and their docstrings. The
+table of columns in ``table.md`` comes from ``saliency.table.columns``; the rest of that page is written by hand. With
 ``--check`` nothing is written, and the exit code is 1 if a page is not what would be written.
 """
 
@@ -21,8 +22,11 @@ from typer.main import get_command  # noqa: E402
 
 import cli  # noqa: E402
 import saliency_mae as sm  # noqa: E402
+from saliency.shown import markdown_table  # noqa: E402
+from saliency.table.columns import column_rows  # noqa: E402
 
 PAGES = ROOT / "docs" / "reference"
+_COLUMNS = ("<!-- Written by tools/reference.py: change saliency/table/columns.py. -->", "<!-- -->")
 _NOTE = "<!-- Written by tools/reference.py: change the code, not this page. -->\n"
 
 
@@ -124,10 +128,18 @@ def _prose(text: str) -> Iterable[str]:
     return [*lines, *(["```"] if fenced else []), ""]
 
 
+def table_page() -> str:
+    """The page of the table as it is, with the table of its columns as the code has it."""
+    before, _, rest = (PAGES / "table.md").read_text().partition(_COLUMNS[0])
+    _, _, after = rest.partition(_COLUMNS[1])
+    table = "\n".join(markdown_table(column_rows()))
+    return f"{before}{_COLUMNS[0]}\n\n{table}\n\n{_COLUMNS[1]}{after}"
+
+
 def main() -> int:
-    """Writes or checks both pages."""
+    """Writes or checks the pages."""
     stale = 0
-    for name, text in (("options.md", options_page()), ("python.md", python_page())):
+    for name, text in (("options.md", options_page()), ("python.md", python_page()), ("table.md", table_page())):
         page, text = PAGES / name, text.rstrip() + "\n"
         if "--check" not in sys.argv:
             page.write_text(text)

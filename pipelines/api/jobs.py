@@ -17,6 +17,9 @@ from pipelines.compare.compare import compare as run_all
 from pipelines.compare.compare import dry_run as look
 from pipelines.compare.options import CompareOptions
 from pipelines.compare.plan import asked_plan, plan_from
+from pipelines.diff.diff import diff as compare_maps
+from pipelines.diff.difference import MapDifference
+from pipelines.diff.options import DiffOptions
 from pipelines.errors import user_errors
 from pipelines.evaluate.evaluate import evaluate as measure
 from pipelines.evaluate.options import EvaluateOptions
@@ -89,6 +92,19 @@ def verify(maps: Place, source: Place | None = None, *, quiet: bool = False, **o
     """
     asked = options_of(VerifyOptions, {"maps": maps, "source": source} | options)
     return Checks(tuple(check(asked, quiet=quiet)))
+
+
+@declared_by(DiffOptions)
+def diff(before: Place, after: Place, *, quiet: bool = False, **options: Any) -> MapDifference:
+    """Compare two tables of maps, pair by pair: ``mae-cli diff``.
+
+    Raises UserError if one is no finished table, or if their grids differ.
+
+    >>> found = sm.diff("maps", "maps", quiet=True)
+    >>> found.came, found.went, found.same, found.agreement["correlation"].mean
+    (0, 0, 16, 1.0)
+    """
+    return compare_maps(options_of(DiffOptions, {"before": before, "after": after} | options), quiet=quiet)
 
 
 @declared_by(PublishOptions)

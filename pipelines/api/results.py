@@ -5,7 +5,7 @@ Those that are a folder can be given wherever a folder is asked for (they are ``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pipelines.api.model import Model, load
 from pipelines.compare.report import Comparison, tables_of
 from pipelines.evaluate.protocol import load as load_protocol
 from pipelines.run_folder import RunFolder
+from saliency.shown import aligned
 from saliency.table.checks import Check
 from saliency.table.manifest import Manifest
 
@@ -77,7 +78,7 @@ class Checks:
         return len(self.checks)
 
     def __str__(self) -> str:
-        return _aligned([[check.name, "ok" if check.passed else "FAILED", check.found] for check in self.checks])
+        return aligned([[check.name, "ok" if check.passed else "FAILED", check.found] for check in self.checks])
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Published:
     """By title: ``dataset`` (its address), ``maps``, ``shards``, ``preview``, …"""
 
     def __str__(self) -> str:
-        return _aligned([[name, str(value)] for name, value in self.facts.items()])
+        return aligned([[name, str(value)] for name, value in self.facts.items()])
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Evaluation:
         names = self.result["protocols"]
         rows = [*self.rows, *self.result.get("baselines", ())]
         lines = [[row["encoder"], *(_figure(row, name) for name in names)] for row in rows]
-        return _aligned([["encoder", *(load_protocol(name).heading() for name in names)], *lines])
+        return aligned([["encoder", *(load_protocol(name).heading() for name in names)], *lines])
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ class Compared:
 
     def __str__(self) -> str:
         if self.comparison is None:
-            return _aligned([[name, state] for name, state in self.states.items()])
-        return "\n\n".join(_aligned(rows) for rows in tables_of(self.comparison).values())
+            return aligned([[name, state] for name, state in self.states.items()])
+        return "\n\n".join(aligned(rows) for rows in tables_of(self.comparison).values())
 
 
 def _figure(row: dict[str, Any], protocol: str) -> str:
@@ -165,10 +166,3 @@ def _figure(row: dict[str, Any], protocol: str) -> str:
     interval, seeds = row[f"{protocol}_interval"], row.get(f"{protocol}_seed_interval")
     text = f"{100 * row[protocol]:.1f}" + ("" if interval is None else f" ± {100 * interval:.1f}")
     return text if seeds is None else f"{text} (seeds ± {100 * seeds:.1f})"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines in which the columns stand below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.build.append import pairs_without_map
 from pipelines.build.options import BuildOptions
 from pipelines.build.shard_plan import Plan
 from pipelines.build.shards import Recipe
@@ -24,7 +25,7 @@ from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
 
 DEFAULT_CLIP = ("ViT-B-16", "openai")
 
-_NOT_OF_A_MAP = ("pairs", "pairs_sha256", "shard_size")  # settings of the build, not of its maps
+NOT_OF_A_MAP = ("pairs", "pairs_sha256", "shard_size")  # settings of the build, not of its maps
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Job:
     @property
     def metadata(self) -> dict[str, Any]:
         """The settings that every shard's file carries."""
-        return {name: value for name, value in self.settings.items() if name not in _NOT_OF_A_MAP}
+        return {name: value for name, value in self.settings.items() if name not in NOT_OF_A_MAP}
 
 
 def open_job(options: BuildOptions) -> Job:
@@ -67,6 +68,13 @@ def open_job(options: BuildOptions) -> Job:
             f"{options.source} is read as a stream, which can't be dealt out: download it (hf download --repo-type "
             "dataset --local-dir FOLDER) and give the folder"
         )
+    if options.append and isinstance(source, StreamSource):
+        raise UserError(
+            f"{options.source} is read as a stream, whose new pairs are not known before all is read: download it (hf "
+            "download --repo-type dataset --local-dir FOLDER) and append the folder"
+        )
+    if options.append and isinstance(source, Source):
+        source = pairs_without_map(source, options.out)
     with user_errors():
         tower = load_clip(options)
         recipe = recipe_of(options, tower)

@@ -104,6 +104,9 @@ class BuildOptions:
     allow_outside: AllowOutside = False
     limit: Limit = None
     max_rejected: Rejects = 0.01
+    append: Annotated[
+        bool, Option("Add the pairs that the finished maps in --out do not have, as new files.", panel=DATA)
+    ] = False
     batch_size: Annotated[int, Option("Images per batch.", least=1, panel=SPEED)] = 64
     precision: Annotated[Literal["auto", "fp32", "bf16"], Option("Precision of the model's trunk.", panel=SPEED)] = (
         "auto"
@@ -146,6 +149,8 @@ class BuildOptions:
         windows(self.tiles)
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
+        if self.append and self.shard is not None:
+            raise ValueError("--append makes all new files in one run: leave --shard out, or use --engine ray")
         if self.engine == "ray" and self.shard is not None:
             raise ValueError("--shard is for job arrays; --engine ray deals out the shards itself")
 

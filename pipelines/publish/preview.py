@@ -65,7 +65,7 @@ def write_preview(
     def write(file: Any) -> None:
         nonlocal written
         bar = progress_bar(total=len(rows), name="preview", unit="pictures", part=True, quiet=quiet)
-        with pq.ParquetWriter(file, _schema(), compression="zstd") as writer, closing(bar):
+        with _writer(file) as writer, closing(bar):
             for start in range(0, len(rows), _ROWS):
                 table = read_rows(files, rows[start : start + _ROWS], _COLUMNS)
                 shown = _pictured(table, source, known)
@@ -85,6 +85,12 @@ def _schema() -> pa.Schema:
     columns = {"picture": datasets.Image(), "key": text, "url": text, "caption": text, "clip_score": number}
     schema: pa.Schema = datasets.Features(columns).arrow_schema
     return schema
+
+
+def _writer(file: Any) -> pq.ParquetWriter:
+    """Its pages end where their content says so, so that a preview with a few other pictures uploads those alone."""
+    pages: dict[str, Any] = {"use_content_defined_chunking": True, "write_page_index": True}
+    return pq.ParquetWriter(file, _schema(), compression="zstd", use_dictionary=False, **pages)
 
 
 def _pictured(table: pa.Table, source: Source | None, known: pa.Array | None) -> list[dict[str, Any]]:

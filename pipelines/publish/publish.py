@@ -1,10 +1,10 @@
 """``publish``: a finished maps folder becomes a dataset on the Hub that the viewer can open and ``pretrain`` can read.
 
 The dataset is put together in a folder of its own and uploaded whole; the maps folder is only read. It holds
-``data/`` (the shards under their final names), ``preview/`` (pictures), ``manifest.json`` and ``README.md``. What
-would tell of the publisher's machine is cut from it: paths are shown by their last part, and ``rejected/``, whose
-reasons name files, stays at home and is published as counts. No pixel of a photo is published unless ``with_images``
-says so.
+``data/`` (the shards under their final names), ``preview/`` (pictures), ``manifest.json``, ``README.md`` and
+``croissant.json``. What would tell of the publisher's machine is cut from it: paths are shown by their last part, and
+``rejected/``, whose reasons name files, stays at home and is published as counts. No pixel of a photo is published
+unless ``with_images`` says so.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ from pipelines.verify.verify import check_folder
 from saliency.files import read_json, remove_leftovers, write_atomically, write_text_atomically
 from saliency.table.card import CardFacts, dataset_card, last_part, without_folders
 from saliency.table.checks import PUBLISHED, TableReport
+from saliency.table.croissant import NAME as CROISSANT
+from saliency.table.croissant import PublishedFile, croissant
 from saliency.table.manifest import Manifest, Shard
-from saliency.table.shard import METADATA_KEY
+from saliency.table.shard import METADATA_KEY, shard_writer
 
 LARGEST_ROW_GROUP = 100_000_000
 """Bytes uncompressed: the Hub's viewer reads at most 300 MB for a page, and advises 100 to 300 MB a row group."""
@@ -217,7 +219,20 @@ def _stage(
         quality=_figures(quality, manifest),
     )
     write_text_atomically(folder / "README.md", dataset_card(card))
+    described = croissant(card, _published_files(folder, manifest))
+    write_text_atomically(folder / CROISSANT, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
     return _facts(manifest, preview, pixels, report)
+
+
+def _published_files(folder: Path, manifest: Manifest) -> list[PublishedFile]:
+    """The Parquet files of a dataset that is put together."""
+    hashes = {folder / "data" / shard.file: shard.sha256 for shard in manifest.shards}
+    for path in sorted((folder / "preview").glob("*.parquet")):
+        hashes[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return [
+        PublishedFile(path.relative_to(folder).as_posix(), digest, path.stat().st_size)
+        for path, digest in hashes.items()
+    ]
 
 
 def _facts(manifest: Manifest, preview: Preview, pixels: str, report: TableReport) -> dict[str, Any]:
@@ -278,7 +293,7 @@ def _stage_shard(path: Path, target: Path, shard: Shard, *, symbolic: bool) -> S
     public = file.schema_arrow.with_metadata({METADATA_KEY: json.dumps(_public(metadata), sort_keys=True).encode()})
 
     def write(sink: Any) -> None:
-        with pq.ParquetWriter(sink, public, compression="zstd", write_page_index=True) as writer:
+        with shard_writer(sink, public) as writer:
             for batch in file.iter_batches(batch_size=rows):
                 writer.write_table(pa.Table.from_batches([batch], public), row_group_size=rows)
 

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from saliency import __version__
 from saliency.shown import code_span, markdown, markdown_table, one_line
+from saliency.table.columns import column_rows
 from saliency.table.imported import are_true_masks, is_imported, kind_of_maps
 
 TAGS = ("saliency-mae", "saliency", "clip", "masked-autoencoder")
@@ -35,19 +37,13 @@ _IMPORT_FLAGS = {
     "off_picture": "--off-picture", "shard_size": "--shard-size", "captions": "--captions", "limit": "--limit",
     "split": "--split", "image_column": "--image-column", "caption_column": "--caption-column",
 }  # fmt: skip
+_SOFTWARE = {
+    "title": "saliency-mae: saliency maps for image-caption pairs, and masked autoencoders that use them",
+    "author": "The saliency-mae authors",
+    "version": __version__,
+}
 _TITLES = {"figures": "Against true masks", "differences": "The maps minus each control"}
 _FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\"()]+[/\\]+)*(?=[^\s/\\:'\"()])")
-_ROW = """| column | type | meaning |
-|---|---|---|
-| `key` | string | the pair's id in its source; unique together with `caption` |
-| `url` | string, null | where the image came from, if the source says |
-| `caption` | string | the text whose saliency this is |
-| `image_sha256` | string | of the image's encoded bytes in its source |
-| `width`, `height` | int32 | of the decoded image, after EXIF orientation |
-| `crop_box` | float32[4] | x0, y0, x1, y1 of the part that the map covers, in fractions of the image |
-| `saliency` | uint8[{cells}] | {grid}×{grid} cells, row by row; 255 is the map's peak |
-| `vmin`, `scale` | float32 | raw value = vmin + scale · saliency / 255 |
-| `clip_score` | float32 | {score} |"""
 
 
 @dataclass(frozen=True)
@@ -73,20 +69,66 @@ class CardFacts:
     licence: str = "other"
     quality: Mapping[str, Any] | None = None
 
+    @property
+    def url(self) -> str:
+        """Where the dataset is on the Hub."""
+        return f"https://huggingface.co/datasets/{self.name}"
+
 
 def dataset_card(facts: CardFacts) -> str:
     """The whole README.md: YAML between ``---`` lines, then Markdown."""
     sections = {
-        "": _opening(facts),
+        "": f"# {facts.name}\n\n{summary(facts)}",
         "How to load them": _loading(facts),
-        "What a row is": _columns(facts),
+        "What a row is": "\n".join(markdown_table(column_rows(int(facts.settings["grid"])))),
         "How they were made": _making(facts),
         "How good they are": _quality(facts.quality),
         "Licence": _licence(facts),
         "Limits": _limits(facts),
+        "Citation": f"```bibtex\n{citation(facts)}\n```",
     }
     body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections.items())
     return f"---\n{_yaml(facts)}\n---\n\n{body}\n"
+
+
+def summary(facts: CardFacts) -> str:
+    """What the dataset is, in a few sentences."""
+    source = code_span(facts.origin.get("source", "unknown"))
+    rejected = f" ({facts.rejected:,} more pairs were rejected)" if facts.rejected else ""
+    return (
+        f"{facts.written:,} saliency maps, one for each image–caption pair of {source}{rejected}. {_shows(facts)} The "
+        "maps are made for masked autoencoders that choose what they hide. Maps are joined to images by `key` and "
+        "`caption`."
+    )
+
+
+def keywords(facts: CardFacts) -> list[str]:
+    """The tags of the dataset."""
+    imported = is_imported(facts.settings)
+    method = "imported" if imported else str(facts.settings.get("method", ""))
+    return [*(tag for tag in TAGS if not (imported and tag == "clip")), *([method] if method else [])]
+
+
+def citation(facts: CardFacts) -> str:
+    """BibTeX of the dataset and of the software that made it."""
+    owner, _, name = facts.name.partition("/")
+    title = f"{facts.written} saliency maps: {facts.name}"
+    dataset = {"title": title, "author": owner, "howpublished": facts.url}
+    return "\n\n".join(
+        [_bibtex("misc", re.sub(r"\W+", "-", name), dataset), _bibtex("software", "saliency-mae", _SOFTWARE)]
+    )
+
+
+def _bibtex(kind: str, key: str, values: Mapping[str, str]) -> str:
+    fields = (
+        f"  {name} = {{\\url{{{value}}}}}" if name == "howpublished" else f"  {name} = {{{{{_latex(value)}}}}}"
+        for name, value in values.items()
+    )
+    return f"@{kind}{{{key},\n" + ",\n".join(fields) + "\n}"
+
+
+def _latex(text: str) -> str:
+    return text.replace("_", r"\_")
 
 
 def without_folders(value: Any) -> Any:
@@ -131,8 +173,6 @@ def _yaml(facts: CardFacts) -> str:
     configs: list[dict[str, Any]] = [{"config_name": "maps", "default": True, "data_files": _files("data")}]
     if facts.preview:
         configs.append({"config_name": "preview", "data_files": _files("preview")})
-    imported = is_imported(facts.settings)
-    method = "imported" if imported else str(facts.settings.get("method", ""))
     source = str(facts.origin.get("source", ""))
     data = DatasetCardData(
         license=facts.licence,
@@ -140,7 +180,7 @@ def _yaml(facts: CardFacts) -> str:
         task_categories=["image-feature-extraction"],
         size_categories=[next((name for most, name in _SIZES if facts.written < most), "n>1B")],
         source_datasets=[source] if facts.from_hub else None,
-        tags=[*(tag for tag in TAGS if not (imported and tag == "clip")), *([method] if method else [])],
+        tags=keywords(facts),
         configs=configs,
     )
     return str(data.to_yaml()).strip()
@@ -148,17 +188,6 @@ def _yaml(facts: CardFacts) -> str:
 
 def _files(folder: str) -> list[dict[str, str]]:
     return [{"split": "train", "path": f"{folder}/train-*.parquet"}]
-
-
-def _opening(facts: CardFacts) -> str:
-    source = code_span(facts.origin.get("source", "unknown"))
-    rejected = f" ({facts.rejected:,} more pairs were rejected)" if facts.rejected else ""
-    return (
-        f"# {facts.name}\n\n"
-        f"{facts.written:,} saliency maps, one for each image–caption pair of {source}{rejected}. {_shows(facts)} The "
-        "maps are made for masked autoencoders that choose what they hide. Maps are joined to images by `key` and "
-        "`caption`."
-    )
 
 
 def _shows(facts: CardFacts) -> str:
@@ -169,12 +198,6 @@ def _shows(facts: CardFacts) -> str:
     made = f" They were made by {markdown(by)}." if by else ""
     found = "of the images themselves" if are_true_masks(facts.settings) else f"in {place}"
     return f"The maps were not computed by a CLIP: they were imported from {what} {found}.{made}"
-
-
-def _columns(facts: CardFacts) -> str:
-    grid = int(facts.settings["grid"])
-    score = "0: no CLIP compared image and caption" if is_imported(facts.settings) else "cos(image, caption)"
-    return _ROW.format(grid=grid, cells=grid**2, score=score)
 
 
 def _loading(facts: CardFacts) -> str:

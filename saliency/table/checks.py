@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from saliency.files import open_regular, parse_json
-from saliency.table.manifest import NAME, Manifest, part_manifests, read_manifest
+from saliency.table.manifest import APPEND, NAME, Manifest, part_manifests, read_manifest
 from saliency.table.rows import hashes_of, later_occurrences, pair_hashes, read_rows
 from saliency.table.shard import SCHEMA_VERSION, ShardError, ShardFile, reading, wrong_values
 from saliency.table.table import shard_files
@@ -163,7 +163,8 @@ def _look_at_manifest(folder: Path, manifest: Manifest | None, scan: _Scan) -> N
 
 def _look_at_files(folder: Path, files: list[Path], manifest: Manifest | None, scan: _Scan) -> None:
     problems = scan.problems["files"]
-    leftovers = [path for path in folder.rglob(".tmp-*") if ".cache" not in path.relative_to(folder).parts]
+    own = {".cache", APPEND}  # what is written there becomes part of the table later, or never
+    leftovers = [path for path in folder.rglob(".tmp-*") if own.isdisjoint(path.relative_to(folder).parts)]
     problems += [f"{path.relative_to(folder)} is left over from a run that was killed" for path in leftovers]
     names = [path.name for path in files]
     listed = [shard.file for shard in manifest.shards] if manifest else names
@@ -232,7 +233,7 @@ def _reject(line: bytes) -> tuple[str, str] | None:
     return key, caption
 
 
-def rejected_pairs(folder: Path, *, by_key: bool = False) -> pa.Array:
+def rejected_pairs(folder: Path, *, by_key: bool = False, composed: bool = False) -> pa.Array:
     """A hash of every pair that the build rejected, or of its key alone; unreadable lines are left out.
 
     See ``rows.pair_hashes``.
@@ -240,7 +241,8 @@ def rejected_pairs(folder: Path, *, by_key: bool = False) -> pa.Array:
     found = (_rejects(path, []) for path in sorted((folder / "rejected").glob("*.jsonl")))
     pairs = [pair for rejects in found for pair in rejects if pair]
     keys, captions = zip(*pairs, strict=True) if pairs else ((), ())
-    return pair_hashes(pa.array(keys, pa.string()), None if by_key else pa.array(captions, pa.string()))
+    texts = None if by_key else pa.array(captions, pa.string())
+    return pair_hashes(pa.array(keys, pa.string()), texts, composed=composed)
 
 
 def _look_at_duplicates(report: TableReport, scan: _Scan) -> None:

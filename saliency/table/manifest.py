@@ -19,6 +19,8 @@ from saliency.files import read_json, write_text_atomically
 from saliency.shown import one_line
 
 NAME = "manifest.json"
+APPEND = ".append"
+"""The folder inside a maps folder in which pairs that are to be appended are built."""
 LARGEST_COUNT = 1 << 48
 """Of pairs, or bytes; more are in no folder."""
 LONGEST_NAME = 200

@@ -1,4 +1,9 @@
-"""One Parquet file of a saliency table: its schema (version 1), and the one way in which it is read.
+"""One Parquet file of a saliency table: its schema (version 1), and the one way in which it is written and read.
+
+Pages end where their content says so, not after a fixed number of rows (content-defined chunking). The Hub's storage
+keeps chunks of bytes once, so a table with a few other rows is uploaded in a fraction of its size. A dictionary of
+values would undo that, since one new value moves all others; there is none. Cells are stored byte plane by byte plane
+(``BYTE_STREAM_SPLIT``), which is smaller.
 
 A file may be anyone's. ``ShardFile`` looks at its footer whole: what it says of itself, by a declared shape, and that
 its columns are those of the schema for the grid it names. Rows come in batches that are what the schema promises: no
@@ -27,6 +32,11 @@ METADATA_KEY = b"saliency_mae"
 LARGEST_GRID = 1024
 """Cells a side."""
 
+CHUNKS = {"min_chunk_size": 64 << 10, "max_chunk_size": 256 << 10, "norm_level": 0}
+"""Bytes of values in a page; ``benchmarks/bench_reupload.py`` measures what others would do."""
+
+_ROW_GROUP = 50_000_000  # bytes uncompressed: the Hub's viewer reads at most 300 MB for a page
+_ROW = 512  # bytes of a row without its map, about
 _LARGEST_ROW_GROUP = 4 << 30  # bytes uncompressed
 _BATCH = 4096
 _ROUNDING = 1e-4  # a cosine of float32 vectors may pass 1 by this
@@ -65,6 +75,28 @@ def schema(grid: int, metadata: dict[str, Any]) -> pa.Schema:
         pa.field("clip_score", pa.float32(), nullable=False),
     ]
     return pa.schema(fields, {METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
+
+
+def shard_writer(sink: Any, shape: pa.Schema) -> pq.ParquetWriter:
+    """A writer of a shard of this schema, with page indexes, to be closed."""
+    writer = pq.ParquetWriter(
+        sink,
+        shape,
+        compression="zstd",
+        use_dictionary=False,
+        column_encoding={"saliency.list.element": "BYTE_STREAM_SPLIT"},
+        use_content_defined_chunking=CHUNKS,
+        write_page_index=True,
+    )
+    writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKS)})  # as ``datasets`` notes it
+    return writer
+
+
+def write_rows(sink: Any, table: pa.Table) -> None:
+    """Write rows that follow ``schema`` as a whole shard, in row groups that the Hub's viewer can open."""
+    cells = table.schema.field("saliency").type.list_size
+    with shard_writer(sink, table.schema) as writer:
+        writer.write_table(table, row_group_size=max(1, _ROW_GROUP // (4 * cells + _ROW)))
 
 
 class ShardFile:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from saliency.files import write_atomically
@@ -25,9 +24,7 @@ from saliency.table.imported import is_imported
 from saliency.table.manifest import NAME, part_manifests, read_manifest
 from saliency.table.memory_map import BOXES, COLUMNS, MAPS, RANGES, open_copy
 from saliency.table.rows import pair_hashes
-from saliency.table.shard import ShardFile, schema
-
-ROW_GROUP = 4096
+from saliency.table.shard import ShardFile, schema, write_rows
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def write_shard(
     columns["saliency"] = pa.FixedSizeListArray.from_arrays(cells, shape.field("saliency").type.list_size)
     columns["vmin"], columns["scale"] = pa.array(vmin, pa.float32()), pa.array(scale, pa.float32())
     table = pa.Table.from_arrays([columns[name] for name in shape.names], schema=shape)
-    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP))
+    write_atomically(path, lambda file: write_rows(file, table))
 
 
 def shard_files(folder: Path) -> list[Path]:

@@ -55,9 +55,9 @@ def fresh(hub):
     return hub
 
 
-def dry_run(maps, name, out):
+def dry_run(maps, name, out, **options):
     """What is to arrive, as {path: bytes}."""
-    publish(PublishOptions(maps, name, dry_run=out), quiet=True)
+    publish(PublishOptions(maps, name, dry_run=out, **options), quiet=True)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
@@ -115,6 +115,7 @@ def test_shards_of_an_older_table_go(fresh, client, built, tmp_path):
     assert sorted(arrived(fresh, "me/maps")) == [
         "LICENSE.txt",
         "README.md",
+        "croissant.json",
         "data/train-00000-of-00001.parquet",
         "manifest.json",
     ]
@@ -174,7 +175,17 @@ def test_the_xet_way(fresh, built, tmp_path):
         again = client("publish", built / "maps", "me/maps", token=TOKEN)
         assert again.code == 0, again.output
         assert fresh.requests["xorb"] == 2
-        assert TOKEN not in first.output + again.output + client.printed()
+        sent = len(fresh.chunks)
+        maps, pictures = shutil.copytree(built / "maps", tmp_path / "maps"), tmp_path / "pictures"
+        write_pictures(pictures, [f"picture {i}" for i in range(11)])
+        clip = json.loads((maps / "manifest.json").read_text())["settings"]["clip"]
+        build_saliency(BuildOptions(str(pictures), maps, clip=clip, append=True), quiet=True)
+        third = client("publish", maps, "me/maps", "--preview", 0, token=TOKEN)
+        assert third.code == 0, third.output
+        wanted = dry_run(maps, "me/maps", tmp_path / "later", preview=0)
+        assert arrived(fresh, "me/maps") == wanted
+        assert b"".join(fresh.chunks[sent:]) == wanted["data/train-00003-of-00004.parquet"]  # of the others, the names
+        assert TOKEN not in first.output + again.output + third.output + client.printed()
     finally:
         client.close()
 

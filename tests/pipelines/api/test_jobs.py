@@ -14,6 +14,7 @@ from pipelines.build.options import BuildOptions
 from pipelines.commandline import machine
 from pipelines.commandline.option import declared_options, given_values
 from pipelines.compare.options import CompareOptions
+from pipelines.diff.options import DiffOptions
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.publish.options import PublishOptions
@@ -26,6 +27,7 @@ from tests.tiny_mae import nano
 FUNCTIONS = {
     "build_saliency": BuildOptions,
     "verify": VerifyOptions,
+    "diff": DiffOptions,
     "publish": PublishOptions,
     "pretrain": PretrainOptions,
     "evaluate": EvaluateOptions,

@@ -374,6 +374,14 @@ def test_a_stream_of_unknown_length_gets_its_final_names_at_the_end(tmp_path, ti
     build("me/pairs", tmp_path / "stopped", tiny_clip)
     assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
 
+    with pytest.raises(UserError, match="me/pairs is read as a stream, whose new pairs are not known"):
+        build("me/pairs", tmp_path / "whole", tiny_clip, append=True)
+    monkeypatch.undo()
+    old = [path.read_bytes() for path in shard_files(tmp_path / "whole")]
+    build(folder, tmp_path / "whole", tiny_clip, append=True)  # the tenth pair, which the stream had under another key
+    assert [path.read_bytes() for path in shard_files(tmp_path / "whole")[:3]] == old
+    assert [path.name for path in (tmp_path / "whole" / "rejected").iterdir()] == ["train-00002-of-00004.jsonl"]
+
 
 def run_cli(*arguments, **options):
     return subprocess.Popen(

@@ -1,8 +1,10 @@
+import hashlib
 import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -51,6 +53,26 @@ def pictures_of(folder):
     return [np.asarray(row["picture"].convert("RGB")).astype(int) for row in rows]
 
 
+def test_croissant_reads_what_is_there(built, tmp_path):
+    """The format's own reader gives the rows of maps and preview, from the folder alone."""
+    import mlcroissant
+
+    out = tmp_path / "out"
+    run(built / "maps", out, preview=2)
+    described = json.loads((out / "croissant.json").read_text())
+    hashes = {file["@id"]: file["sha256"] for file in described["distribution"] if "/" in file["@id"]}
+    files = sorted(out.rglob("*.parquet"))
+    assert hashes == {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    dataset = mlcroissant.Dataset(out / "croissant.json", mapping={"repository": out})
+    stored = pa.concat_tables(pq.read_table(path) for path in shard_files(out)).to_pylist()
+    for row, read in zip(stored, dataset.records("maps"), strict=True):
+        assert read["maps/caption"].decode() == row["caption"]
+        assert [int(cell) for cell in read["maps/saliency"]] == row["saliency"]
+    shown = list(dataset.records("preview"))
+    assert [row["preview/key"].decode() for row in shown] == ["000.png", "008.png"]
+    assert shown[0]["preview/picture"].size == (256, 192)
+
+
 @pytest.mark.parametrize("with_images", [False, True])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_datasets_loads_every_config(built, tmp_path, hf_cache, streaming, with_images):
@@ -79,6 +101,7 @@ def test_what_is_published_is_the_table(built, tmp_path):
     assert tree(built) == before
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "README.md",
+        "croissant.json",
         "data",
         "manifest.json",
         "preview",

@@ -12,7 +12,7 @@ import pytest
 from saliency.maps import FULL, quantise
 from saliency.table import memory_map
 from saliency.table.manifest import Manifest
-from saliency.table.shard import ShardFile, schema
+from saliency.table.shard import ShardFile, schema, write_rows
 from saliency.table.table import Row, SaliencyTable, shard_files, write_shard
 
 METADATA = {"schema_version": 1, "grid": 4, "clip": "x", "pretrained": None, "weights_sha256": "0", "method": "gradcam"}
@@ -53,6 +53,50 @@ def test_the_schema_is_version_1(folder):
     ]
     assert [field.name for field in read if field.nullable] == ["url"]
     assert json.loads(read.metadata[b"saliency_mae"])["schema_version"] == 1
+
+
+def large_table(rows, metadata):
+    """A table of random maps, 16×16 of values up to 15, with one row for each number."""
+    shape, cells = schema(16, metadata), b"".join(np.random.default_rng(i).bytes(256) for i in rows)
+    columns = {"key": [f"{i:09d}" for i in rows], "caption": [f"a photo of {i}" for i in rows]}
+    columns |= {"image_sha256": [f"{i:064x}" for i in rows], "url": [None] * len(rows)}
+    columns |= {name: np.full(len(rows), 7) for name in ("width", "height", "vmin", "scale", "clip_score")}
+    arrays = {name: pa.array(values).cast(shape.field(name).type) for name, values in columns.items()}
+    arrays["crop_box"] = pa.FixedSizeListArray.from_arrays(pa.array(np.tile(np.float32(FULL), len(rows))), 4)
+    arrays["saliency"] = pa.FixedSizeListArray.from_arrays(pa.array(np.frombuffer(cells, np.uint8) & 15), 256)
+    return pa.Table.from_arrays([arrays[name] for name in shape.names], schema=shape)
+
+
+@pytest.mark.parametrize(("chunks", "kept"), [(None, (0.7, 1.0)), (False, (0.0, 0.5))])
+def test_a_row_more_leaves_most_bytes_as_they_were(tmp_path, monkeypatch, chunks, kept):
+    """Whoever stores pieces of files once, as the Hub does, stores little more; without the chunks, all anew."""
+    if chunks is not None:
+        monkeypatch.setattr("saliency.table.shard.CHUNKS", chunks)
+    rows, files = list(range(6000)), [tmp_path / "before.parquet", tmp_path / "after.parquet"]
+    for path, numbers in zip(files, (rows, [*rows[:5], 9999, *rows[5:]]), strict=True):
+        write_rows(path, large_table(numbers, METADATA | {"grid": 16}))
+    before, after = (path.read_bytes() for path in files)
+    pieces = [before[start : start + 1024] for start in range(0, len(before) - 1024, 1024)]
+    assert kept[0] <= np.mean([piece in after for piece in pieces]) <= kept[1]
+    assert ShardFile(files[1]).rows == 6001
+    group = pq.ParquetFile(files[1]).metadata.row_group(0)
+    assert all(group.column(i).has_offset_index for i in range(group.num_columns))
+
+
+@pytest.mark.parametrize(("grid", "rows"), [(14, 38_580), (64, 2959), (1024, 11)])
+def test_a_row_group_is_what_the_viewer_can_open(tmp_path, grid, rows):
+    shape = schema(grid, METADATA | {"grid": grid})
+    cells = pa.repeat(pa.scalar([0] * grid * grid, shape.field("saliency").type), rows + 1)
+    columns = {field.name: pa.repeat(pa.scalar("x" if field.type == "string" else 1), rows + 1) for field in shape}
+    columns |= {
+        "saliency": cells,
+        "crop_box": pa.repeat(pa.scalar([0.0, 0, 1, 1], pa.list_(pa.float32(), 4)), rows + 1),
+    }
+    table = pa.Table.from_arrays([columns[name].cast(shape.field(name).type) for name in shape.names], schema=shape)
+    write_rows(tmp_path / "x.parquet", table)
+    footer = pq.ParquetFile(tmp_path / "x.parquet").metadata
+    assert [footer.row_group(i).num_rows for i in range(footer.num_row_groups)] == [rows, 1]
+    assert footer.row_group(0).total_byte_size < 100_000_000
 
 
 def test_maps_and_boxes_come_back_by_row(folder):
