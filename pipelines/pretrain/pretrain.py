@@ -18,8 +18,9 @@ from mae.distributed import World
 from mae.training.checkpoints import save_checkpoint, settle_checkpoints
 from mae.training.determinism import NotDeterministicError, deterministic
 from pipelines.commandline.terminal import say, warn
-from pipelines.errors import StoppedError, UserError
+from pipelines.errors import StoppedError, UserError, user_errors
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
+from pipelines.pretrain.hidden_shares import hidden_shares
 from pipelines.pretrain.job import PretrainJob, open_pretraining
 from pipelines.pretrain.multilevel_cost import told_cost
 from pipelines.pretrain.options import PretrainOptions
@@ -74,6 +75,7 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
     if not quiet:
         warn(task.source.warnings)
         say(_plan(job), err=True)
+        _tell_hidden_shares(job)
     log = TrainingLog(run, training, task.source, max_rejected=options.max_rejected, track=trackers.log)
     if training.step and world.is_main:
         settle_checkpoints(options.out, keep=options.keep, loss=log.epoch_loss)
@@ -128,6 +130,18 @@ def _stopped(job: PretrainJob, by: str) -> StoppedError:
         "goes on with it (pretrain: with --resume)",
         signal.Signals[by],
     )
+
+
+def _tell_hidden_shares(job: PretrainJob) -> None:
+    """Say what the masks hide of the maps, where maps rank the patches."""
+    masking, maps = job.settings.masking, job.task.maps
+    if maps is None or not masking.needs_saliency:
+        return
+    with user_errors():
+        shares = hidden_shares(masking, maps, job.task.training.model.grid, job.options.seed)
+    if shares is not None:
+        say(shares.line(), err=True)
+        warn(shares.warnings())
 
 
 def _plan(job: PretrainJob) -> str:
