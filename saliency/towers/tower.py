@@ -95,17 +95,26 @@ class Tower:
     def squash(self, image: Image.Image, box: Box = FULL) -> NDArray[np.uint8]:
         """The part ``box`` (x0, y0, x1, y1, fractions) of an RGB image at the model's square size, uint8 [3, S, S].
 
-        A whole image that shrinks to a half or less is resized by PyTorch. That takes an eighth of
-        Pillow's time for a photograph of 1500×1000, and in two bytes of a thousand gives Pillow's value ± 1.
+        A whole image that shrinks to a half or less is left to :meth:`shrink`.
         """
         if box == FULL and min(image.size) >= 2 * self.size:
-            pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None]
-            resized = F.interpolate(pixels, (self.size, self.size), mode=self.interpolation, antialias=True)
-            return resized[0].numpy()
+            return self.shrink(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1))
         width, height = image.size
         part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
         seen = image.resize((self.size, self.size), _INTERPOLATIONS[self.interpolation], box=part)
         return np.asarray(seen).transpose(2, 0, 1)
+
+    def shrink(self, pixels: Tensor) -> NDArray[np.uint8]:
+        """RGB pixels uint8 [3, H, W], H and W at least twice S, at the model's square size, uint8 [3, S, S].
+
+        PyTorch takes an eighth of Pillow's time for a photograph of 1500×1000. In two bytes of a thousand its value is
+        Pillow's ± 1.
+        """
+        size = (self.size, self.size)
+        shrunk: NDArray[np.uint8] = F.interpolate(pixels[None], size, mode=self.interpolation, antialias=True)[
+            0
+        ].numpy()
+        return shrunk
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] → the float32 input the model was trained on."""

@@ -62,6 +62,38 @@ def test_a_turned_jpeg_has_its_upright_size(tower):
     assert np.abs(pixels[0].astype(int) - expected).mean() < 1.5
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"quality": 60}, {"subsampling": 0}, {"progressive": True}, {"optimize": True}, {"restart_marker_rows": 1}],
+)
+def test_a_plain_jpeg_has_pillows_pixels(tower, options):
+    data = encode(smooth(171, 150), **options)
+    pixels = model_input._plain_jpeg(data, least=64, draft=96)
+    np.testing.assert_array_equal(pixels.permute(1, 2, 0), np.asarray(Image.open(io.BytesIO(data))))
+    seen, size, box = see(data, tower, "squash", 1)
+    assert (size, box) == ((171, 150), (0, 0, 1, 1))
+    np.testing.assert_array_equal(seen[0], tower.squash(Image.open(io.BytesIO(data))))
+
+
+def test_all_other_images_are_pillows(tower):
+    """Small ones, such as Pillow shrinks while it decodes, turned and grey ones, other formats."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encode(smooth(171, 150), exif=exif.tobytes())
+    others = [encode(smooth(63, 80)), encode(smooth(192, 200)), encode(smooth(171, 150).convert("L")), turned]
+    others += [encode(smooth(171, 150), format="PNG"), encode(smooth(171, 150).convert("CMYK"))]
+    for data in others:
+        assert model_input._plain_jpeg(data, least=64, draft=96) is None
+    assert see(turned, tower, "squash", 1)[1] == (150, 171)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+def test_a_jpeg_without_its_end_is_truncated(tower, share):
+    data = encode(smooth(171, 150))
+    with pytest.raises(BadImage, match="truncated"):
+        see(data[: int(share * len(data))], tower, "squash", 1)
+
+
 def test_the_draft_is_cheaper(tower):
     data = encode(smooth(3000, 3000))
     started = time.thread_time()
