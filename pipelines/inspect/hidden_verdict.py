@@ -111,9 +111,10 @@ class HiddenPatches:
         rows = [["", *(_SHOWN[name] for name in names)]]
         for row, found in self.figures.items():
             rows.append([_named(row), *(str(found[name]) if name in found else "" for name in names)])
+        rows.append(["minus random:", *("" for _ in names)])
         for row in self.readings:
             found = self.differences[row]
-            rows.append([f"{row} − random", *(found[name].signed() if name in found else "" for name in names)])
+            rows.append([f"  {row}", *(found[name].signed() if name in found else "" for name in names)])
         return rows
 
     @property

@@ -219,19 +219,11 @@ def test_the_command_prints_writes_and_draws(scene_maps, tmp_path, monkeypatch):
     done = inspect(scene_maps, "--masks", "--source", SCENES, *words, "--json", tmp_path / "h.json")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    for start in (
-        "of image",
-        "of mask",
-        "of salient",
-        "of salient-only",
-        "random",
-        "block",
-        "grid",
-        "center",
-        "image − random",
-    ):
+    readings = [f"of {row}" for row in ("image", "mask", "salient", "salient-only")]
+    assert any(line.startswith("minus random:") for line in lines)
+    for start in (*readings, "random", "block", "grid", "center", "  image", "  salient-only"):
         (row,) = [line for line in lines if line.startswith(f"{start}  ") and "±" in line]
-        assert row.count("±") == (4 if " " in start and "random" not in start else 3)
+        assert row.count("±") == (4 if start in readings else 3)
         assert len(row) <= 80
     assert "12 of 16 (4×4)" in done.stdout
     assert f"--saliency {scene_maps} --salient-ratio 0.25 --out run" in done.stderr
