@@ -34,6 +34,8 @@ FIGURES = {
     "saco": "SaCo",
 }
 """The figures and how they are shown; the deletions are better when they are lower."""
+_IN_WORDS = {name: " (".join(shown.split(", ")) + ")" * (", " in shown) for name, shown in FIGURES.items()}
+"""The same, within a sentence."""
 
 OWN, PRESENT, ABSENT = "own_caption", "another_object", "absent_object"
 SWAP_ROWS = (OWN, PRESENT, ABSENT)
@@ -130,8 +132,8 @@ class FaithScores:
         """In plain words: whether the maps are truer to the model than a random map and a centre prior."""
         if not self.figures:
             return "No pair could be measured."
-        first = compare_in_words(self._gains(RANDOM), "beat a random map", "a random map", names=FIGURES)
-        second = compare_in_words(self._gains(CENTRE), "beat the centre prior", "the centre prior", "They", FIGURES)
+        first = compare_in_words(self._gains(RANDOM), "beat a random map", "a random map", names=_IN_WORDS)
+        second = compare_in_words(self._gains(CENTRE), "beat the centre prior", "the centre prior", "They", _IN_WORDS)
         return " ".join([first, second, *self._doubts()])
 
     def _doubts(self) -> list[str]:

@@ -188,7 +188,7 @@ def test_words_follow_the_intervals():
     scores = FaithScores(9, 9, {MAPS: good}, {RANDOM: good, CENTRE: bad | {"saco": unclear}}, {})
     assert scores.verdict() == (
         "The maps beat a random map in every figure. They do not beat the centre prior: worse than the centre prior in "
-        "insertion, blurred, deletion, blurred, insertion, mean and deletion, mean; undecided in SaCo."
+        "insertion (blurred), deletion (blurred), insertion (mean) and deletion (mean); undecided in SaCo."
     )
     doubted = replace(scores, evidence={"blurred": up, "mean": unclear}).verdict()
     assert doubted.removeprefix(scores.verdict()) == (
