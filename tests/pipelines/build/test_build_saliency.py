@@ -18,6 +18,7 @@ from PIL import Image
 from pipelines.build import model_input, pairs
 from pipelines.build.build_saliency import build_saliency
 from pipelines.build.job import BuildOptions
+from pipelines.build.merge import merge
 from pipelines.errors import UserError
 from pipelines.sources.images import decode_rgb
 from saliency.table.manifest import read_manifest
@@ -143,9 +144,14 @@ def test_maps_of_many_captions_are_those_of_one_at_a_time(tmp_path, tiny_clip, m
     manifest = build(folder, tmp_path / "together", tiny_clip, **asked)
     assert (manifest.taken, manifest.written, manifest.rejected) == (18, 17, 1)
     assert len(looks) == 6  # once an image; the third has pairs in three shards
+    for part in (1, 2):  # shards that cut an image's captions apart, by other runs, have the same bytes
+        build(folder, tmp_path / "parts", tiny_clip, **asked, shard=(part, 2))
+    merge(tmp_path / "parts")
+    assert tree(tmp_path / "parts") == tree(tmp_path / "together")
+    assert len(looks) == 6 + 6
     monkeypatch.setattr(pairs, "CAPTIONS_A_LOOK", 1)
     build(folder, tmp_path / "alone", tiny_clip, **asked)
-    assert len(looks) == 6 + 17
+    assert len(looks) == 6 + 6 + 17
     together, alone = SaliencyTable(tmp_path / "together"), SaliencyTable(tmp_path / "alone")
     assert together.captions.to_pylist() == alone.captions.to_pylist() == [text for each in phrases for text in each]
     rows = np.arange(17)
