@@ -48,7 +48,8 @@ class KeptEncoder:
 
     def kept(self, images: Tensor) -> Tensor:
         """The patches that are encoded of normalised images [B, C, H, W], int64 [B, K], in image order."""
-        scores = self._scores(images)
+        with torch.autocast(images.device.type, enabled=False):  # what ranks patches is not rounded
+            scores = self._scores(images)
         order = top_order(scores, torch.zeros_like(scores))
         return order[:, : self.count].sort(dim=1).values
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mae.masks.masking import Part, to_device
+from mae.devices import copy_to
+from mae.masks.masking import Part
 from mae.models.mask import Mask
 
 DECODER_MASKINGS = ("random", "running-cell")
@@ -47,7 +48,7 @@ def choose_decoded(
     hidden = mask.ids_hidden
     cells = 1 if running_cell else 0
     drawn = torch.rand(part.size if part else len(hidden), hidden.shape[1] + cells, generator=generator)
-    noise = to_device(drawn[part.rows] if part else drawn, hidden.device)
+    noise = copy_to(drawn[part.rows] if part else drawn, hidden.device)
     if running_cell:
         noise = noise[:, 1:] + cell_turns(running_cell, hidden, (4 * noise[:, :1]).long())
     order = torch.argsort(noise, dim=1, stable=True)

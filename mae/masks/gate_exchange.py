@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.distributed import World
 from mae.masks.learner import Look
 
@@ -39,7 +40,7 @@ class Exchange:
         if self._world.size == 1:
             return regions
         pairs = regions.view(2, self._images, -1)
-        rows = self._rows.to(regions.device)
+        rows = copy_to(self._rows, regions.device)
         here = regions.new_zeros(2, self._slots, pairs.shape[2]).index_copy(1, rows, pairs)
         everywhere = list(self._world.gather_tensor(here.detach()))
         everywhere[self._world.rank] = here
@@ -51,4 +52,4 @@ class Exchange:
             return None
         here = torch.zeros(self._slots)
         here[self._rows] = float(self._counts)
-        return self._world.gather_tensor(here.to(like.device)).flatten()
+        return self._world.gather_tensor(copy_to(here, like.device)).flatten()

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.masks.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate
 from mae.masks.gate_exchange import Exchange
 from mae.masks.gate_loss import GateObjective, gate_loss, teacher_loss
@@ -98,7 +99,6 @@ class GateTraining(NetworkLearner):
         uniform, gumbel = look.noise(2, math.prod(look.mask_grid))
         crops = look.noise(4, 1)[..., 0]
         part, rows = self._lesson(look)
-        rows = rows.to(look.images.device, non_blocking=True)
         with torch.no_grad():
             tokens = self.read(look.images)
             again = self.read(second_view(part.images, crops[:, rows]))
@@ -110,7 +110,7 @@ class GateTraining(NetworkLearner):
         return self._choose(logits, look, uniform, gumbel)
 
     def _lesson(self, look: Look) -> tuple[Look, Tensor]:
-        """The images of a batch to learn from, and which they are of those here, int64 on the CPU.
+        """The images of a batch to learn from, and which they are of those here, int64 on their device.
 
         Which of the whole batch they are does not depend on how it is shared out. Where none is here one stands in that
         counts nothing: the other processes wait for its gradients.
@@ -121,15 +121,15 @@ class GateTraining(NetworkLearner):
         chosen = np.flatnonzero((places + 1) * wanted // size > places * wanted // size)
         counted = len(chosen) if look.share > 0 else 0
         rows = torch.from_numpy(chosen if counted else np.zeros(1, np.int64))
-        on_device = rows.to(look.images.device, non_blocking=True)
+        on_device = copy_to(rows, look.images.device)
         part = replace(
             look,
             images=look.images[on_device],
-            saliency=None if look.saliency is None else look.saliency[rows.to(look.saliency.device)],
+            saliency=None if look.saliency is None else look.saliency[copy_to(rows, look.saliency.device)],
             share=counted / wanted * look.batch_share,
             part=Part(torch.from_numpy(places)[rows], size),
         )
-        return part, rows
+        return part, on_device
 
     def _learn(self, logits: Tensor, tokens: Tensor, look: Look) -> None:
         """Add up the gradients of a batch's two views, of which every process has a part."""
@@ -140,7 +140,7 @@ class GateTraining(NetworkLearner):
         total = total + look.batch_share * objective.contrast * terms.contrast
         weight = self.teacher_weight(look.progress)
         if look.saliency is not None and weight > 0:
-            maps = look.saliency.to(self.device, non_blocking=True)
+            maps = copy_to(look.saliency, self.device)
             total = total + look.share * weight * teacher_loss(logits[: len(look.images)], maps)
         total.backward()  # type: ignore[no-untyped-call]
         self.loss += total.detach()

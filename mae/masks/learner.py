@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mae.devices import copy_to
 from mae.distributed import World
 from mae.masks.masking import Part
 from mae.models.mask import Mask
@@ -122,7 +123,7 @@ def look_noise(generator: torch.Generator, count: int, device: torch.device, par
 
     def noise(times: int, numbers: int) -> Tensor:
         drawn = torch.rand(times, part.size if part else count, numbers, generator=generator)
-        return (drawn[:, part.rows] if part else drawn).to(device, non_blocking=True)
+        return copy_to(drawn[:, part.rows] if part else drawn, device)
 
     return noise
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, SALIENT_RATIO, STRATEGIES, Strategy, blind
 from mae.models.mask import Mask, hidden_count, inverse
 
@@ -282,15 +283,13 @@ class Masking:
             sides = "×".join(map(str, grid))
             raise ValueError(f"saliency of shape {shape} does not fit {batch} images of {sides} patches")
         place = saliency.device if device is None else torch.device(device)
-        saliency = saliency.to(place, torch.float32, non_blocking=True)
+        saliency = copy_to(saliency.float(), place)
 
         def noise(count: int, numbers: int) -> Tensor:
             drawn = torch.rand(count, part.size if part else batch, numbers, generator=generator)
-            return to_device(drawn[:, part.rows] if part else drawn, place)
+            return copy_to(drawn[:, part.rows] if part else drawn, place)
 
-        before = (
-            None if part is None or part.before is None else part.before.to(place, torch.float32, non_blocking=True)
-        )
+        before = None if part is None or part.before is None else copy_to(part.before.float(), place)
         uniform, ties, pick = noise(3, patches)
         return Draw(grid, hidden, self.ratio_at(progress), noise, uniform, ties, pick, saliency, before)
 
@@ -371,11 +370,6 @@ def on_slots(
     if part is not None and part.before is not None:
         part = replace(part, before=fit(part.before))
     return None if saliency is None else fit(saliency), part
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on ``device`` without waiting for it; only pinned memory is copied that way."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _one_of(option: str, name: str, choices: Collection[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mae.devices import copy_to
 from mae.distributed import World
 from mae.masks.learner import MaskLearner
 from mae.masks.masking import Masking, Part
@@ -284,15 +285,15 @@ class MultilevelTraining:
             rows = torch.zeros(1, dtype=torch.int64)
             blank = torch.zeros(1, 3, *self.model.image_size, dtype=torch.uint8)
             batch = LabelledImages(blank, rows, Part(rows, batch.part.size if batch.part else 1))
-        images = normalise(batch.images.to(self.device, non_blocking=True))
+        images = normalise(copy_to(batch.images, self.device))
         if level == "mae":
             return Inputs(images, noise=self._noise(len(images), number, batch.part), share=share)
-        return Inputs(images, batch.labels.to(self.device, non_blocking=True), share=share)
+        return Inputs(images, copy_to(batch.labels, self.device), share=share)
 
     def _noise(self, count: int, number: int, part: Part | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, number))
         drawn = torch.rand(part.size if part else count, math.prod(self.model.grid), generator=generator)
-        return (drawn[part.rows] if part else drawn).to(self.device, non_blocking=True)
+        return copy_to(drawn[part.rows] if part else drawn, self.device)
 
     def _average(self, gradients: Group) -> Group:
         flat = self.world.sum(torch.cat([gradient.flatten() for gradient in gradients.values()])) / self.world.size

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mae.devices import copy_to
 from mae.distributed import World
 from mae.masks.decoded import DECODER_MASKINGS, choose_decoded
 from mae.masks.learner import Look, MaskLearner, look_noise
@@ -209,7 +210,7 @@ class Training:
         """Forward and backward pass of batch ``number`` of a step of ``count`` images; its part of the loss."""
         share = len(batch.images) / count
         here = batch if len(batch.images) else self._blank(batch.part)
-        images = normalise(here.images.to(self.device, non_blocking=True))
+        images = normalise(copy_to(here.images, self.device))
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         look = None
         if self.learner:
@@ -267,7 +268,7 @@ class Training:
             return errors.mean()
         assert saliency is not None and decoded is not None  # noqa: PT018
         strength = self.settings.saliency_weight
-        there = saliency.to(self.device, torch.float32, non_blocking=True).gather(1, decoded)  # [B, M']
+        there = copy_to(saliency.float(), self.device).gather(1, decoded)  # [B, M']
         mean = there.mean(1, keepdim=True)
         relative = torch.where(mean > 0, there / mean.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
         return (errors * (1 - strength + strength * relative)).mean()

@@ -17,6 +17,7 @@ from pipelines.commandline.shared_options import (
     ImageColumn,
     Limit,
     Out,
+    Precision,
     Rejects,
     SourcePlace,
     Split,
@@ -108,9 +109,7 @@ class BuildOptions:
         bool, Option("Add the pairs that the finished maps in --out do not have, as new files.", panel=DATA)
     ] = False
     batch_size: Annotated[int, Option("Images per batch.", least=1, panel=SPEED)] = 64
-    precision: Annotated[Literal["auto", "fp32", "bf16"], Option("Precision of the model's trunk.", panel=SPEED)] = (
-        "auto"
-    )
+    precision: Precision = "auto"
     compile: Annotated[
         bool, Option("Compile the model's trunk, which pays off over many pairs on a GPU.", panel=SPEED)
     ] = False

@@ -43,5 +43,10 @@ Workers = Annotated[
     int,
     Option("Processes or threads that decode images [default: half the cores]", least=0, settled=True, panel=MACHINE),
 ]
+Precisions = Literal["auto", "fp32", "bf16"]
+Precision = Annotated[
+    Precisions,
+    Option("Precision of the model. auto is bf16 on a GPU that supports it, and otherwise fp32.", panel=SPEED),
+]
 Quiet = Annotated[bool, Option("Print no progress and no hints; results, warnings and errors remain.")]
 Seed = Annotated[int, Option("Seed of all random numbers.", least=0)]

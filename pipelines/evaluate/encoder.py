@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mae.devices import copy_to
 from mae.evaluation.classifier import vision_transformer
 from mae.evaluation.kept_encoder import KeptEncoder
 from mae.formats.foreign import build, foreign_kind, load_foreign
@@ -20,6 +21,7 @@ from mae.formats.interchange import encoder_weights
 from mae.masks.gate import load_gate
 from mae.models.video import VideoMaskedAutoencoder, new_model
 from mae.models.vit import MaskedAutoencoder
+from mae.optimisation import resolve_precision
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise
 from mae.stored import one_line
 from mae.training.checkpoints import gate_file, load_model
@@ -55,15 +57,42 @@ class Encoder:
     """How many frames its clips have; None of images."""
 
 
-def open_encoder(name: str, *, pool: str, device: str, untrained: bool = False, seed: int = 0) -> Encoder:
+def open_encoder(
+    name: str, *, pool: str, device: str, untrained: bool = False, seed: int = 0, precision: str = "fp32"
+) -> Encoder:
     """The encoder that ``name`` stands for, or with ``untrained`` one of its architecture and random weights.
 
     ``name`` is a run folder, a saved model's folder, a folder of a ViTMAE or of a timm ``vit_*``, a checkpoint of the
     reference (``FILE.pth`` or ``mae:FILE``), any of these with ``@keep=0.5`` for the features of half of the patches
     (by the run's gate, or ``@keep=0.5,random`` or ``,center``), or a timm model: ``vit_tiny_patch16_224`` or
     ``timm:vit_tiny_patch16_224``, with ``@FILE`` for weights from a file and ``@none`` for none. Random weights follow
-    from ``seed``. Raises UserError.
+    from ``seed``. ``precision`` is the features': fp32, bf16, or auto, which is bf16 on a GPU that has it. UserError.
     """
+    opened = _open(name, pool=pool, device=device, untrained=untrained, seed=seed)
+    with user_errors():
+        rounded = resolve_precision(precision, torch.device(device)) == "bf16"
+    return _in_bf16(opened, torch.device(device).type) if rounded else opened
+
+
+def _in_bf16(encoder: Encoder, kind: str) -> Encoder:
+    """The encoder with features computed in bfloat16 on a ``kind`` of device; its identity is another one."""
+
+    def within(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def call(images: Tensor) -> Tensor:
+            with torch.autocast(kind, torch.bfloat16):
+                return function(images)
+
+        return call
+
+    return replace(
+        encoder,
+        features=within(encoder.features),
+        patches=encoder.patches and within(encoder.patches),
+        identity=lambda: f"{encoder.identity()}, bf16",
+    )
+
+
+def _open(name: str, *, pool: str, device: str, untrained: bool, seed: int) -> Encoder:
     if pool not in POOLS:
         raise UserError(f"--pool {pool!r} is not one of: {', '.join(POOLS)}")
     shown = "untrained" if untrained else name
@@ -102,13 +131,13 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, wh
 
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:
-        return model.features(normalise(images.to(device)), pooled).float()
+        return model.features(normalise(copy_to(images, device)), pooled).float()
 
     @torch.inference_mode()
     def patches(images: Tensor) -> Tensor:
         grid = (images.shape[2] // model.patch_size, images.shape[3] // model.patch_size)
         every = torch.arange(grid[0] * grid[1], device=device).expand(len(images), -1)
-        tokens = model.encode_visible(normalise(images.to(device)), every, grid)[:, 1:]
+        tokens = model.encode_visible(normalise(copy_to(images, device)), every, grid)[:, 1:]
         return tokens.transpose(1, 2).reshape(len(images), -1, *grid).float()
 
     config: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
@@ -141,7 +170,7 @@ def _keeping(encoder: Encoder, model: MaskedAutoencoder, path: Path, keep: str, 
 
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:
-        return kept.features(normalise(images.to(device)), pool).float()
+        return kept.features(normalise(copy_to(images, device)), pool).float()
 
     def network(drop_path: float) -> nn.Module:
         raise UserError("finetune trains an encoder on all patches: leave @keep out")
@@ -188,11 +217,11 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
 
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:
-        return torch.as_tensor(model((images.to(device).float() / 255 - mean) / std)).float()
+        return torch.as_tensor(model((copy_to(images, device).float() / 255 - mean) / std)).float()
 
     @torch.inference_mode()
     def patches(images: Tensor) -> Tensor:
-        seen = (images.to(device).float() / 255 - mean) / std
+        seen = (copy_to(images, device).float() / 255 - mean) / std
         last = model.forward_intermediates(seen, indices=1, norm=True, intermediates_only=True)  # type: ignore[operator]
         return torch.as_tensor(last[-1]).float()
 

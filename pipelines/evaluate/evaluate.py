@@ -10,12 +10,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from mae.optimisation import resolve_precision
 from pipelines.evaluate.cells import Cells
 from pipelines.evaluate.clip_encoders import clip_of, on_clips
 from pipelines.evaluate.data import Data
@@ -73,6 +76,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
         **({"clip": {"frames": clip.count, "frame_stride": clip.stride}} if clip else {}),
         **{name: fact for protocol in protocols for name, fact in protocol.facts().items()},
         "pool": options.pool,
+        **({"precision": precision} if (precision := _precision(options)) != "fp32" else {}),
         "protocols": list(options.protocols),
         "label_fraction": options.label_fraction,
         "seeds": list(seeds),
@@ -136,11 +140,19 @@ def _baselines(protocols: Sequence[Protocol[Any]], like: Encoder, seeds: tuple[i
     return _rows(protocols, found, seeds)
 
 
+def _precision(options: EvaluateOptions) -> str:
+    return resolve_precision(options.precision, torch.device(options.device))
+
+
+def _opener(options: EvaluateOptions) -> Callable[..., Encoder]:
+    return partial(open_encoder, pool=options.pool, device=options.device, precision=options.precision)
+
+
 def _open(options: EvaluateOptions, seed: int) -> tuple[list[Encoder], ClipShape | None]:
     """The encoders as they see what all of them are measured on: images, or the clip."""
     # Before anything is computed: a weight that is not there, or an encoder that can't be asked, is better known now.
     names = (options.run, *options.beside)
-    named = [open_encoder(name, pool=options.pool, device=options.device, seed=seed) for name in names]
+    named = [_opener(options)(name, seed=seed) for name in names]
     clip = clip_of(options, named)
     for protocol, encoder in itertools.product(map(load, options.protocols), named):
         protocol.check_encoder(encoder, options)
@@ -154,7 +166,7 @@ def _with_untrained(
     for encoder in named:
         yield encoder.name, zip(seeds, itertools.repeat(encoder), strict=False)
     if options.untrained:
-        fresh = partial(open_encoder, options.run, pool=options.pool, device=options.device, untrained=True)
+        fresh = partial(_opener(options), options.run, untrained=True)
         yield "untrained", ((seed, on_clips(fresh(seed=seed), clip)) for seed in seeds)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Argument, Option
@@ -17,6 +17,8 @@ from pipelines.commandline.shared_options import (
     Device,
     ImageColumn,
     Limit,
+    Precision,
+    Precisions,
     SourcePlace,
     Split,
     Workers,
@@ -99,12 +101,14 @@ class EvaluateOptions(ProtocolOptions, _Shared):
     out: Annotated[Path | None, _Result("JSON file to write. If not given: evaluation.json in the run folder.")] = None
     confusion: Annotated[Path | None, _Result("PNG file for the encoder's confusion matrices.")] = None
     fresh: Annotated[bool, _Result("Compute everything again, even what an earlier command has finished.")] = False
+    precision: Precision = "auto"
     batch_size: Annotated[int, _Machine("Images per batch.")] = 256
     workers: Workers = 1
     device: Device = "cpu"
 
     def __post_init__(self) -> None:
         check_choice("--protocol", self.protocols, tuple(PROTOCOLS))
+        check_choice("--precision", (self.precision,), get_args(Precisions))
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"--test-fraction is {self.test_fraction:g}; it must lie between 0 and 1")
         if not 0 < self.label_fraction <= 1:

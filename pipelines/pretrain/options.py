@@ -37,6 +37,7 @@ from pipelines.commandline.shared_options import (
     ImageColumn,
     Limit,
     Out,
+    Precision,
     Seed,
     SourcePlace,
     Split,
@@ -245,14 +246,7 @@ class PretrainOptions:
     )
     weight_decay: Annotated[float, Option("Weight decay of AdamW.", panel=TRAINING)] = 0.05
     warmup_epochs: Annotated[float | None, Option("Epochs of warm-up, by default a tenth.", panel=TRAINING)] = None
-    precision: Annotated[
-        str,
-        Option(
-            "Precision of the training step. auto is bf16 on a GPU that supports it, and otherwise fp32.",
-            choices=("auto", "fp32", "bf16"),
-            panel=SPEED,
-        ),
-    ] = "auto"
+    precision: Precision = "auto"
     compile: Annotated[bool, Option("Compile the step. The first one takes minutes.", panel=SPEED)] = False
     deterministic: Annotated[
         bool, Option("Give identical bits in every such run, on a GPU too. It is slower there.", panel=MACHINE)

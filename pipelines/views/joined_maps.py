@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.masks.masking import check_saliency
 from pipelines.errors import UserError, user_errors
 from pipelines.hub import find_maps
 from pipelines.sources.source import Source
 from pipelines.views.geometry import view_maps
 from pipelines.views.image_views import ViewBatch
-from pipelines.views.pillow_resize import copy_to
 from saliency.table.table import SaliencyTable
 
 ON_MISSING = ("error", "random")

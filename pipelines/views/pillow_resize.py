@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from mae.devices import copy_to
 from pipelines.views.geometry import View, pixel_box, view_image
 
 _SUPPORT = 2.0  # of the cubic, in pixels of the coarser side
@@ -116,13 +117,6 @@ def resize(regions: PackedRegions, flips: Tensor, size: tuple[int, int], device:
             seen = _resize(lines, places[part], boxes[part], mirrored[part], size, height_first)
             images.index_copy_(0, part, seen)
     return images
-
-
-def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on ``device`` without waiting for it: what is copied to a GPU is pinned first."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def _unpack(data: Tensor, places: Tensor, height: int, width: int) -> Tensor:

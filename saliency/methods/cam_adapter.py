@@ -44,9 +44,10 @@ def adapted_maps(tower: Tower, inputs: Tensor, texts: Tensor, *, method: str) ->
     if method == "scorecam":
         return _scorecam_maps(tower, inputs, texts)
     activations, gradients, scores = read_layer(tower, inputs, texts)
+    seen = activations.cpu().numpy()  # once, however many captions an image has
     maps = []
     for captions, slopes in zip(texts, gradients, strict=True):
-        made = _image(method, tower, inputs, captions, activations, slopes)
+        made = _image(method, tower, inputs, captions, seen, slopes.cpu().numpy())
         if method == "eigengradcam":
             made = _orient(made, (activations * slopes).sum(dim=1).cpu().numpy())
         maps.append(made)
@@ -57,7 +58,7 @@ def _scorecam_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor,
     """One pair at a time: the library holds a masked copy of the image for every channel of the layer."""
     with Watch(Place(tower.layer.module)) as layer, torch.no_grad(), trunk_precision(tower):
         scores = (tower.encode_images(inputs) * texts).sum(dim=-1)
-    activations = tower.to_grid(layer.seen).float()
+    activations = tower.to_grid(layer.seen).float().cpu().numpy()
     images = [slice(i, i + 1) for i in range(len(inputs))]
     maps = [
         np.concatenate([_image("scorecam", tower, inputs[i], captions[i], activations[i], None) for i in images])
@@ -67,7 +68,12 @@ def _scorecam_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor,
 
 
 def _image(
-    method: str, tower: Tower, inputs: Tensor, texts: Tensor, activations: Tensor, gradients: Tensor | None
+    method: str,
+    tower: Tower,
+    inputs: Tensor,
+    texts: Tensor,
+    activations: NDArray[np.float32],
+    gradients: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
     """The library's map [B, H, W] before its ReLU and scaling, from [B, C, H, W]."""
     import pytorch_grad_cam
@@ -79,8 +85,8 @@ def _image(
             inputs,
             tower.layer.module,
             [_Cosine(text) for text in texts],
-            activations.cpu().numpy(),
-            None if gradients is None else gradients.cpu().numpy(),
+            activations,
+            gradients,
             False,
         )
     return image

@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
+from saliency.devices import copy_to
 from saliency.methods.attention import pooling_attention
 from saliency.methods.cam_adapter import adapted_maps, check_package
 from saliency.methods.clip_es import clip_es_maps
@@ -106,5 +107,5 @@ def saliency_maps(tower: Tower, pixels: Tensor, texts: Tensor, *, method: str = 
     if len(pixels) != texts.shape[-2]:
         raise ValueError(f"{len(pixels)} images but {texts.shape[-2]} texts: a pair needs one of each")
     several = texts if texts.ndim == 3 else texts[None]
-    maps, scores = METHODS[method].maps(tower, tower.normalise(pixels), several.to(tower.device))
+    maps, scores = METHODS[method].maps(tower, tower.normalise(pixels), copy_to(several, tower.device))
     return (maps.detach(), scores.detach()) if texts.ndim == 3 else (maps[0].detach(), scores[0].detach())

@@ -7,6 +7,8 @@ patch goes through the tower's final norm and projection into the space where ca
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,11 +41,17 @@ def naclip_maps(tower: Tower, inputs: Tensor, texts: Tensor) -> tuple[Tensor, Te
 def patch_features(tower: Tower, attention: Attention, tokens: Tensor) -> Tensor:
     """Unit-length features [B, H·W, D] of the patches, from the tokens that enter the last attention, [B, N, C]."""
     prefix = tokens.shape[1] - tower.grid[0] * tower.grid[1]
-    prior = F.pad(neighbourhood(tower.grid), (prefix, 0, prefix, 0)).to(tokens)  # special tokens have no place
+    prior = _prior(tower.grid, prefix, tokens.device).to(tokens.dtype)
     keys = attention.keys(tokens)
     gathered = F.scaled_dot_product_attention(keys, keys, attention.values(tokens), attn_mask=prior)
     leave = attention.exit.module(attention.output(join_heads(gathered[:, :, prefix:])))
     return F.normalize(project_tokens(tower, leave), dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _prior(grid: tuple[int, int], prefix: int, device: torch.device) -> Tensor:
+    """The prior on a device, made once: [prefix + H·W, prefix + H·W], 0 for the special tokens, which have no place."""
+    return F.pad(neighbourhood(grid), (prefix, 0, prefix, 0)).to(device)
 
 
 def neighbourhood(grid: tuple[int, int]) -> Tensor:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from open_clip.transformer import text_global_pool
 from torch import Tensor
 
+from saliency.devices import copy_to
+
 
 def cut_texts(tokenizer: Any, texts: Sequence[str]) -> NDArray[np.bool_]:
     """Which texts have more tokens than the context holds, bool [n]: open_clip cuts such without a word.
@@ -52,15 +54,10 @@ def encode_tokens(model: Any, tokens: Tensor, device: torch.device | str = "cpu"
         order = lengths.argsort(stable=True)
         parts = []
         for rows in torch.split(order, size):
-            short = _send(tokens[rows, : int(lengths[rows[-1]])], device)
+            short = copy_to(tokens[rows, : int(lengths[rows[-1]])], device)
             parts.append(_encode_short(tower, short, pooling, end))
-        return torch.cat(parts)[_send(order.argsort(), device)].float()
-    return torch.cat([model.encode_text(_send(part, device)) for part in torch.split(tokens, size)]).float()
-
-
-def _send(tokens: Tensor, device: torch.device | str) -> Tensor:
-    pinned = tokens.pin_memory() if torch.device(device).type == "cuda" else tokens
-    return pinned.to(device, non_blocking=True)
+        return torch.cat(parts)[copy_to(order.argsort(), device)].float()
+    return torch.cat([model.encode_text(copy_to(part, device)) for part in torch.split(tokens, size)]).float()
 
 
 def _is_causal(tower: Any) -> bool:

@@ -1,4 +1,5 @@
 """A CLIP model seen as what saliency needs of it: preprocess, encode texts, the layer to look at, its patch grid.
+from saliency.devices import copy_to
 
 The layer is chosen by how the image tower pools its tokens, since a map needs patch tokens that carry gradient:
 
@@ -31,6 +32,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from saliency.caches import cache_fault
+from saliency.devices import copy_to
 from saliency.maps import FULL, Box
 from saliency.names import OWN_WEIGHTS
 from saliency.towers.input_size import set_input_size
@@ -118,9 +120,7 @@ class Tower:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] → the float32 input the model was trained on."""
-        if self.device.type == "cuda" and not pixels.is_cuda:
-            pixels = pixels.pin_memory()  # the copy to the GPU then runs beside the work queued before it
-        return (pixels.to(self.device, non_blocking=True).float() / 255 - self._mean) / self._std
+        return (copy_to(pixels, self.device).float() / 255 - self._mean) / self._std
 
     @torch.no_grad()
     def encode_texts(self, captions: Sequence[str]) -> Tensor:

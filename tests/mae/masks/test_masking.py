@@ -12,7 +12,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mae.masks.masking import (
     Masking,
@@ -501,23 +500,6 @@ def test_a_call_differs_from_the_next_and_a_seed_repeats_it() -> None:
         again = masking(3, (6, 6), generator=seeded(28), saliency=saliency).hidden
         assert torch.equal(first, again)
         assert not torch.equal(first, second)
-
-
-class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Fails on operations that would make the host wait for a GPU."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert not any(name in str(func) for name in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero"))
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize(("strategy", "salient_of", "pick"), COMBINATIONS)
-def test_a_call_never_waits_for_the_device(strategy: str, salient_of: str, pick: str) -> None:
-    saliency = torch.rand(3, 16, generator=seeded(30))
-    with NoWaiting():  # type: ignore[no-untyped-call]
-        Masking(strategy, salient_of=salient_of, salient_pick=pick)(3, (4, 4), generator=seeded(), saliency=saliency)
-    with NoWaiting(), pytest.raises(AssertionError):  # type: ignore[no-untyped-call]
-        saliency[0, 0].item()
 
 
 # Errors

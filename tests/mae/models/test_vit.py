@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mae.masks.masking import Masking, mask_from_priorities
 from mae.models.mask import Mask
@@ -328,23 +327,6 @@ def test_loss_is_float32_under_bf16_autocast() -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     with torch.autocast("cpu", torch.bfloat16):
         assert model.reconstruct(images, mask).dtype == torch.float32
-
-
-class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Fails on operations that would make the host wait for a GPU."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert not any(name in str(func) for name in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero"))
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_step_never_waits_for_the_device() -> None:
-    model = tiny()
-    images, mask = batch(model)
-    with NoWaiting():  # type: ignore[no-untyped-call]
-        model(images, mask).backward()
-        model.reconstruct(images, mask)
-        model.features(images)
 
 
 def test_hidden_patches_are_where_the_mask_says() -> None:

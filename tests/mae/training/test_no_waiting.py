@@ -1,8 +1,7 @@
-"""Nothing in a step makes the host wait for the device: no value is read back, no shape follows from a value."""
+"""No step reads a value back, and no shape in it follows from a value, forwards or backwards: either would wait."""
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mae.masks.attention import AttentionMasks, AttentionSettings
 from mae.masks.gate import Gate
@@ -11,37 +10,8 @@ from mae.masks.hard import HardMasks, HardSettings
 from mae.masks.masking import Masking
 from mae.masks.strategies import blind
 from mae.training.training import Batch, Training, TrainingSettings
+from tests.no_waiting import NoWaiting
 from tests.tiny_mae import nano
-
-# Reads a value, or makes a tensor whose shape is one: both need the device to be done with all before it.
-WAITING = {
-    "_local_scalar_dense",
-    "equal",
-    "is_nonzero",
-    "item",
-    "masked_select",
-    "nonzero",
-    "nonzero_static",
-    "_unique",
-    "_unique2",
-    "unique_consecutive",
-    "unique_dim",
-    "bincount",
-    "histc",
-    "repeat_interleave",
-    "linalg_lstsq",
-}
-
-
-class NoWaiting(TorchDispatchMode):
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name.removeprefix("aten::")
-        assert name not in WAITING, f"{name} waits for the device"
-        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            indices = [index for index in args[1] if index is not None]
-            assert all(index.dtype not in (torch.bool, torch.uint8) for index in indices), f"{name} by a mask waits"
-        return func(*args, **(kwargs or {}))
-
 
 SALIENT = [
     {"strategy": name, "salient_of": of, "salient_pick": pick}
@@ -102,22 +72,3 @@ def test_every_strategy_is_looked_at():
 def test_what_waits_is_found(wait):
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
         wait(torch.randn(5))
-
-
-@pytest.mark.parametrize("wait", [lambda x: x.tolist(), lambda x: x.cpu(), lambda x: x.numpy(), lambda x: x[x > 0]])
-def test_a_device_that_holds_no_values_refuses_to_give_them(wait):
-    with pytest.raises((RuntimeError, NotImplementedError, TypeError)):
-        wait(torch.empty(5, device="meta"))
-
-
-def test_the_model_and_its_masks_run_on_a_device_that_holds_no_values():
-    with torch.device("meta"):
-        model = nano()
-    for options in ({"strategy": "random"}, {"strategy": "block"}, *SALIENT):
-        masks = Masking(**options)(
-            4, model.grid, generator=torch.Generator(), saliency=torch.empty(4, 16, device="meta"), device="meta"
-        )
-        loss = model(torch.empty(4, 3, 32, 32, device="meta"), masks)
-        loss.backward()
-        assert loss.is_meta
-        assert all(p.grad.is_meta for p in model.parameters() if p.grad is not None)

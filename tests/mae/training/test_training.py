@@ -11,7 +11,7 @@ from mae.masks.masking import Masking
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, _statistics, denormalise, normalise
 from mae.training.guard import NonFinite
 from mae.training.training import Batch, Training, TrainingSettings, learning_rate, parameter_groups
-from tests.mae.models.test_vit import NoWaiting
+from tests.no_waiting import NoWaiting
 from tests.tiny_mae import nano
 
 
@@ -231,15 +231,6 @@ def test_an_optimiser_that_is_not_fused_skips_too():
     run._guard.look(run.model, torch.tensor(math.nan))
     run.update([Batch(images(4, 0))])
     assert all(torch.equal(before[name], value) for name, value in run.model.state_dict().items())
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_update_never_waits_for_the_device(precision):
-    run = training(precision=precision)
-    with NoWaiting():
-        run.update([Batch(images(4)), Batch(images(2))])
-    with pytest.raises(AssertionError), NoWaiting():
-        run.non_finite()
 
 
 @given(st.integers(0, 255))

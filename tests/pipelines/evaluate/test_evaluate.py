@@ -68,6 +68,17 @@ def base(tmp_path):
     return EvaluateOptions(str(run), str(tree(tmp_path / "data")), neighbours=3, batch_size=8, workers=0, seed=1)
 
 
+def test_a_precision_is_recorded_and_has_cells_of_its_own(base):
+    asked = replace(base, protocols=("knn",))
+    assert "precision" not in judge(asked)
+    cells = set(Path(base.run, "evaluation.cells").iterdir())
+    assert judge(replace(asked, precision="bf16"))["precision"] == "bf16"
+    both = set(Path(base.run, "evaluation.cells").iterdir())
+    assert (cells < both, len(both)) == (True, 2 * len(cells))
+    with pytest.raises(ValueError, match="--precision"):
+        replace(asked, precision="fp16")
+
+
 def judge(options):
     return evaluate(options, quiet=True)
 
@@ -116,6 +127,23 @@ def test_features_are_deterministic_and_pooled_as_asked(tmp_path):
     assert (mean.name, mean.size) == (run, (16, 16))
     # what else is in the batch does not matter
     torch.testing.assert_close(mean.features(images()[:1]), mean.features(images())[:1])
+
+
+@pytest.mark.parametrize("name", ["{run}", "{run}@keep=0.5,center", "timm:test_vit@none"])
+def test_features_in_bf16_are_another_encoders(name, tmp_path):
+    name = name.format(run=save_run(tmp_path / "run"))
+    opened = {kind: open_encoder(name, pool="mean", device="cpu", precision=kind) for kind in ("auto", "fp32", "bf16")}
+    plain, half = opened["fp32"], opened["bf16"]
+    pictures = torch.randint(0, 256, (2, 3, *plain.size), dtype=torch.uint8)
+    assert torch.equal(opened["auto"].features(pictures), plain.features(pictures))  # a CPU's auto
+    assert opened["auto"].identity() == plain.identity()  # so cells of before are found
+    assert half.identity() != plain.identity()
+    for of in ("features", "patches"):
+        if getattr(plain, of):
+            exact, rounded = getattr(plain, of)(pictures), getattr(half, of)(pictures)
+            assert rounded.dtype == torch.float32
+            assert not torch.equal(rounded, exact)
+            assert torch.cosine_similarity(rounded.flatten(1), exact.flatten(1)).min() > 0.995
 
 
 def test_the_untrained_encoder_is_of_the_same_kind_and_follows_from_the_seed(tmp_path):

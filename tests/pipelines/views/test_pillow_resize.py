@@ -9,8 +9,8 @@ from PIL import Image
 
 from pipelines.views import pillow_resize as module
 from pipelines.views.geometry import View, random_view, stack_views, view_image
-from pipelines.views.pillow_resize import copy_to, cut_region, pack_regions, resize, resize_weights
-from tests.mae.models.test_vit import NoWaiting
+from pipelines.views.pillow_resize import cut_region, pack_regions, resize, resize_weights
+from tests.fake_cuda import CUDA, fake_cuda
 
 
 def noise(width, height, seed=0):
@@ -113,14 +113,7 @@ def test_nothing_to_resize():
 def test_resizing_never_waits_for_the_device():
     packed = pack_regions([cut_region(noise(40, 30), View(), (16, 16))] * 3)
     flips = torch.tensor([True, False, True])
-    with NoWaiting():
-        resize(packed, flips, (16, 16))
-
-
-def test_what_is_copied_to_a_gpu_is_pinned_first(monkeypatch):
-    seen = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: seen.append("pinned") or self)
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **how: seen.append(how) or self)
-    copy_to(torch.zeros(2), torch.device("cpu"))
-    copy_to(torch.zeros(2), torch.device("cuda"))
-    assert seen == [{"non_blocking": True}, "pinned", {"non_blocking": True}]
+    with fake_cuda() as cuda:
+        resize(packed, flips, (16, 16), CUDA)
+        with cuda:
+            assert resize(packed, flips, (16, 16), CUDA).device == CUDA

@@ -1,0 +1,36 @@
+import json
+import sys
+
+import pytest
+
+from tools import gpu_acceptance as module
+from tools.gpu_acceptance import PIECES, Piece, main, measure, to_markdown
+
+
+def test_a_piece_that_ended_well_is_not_run_again(tmp_path):
+    piece = Piece("sum", ("-c print(6*7)", "-c print('{device}')"), ("-c print(1)",))
+    first = measure(piece, tmp_path, "cpu", tiny=False)
+    assert (first["state"], first["output"]) == ("done", ["42", "cpu"])
+    assert json.loads((tmp_path / "sum.json").read_text()) == first
+    assert measure(piece, tmp_path, "cpu", tiny=False) == first  # its seconds, too
+    assert measure(piece, tmp_path, "cpu", tiny=True)["output"] == ["1"]  # other commands are another question
+    assert "| sum | cpu | done |" in to_markdown([first])
+
+
+@pytest.mark.parametrize(
+    ("command", "state"), [("-c 1/0", "failed (1)"), ("-c __import__('time').sleep(60)", "too slow")]
+)
+def test_a_piece_that_did_not_is(command, state, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LIMIT", 1.0)
+    piece = Piece("bad", (command, "-c print('never')"), ())
+    assert measure(piece, tmp_path, "cpu", tiny=False)["state"] == state
+    found = measure(Piece("bad", ("-c print('well')",), ()), tmp_path, "cpu", tiny=False)
+    assert (found["state"], found["output"]) == ("done", ["well"])
+
+
+def test_the_list(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpu_acceptance.py", "--list"])
+    assert main() == 0
+    names = capsys.readouterr().out.split()
+    assert names == [piece.name for piece in PIECES]
+    assert len(set(names)) == len(names)
