@@ -88,8 +88,8 @@ def test_the_expected_hypergradient_is_the_gradient_of_the_expected_loss():
 
 
 def test_redrawn_masks_are_foretold():
-    run = trained(0, "drawn", exploration=1.0, batch=32, steps=20, unroll=(1, 1))
+    run = trained(0, "drawn", exploration=1.0, batch=64, steps=16, unroll=(1, 1))
     found = foretell(run, draws=4, move=0.5)
     assert found.correlation > 0.7
     assert 0.3 < found.ratio < 3
-    assert min(found.repeated) > 0.5
+    assert min(found.repeated) > 0.7  # enough draws
