@@ -83,6 +83,7 @@ def write_maps(folder, source, grid=14):
     captions = source.captions.to_pylist() if source.has_captions else [""] * len(keys)
     rows = [Row(key, None, caption, "0" * 64, 1, 1, FULL, 0.3) for key, caption in zip(keys, captions, strict=True)]
     cells = np.random.default_rng(0).integers(0, 256, (len(rows), grid, grid), np.uint8)
+    cells[:, 0, 0] = 255  # the peak of a map
     ones = np.ones(len(rows), np.float32)
     metadata = {"schema_version": 1, "grid": grid, "clip": "none", "method": "none", "layer": "none"}
     write_shard(folder / "data" / "train-00000-of-00001.parquet", rows, cells, 0 * ones, ones, metadata)

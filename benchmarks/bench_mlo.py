@@ -82,7 +82,13 @@ def main() -> None:
             CLASSES,
             Masking(),
             settings,
-            MultilevelSettings(hypergradient=method, unroll=unroll, masker=arguments.masker, path=arguments.path),
+            MultilevelSettings(
+                hypergradient=method,
+                unroll=unroll,
+                masker=arguments.masker,
+                path=arguments.path,
+                exploration=float(arguments.path == "drawn"),
+            ),
             1000,
             device,
         )

@@ -1,7 +1,7 @@
 """Network T of MLO-MAE (arXiv 2402.18128): patch embeddings in, the probability that each patch should be hidden out.
 
 The M patches of highest probability are hidden. That choice has no derivative; the loss of level 1 lets one through in
-one of three ways, see :func:`loss_weights`. Two networks: the paper's MLP, which fits one grid, and the gate
+one of four ways, see :func:`loss_weights`. Two networks: the paper's MLP, which fits one grid, and the gate
 (``mae.masks.gate``), or any other network from (embeddings, grid) to logits.
 
 Shapes: B images, N patches of width D.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mae.masks.masking import mask_from_priorities, top_ranks, weighted_scores
 from mae.models.mask import Mask
 
-PATHS = ("weighted", "relative", "straight-through")
+PATHS = ("weighted", "relative", "straight-through", "drawn")
 
 
 class MlpMasker(nn.Module):
@@ -62,14 +62,27 @@ def top_mask(probabilities: Tensor, mask_ratio: float, noise: Tensor, exploratio
     return mask_from_priorities(-top_ranks(scores, noise).float(), mask_ratio)
 
 
-def loss_weights(probabilities: Tensor, mask: Mask, path: str) -> Tensor:
+def draw_log_probability(scores: Tensor, mask: Mask) -> Tensor:
+    """Log of the chance [B] that draws without replacement, odds ∝ exp(``scores`` [B, N]), hide the patches of a mask.
+
+    In the order in which they were drawn: a Plackett–Luce model of the masks of :func:`top_mask`.
+    """
+    drawn = scores.gather(1, mask.ids_hidden)  # the last one first
+    kept = scores.gather(1, mask.ids_keep).logsumexp(1, keepdim=True)
+    remaining = torch.cat([kept, drawn], 1).logcumsumexp(1)[:, 1:]
+    return (drawn - remaining).sum(1)
+
+
+def loss_weights(probabilities: Tensor, mask: Mask, path: str, exploration: float = 1.0) -> Tensor:
     """What each patch's error [B, N] is multiplied by before the sum is divided by the number of hidden patches.
 
     ``weighted`` (the paper): h · p, h the mask, 1 = hidden. The loss is not plain MAE's, and its derivative by p is
     the error of a hidden patch; a visible one has none. ``relative``: the same, divided by the mean of p over the
     image's hidden patches, so that raising or lowering all p alike changes nothing. ``straight-through``:
     h + p − stop(p). The loss is plain MAE's, and its derivative by p is the error of every patch, visible ones
-    included, as if p itself were the mask.
+    included, as if p itself were the mask. ``drawn``: h · P / stop(P), P the chance of the image's draw under
+    ``exploration`` > 0. The loss is plain MAE's, and its derivative is the image's loss times that of log P (the score
+    function): the only path by which T learns what hiding other patches would change.
     """
     hidden = mask.hidden.to(probabilities.dtype)
     if path == "weighted":
@@ -77,4 +90,8 @@ def loss_weights(probabilities: Tensor, mask: Mask, path: str) -> Tensor:
     if path == "relative":
         weights = hidden * probabilities
         return weights * (hidden.sum(1, keepdim=True) / weights.sum(1, keepdim=True))
+    if path == "drawn":
+        tiny = torch.finfo(probabilities.dtype).tiny
+        chance = draw_log_probability(torch.log(probabilities.clamp_min(tiny)) / exploration, mask)
+        return hidden * torch.exp(chance - chance.detach())[:, None]
     return hidden + probabilities - probabilities.detach()

@@ -78,6 +78,8 @@ class MultilevelSettings:
                 )
         if not 0 <= self.exploration < math.inf:
             raise ValueError(f"--mlo-exploration is {self.exploration}; it must be a number from 0 on")
+        if self.path == "drawn" and not self.exploration:
+            raise ValueError("--mlo-path drawn needs masks that are drawn: --mlo-exploration above 0, such as 1")
 
 
 def settings_from(asked: Mapping[str, Any]) -> MultilevelSettings:
@@ -181,7 +183,8 @@ class Losses:
         with self._passes(inputs.images):
             question = patch_errors if whole else hidden_errors
             errors = self._ask(point, question, inputs.images, given.mask)
-        weights = loss_weights(self._probabilities(point, given.tokens), given.mask, self.settings.path)
+        probabilities = self._probabilities(point, given.tokens)
+        weights = loss_weights(probabilities, given.mask, self.settings.path, self.settings.exploration)
         if not whole:
             weights = weights.gather(1, given.mask.ids_hidden)
         return inputs.share * (errors * weights).sum() / given.mask.hidden.sum()

@@ -175,6 +175,17 @@ class Nested:
         self._losses = {level.name: [] for level in self.levels}
         return self._play(self._plan(batches, steps_done), point, graph=False)[-1].gradient
 
+    def upper_loss(self, point: Point, batches: Mapping[str, Sequence[Any]], steps_done: int = 0) -> Tensor:
+        """The uppermost level's loss after the steps of the lower levels, whose derivative the hypergradient is.
+
+        Constants are found anew from the point, drawn masks among them.
+        """
+        self._losses = {level.name: [] for level in self.levels}
+        (step,) = self._plan(batches, steps_done)
+        made = self._play(step.inner, point, graph=False)
+        with torch.no_grad():
+            return step.level.loss(made[-1].after if made else point, step.batch, None)
+
     def _plan(self, batches: Mapping[str, Sequence[Any]], steps_done: int) -> list[Step]:
         wanted = self.batches_per_step()
         given = {name: len(batches[name]) for name in wanted}

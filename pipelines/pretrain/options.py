@@ -154,8 +154,8 @@ class PretrainOptions:
         str,
         Option(
             "How gradients pass through the mask: each loss is multiplied by its score, by its score relative to the "
-            "mean, or straight-through.",
-            choices=("weighted", "relative", "straight-through"),
+            "mean, or straight-through; or through the chance that the mask is drawn.",
+            choices=("weighted", "relative", "straight-through", "drawn"),
             panel=LEVELS,
         ),
     ] = "weighted"

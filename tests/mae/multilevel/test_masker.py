@@ -1,11 +1,15 @@
 """T's two networks, the masks they choose, and the ways a mask lets a derivative through."""
 
+import itertools
+import math
+
 import pytest
 import torch
 
 from mae.masks.gate import Gate
+from mae.masks.masking import mask_from_priorities
 from mae.models.mask import hidden_count
-from mae.multilevel.masker import PATHS, GridMasker, MlpMasker, loss_weights, top_mask
+from mae.multilevel.masker import PATHS, GridMasker, MlpMasker, draw_log_probability, loss_weights, top_mask
 
 
 def noise(*shape, seed=0):
@@ -70,6 +74,38 @@ def test_exploration_draws_in_proportion_to_the_probability():
     torch.testing.assert_close(nearly, torch.tensor([0.0, 0, 0, 1]))
 
 
+def chance_of(odds, order):
+    """The probability that these are drawn, one after the other, in proportion to their odds."""
+    chance, left = 1.0, odds.sum()
+    for patch in order:
+        chance, left = chance * odds[patch] / left, left - odds[patch]
+    return chance
+
+
+def by_chance(p, mask):
+    """The derivative of the log-probability of each image's draw with respect to its odds."""
+    odds = p.clone().requires_grad_()
+    orders = mask.ids_hidden.flip(1)
+    total = sum(torch.log(chance_of(row, order)) for row, order in zip(odds, orders, strict=True))
+    return torch.autograd.grad(total, odds)[0]
+
+
+@pytest.mark.parametrize("exploration", [0.5, 2.0])
+def test_the_chances_of_all_draws(exploration):
+    """Two of four are hidden in one of twelve orders; drawn often, each comes as often as its probability says."""
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    found = {}
+    for hidden in itertools.permutations(range(4), 2):
+        priorities = torch.tensor([[{hidden[0]: 2.0, hidden[1]: 1.0}.get(patch, 0.0) for patch in range(4)]])
+        mask = mask_from_priorities(priorities, 0.5)
+        found[hidden] = math.exp(draw_log_probability(p.log()[None] / exploration, mask))
+        assert found[hidden] == pytest.approx(chance_of(p ** (1 / exploration), hidden).item())
+    assert sum(found.values()) == pytest.approx(1)
+    drawn = top_mask(p.expand(20_000, 4), 0.5, noise(20_000, 4), exploration).ids_hidden.flip(1).tolist()
+    for hidden, chance in found.items():
+        assert drawn.count(list(hidden)) / 20_000 == pytest.approx(chance, abs=0.012)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_the_value_and_the_derivative_of_each_path(path):
     """Against the derivative written out: which patches' errors reach which probability, and with what factor."""
@@ -87,9 +123,10 @@ def test_the_value_and_the_derivative_of_each_path(path):
             hidden * (errors / total - (errors * p * hidden).sum(1, keepdim=True) / total**2) / len(p),
         ),
         "straight-through": (plain, errors / count),
+        "drawn": (plain, (errors * hidden).sum(1, keepdim=True) / count * by_chance(p, mask)),
     }[path]
     torch.testing.assert_close(loss.detach(), value)
     torch.testing.assert_close(found, derivative)
     if path == "relative":
         torch.testing.assert_close((found * p).sum(1), torch.zeros(3), atol=1e-7, rtol=0)  # the common factor is free
-    assert (found[~mask.hidden] == 0).all() == (path != "straight-through")
+    assert (found[~mask.hidden] == 0).all() == (path in ("weighted", "relative"))

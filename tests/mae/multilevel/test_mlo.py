@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mae.masks.gate import Gate
 from mae.masks.masking import Masking
-from mae.multilevel.masker import GridMasker, MlpMasker
+from mae.multilevel.masker import PATHS, GridMasker, MlpMasker
 from mae.multilevel.mlo import MultilevelSettings, hidden_errors, patch_errors
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.pixels import normalise
@@ -178,12 +178,12 @@ def test_exact_equals_autograd_through_the_unrolled_updates(path, unroll):
     assert ((found - expected).norm() / expected.norm()).item() < 1e-5
 
 
-@pytest.mark.parametrize("path", ["weighted", "relative", "straight-through"])
+@pytest.mark.parametrize("path", PATHS)
 def test_a_finite_difference_points_where_the_exact_one_does(path):
     found = {}
     for method in ("exact", "finite"):
-        run = training(path=path, hypergradient=method, radius=0.01)
-        other = training(path=path, hypergradient="exact")
+        run = training(path=path, hypergradient=method, radius=0.01, exploration=float(path == "drawn"))
+        other = training(path=path, hypergradient="exact", exploration=float(path == "drawn"))
         for step in range(3):
             other.update(batches_of(other, step))
         run._point, run.step = other._point, other.step
@@ -304,10 +304,10 @@ def test_passes_and_flops_of_all_levels_are_counted(method):
     assert cost["mae"]["flops"] / 3 > 2 * plain  # two training steps at least, and the way back through them
 
 
-@pytest.mark.parametrize("path", ["weighted", "relative", "straight-through"])
+@pytest.mark.parametrize("path", PATHS)
 def test_a_pass_of_level_1_is_that_of_plain_training_and_the_maskers(path):
     """By FLOPs; but for the straight-through path, whose derivative asks for the visible patches' errors as well."""
-    run = training(path=path)
+    run = training(path=path, exploration=1.0)
     inputs = run._inputs("mae", 0, labelled(0))
     given = run._losses.choose(run._point, inputs)
     point = {"mae": _leaves(run._point["mae"]), "masker": run._point["masker"]}
@@ -369,6 +369,7 @@ def test_the_papers_mlp_can_be_the_masker():
         ({"unroll": (0, 1)}, "from 1 on"),
         ({"radius": 0.0}, "positive"),
         ({"exploration": -1.0}, "from 0 on"),
+        ({"path": "drawn"}, "--mlo-exploration above 0"),
         ({"masker": "cnn"}, "gate, mlp"),
     ],
 )

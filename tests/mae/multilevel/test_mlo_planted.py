@@ -1,8 +1,6 @@
 """A planted task: the label depends on one region of the image, and the learned mask has to find it.
 
-Every image has four blocks of 2×2 patches. Two of them, diagonal to each other, show one of twelve patterns each, drawn
-independently; the other two are smooth noise. The label is the pattern of the first. Both patterned blocks are as easy
-to fill in, so reconstruction cannot tell them apart: only the label can. T is the smallest there is, a number for each
+T is the smallest there is, a number for each
 place, and acts through the weights of the errors alone (masks are drawn nearly at random), so that what is tested is
 the hypergradient, not what a network can be made to learn in 160 steps of 64 images.
 """
@@ -10,16 +8,16 @@ the hypergradient, not what a network can be made to learn in 160 steps of 64 im
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from mae.masks.masking import Masking
 from mae.multilevel.mlo import MultilevelSettings
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.pixels import normalise
 from mae.training.training import TrainingSettings
+from tests.planted import PATTERNS, patterns_of, scenes
 from tests.tiny_mae import nano
 
-PATTERNS, BATCH, STEPS = 12, 64, 160
+BATCH, STEPS = 64, 160
 REGION = torch.zeros(4, 4, dtype=torch.bool)
 REGION[:2, :2] = True
 
@@ -35,21 +33,10 @@ class Places(nn.Module):
         return torch.sigmoid(self.logits).expand(len(tokens), -1)
 
 
-def scenes(count, patterns, generator):
-    """``count`` images 32×32 as uint8 and their labels; ``patterns`` are [2, 4, 3, 16, 16]."""
-    shown = torch.randint(0, PATTERNS, (2, count), generator=generator)
-    images = F.interpolate(torch.randn(count, 3, 16, 16, generator=generator), size=32, mode="bilinear")
-    images[:, :, :16, :16] = patterns[0][shown[0]]
-    images[:, :, 16:, 16:] = patterns[1][shown[1]]
-    images = 128 + 50 * (images + 0.3 * torch.randn(images.shape, generator=generator))
-    return images.clamp(0, 255).to(torch.uint8), shown[0]
-
-
 def learn(seed, *, steps=STEPS, **settings):
     """Mean score of the patches in the region, in the other patterned block, and in the noise, on unseen scenes."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(2 * PATTERNS, 3, 4, 4, generator=generator)
-    patterns = F.interpolate(coarse, size=16, mode="bilinear").reshape(2, PATTERNS, 3, 16, 16)
+    patterns = patterns_of(generator)
     parts = {name: scenes(count, patterns, generator) for name, count in (("lower", 4096), ("upper", 1024))}
     unseen, _ = scenes(256, patterns, generator)
     torch.manual_seed(seed)

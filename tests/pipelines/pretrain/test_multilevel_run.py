@@ -161,6 +161,7 @@ def test_bf16_and_other_paths(base, tmp_path):
         "bf16": {"precision": "bf16"},
         "exact": {"mlo_hypergradient": "exact"},
         "straight": {"mlo_path": "straight-through", "mlo_pool": "mean"},
+        "drawn": {"mlo_path": "drawn", "mlo_exploration": 1.0, "precision": "bf16"},
     }.items():
         done = run(replace(base, out=tmp_path / name, epochs=1, **changes))
         assert all(np.isfinite(losses(done)))
@@ -171,6 +172,7 @@ def test_bf16_and_other_paths(base, tmp_path):
     [
         ({"mlo_masker": "cnn"}, "--mlo-masker 'cnn' is not one of: gate, mlp"),
         ({"mlo_path": "soft"}, "--mlo-path 'soft' is not one of"),
+        ({"mlo_path": "drawn"}, "--mlo-path drawn needs masks that are drawn: --mlo-exploration above 0"),
         ({"mlo_unroll": "2"}, "--mlo-unroll '2' is not two numbers, such as 2,1"),
         ({"mlo_unroll": "0,1"}, "from 1 on"),
         ({"mlo_split": 1.0}, "--mlo-split is 1; it must lie between 0 and 1"),
