@@ -315,8 +315,8 @@ class Masking:
 
     def forced(self, draw: Draw) -> Tensor:
         """Bool [B, N]: the patches that ``salient`` hides because they are salient; it hides the others by chance."""
-        forced, hidden = self._forced(draw.saliency, draw)[0], self.mask(draw).hidden
-        return forced & hidden  # but for those beyond the cap
+        forced = self._forced(draw.saliency, draw)[0]
+        return forced if self.salient_cap >= 1 else forced & self.mask(draw).hidden  # but for those beyond the cap
 
     def _salient_set(self, saliency: Tensor, draw: Draw) -> Tensor:
         return salient_set(saliency, draw.ties, self.salient_mass)

@@ -34,6 +34,7 @@ SMALLEST_SIDE = 4
 # A JPEG is decoded at no less than this many times the side that the model sees. On 198 photographs of ImageNet (64 px
 # CLIP) maps then correlate 0.9993 with those of the whole JPEG; at twice the side 0.993, at once 0.966.
 _DRAFT = 3
+_JPEG = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def _plain_jpeg(data: bytes, *, least: int, draft: int) -> Tensor | None:
     None for any other image, for one with a side below ``least``, for one that Pillow decodes at a half or less of its
     size where ``draft`` pixels will do, and for what is damaged: Pillow says of what kind the damage is.
     """
+    if not data.startswith(_JPEG):  # before the size is asked for, which decodes a PNG
+        return None
     width, height = image_size(data)
     if not (least <= min(width, height) < 2 * draft and is_plain_jpeg(data)):
         return None

@@ -18,7 +18,7 @@ from mae.distributed import World
 from mae.training.checkpoints import save_checkpoint, settle_checkpoints
 from mae.training.determinism import NotDeterministicError, deterministic
 from pipelines.commandline.terminal import say, warn
-from pipelines.errors import StoppedError, UserError, user_errors
+from pipelines.errors import StoppedError, UserError
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
 from pipelines.pretrain.hidden_shares import hidden_shares
 from pipelines.pretrain.job import PretrainJob, open_pretraining
@@ -137,8 +137,10 @@ def _tell_hidden_shares(job: PretrainJob) -> None:
     masking, maps = job.settings.masking, job.task.maps
     if maps is None or not masking.needs_saliency:
         return
-    with user_errors():
+    try:
         shares = hidden_shares(masking, maps, job.task.training.model.grid, job.options.seed)
+    except (ValueError, OSError) as error:  # nothing that a training needs
+        return warn([f"what the masks hide of the maps is not known: {error}"])
     if shares is not None:
         say(shares.line(), err=True)
         warn(shares.warnings())

@@ -113,10 +113,8 @@ class Tower:
         Pillow's ± 1.
         """
         size = (self.size, self.size)
-        shrunk: NDArray[np.uint8] = F.interpolate(pixels[None], size, mode=self.interpolation, antialias=True)[
-            0
-        ].numpy()
-        return shrunk
+        resized = F.interpolate(pixels[None], size, mode=self.interpolation, antialias=True)
+        return np.asarray(resized[0].numpy())
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] → the float32 input the model was trained on."""

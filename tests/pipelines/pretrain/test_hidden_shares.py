@@ -1,5 +1,7 @@
 """What `pretrain` says at its start of what its masks hide."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from mae.masks.masking import Masking
 from pipelines.pretrain.hidden_shares import HiddenShares, hidden_shares
 from pipelines.sources.open_source import open_source
 from pipelines.views.joined_maps import join_maps
+from saliency.table.table import SaliencyTable
 from tests.pipelines.pretraining import SMALL, invoke
 from tests.tiny_mae import write_maps
 
@@ -56,6 +59,40 @@ def test_the_command_says_it(planted, tmp_path):
     assert "warning: the masks hide more than 90% of what is salient" in done.stderr
     done = invoke(*words, "--masking", "random", "--on-missing", "random", "--out", tmp_path / "other")
     assert "the masks hide" not in done.stderr
+
+
+def test_maps_whose_image_sizes_are_not_known_are_trained_with(planted, tmp_path, monkeypatch):
+    def unknown(_):
+        raise ValueError("a width is not positive")
+
+    monkeypatch.setattr(SaliencyTable, "image_sizes", unknown)
+    words = ("pretrain", "shapes:300,size=32", "--saliency", planted[0], *SMALL, "--limit", 8)
+    done = invoke(*words, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "warning: what the masks hide of the maps is not known: a width is not positive" in done.stderr
+
+
+def test_a_run_of_before_the_cap_says_what_its_reading_is_called_now(planted, tmp_path):
+    words = (
+        "pretrain",
+        "shapes:300,size=32",
+        "--saliency",
+        planted[0],
+        *SMALL,
+        "--limit",
+        8,
+        "--out",
+        tmp_path / "run",
+    )
+    assert invoke(*words, "--salient-of", "salient").exit_code == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    for name in ("options", "masking"):
+        del config[name]["salient_cap"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    refused = invoke(*words, "--salient-of", "salient", "--resume")
+    assert refused.exit_code == 2
+    assert "salient_of 'salient-only' → 'salient'" in refused.stderr
+    assert invoke(*words, "--salient-of", "salient-only", "--resume").exit_code == 0
 
 
 def test_shares_in_words():
