@@ -34,7 +34,7 @@ MOTIONS = {
 }
 """What the object does: the signs of its change in column, row and size."""
 
-GRAMMAR = "shapes-video:N[,split=NAME][,objects=A-B][,size=PIXELS][,frames=N][,label=motion|color]"
+GRAMMAR = "shapes-video:N[,split=NAME][,objects=A-B][,size=PIXELS][,radius=A-B][,frames=N][,label=motion|color]"
 LABELS = {"motion": list(MOTIONS), "color": list(COLORS)}
 
 _FRAMES = 64
@@ -86,7 +86,7 @@ class MovingScene:
     @cached_property
     def _plan(self) -> ScenePlan:
         scenes = self.scenes
-        return plan_scene(self.index, _plan_split(scenes), scenes.bounds, scenes.size)
+        return plan_scene(self.index, _plan_split(scenes), scenes.bounds, scenes.size, scenes.radius)
 
     @cached_property
     def _behind(self) -> NDArray[np.float64]:
@@ -133,7 +133,7 @@ def open_moving_scenes(spec: str, limit: int | None = None, split: str | None = 
     videos = _parse(spec, split)
     scenes = videos.scenes
     if limit is not None:
-        scenes = Scenes(min(scenes.count, limit), scenes.split, scenes.objects, scenes.size)
+        scenes = replace(scenes, count=min(scenes.count, limit))
         videos = replace(videos, scenes=scenes)
     length = "" if videos.frames == _FRAMES else f"frames{videos.frames}-"
     keys = [key.as_py().replace("shapes-", f"shapes-video-{length}", 1) for key in scenes.keys()]  # noqa: SIM118 (of pyarrow)

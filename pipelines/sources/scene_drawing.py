@@ -1,11 +1,11 @@
 """The built-in scenes: image–caption pairs with known truth, drawn on the spot, nothing downloaded.
 
 Each scene is a textured background with one to three coloured objects and a caption that names exactly one of
-them. The named object's true mask and its colour (the class label: a shape takes a model far longer to learn) come
-with it, so maps and features are measured against truth. A scene is a pure function of ``(split, index)``: the same
-on every machine and in every order. Within a scene all shapes and all colours differ, so a caption is never
-ambiguous; which object is named does not depend on its size or place, so neither "the largest" nor "the central"
-object is a shortcut.
+them. The named object's true mask and its colour or shape come with it, so maps and features are measured against
+truth. The class label is the colour, or the shape, which takes a model far longer to learn. A scene is a pure
+function of ``(split, index)``: the same on every machine and in every order. Within a scene all shapes and all
+colours differ, so a caption is never ambiguous; which object is named does not depend on its size or place, so
+neither "the largest" nor "the central" object is a shortcut.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "purple": (130, 50, 170),
     "pink": (250, 130, 190),
 }
+LABELS = {"color": tuple(COLORS), "shape": SHAPES}
+"""What the label of a scene can be, of the named object."""
 TEMPLATES = (
     "{a} {color} {shape}",
     "a photo of {a} {color} {shape}",
@@ -41,7 +43,8 @@ OBJECT_COUNTS = (0.4, 0.35, 0.25)
 """Share of scenes with one, two and three objects."""
 
 _OVERSAMPLE = 4
-_RADIUS = (0.15, 0.23)
+RADIUS = (0.15, 0.23)
+"""The least and the largest radius of an object, as fractions of the side, unless other ones are asked for."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +65,30 @@ class Scene:
         return buffer.getvalue()
 
 
-def draw_scene(index: int, *, split: str = "train", objects: tuple[int, int] = (1, 3), size: int = 96) -> Scene:
+def draw_scene(
+    index: int,
+    *,
+    split: str = "train",
+    objects: tuple[int, int] = (1, 3),
+    size: int = 96,
+    radius: tuple[float, float] = RADIUS,
+) -> Scene:
     """The scene number ``index`` of a split.
 
-    ``objects`` bounds the number of objects, inclusive; ``size`` is the side in pixels.
+    ``objects`` bounds the number of objects, inclusive; ``size`` is the side in pixels; ``radius`` bounds the radius
+    of the objects, as fractions of the side.
     """
-    plan = plan_scene(index, split, objects, size)
+    plan = plan_scene(index, split, objects, size, radius)
     image, masks = plan.paint()
     return Scene(image, plan.caption, masks[0], plan.label, plan.objects)
 
 
-def scene_caption(index: int, *, split: str = "train", objects: tuple[int, int] = (1, 3), size: int = 96) -> str:
-    """The caption that ``draw_scene`` gives for the same arguments, without painting the picture."""
-    return plan_scene(index, split, objects, size).caption
-
-
-def scene_label(index: int, *, split: str = "train", objects: tuple[int, int] = (1, 3)) -> int:
-    """The label that ``draw_scene`` gives for the same arguments at any size, without anything else."""
-    return int(_choose_objects(generator_of(index, split), objects)[1][0])
+def scene_label(
+    index: int, *, split: str = "train", objects: tuple[int, int] = (1, 3), labelled_by: str = "color"
+) -> int:
+    """The named object's index into LABELS[labelled_by], at any size and radius, without drawing anything."""
+    shapes, colors = _choose_objects(generator_of(index, split), objects)
+    return int((colors if labelled_by == "color" else shapes)[0])
 
 
 Place = tuple[float, float, float]
@@ -118,7 +127,9 @@ class ScenePlan:
         return np.clip(image, 0, 255).round().astype(np.uint8), masks
 
 
-def plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> ScenePlan:
+def plan_scene(
+    index: int, split: str, objects: tuple[int, int], size: int, radius: tuple[float, float] = RADIUS
+) -> ScenePlan:
     """The scene number ``index`` of a split, as :func:`draw_scene` draws it."""
     # The order of the draws is part of the data: another order would be other scenes.
     rng = generator_of(index, split)
@@ -126,7 +137,7 @@ def plan_scene(index: int, split: str, objects: tuple[int, int], size: int) -> S
     count = len(shapes)
     names = list(COLORS)
     background = _background(rng, size)
-    places = _places(rng, count)
+    places = _places(rng, count, radius)
     strokes = [
         (rng.uniform(-0.35, 0.35), rng.normal(0, 0.05, (size, size, 1)), _slope(rng, size, 0.12)) for _ in places
     ]
@@ -156,12 +167,12 @@ def _choose_objects(rng: np.random.Generator, bounds: tuple[int, int]) -> tuple[
     return rng.permutation(len(SHAPES))[:count], rng.permutation(len(COLORS))[:count]
 
 
-def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
-    """Centres and radii, as fractions of the side, of ``count`` objects that do not overlap."""
+def _places(rng: np.random.Generator, count: int, bounds: tuple[float, float]) -> list[tuple[float, float, float]]:
+    """Centres and radii within ``bounds``, as fractions of the side, of ``count`` objects that do not overlap."""
     while True:
         places: list[tuple[float, float, float]] = []
         for _ in range(20 * count):
-            radius = rng.uniform(*_RADIUS)
+            radius = rng.uniform(*bounds)
             cx, cy = rng.uniform(radius, 1 - radius, 2)
             if all(math.hypot(cx - x, cy - y) > 1.15 * (radius + r) for x, y, r in places):
                 places.append((cx, cy, radius))

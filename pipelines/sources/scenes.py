@@ -6,8 +6,10 @@ pictures of a small source are kept once drawn, so that a second epoch is not dr
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,21 +18,25 @@ from numpy.typing import NDArray
 from pipelines.errors import UserError
 from pipelines.sources.scene_drawing import (
     COLORS,
+    LABELS,
     OBJECT_COUNTS,
+    RADIUS,
     SHAPES,
+    Scene,
+    ScenePlan,
     draw_scene,
     generator_of,
     plan_scene,
-    scene_caption,
     scene_label,
 )
 from pipelines.sources.source import Source, Swap
 
-GRAMMAR = "shapes:N[,split=NAME][,objects=A-B][,size=PIXELS]"
+GRAMMAR = "shapes:N[,split=NAME][,objects=A-B][,size=PIXELS][,radius=A-B][,label=color|shape]"
 
 _MOST = len(OBJECT_COUNTS)
 _SIZE = 96
 _SIZES = (16, 2048)
+_RADII = (0.02, 0.3)
 _CACHED_SCENES = 20_000
 
 
@@ -42,6 +48,9 @@ class Scenes:
     split: str = "train"
     objects: tuple[int, int] | None = None
     size: int = _SIZE
+    radius: tuple[float, float] = RADIUS
+    labelled_by: str = "color"
+    """A key of LABELS."""
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -53,17 +62,25 @@ class Scenes:
         parts = ["shapes", self.split]
         parts += [] if self.objects is None else ["objects{}-{}".format(*self.objects)]
         parts += [] if self.size == _SIZE else [f"size{self.size}"]
+        parts += [] if self.radius == RADIUS else ["radius{:g}-{:g}".format(*self.radius)]
         return pa.array([f"{'-'.join(parts)}-{i:06d}" for i in range(self.count)], pa.string())
 
+    def plan(self, row: int) -> ScenePlan:
+        """Everything about one scene but its pixels."""
+        return plan_scene(row, self.split, self.bounds, self.size, self.radius)
+
+    def draw(self, row: int) -> Scene:
+        """One scene, drawn."""
+        return draw_scene(row, split=self.split, objects=self.bounds, size=self.size, radius=self.radius)
+
     def labels(self) -> NDArray[np.int64]:
-        """Indices into COLORS."""
-        labels = (scene_label(i, split=self.split, objects=self.bounds) for i in range(self.count))
-        return np.fromiter(labels, np.int64, self.count)
+        """Indices into LABELS of its kind."""
+        options: dict[str, Any] = {"split": self.split, "objects": self.bounds, "labelled_by": self.labelled_by}
+        return np.fromiter((scene_label(i, **options) for i in range(self.count)), np.int64, self.count)
 
     def captions(self, rows: NDArray[np.int64]) -> pa.Array:
         """The captions of these scenes."""
-        options = {"split": self.split, "objects": self.bounds, "size": self.size}
-        return pa.array([scene_caption(int(i), **options) for i in rows], pa.string())  # type: ignore[arg-type]
+        return pa.array([self.plan(int(row)).caption for row in rows], pa.string())
 
 
 @dataclass(frozen=True)
@@ -76,9 +93,8 @@ class SceneImages:
     def __getitem__(self, row: int) -> bytes:
         png = self.drawn.get(row)
         if png is None:
-            scenes = self.scenes
-            png = draw_scene(row, split=scenes.split, objects=scenes.bounds, size=scenes.size).png()
-            if scenes.count <= _CACHED_SCENES:
+            png = self.scenes.draw(row).png()
+            if self.scenes.count <= _CACHED_SCENES:
                 self.drawn[row] = png
         return png
 
@@ -94,8 +110,7 @@ class SceneMasks:
     scenes: Scenes
 
     def __getitem__(self, row: int) -> NDArray[np.bool_]:
-        scenes = self.scenes
-        return draw_scene(row, split=scenes.split, objects=scenes.bounds, size=scenes.size).mask
+        return self.scenes.draw(row).mask
 
 
 @dataclass(frozen=True)
@@ -105,10 +120,9 @@ class SceneSwaps:
     scenes: Scenes
 
     def __getitem__(self, row: int) -> Swap:
-        scenes = self.scenes
-        plan = plan_scene(row, scenes.split, scenes.bounds, scenes.size)
+        plan = self.scenes.plan(row)
         taken = {word for named in plan.objects for word in named}
-        rng = generator_of(row, f"{scenes.split}, absent")  # other numbers than those that draw the scene
+        rng = generator_of(row, f"{self.scenes.split}, absent")  # other numbers than those that draw the scene
         absent = [str(rng.choice([word for word in words if word not in taken])) for words in (COLORS, SHAPES)]
         present, mask = None, None
         if len(plan.objects) > 1:
@@ -120,14 +134,14 @@ def open_scenes(spec: str, limit: int | None = None, split: str | None = None) -
     """The source that ``shapes:N,…`` asks for; ``split`` is used unless the text names one."""
     scenes = parse_scenes(spec, split)
     if limit is not None:
-        scenes = Scenes(min(scenes.count, limit), scenes.split, scenes.objects, scenes.size)
+        scenes = replace(scenes, count=min(scenes.count, limit))
     return Source(
         spec,
         scenes.keys(),
         SceneImages(scenes),
         scenes.captions,
         scenes.labels(),
-        list(COLORS),
+        list(LABELS[scenes.labelled_by]),
         masks=SceneMasks(scenes),
         swaps=SceneSwaps(scenes),
     )
@@ -137,7 +151,7 @@ def parse_scenes(spec: str, split: str | None = None) -> Scenes:
     """Reads ``shapes:N,…``; raises UserError, with the grammar, for anything else."""
     count, *rest = spec.removeprefix("shapes:").split(",")
     options = dict(option.partition("=")[::2] for option in rest)
-    unknown = options.keys() - {"split", "objects", "size"}
+    unknown = options.keys() - {"split", "objects", "size", "radius", "label"}
     if unknown or len(options) < len(rest):
         raise _bad(spec, f"option {min(unknown)!r} is unknown" if unknown else "an option stands twice")
     if not re.fullmatch("[0-9]{1,9}", count) or int(count) < 1:
@@ -154,7 +168,22 @@ def parse_scenes(spec: str, split: str | None = None) -> Scenes:
     size = options.get("size", str(_SIZE))
     if not re.fullmatch("[0-9]{1,5}", size) or not _SIZES[0] <= int(size) <= _SIZES[1]:
         raise _bad(spec, f"size is {size!r}, not within {_SIZES[0]} to {_SIZES[1]}")
-    return Scenes(int(count), name, objects, int(size))
+    radius, labelled_by = RADIUS, options.get("label", "color")
+    if "radius" in options:
+        low, _, high = options["radius"].partition("-")
+        radius = (_fraction(low), _fraction(high or low))
+        if not _RADII[0] <= radius[0] <= radius[1] <= _RADII[1]:
+            raise _bad(spec, f"radius is {options['radius']!r}, not within {_RADII[0]} to {_RADII[1]} of the side")
+        if radius[1] > RADIUS[1] and (objects or (1, _MOST))[1] > 1:
+            raise _bad(spec, f"several objects with a radius above {RADIUS[1]} may not fit; add objects=1")
+    if labelled_by not in LABELS:
+        raise _bad(spec, f"label is {labelled_by!r}, not {' or '.join(LABELS)}")
+    return Scenes(int(count), name, objects, int(size), radius, labelled_by)
+
+
+def _fraction(text: str) -> float:
+    """A number such as 0.1; nan, which no bound admits, for anything else."""
+    return float(text) if re.fullmatch(r"[0-9]*\.?[0-9]+", text) else math.nan
 
 
 def _bad(spec: str, why: str) -> UserError:

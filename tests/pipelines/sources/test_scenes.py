@@ -8,7 +8,7 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.sources.images import decode_rgb
 from pipelines.sources.open_source import open_source
-from pipelines.sources.scene_drawing import COLORS, draw_scene
+from pipelines.sources.scene_drawing import COLORS, SHAPES, draw_scene
 from pipelines.sources.scenes import parse_scenes
 
 
@@ -33,6 +33,25 @@ def test_keys_name_all_that_a_scene_depends_on():
     assert open_source("shapes:1,size=64", split="val").keys.to_pylist() == ["shapes-val-size64-000000"]
 
 
+def test_other_sizes_of_the_objects_and_other_labels_are_the_same_scenes():
+    scenes = [parse_scenes(f"shapes:6,objects=1{more}") for more in ("", ",radius=0.08-0.1,label=shape", ",radius=.3")]
+    assert [next(iter(s.keys()[:1].to_pylist())) for s in scenes] == [
+        "shapes-train-objects1-1-000000",
+        "shapes-train-objects1-1-radius0.08-0.1-000000",
+        "shapes-train-objects1-1-radius0.3-0.3-000000",
+    ]
+    for i in range(6):
+        usual, small, large = (s.draw(i) for s in scenes)
+        assert usual.objects == small.objects == large.objects
+        assert 0 < small.mask.sum() < usual.mask.sum() < large.mask.sum()
+        away = ~(usual.mask | small.mask | large.mask)
+        assert np.abs(usual.image[away].astype(int) - small.image[away]).mean() < 2  # only edges are softened
+        assert SHAPES[scenes[1].labels()[i]] == usual.objects[0][1]
+        assert list(COLORS)[scenes[0].labels()[i]] == usual.objects[0][0]
+    assert open_source("shapes:2,label=shape").label_names == list(SHAPES)
+    assert open_source("shapes-video:2,radius=0.1,frames=4").keys[0].as_py().endswith("radius0.1-0.1-000000")
+
+
 def test_single_captions_limits_and_selections_agree():
     source = open_source("shapes:9", limit=5)
     assert len(source) == 5
@@ -53,6 +72,8 @@ def test_single_captions_limits_and_selections_agree():
         "shapes:", "shapes:0", "shapes:-1", "shapes:many", "shapes:5,", "shapes:5,split=", "shapes:5,objects=0-2",
         "shapes:5,objects=3-2", "shapes:5,objects=1-4", "shapes:5,size=1", "shapes:5,size=x", "shapes:5,colour=red",
         "shapes:5,size=32,size=64", "shapes:5,split=a/b",
+        "shapes:5,radius=0", "shapes:5,radius=0.2-0.1", "shapes:5,radius=x",
+        "shapes:5,radius=0.3", "shapes:5,label=size",
     ],
 )  # fmt: skip
 def test_bad_options_show_the_grammar(spec):
