@@ -15,6 +15,7 @@ from torch import Tensor
 from mae.masks.gate import Gate
 from mae.masks.masking import center_prior, top_order
 from mae.models.vit import MaskedAutoencoder
+from mae.precision import unrounded
 
 CHOOSERS = ("gate", "random", "center")
 
@@ -48,7 +49,7 @@ class KeptEncoder:
 
     def kept(self, images: Tensor) -> Tensor:
         """The patches that are encoded of normalised images [B, C, H, W], int64 [B, K], in image order."""
-        with torch.autocast(images.device.type, enabled=False):  # what ranks patches is not rounded
+        with unrounded(images.device):  # what ranks patches
             scores = self._scores(images)
         order = top_order(scores, torch.zeros_like(scores))
         return order[:, : self.count].sort(dim=1).values

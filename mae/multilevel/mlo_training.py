@@ -25,8 +25,9 @@ from mae.models.vit import MaskedAutoencoder
 from mae.multilevel.differentiable_rules import Group, adamw
 from mae.multilevel.mlo import LEVELS, RULES, Head, Inputs, Losses, MultilevelSettings, build_masker
 from mae.multilevel.nested import Level, Nested, Passes, Point
-from mae.optimisation import learning_rate, resolve_precision
+from mae.optimisation import learning_rate
 from mae.pixels import normalise
+from mae.precision import resolve_precision
 from mae.randomness import seed_of
 from mae.training.flops import Peak, flop_counter, peak_flops
 from mae.training.guard import NonFinite

@@ -24,8 +24,9 @@ from mae.masks.masking import Masking, Part
 from mae.models.mask import Mask
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
-from mae.optimisation import guarded_step, learning_rate, parameter_groups, resolve_precision
+from mae.optimisation import guarded_step, learning_rate, parameter_groups
 from mae.pixels import normalise
+from mae.precision import resolve_precision
 from mae.randomness import seed_of
 from mae.training.compiling import compile_in_place, eager
 from mae.training.flops import Peak, peak_flops, training_flops

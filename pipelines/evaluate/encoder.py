@@ -21,13 +21,15 @@ from mae.formats.interchange import encoder_weights
 from mae.masks.gate import load_gate
 from mae.models.video import VideoMaskedAutoencoder, new_model
 from mae.models.vit import MaskedAutoencoder
-from mae.optimisation import resolve_precision
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise
+from mae.precision import rounded
 from mae.stored import one_line
 from mae.training.checkpoints import gate_file, load_model
+from pipelines.commandline.machine import usable_precision
 from pipelines.errors import UserError, user_errors
 
 POOLS = ("mean", "cls")
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Encoder:
     """The model with its decoder, where it has one."""
     frames: int | None = None
     """How many frames its clips have; None of images."""
+    device: torch.device = _HOST
+    """Where it computes."""
 
 
 def open_encoder(
@@ -69,26 +73,25 @@ def open_encoder(
     from ``seed``. ``precision`` is the features': fp32, bf16, or auto, which is bf16 on a GPU that has it. UserError.
     """
     opened = _open(name, pool=pool, device=device, untrained=untrained, seed=seed)
-    with user_errors():
-        rounded = resolve_precision(precision, torch.device(device)) == "bf16"
-    return _in_bf16(opened, torch.device(device).type) if rounded else opened
+    return _in_precision(replace(opened, device=torch.device(device)), usable_precision(precision, device))
 
 
-def _in_bf16(encoder: Encoder, kind: str) -> Encoder:
-    """The encoder with features computed in bfloat16 on a ``kind`` of device; its identity is another one."""
+def _in_precision(encoder: Encoder, precision: str) -> Encoder:
+    """The encoder with features computed in a precision; its identity is another one where products are rounded."""
 
-    def within(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def call(images: Tensor) -> Tensor:
-            with torch.autocast(kind, torch.bfloat16):
-                return function(images)
+    def within(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*inputs: Any) -> Tensor:
+            with rounded(precision, encoder.device):
+                return function(*inputs)
 
         return call
 
+    told = precision if precision == "bf16" else "tf32" if encoder.device.type == "cuda" else ""
     return replace(
         encoder,
         features=within(encoder.features),
         patches=encoder.patches and within(encoder.patches),
-        identity=lambda: f"{encoder.identity()}, bf16",
+        identity=(lambda: f"{encoder.identity()}, {told}") if told else encoder.identity,
     )
 
 

@@ -33,14 +33,8 @@ def compute_features(
     unreadable: UnreadableImages = {}
     features, labels = [], []
     for images, classes in central_views(
-        part,
-        encoder.size,
-        batch_size=batch_size,
-        workers=workers,
-        unreadable=unreadable,
-        name=encoder.name,
-        quiet=quiet,
-    ):
+        part, encoder, batch_size=batch_size, workers=workers, unreadable=unreadable, name=encoder.name, quiet=quiet,
+    ):  # fmt: skip
         features.append(encoder.features(images))
         labels.append(classes)
     stacked = torch.cat(features)
@@ -51,7 +45,7 @@ def compute_features(
 
 def central_views(
     part: Labelled,
-    size: tuple[int, int],
+    encoder: Encoder,
     *,
     batch_size: int,
     workers: int,
@@ -61,9 +55,11 @@ def central_views(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images uint8 [B, 3, H, W], or clips [B, 3, T, H, W], and labels int64 [B] of a part, in order; none augmented.
 
-    What can't be read goes into ``unreadable``; UserError where that is more than 1 %, or everything.
+    They are as the encoder sees them, and pinned for copies to its device. What can't be read goes into ``unreadable``;
+    UserError where that is more than 1 %, or everything.
     """
-    loader, seen = part.batches(size, batch_size, workers=workers), False
+    loader = part.batches(encoder.size, batch_size, workers=workers, device=encoder.device)
+    seen = False
     for batch in progress_bar(loader, name=name, unit="batches", part=True, quiet=quiet):
         unreadable |= {part.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
         if len(batch.images):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,6 +75,10 @@ class TrainingBatch:
     indices: NDArray[np.int64]
     unreadable: list[Unreadable]
 
+    def pin_memory(self) -> TrainingBatch:
+        """The batch in memory that a GPU can fetch while it computes; the loader calls it."""
+        return replace(self, images=self.images.pin_memory())
+
 
 class TrainingViews(Dataset[tuple[int, Tensor] | Unreadable]):
     """Images of a source as ``augment`` shows them: it gets the picture and (seed, epoch, index) to draw from."""
@@ -111,13 +115,14 @@ def train_epochs(
     *,
     epochs: int,
     workers: int,
+    device: torch.device,
     checkpoint: Path | None,
     progress: tqdm[Any],
 ) -> UnreadableImages:
     """Train to the end of the last epoch, from ``checkpoint`` on if it exists; returns what could not be read.
 
-    ``update`` makes one step of batches of at least two images each and returns its loss. UserError for a loss that is
-    infinite or NaN at an epoch's end, a checkpoint that can't be used, and too many unreadable images.
+    ``update`` makes one step of batches of at least two images each, on ``device``, and returns its loss. UserError for
+    a loss that is infinite or NaN at an epoch's end, a checkpoint that can't be used, and too many unreadable images.
     """
     unreadable: UnreadableImages = {}
     if checkpoint is not None and checkpoint.exists():
@@ -127,7 +132,7 @@ def train_epochs(
     while learner.step < plan.steps_per_epoch * epochs:
         epoch = learner.step // plan.steps_per_epoch
         losses = []
-        for group in _epoch(views, plan, epoch, workers):
+        for group in _epoch(views, plan, epoch, workers, pin=device.type == "cuda"):
             for bad in itertools.chain.from_iterable(batch.unreadable for batch in group):
                 unreadable[views.source.keys[bad.index].as_py()] = bad.reason
             check_readable(len(unreadable), views.source)
@@ -161,7 +166,9 @@ def labels_of(part: Labelled, batch: TrainingBatch) -> Tensor:
     return torch.from_numpy(part.labels[batch.indices])
 
 
-def _epoch(views: TrainingViews, plan: BatchPlan, epoch: int, workers: int) -> Iterator[list[TrainingBatch]]:
+def _epoch(
+    views: TrainingViews, plan: BatchPlan, epoch: int, workers: int, *, pin: bool
+) -> Iterator[list[TrainingBatch]]:
     """The batches of one epoch, those of a step together."""
     batches_per_epoch = plan.steps_per_epoch * plan.accumulate
     order = EpochBatches(
@@ -172,7 +179,7 @@ def _epoch(views: TrainingViews, plan: BatchPlan, epoch: int, workers: int) -> I
         seed=views.seed,
         start=epoch * batches_per_epoch,
     )
-    iterator = iter(worker_batches(views, order, workers=workers, collate=_collate))
+    iterator = iter(worker_batches(views, order, workers=workers, collate=_collate, pin=pin))
     while group := list(itertools.islice(iterator, plan.accumulate)):
         yield group
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.masks.gate import Gate, important_counts
 from mae.masks.gate_loss import GateObjective
 from mae.masks.masking import top_ranks
@@ -74,7 +75,7 @@ class Occlusions:
         small = torch.nn.functional.interpolate(
             pixels[None].float(), model.image_size, mode="bicubic", antialias=True, align_corners=False
         )
-        images, grid = normalise(small.round().clamp(0, 255).to(torch.uint8).to(device)), model.grid[-2:]
+        images, grid = normalise(copy_to(small.round().clamp(0, 255).to(torch.uint8), device)), model.grid[-2:]
         if isinstance(model, VideoMaskedAutoencoder):  # a gate of video sees a picture as a tubelet that stands still
             images = images[:, :, None].expand(-1, -1, model.tubelet, -1, -1)
         logits = self._gate.to(device)(model.patch_embed(images), grid)

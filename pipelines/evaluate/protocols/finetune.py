@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.evaluation.classifier import add_head
 from mae.evaluation.finetune import FinetuneRecipe, FineTuning, depth_of, recipe_for, training_transform
 from mae.randomness import seed_of, seeded
@@ -74,7 +75,7 @@ class FineTune(Classification):
         with progress_bar(name=f"{encoder.name}: finetune", unit="steps", part=True, quiet=self.quiet) as progress:
             unreadable = train_epochs(
                 training, update, views, plan, epochs=recipe.epochs, workers=options.workers,
-                checkpoint=checkpoint, progress=progress,
+                device=training.device, checkpoint=checkpoint, progress=progress,
             )  # fmt: skip
         predictions, labels, missed = _predict(training, encoder, self.parts.test, options, self.quiet)
         facts = asdict(recipe) | {"batch_size": plan.images_per_step, "precision": training.precision}
@@ -110,6 +111,7 @@ def _begin(
         steps_per_epoch=plan.steps_per_epoch,
         seed=seed,
         device=options.device,
+        precision=options.precision,
     )
     return recipe, training, plan
 
@@ -124,13 +126,14 @@ def _predict(
     training: FineTuning, encoder: Encoder, test: Labelled, options: EvaluateOptions, quiet: bool
 ) -> tuple[Tensor, Tensor, UnreadableImages]:
     """Predicted and true classes int64 [m] of the readable test images, and what could not be read."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (encoder.mean, encoder.std))
+    mean, std = (torch.tensor(each, device=training.device).view(1, 3, 1, 1) for each in (encoder.mean, encoder.std))
     unreadable: UnreadableImages = {}
     predictions, labels = [], []
     for images, classes in central_views(
-        test, encoder.size, batch_size=options.batch_size, workers=options.workers, unreadable=unreadable,
+        test, encoder, batch_size=options.batch_size, workers=options.workers, unreadable=unreadable,
         name=f"{encoder.name}: test", quiet=quiet,
     ):  # fmt: skip
-        predictions.append(training.predict((images.float() / 255 - mean) / std))
+        seen = (copy_to(images, training.device).float() / 255 - mean) / std
+        predictions.append(training.scores(seen).argmax(1))
         labels.append(classes)
-    return torch.cat(predictions), torch.cat(labels), unreadable
+    return torch.cat(predictions).cpu(), torch.cat(labels), unreadable

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.evaluation.linear_probe import RATES, LinearSweep
 from mae.randomness import seed_of
 from pipelines.errors import UserError
@@ -65,13 +66,13 @@ class LinearProbe(Classification):
 
         def update(batches: Sequence[TrainingBatch]) -> Tensor:
             features = torch.cat([encoder.features(batch.images) for batch in batches])
-            labels = torch.cat([labels_of(fitted, batch) for batch in batches]).to(features.device)
+            labels = copy_to(torch.cat([labels_of(fitted, batch) for batch in batches]), features.device)
             return sweep.update(features, labels).nan_to_num(math.inf).min()
 
         with progress_bar(name=f"{encoder.name}: linear", unit="steps", part=True, quiet=self.quiet) as progress:
             unreadable = train_epochs(
                 sweep, update, views, plan, epochs=options.linear_epochs, workers=options.workers,
-                checkpoint=checkpoint, progress=progress,
+                device=encoder.device, checkpoint=checkpoint, progress=progress,
             )  # fmt: skip
         chosen, right = _choose(sweep, encoder, held if len(held) else train, options)
         predictions = sweep.logits(test.values)[chosen].argmax(1)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.evaluation.intervals import bootstrap_interval
 from mae.evaluation.probes import Logistic
 from mae.evaluation.segmentation import class_ious, fit_patches, mean_iou, overlaps, segment
@@ -63,17 +64,18 @@ class Segment(DenseMeasurement):
         test, classes, unreadable = self.parts.test, len(self.parts.names), UnreadableImages()
         known = self._training_patches(encoder, seed, unreadable)
         probe = fit_patches(known.features, known.targets, known.images, seed=seed)
-        rows: list[list[float]] = []
+        rows: list[Tensor] = []
         for seen in self._masked(encoder, test, unreadable, "segment"):
             for item, features in zip(seen, patch_features(encoder, seen), strict=True):
                 assert item.mask is not None
-                truth = item.mask.astype(np.int64) * (int(test.labels[item.index]) + 1)
-                found = segment(_scores(probe, features), (truth.shape[0], truth.shape[1])).cpu().numpy()
-                rows.append(overlaps(found, truth, classes).tolist())
+                mask = copy_to(torch.from_numpy(np.ascontiguousarray(item.mask)), features.device)
+                truth = mask.long() * (int(test.labels[item.index]) + 1)
+                found = segment(_scores(probe, features), (truth.shape[0], truth.shape[1]))
+                rows.append(overlaps(found, truth, classes))
         if not rows:
             raise UserError(f"{test.source.name} has no readable masks to test on")
         facts = {"penalty": probe.penalty, "patches": len(known.images)}
-        return Measured({"overlaps": rows}, facts, unreadable)
+        return Measured({"overlaps": torch.stack(rows).tolist()}, facts, unreadable)
 
     def figures(self, found: Sequence[Measured], first: Sequence[Measured] | None) -> dict[str, Any]:
         """``segment`` is the mIoU, ``segment_per_class`` its parts."""
@@ -102,7 +104,7 @@ class Segment(DenseMeasurement):
                 targets[:, 0], targets[:, int(train.labels[item.index]) + 1] = 1 - share, share
                 chosen = torch.randperm(len(share), generator=generator)[:each]
                 owner = torch.full((len(chosen),), item.index)
-                parts.append((features.flatten(1).T[chosen.to(features.device)], targets[chosen], owner))
+                parts.append((features.flatten(1).T[copy_to(chosen, features.device)], targets[chosen], owner))
         if not parts:
             raise UserError(f"{train.source.name} has no readable masks to learn from")
         features, targets, images = (torch.cat(column) for column in zip(*parts, strict=True))
