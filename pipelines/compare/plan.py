@@ -27,7 +27,7 @@ from saliency.shown import one_line
 UNTRAINED = "untrained"
 """The name of the reference arm that every seed has: the weights that all of its arms start from."""
 
-_SECTIONS = ("source", "saliency", "baseline", "seeds", "pretrain", "evaluate", "arms")
+_SECTIONS = ("source", "saliency", "baseline", "seeds", "power", "margin", "pretrain", "evaluate", "arms")
 _SHARED = "all arms share it; give it under pretrain"
 _NOT_COMMON = {
     "source": "give it at the top",
@@ -59,6 +59,10 @@ class ComparePlan:
     saliency: str | None = None
     pretrain: dict[str, Any] = field(default_factory=dict)
     evaluate: dict[str, Any] = field(default_factory=dict)
+    power: float | None = None
+    """A difference, in percentage points, for which the report says how many seeds show it."""
+    margin: float | None = None
+    """Within how many percentage points arms are tested for equality."""
 
     def __post_init__(self) -> None:
         if len(self.arms) < 2:
@@ -66,6 +70,10 @@ class ComparePlan:
         for name in self.arms:
             if not _NAME.fullmatch(name) or name == UNTRAINED:
                 raise ValueError(f"arms: {name!r} can't be a name; use letters, digits, . _ - (and not {UNTRAINED!r})")
+        for name in ("power", "margin"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 100:
+                raise ValueError(f"{name}: {value:g} is not a number of percentage points above 0 and up to 100")
         if self.baseline not in self.arms:
             raise ValueError(f"baseline: {self.baseline!r} is not one of the arms: {', '.join(self.arms)}")
 
@@ -90,15 +98,17 @@ class ComparePlan:
             if complaint := _complaint(judged, name):
                 raise ValueError(f"evaluate: {complaint}")
 
-    def narrowed(self, arms: str | None, seeds: str | None) -> ComparePlan:
-        """The plan with some of its arms (names with commas) or other seeds. UserError for what it can't be."""
+    def narrowed(self, asked: CompareOptions) -> ComparePlan:
+        """The plan with some of its arms, other seeds or other statistics. UserError for what it can't be."""
         with user_errors():
-            names = list(self.arms) if arms is None else _names(arms)
+            names = list(self.arms) if asked.arms is None else _names(asked.arms)
             for name in names:
                 if name not in self.arms:
                     raise ValueError(f"--arms: {name!r} is not one of: {', '.join(self.arms)}")
             kept = {name: options for name, options in self.arms.items() if name in names}
-            return replace(self, arms=kept, seeds=self.seeds if seeds is None else _seeds(seeds))
+            given: dict[str, Any] = {"power": asked.power, "margin": asked.margin}
+            given |= {"seeds": None if asked.seeds is None else _seeds(asked.seeds)}
+            return replace(self, arms=kept, **{name: value for name, value in given.items() if value is not None})
 
     def pretrain_options(self, arm: str, seed: int, out: Path) -> PretrainOptions:
         """What the run of an arm and seed is asked for. ValueError, naming the arm, for a bad value."""
@@ -146,7 +156,7 @@ def asked_plan(options: CompareOptions) -> ComparePlan:
             raise UserError(
                 f"{options.what} is a plan: --saliency, --labelled, --test, --protocol and options after -- go into it"
             )
-        return read_plan(Path(options.what)).narrowed(options.arms, options.seeds)
+        return read_plan(Path(options.what)).narrowed(options)
     with user_errors():
         arms = usual_arms() if options.arms is None else _names(options.arms)
         content = {
@@ -154,6 +164,8 @@ def asked_plan(options: CompareOptions) -> ComparePlan:
             "saliency": options.saliency,
             "arms": arms,
             "seeds": options.seeds or 3,
+            "power": options.power,
+            "margin": options.margin,
             "pretrain": words_to_options(options.options),
             "evaluate": evaluate,
         }
@@ -179,6 +191,8 @@ def plan_from(content: Any) -> ComparePlan:
         baseline=str(baseline),
         seeds=_seeds(sections.get("seeds", 3)),
         saliency=saliency,
+        power=_points("power", sections.get("power")),
+        margin=_points("margin", sections.get("margin")),
         pretrain=_options(PretrainOptions, "pretrain", sections.get("pretrain"), _NOT_COMMON),
         evaluate=_options(EvaluateOptions, "evaluate", sections.get("evaluate"), _NOT_OF_EVALUATE),
     )
@@ -199,6 +213,12 @@ def _seeds(value: Any) -> tuple[int, ...]:
         return parse_seeds(value)
     except ValueError as error:
         raise ValueError(f"seeds: {error}") from error
+
+
+def _points(name: str, value: Any) -> float | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"{name}: takes a number of percentage points, not {one_line(repr(value), 100)}")
+    return value
 
 
 def _names(text: str) -> list[str]:

@@ -22,6 +22,8 @@ from rich.table import Table
 from mae.masks.strategies import STRATEGIES
 from pipelines.compare.plan import UNTRAINED, ComparePlan
 from pipelines.compare.plots import forest, loss_curves, losses, mask_sheet
+from pipelines.compare.power import SeedsNeeded
+from pipelines.compare.power_report import needs_of, power_lines, power_tables
 from pipelines.compare.statistics import LEVEL, Difference, Mean, mean_interval, paired_differences
 from pipelines.compare.unit import UnitOutcome
 from pipelines.errors import UserError
@@ -56,6 +58,8 @@ class Comparison:
     """Of every arm from the baseline; its p-values are adjusted over the arms, among which the untrained is not."""
     untrained: dict[str, Difference]
     """Of the untrained encoder, by protocol; a reference, on its own."""
+    needs: dict[str, dict[str, SeedsNeeded]]
+    """The seeds that each arm needs, by protocol; empty where the plan does not ask for it."""
 
 
 def summarise(plan: ComparePlan, outcomes: Iterable[UnitOutcome]) -> Comparison:
@@ -80,11 +84,14 @@ def summarise(plan: ComparePlan, outcomes: Iterable[UnitOutcome]) -> Comparison:
     for protocol, table in values.items():
         means[protocol] = {arm: mean_interval(list(by_seed.values())) for arm, by_seed in table.items()}
         trained = {arm: by_seed for arm, by_seed in table.items() if arm != UNTRAINED}
-        differences[protocol] = paired_differences(trained, plan.baseline)
+        differences[protocol] = paired_differences(
+            trained, plan.baseline, None if plan.margin is None else plan.margin / 100
+        )
         reference = {arm: table[arm] for arm in (plan.baseline, UNTRAINED) if arm in table}
         if found := paired_differences(reference, plan.baseline):
             untrained[protocol] = found[UNTRAINED]
-    return Comparison(plan, finished, failed, values, means, differences, untrained)
+    needs = needs_of(plan, finished, differences)
+    return Comparison(plan, finished, failed, values, means, differences, untrained, needs)
 
 
 def write_report(comparison: Comparison, out: Path, *, device: str, jobs: int) -> None:
@@ -98,13 +105,21 @@ def write_report(comparison: Comparison, out: Path, *, device: str, jobs: int) -
 
 
 def tables_of(comparison: Comparison) -> dict[str, list[list[str]]]:
-    """By protocol a heading and a row an arm: name, seeds, mean, difference, adjusted p and reading."""
+    """By protocol a heading and a row an arm: name, seeds, mean, difference, adjusted p and reading.
+
+    With a margin the adjusted p of equality stands before the reading.
+    """
     tables = {}
     for protocol, by_arm in comparison.values.items():
-        rows = [["arm", "seeds", f"{protocol} %", f"− {comparison.plan.baseline}", "adjusted p", "reading"]]
+        margin = comparison.plan.margin
+        equality = [] if margin is None else [f"p of equality within {margin:g}"]
+        rows = [["arm", "seeds", f"{protocol} %", f"− {comparison.plan.baseline}", "adjusted p", *equality, "reading"]]
         for arm in (*comparison.plan.arms, UNTRAINED):
             mean = comparison.means[protocol].get(arm)
             cells = _difference_cells(comparison, protocol, arm)
+            if equality:
+                found = comparison.differences[protocol].get(arm)
+                cells.insert(2, _p_cell(found.adjusted_equivalence_p) if found else "")
             rows.append([arm, str(len(by_arm.get(arm, {}))), percent(mean) if mean else "–", *cells])
         tables[protocol] = rows
     return tables
@@ -125,8 +140,11 @@ def _difference_cells(comparison: Comparison, protocol: str, arm: str) -> list[s
     found = comparison.differences[protocol].get(arm)
     if found is None:
         return ["–", "–", "no seed in common"]
-    p = "–" if found.adjusted_p is None else f"{found.adjusted_p:.3f}" if found.adjusted_p >= 0.001 else "< 0.001"
-    return [percent(found.mean, sign=True), p, found.reading]
+    return [percent(found.mean, sign=True), _p_cell(found.adjusted_p), found.reading]
+
+
+def _p_cell(p: float | None) -> str:
+    return "–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _draw(comparison: Comparison, folder: Path) -> list[str]:
@@ -173,12 +191,13 @@ def _results(comparison: Comparison, machine: dict[str, Any]) -> dict[str, Any]:
         "means": _plain(comparison.means),
         "differences": _plain(comparison.differences),
         "untrained": _plain({"": comparison.untrained})[""],
+        "seeds_needed": _plain(comparison.needs),
         "runs": runs,
         "failed": [{"arm": o.unit.arm, "seed": o.unit.seed, "reason": o.failed} for o in comparison.failed],
     }
 
 
-def _plain(tables: Mapping[str, Mapping[str, Mean | Difference]]) -> dict[str, dict[str, Any]]:
+def _plain(tables: Mapping[str, Mapping[str, Mean | Difference | SeedsNeeded]]) -> dict[str, dict[str, Any]]:
     return {name: {arm: asdict(found) for arm, found in table.items()} for name, table in tables.items()}
 
 
@@ -189,6 +208,9 @@ def _report(comparison: Comparison, out: Path, machine: dict[str, Any], notes: S
     lines += [f"- FAILED {outcome.unit.name}: {markdown(outcome.failed)}" for outcome in comparison.failed]
     if finished:
         lines += ["", "## Result", "", *_tables(tables_of(comparison)), *_explanation(comparison)]
+        if plan.power is not None or plan.margin is not None:
+            lines += ["", "## How many seeds", "", *_tables(power_tables(plan, comparison.needs))]
+            lines += [line for text in power_lines(plan, comparison.needs) for line in (text, "")]
         lines += ["", "## By seed", "", *_by_seed(comparison), "## Pictures", ""]
         drawn = [(name, text) for name, text in _PLOTS.items() if (out / "plots" / name).exists()]
         for name, text in drawn:
@@ -216,7 +238,13 @@ def _explanation(comparison: Comparison) -> list[str]:
         f"*adjusted p* is the p of the two-sided paired t-test, adjusted by Holm's method for the {others} arms "
         f"that are compared with {plan.baseline}, for each protocol. *better* and *worse* mean an adjusted p below "
         "0.05. *no difference shown* does not mean that there is none. The intervals are not adjusted. "
-        f"*{UNTRAINED}* is the encoder with the starting weights of a seed. It is not tested.",
+        + (
+            ""
+            if plan.margin is None
+            else f"*equal* means that two one-sided tests show a difference of less than {plan.margin:g} percentage "
+            f"points (adjusted p below 0.05). "
+        )
+        + f"*{UNTRAINED}* is the encoder with the starting weights of a seed. It is not tested.",
         *(f"\n*{each.name}* is {each.meaning}." for each in protocols if each.meaning),
     ]
 
@@ -328,9 +356,15 @@ def _machine(device: str, jobs: int) -> dict[str, Any]:
 
 def print_comparison(comparison: Comparison) -> None:
     """Every arm's accuracy and its difference from the baseline, by protocol."""
-    for protocol, (heading, *rows) in tables_of(comparison).items():
-        title = f"\n{protocol}: means over seeds and paired differences, 95 % intervals"
-        table = Table(*heading, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    shown = [
+        (f"{protocol}: means over seeds and paired differences, 95 % intervals", table)
+        for protocol, table in tables_of(comparison).items()
+    ]
+    needed = power_tables(comparison.plan, comparison.needs).values()
+    shown += [("seeds needed for a chance of 80 % (in brackets: cautiously)", table) for table in needed]
+    for title, (heading, *rows) in shown:
+        look: dict[str, Any] = {"title_justify": "left", "box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
+        table = Table(*heading, title=f"\n{title}", **look)
         for cells in rows:
             table.add_row(*cells)
         Console().print(table)

@@ -104,11 +104,12 @@ def test_a_comparison(content, out):
 
 
 def test_the_report(content, out):
-    found = run(content, out)
+    found = run(content | {"power": 5, "margin": 40}, out)
     report = (out / "report.md").read_text()
     for text in (
         "4 of 4 runs are finished (2 arms × 2 seeds: 0, 3)",
-        "| arm | seeds | knn % | − random | adjusted p | reading |",
+        "| arm | seeds | knn % | − random | adjusted p | p of equality within 40 | reading |",
+        "| knn: arm | deviation | to see 5 | for other images | equal within 40 |",
         "| image | salient, 0.5 of image, top, 0.75 hidden |",
         "Holm's method for the 1 arms",
         "24 images, 6 steps",

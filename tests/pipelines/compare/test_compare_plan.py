@@ -25,6 +25,10 @@ arms:
 """
 
 
+def asked(arms, seeds=None, **options):
+    return CompareOptions("plan.yaml", Path("out"), arms=arms, seeds=seeds, **options)
+
+
 @pytest.fixture
 def read(tmp_path):
     def reads(text):
@@ -145,7 +149,7 @@ def test_what_one_arm_uses_all_may_share(read):
     shared = "{temperature: 2, hard_final: 0.4}"
     arms = "{weighted: {salient_pick: weighted}, hard: {masking: hard}, random: }"
     plan = read(f"{{source: a, saliency: b, pretrain: {shared}, arms: {arms}}}")
-    assert plan.narrowed("hard,random", None).pretrain == {"temperature": 2.0, "hard_final": 0.4}
+    assert plan.narrowed(asked("hard,random")).pretrain == {"temperature": 2.0, "hard_final": 0.4}
 
 
 def test_flags_stand_in_for_a_plan():
@@ -162,12 +166,19 @@ def test_flags_stand_in_for_a_plan():
 
 
 def test_a_part_of_a_plan(read):
-    plan = read(GOOD).narrowed("inverse,random", "7")
+    plan = read(GOOD).narrowed(asked("inverse,random", "7"))
     assert (list(plan.arms), plan.seeds) == (["random", "inverse"], tuple(range(7)))
+    assert (plan.power, plan.margin) == (None, None)
+    plan = read(GOOD + "power: 2\nmargin: 1.5\n").narrowed(asked(None, margin=0.5))
+    assert (plan.power, plan.margin) == (2, 0.5)
+    with pytest.raises(UserError, match="margin: 0 is not a number of percentage points above 0"):
+        read(GOOD).narrowed(asked(None, margin=0.0))
+    with pytest.raises(UserError, match=r"plan.yaml: power: takes a number of percentage points, not 'x'"):
+        read(GOOD + "power: x")
     with pytest.raises(UserError, match="'x' is not one of: random, all, inverse"):
-        read(GOOD).narrowed("random,x", None)
+        read(GOOD).narrowed(asked("random,x"))
     with pytest.raises(UserError, match="baseline: 'random'"):
-        read(GOOD).narrowed("all,inverse", None)
+        read(GOOD).narrowed(asked("all,inverse"))
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
