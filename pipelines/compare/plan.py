@@ -20,6 +20,7 @@ from pipelines.compare.arms import built_in_arms, usual_arms
 from pipelines.compare.options import CompareOptions
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.evaluate import EvaluateOptions
+from pipelines.evaluate.table import PROTOCOLS
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.settings import settings_of
 from saliency.shown import one_line
@@ -27,7 +28,10 @@ from saliency.shown import one_line
 UNTRAINED = "untrained"
 """The name of the reference arm that every seed has: the weights that all of its arms start from."""
 
-_SECTIONS = ("source", "saliency", "baseline", "seeds", "power", "margin", "pretrain", "evaluate", "arms")
+_SECTIONS = (
+    *("source", "saliency", "baseline", "seeds", "power", "margin", "limits", "label_fractions"),
+    *("pretrain", "evaluate", "arms"),
+)
 _SHARED = "all arms share it; give it under pretrain"
 _NOT_COMMON = {
     "source": "give it at the top",
@@ -63,6 +67,10 @@ class ComparePlan:
     """A difference, in percentage points, for which the report says how many seeds show it."""
     margin: float | None = None
     """Within how many percentage points arms are tested for equality."""
+    limits: tuple[int, ...] = ()
+    """Numbers of pretraining images for further runs of every arm and seed: a learning curve."""
+    label_fractions: tuple[float, ...] = ()
+    """Shares of the labelled training images, 0..1, by which every run is judged once more: another curve."""
 
     def __post_init__(self) -> None:
         if len(self.arms) < 2:
@@ -74,8 +82,18 @@ class ComparePlan:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 100:
                 raise ValueError(f"{name}: {value:g} is not a number of percentage points above 0 and up to 100")
+        self._check_curves()
         if self.baseline not in self.arms:
             raise ValueError(f"baseline: {self.baseline!r} is not one of the arms: {', '.join(self.arms)}")
+
+    def _check_curves(self) -> None:
+        limit, fraction = self.pretrain.get("limit"), self.evaluate.get("label_fraction", 1.0)
+        for each in self.limits:
+            if each < 1 or (limit is not None and each >= limit):
+                raise ValueError(f"limits: {each} is not a number of images from 1 to below the limit of all runs")
+        for share in self.label_fractions:
+            if not 0 < share < fraction:
+                raise ValueError(f"label_fractions: {share:g} does not lie between 0 and the {fraction:g} of all runs")
 
     def check_shared(self) -> None:
         """ValueError for an option that all arms share and none uses, and for one of the evaluation without effect.
@@ -97,6 +115,8 @@ class ComparePlan:
         for name in self.evaluate:
             if complaint := _complaint(judged, name):
                 raise ValueError(f"evaluate: {complaint}")
+        if self.label_fractions and (complaint := _complaint(judged, "label_fraction")):
+            raise ValueError(f"label_fractions: {complaint}")
 
     def narrowed(self, asked: CompareOptions) -> ComparePlan:
         """The plan with some of its arms, other seeds or other statistics. UserError for what it can't be."""
@@ -124,6 +144,29 @@ class ComparePlan:
             what = f"{strategy} masks need" if masked else "saliency_weight needs"
             raise ValueError(f"arms: {arm}: {what} maps; give saliency: MAPS (--saliency)")
         return replace(options, masking=strategy, saliency=options.saliency if mapped else None)
+
+    def limited_options(self, arm: str, seed: int, out: Path, limit: int, images: int) -> PretrainOptions:
+        """What the run of an arm and seed is asked for with ``limit`` of the ``images`` of the others.
+
+        It takes about as many steps as those, in more epochs. ValueError if so few images make no step.
+        """
+        whole = self.pretrain_options(arm, seed, out)
+        steps, fewer = (count // (whole.batch_size * whole.accumulate) for count in (images, limit))
+        if limit >= images or fewer == 0:
+            raise ValueError(
+                f"limits: {limit} must be below the {images} images that there are, and at least one step's "
+                f"{whole.batch_size * whole.accumulate}"
+            )
+        epochs = max(1, round(whole.epochs * steps / fewer))
+        warmup = None if whole.warmup_epochs is None else whole.warmup_epochs * epochs / whole.epochs
+        every = whole.checkpoint_every or max(1, steps)
+        return replace(whole, limit=limit, epochs=epochs, warmup_epochs=warmup, checkpoint_every=every)
+
+    def fraction_options(self, options: EvaluateOptions, fraction: float) -> EvaluateOptions:
+        """How a run is judged by a share of the labels: by the protocols that learn, into a file of its own."""
+        protocols = tuple(name for name in options.protocols if PROTOCOLS[name].learns)
+        file = Path(options.run) / f"evaluation-labels-{fraction:g}.json"
+        return replace(options, label_fraction=fraction, protocols=protocols, out=file)
 
     def _asked(self, arm: str, seed: int, out: Path) -> PretrainOptions:
         given: dict[str, Any] = {"keep": 1, "saliency": self.saliency} | self.pretrain | self.arms[arm]
@@ -193,6 +236,8 @@ def plan_from(content: Any) -> ComparePlan:
         saliency=saliency,
         power=_points("power", sections.get("power")),
         margin=_points("margin", sections.get("margin")),
+        limits=_limits(sections.get("limits")),
+        label_fractions=_fractions(sections.get("label_fractions")),
         pretrain=_options(PretrainOptions, "pretrain", sections.get("pretrain"), _NOT_COMMON),
         evaluate=_options(EvaluateOptions, "evaluate", sections.get("evaluate"), _NOT_OF_EVALUATE),
     )
@@ -219,6 +264,27 @@ def _points(name: str, value: Any) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError(f"{name}: takes a number of percentage points, not {one_line(repr(value), 100)}")
     return value
+
+
+def _limits(value: Any) -> tuple[int, ...]:
+    """Numbers of images, ascending."""
+    given = [] if value is None else value
+    if not isinstance(given, list) or not all(isinstance(each, int) and not isinstance(each, bool) for each in given):
+        raise ValueError(f"limits: takes a list of numbers of images, not {one_line(repr(value), 100)}")
+    return tuple(sorted(set(given)))
+
+
+def _fractions(value: Any) -> tuple[float, ...]:
+    """Shares, ascending, of numbers or texts such as ``1 %``."""
+    given, found = [] if value is None else value, set()
+    for each in given if isinstance(given, list) else [None]:
+        text = str(each).strip()
+        try:
+            found.add(float(text.removesuffix("%")) / (100 if text.endswith("%") else 1))
+        except ValueError:
+            shown = one_line(repr(value), 100)
+            raise ValueError(f"label_fractions: takes a list of shares such as 0.01 or 10 %, not {shown}") from None
+    return tuple(sorted(found))
 
 
 def _names(text: str) -> list[str]:

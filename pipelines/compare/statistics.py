@@ -115,6 +115,12 @@ def equivalence_p(differences: Sequence[float], margin: float) -> float | None:
     return tail if room > 0 else 1 - tail
 
 
+def percent(mean: Mean, *, sign: bool = False) -> str:
+    """A share as ``41.2 ± 0.8``, in per cent or percentage points."""
+    text = f"{100 * mean.mean:{'+' if sign else ''}.1f}".replace("-", "−")
+    return text if mean.half_width is None else f"{text} ± {100 * mean.half_width:.1f}"
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values adjusted for their number, in their order: the k-th smallest of m times m − k + 1, never falling."""
     adjusted, highest = [0.0] * len(p_values), 0.0
