@@ -33,8 +33,8 @@ AXES = {"images": "pretraining images", "labels": "share of the labels"}
 
 EXPLANATION = (
     "Means over seeds with their 95 % t-intervals, and differences from the baseline at the same seed. *better*, "
-    "*worse* and *equal* are as above, with Holm's method at each place. Runs on fewer images take as many steps as the "
-    "others. With a share of the labels the same weights are judged by protocols that learn from fewer labels."
+    "*worse* and *equal* are as above, with Holm's method at each place. Runs on fewer images take as many steps as "
+    "the others. With a share of the labels the same weights are judged by protocols that learn from fewer labels."
 )
 
 
@@ -84,7 +84,7 @@ def differences_of(plan: ComparePlan, table: Mapping[str, Mapping[int, float]]) 
 def curves_of(plan: ComparePlan, whole: Sequence[UnitOutcome], limited: Sequence[UnitOutcome], images: int) -> Curves:
     """The curves that the plan asks for, as far as they are finished; ``images`` are those of the ``whole`` runs."""
     full = values_of((o.unit.arm, o.unit.seed, (o.record or {})["result"]) for o in whole)
-    by_images = {
+    by_images: dict[float, Values] = {
         limit: values_of(
             (o.unit.arm, o.unit.seed, (o.record or {})["result"]) for o in limited if o.unit.limit == limit
         )
@@ -99,10 +99,8 @@ def curves_of(plan: ComparePlan, whole: Sequence[UnitOutcome], limited: Sequence
         for share in plan.label_fractions
     }
     share = float(plan.evaluate.get("label_fraction", 1.0))
-    curves: dict[str, dict[float, Values]] = {
-        "images": {**by_images, images: full},
-        "labels": {**by_labels, share: full},
-    }
+    curves: dict[str, dict[float, Values]] = {"images": {**by_images}, "labels": {**by_labels}}
+    curves["images"][images] = curves["labels"][share] = full
     return {axis: _curve(plan, places) for axis, places in curves.items() if len(places) > 1}
 
 

@@ -186,9 +186,11 @@ def _is_of(judged: Any, unit: Unit, options: EvaluateOptions) -> bool:
 
 def _fractions_in(record: Any, unit: Unit) -> dict[float, dict[str, Any]]:
     """What a record has of the unit's evaluations by a share of the labels, by that share."""
-    written = record.get("label_fractions", {}) if isinstance(record, dict) else {}
-    found = {share: written.get(f"{share:g}") for share in unit.fractions} if isinstance(written, dict) else {}
-    return {share: dict(judged) for share, judged in found.items() if _is_of(judged, unit, unit.fractions[share])}
+    written = record.get("label_fractions") if isinstance(record, dict) else None
+    found: dict[float, Any] = (
+        {share: written.get(f"{share:g}") for share in unit.fractions} if isinstance(written, dict) else {}
+    )
+    return {share: judged for share, judged in found.items() if _is_of(judged, unit, unit.fractions[share])}
 
 
 def _fingerprint(unit: Unit, options: EvaluateOptions) -> dict[str, Any]:
