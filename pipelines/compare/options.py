@@ -28,6 +28,13 @@ class CompareOptions:
             f"plan's, or all of these but {', '.join(name for name in built_in_arms() if name not in usual_arms())}]"
         ),
     ] = None
+    masks: Annotated[
+        tuple[str, ...],
+        Option(
+            "FILE.py:NAME, your own scores of patches as one more arm, called NAME (docs/guide/your-masks.md). Can be given "
+            "several times."
+        ),
+    ] = ()
     seeds: Annotated[str | None, Option("Number of seeds, or the seeds as 0,1,2 [default: 3, or the plan's]")] = None
     power: Annotated[
         float | None,

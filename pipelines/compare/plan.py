@@ -121,11 +121,12 @@ class ComparePlan:
     def narrowed(self, asked: CompareOptions) -> ComparePlan:
         """The plan with some of its arms, other seeds or other statistics. UserError for what it can't be."""
         with user_errors():
-            names = list(self.arms) if asked.arms is None else _names(asked.arms)
+            arms = self.arms | _arms_of_scores(asked.masks)
+            names = list(arms) if asked.arms is None else _names(asked.arms)
             for name in names:
-                if name not in self.arms:
-                    raise ValueError(f"--arms: {name!r} is not one of: {', '.join(self.arms)}")
-            kept = {name: options for name, options in self.arms.items() if name in names}
+                if name not in arms:
+                    raise ValueError(f"--arms: {name!r} is not one of: {', '.join(arms)}")
+            kept = {name: options for name, options in arms.items() if name in names}
             given: dict[str, Any] = {"power": asked.power, "margin": asked.margin}
             given |= {"seeds": None if asked.seeds is None else _seeds(asked.seeds)}
             return replace(self, arms=kept, **{name: value for name, value in given.items() if value is not None})
@@ -202,10 +203,11 @@ def asked_plan(options: CompareOptions) -> ComparePlan:
         return read_plan(Path(options.what)).narrowed(options)
     with user_errors():
         arms = usual_arms() if options.arms is None else _names(options.arms)
+        own = _arms_of_scores(options.masks)
         content = {
             "source": options.what,
             "saliency": options.saliency,
-            "arms": arms,
+            "arms": dict.fromkeys(arms) | own if own else arms,
             "seeds": options.seeds or 3,
             "power": options.power,
             "margin": options.margin,
@@ -285,6 +287,14 @@ def _fractions(value: Any) -> tuple[float, ...]:
             shown = one_line(repr(value), 100)
             raise ValueError(f"label_fractions: takes a list of shares such as 0.01 or 10 %, not {shown}") from None
     return tuple(sorted(found))
+
+
+def _arms_of_scores(masks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """An arm for each ``FILE.py:NAME``, called NAME. ValueError if two have one name."""
+    names = [each.rpartition(":")[2] for each in masks]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"--masks: {repeated[0]!r} is there twice; give one of them another name")
+    return {name: {"masks": each} for name, each in zip(names, masks, strict=True)}
 
 
 def _names(text: str) -> list[str]:
