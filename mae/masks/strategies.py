@@ -17,7 +17,7 @@ SALIENT_PICKS = ("top", "weighted")
 SALIENT_RATIO = 0.25
 """How much is hidden because it is salient, where nothing is asked for."""
 
-Need = Literal["maps", "another image", "labels", "images", "videos"]
+Need = Literal["maps", "another image", "labels", "images", "videos", "a file"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Strategy:
     """``module:function`` of a blind strategy, ``module`` of a learned one."""
     learned: bool = False
     needs: tuple[Need, ...] = ()
-    """``maps`` of its images; ``another image`` in the batch, whose map it takes; a class ``label`` of each; and
-    ``images`` or ``videos``, where it masks nothing else."""
+    """``maps`` of its images; ``another image`` in the batch, whose map it takes; a class ``label`` of each; ``images``
+    or ``videos``, where it masks nothing else; and ``a file`` of the user's code."""
     options: tuple[str, ...] = ()
     """Options of ``pretrain`` that belong to it, and have no effect where no strategy they belong to is chosen."""
     barred: tuple[str, ...] = ()
@@ -111,6 +111,15 @@ STRATEGIES: dict[str, Strategy] = {
             options=("attention_shown", *_MOMENTA),
         ),
         Strategy("hard", "mae.masks.hard", learned=True, needs=("images",), options=("hard_final",)),
+        Strategy(
+            "custom",
+            "mae.masks.custom",
+            learned=True,
+            needs=("a file",),
+            options=("masks",),
+            words="{masks}",
+            compared=False,
+        ),
         Strategy(
             "mlo",
             "mae.multilevel.mlo",

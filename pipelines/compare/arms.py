@@ -20,7 +20,7 @@ def built_in_arms() -> dict[str, dict[str, Any]]:
     The salient ones and controls stand last.
     """
     rows = sorted(STRATEGIES.values(), key=lambda row: (row.ranked, row.learned))
-    first = {row.name: {"masking": row.name} for row in rows if not row.ranked}
+    first = {row.name: {"masking": row.name} for row in rows if not row.ranked and "a file" not in row.needs}
     controls = {row.name: {"masking": row.name} for row in rows if row.ranked and row.name not in _SALIENT_ARMS}
     return first | _SALIENT_ARMS | controls
 

@@ -17,7 +17,7 @@ def _of_strategies() -> list[Effect]:
         Effect(
             (name,),
             lambda options, name=name: has_effect(name, options.masking_name),  # type: ignore[misc]
-            "with {masks}",
+            "with {masked_by}",
             f"it belongs to --masking {_either(names)}",
         )
         for name, names in owners.items()
@@ -26,7 +26,8 @@ def _of_strategies() -> list[Effect]:
 
 def _either(names: list[str]) -> str:
     """``a``, ``a or b``, ``a, b or c``."""
-    told = [f"{name} (the default with --saliency)" if name == "salient" else name for name in names]
+    defaults = {"salient": "--saliency", "custom": "--masks"}
+    told = [f"{name} (the default with {defaults[name]})" if name in defaults else name for name in names]
     return " or ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
 
 
@@ -47,7 +48,7 @@ EFFECTS = (
     Effect(
         ("saliency",),
         lambda options: options.reads_maps,
-        "with {masks}",
+        "with {masked_by}",
         "masks by maps are --masking salient, a gate takes them as --gate-teacher, and --saliency-weight uses them "
         "with any mask",
     ),
@@ -63,7 +64,7 @@ EFFECTS = (
         "the schedule sets the ratio",
     ),
     *SALIENT_EFFECTS,
-    Effect(("tubes",), _masks_by_slot, "with {masks}", "its masks are the same in every time slot, or in none"),
+    Effect(("tubes",), _masks_by_slot, "with {masked_by}", "its masks are the same in every time slot, or in none"),
     Effect(
         ("decoder_masking",),
         lambda options: options.decode_ratio < 1,

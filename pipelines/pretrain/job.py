@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 
 from mae.distributed import World
+from mae.masks.custom import file_and_name
 from mae.training.any_training import Trained, training_facts
 from mae.training.checkpoints import load_training
 from pipelines.commandline.effects import idle_options
@@ -26,6 +27,7 @@ from pipelines.pretrain.trackers import check_trackers
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import hash_pairs
 from saliency import __version__
+from saliency.files import write_text_atomically
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,19 @@ def open_pretraining(options: PretrainOptions, world: World, stack: ExitStack) -
         run.begin(config, resume=resume, free=free, defaults=option_defaults())
         if newest:
             load_newest(newest, task.training)
+        if world.is_main and options.masks is not None:
+            keep_copy(options.masks, options.out)
     run.rewind(task.training.step)
     return PretrainJob(options, settings, task, run, config)
+
+
+def keep_copy(masks: str, out: Path) -> None:
+    """Put the file of the user's scores into the run folder, so that the run can be repeated. ValueError."""
+    path = file_and_name(masks)[0]
+    copy = out / "masks" / path.name
+    if copy.resolve() != path.resolve():
+        copy.parent.mkdir(exist_ok=True)
+        write_text_atomically(copy, path.read_text("utf-8"))
 
 
 def load_newest(checkpoint: Path, training: Trained) -> None:

@@ -45,10 +45,11 @@ from pipelines.commandline.shared_options import (
 )
 from pipelines.pretrain.effects import EFFECTS
 
-GATE, ATTENTION, HARD, LEVELS, RUN = (
+GATE, ATTENTION, HARD, CUSTOM, LEVELS, RUN = (
     "Masks by a gate (docs/guide/gate.md)",
     "Masks by attention",
     "Masks of hard patches",
+    "Masks by your own scores",
     "Masks that learn from labels: mlo (docs/guide/mlo.md)",
     "Checkpoints and logs",
 )
@@ -92,8 +93,8 @@ class PretrainOptions:
     masking: Annotated[
         str | None,
         Option(
-            "How patches are chosen to be hidden (docs/guide/masking.md). By default salient with --saliency, and "
-            "otherwise random, or tube for videos. inverse, shuffled and center are controls for experiments.",
+            "How patches are chosen to be hidden (docs/guide/masking.md). By default salient with --saliency, custom "
+            "with --masks, and otherwise random, or tube for videos. inverse, shuffled and center are controls for experiments.",
             choices=tuple(STRATEGIES),
             panel=MASKS,
         ),
@@ -147,6 +148,14 @@ class PretrainOptions:
             panel=HARD,
         ),
     ] = 0.5
+    masks: Annotated[
+        str | None,
+        Option(
+            "FILE.py:NAME, a function or a class of yours that scores patches: those of the highest scores are hidden "
+            "(docs/guide/your-masks.md).",
+            panel=CUSTOM,
+        ),
+    ] = None
     mlo_masker: Annotated[
         str, Option("Network that masks: the gate's, or the MLP of the paper.", choices=("gate", "mlp"), panel=LEVELS)
     ] = "gate"
@@ -338,15 +347,22 @@ class PretrainOptions:
 
     @property
     def masking_name(self) -> str:
-        """The strategy's name; by default ``salient`` with maps, else ``random``, of video ``tube``."""
+        """The strategy's name; by default ``custom`` with a file of scores, ``salient`` with maps, else ``random``.
+
+        Of video the last one is ``tube``.
+        """
+        if self.masking is None and self.masks is not None:
+            return "custom"
         blind = "random" if self.frames is None else "tube"
         return self.masking or (blind if self.saliency is None else "salient")
 
     @property
-    def masks(self) -> str:
+    def masked_by(self) -> str:
         """What decides the masks, as it is typed."""
         if self.masking is not None:
             return f"--masking {self.masking}"
+        if self.masks is not None:
+            return "--masks"
         if self.saliency is not None:
             return f"--masking {self.masking_name}, the default with --saliency"
         return f"the default --masking {self.masking_name}"
@@ -376,7 +392,17 @@ class PretrainOptions:
         del given["resume"]  # a run that was killed before this was written is begun with it
         for name in ("out", "saliency", "gate_teacher", "inflate"):
             given[name] = None if given[name] is None else str(Path(given[name]))  # maps/ is maps
+        if self.masks is not None:
+            given["masks"] = recorded_scores(self.masks)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+
+
+def recorded_scores(masks: str) -> str:
+    """``FILE.py:NAME@HASH`` without the folder: the same code is the same option. ValueError if there is no file."""
+    from mae.masks.custom import file_and_name, file_hash  # with torch
+
+    path, name = file_and_name(masks)
+    return f"{path.name}:{name}@{file_hash(masks)[:12]}"
 
 
 def option_defaults() -> dict[str, Any]:

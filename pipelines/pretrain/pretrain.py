@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 
 from mae.distributed import World
+from mae.masks.custom import ScoresError
 from mae.training.checkpoints import save_checkpoint, settle_checkpoints
 from mae.training.determinism import NotDeterministicError, deterministic
 from pipelines.commandline.terminal import say, warn
@@ -53,6 +54,8 @@ def pretrain(options: PretrainOptions, *, quiet: bool = False, world: World | No
                 trackers = stack.enter_context(tracking(names, job.run, job.config, job.task.training.step))
             _train(job, trackers, quiet or not world.is_main)
             return job.run
+    except ScoresError as error:  # of a step; the last checkpoint is there
+        raise UserError(error) from error
     except NotDeterministicError as error:
         with agreed(world):
             raise UserError(error) from error

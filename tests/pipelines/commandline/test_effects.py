@@ -12,7 +12,7 @@ from pipelines.build.options import BuildOptions
 from pipelines.commandline.effects import check_effects, idle_options
 from pipelines.commandline.option import declared_options
 from pipelines.compare.options import CompareOptions
-from pipelines.pretrain.options import ATTENTION, GATE, HARD, LEVELS, SALIENT, PretrainOptions
+from pipelines.pretrain.options import ATTENTION, CUSTOM, GATE, HARD, LEVELS, SALIENT, PretrainOptions
 from tests.pipelines.pretraining import losses, nano_options, run
 from tests.test_cli import KINDS
 
@@ -171,7 +171,7 @@ def test_the_panels_of_the_help_follow_the_table():
     idle = {name for name, _ in idle_options(PretrainOptions("a", "b"))}
     for option in declared_options(PretrainOptions):
         belongs = any(option.name in row.options for row in STRATEGIES.values())
-        assert (option.option.panel in (SALIENT, GATE, ATTENTION, HARD, LEVELS)) == belongs, option.name
+        assert (option.option.panel in (SALIENT, GATE, ATTENTION, HARD, CUSTOM, LEVELS)) == belongs, option.name
         assert not belongs or option.name in idle
 
 
