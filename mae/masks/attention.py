@@ -138,11 +138,12 @@ class AttentionMasks:
     def _attend(self, look: Look) -> tuple[Tensor, Mask]:
         rows, columns = look.grid
         grid = (rows, columns)
-        noise = look.noise(3, rows * columns)
+        noise = look.noise(3, math.prod(look.mask_grid))
         attention = self.teacher(self._model.patchify(look.images, grid), self._model.positions(grid)[0])
-        hidden = hidden_count(rows * columns, look.mask_ratio)
-        priorities = attention_priorities(attention, hidden, self.settings.shown, noise)
-        return attention, mask_from_priorities(priorities, look.mask_ratio)
+        scores = look.on_mask_grid(attention)
+        hidden = hidden_count(scores.shape[1], look.mask_ratio)
+        priorities = attention_priorities(scores, hidden, self.settings.shown, noise)
+        return attention, look.to_patches(mask_from_priorities(priorities, look.mask_ratio))
 
     def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
         """The teacher does not learn from errors."""

@@ -24,7 +24,7 @@ from mae.masks.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate
 from mae.masks.gate_exchange import Exchange
 from mae.masks.gate_loss import GateObjective, gate_loss, teacher_loss
 from mae.masks.learner import Look
-from mae.masks.masking import Part, as_tubes, check_cap, mask_from_priorities
+from mae.masks.masking import Part, check_cap, mask_from_priorities
 from mae.masks.network_learner import NetworkLearner
 from mae.models.mask import Mask, hidden_count
 from mae.models.vit import MaskedAutoencoder
@@ -160,9 +160,7 @@ class GateTraining(NetworkLearner):
         return self._choose(self.scores(look.images, look.grid), look, uniform, gumbel)
 
     def _choose(self, logits: Tensor, look: Look, uniform: Tensor, gumbel: Tensor) -> Mask:
-        tubes = look.mask_grid != look.grid
-        if tubes:  # a place is as important as it is on the mean of the slots
-            logits = logits.view(len(logits), look.grid[0], -1).mean(1)
+        logits = look.on_mask_grid(logits)  # a place is as important as it is on the mean of the slots
         hidden, settings = hidden_count(logits.shape[1], look.mask_ratio), self.settings
         priorities = gate_priorities(
             logits,
@@ -174,8 +172,7 @@ class GateTraining(NetworkLearner):
             area=settings.objective.area,
             cap=settings.cap,
         )
-        mask = mask_from_priorities(priorities, look.mask_ratio)
-        return as_tubes(mask, look.grid[0]) if tubes else mask
+        return look.to_patches(mask_from_priorities(priorities, look.mask_ratio))
 
     def teacher_weight(self, progress: float) -> float:
         """The weight of the teacher's maps at training ``progress`` 0..1."""

@@ -130,7 +130,10 @@ STRATEGIES: dict[str, Strategy] = {
                 *("mlo_masker", "mlo_path", "mlo_hypergradient", "mlo_unroll", "mlo_split", "mlo_head_rate"),
                 *("mlo_masker_rate", "mlo_exploration", "mlo_pool"),
             ),
-            barred=("accumulate", "decode_ratio", "resolution_schedule", "saliency_weight", "compile", "shard_model"),
+            barred=(
+                *("accumulate", "decode_ratio", "resolution_schedule", "saliency_weight", "compile", "shard_model"),
+                "mask_granularity",
+            ),
         ),
     )
 }

@@ -288,6 +288,7 @@ class Training:
             self.progress,
             batch.part,
             self.masking.tubes,
+            self.masking.mask_granularity,
         )
 
     def _apply_gradients(self, loss: Tensor) -> None:

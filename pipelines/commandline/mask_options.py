@@ -24,6 +24,10 @@ def parse_sides(text: str) -> tuple[int, ...]:
 MaskRatio = Annotated[
     float | None, Option("Fraction of patches hidden [default: 0.75, or 0.9 for videos].", panel=MASKS)
 ]
+MaskGranularity = Annotated[
+    int,
+    Option("Side of the blocks of patches that are hidden or shown together: 2 for 2×2 patches.", least=1, panel=MASKS),
+]
 SalientRatio = Annotated[
     float,
     Option(

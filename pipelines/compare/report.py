@@ -334,8 +334,13 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
 
 def masks_in_words(options: PretrainOptions) -> str:
     """What a run hides, and how its errors are weighed."""
-    weighed = f", errors {options.saliency_weight:g} by saliency" if options.saliency_weight else ""
-    return STRATEGIES[options.masking_name].in_words(options.recorded()) + weighed
+    side, weighed = options.mask_granularity, options.saliency_weight
+    words = [
+        STRATEGIES[options.masking_name].in_words(options.recorded()),
+        f"blocks of {side}×{side}" if side > 1 else "",
+        f"errors {weighed:g} by saliency" if weighed else "",
+    ]
+    return ", ".join(filter(None, words))
 
 
 def _written(options: Mapping[str, Any]) -> str:

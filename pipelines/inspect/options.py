@@ -9,6 +9,7 @@ from pipelines.commandline.effects import Effect
 from pipelines.commandline.mask_options import (
     SALIENT_EFFECTS,
     ImageSize,
+    MaskGranularity,
     MaskRatio,
     PatchSizeOfNoModel,
     SalientCap,
@@ -51,7 +52,7 @@ class InspectOptions:
         Effect(
             (
                 *("views", "seed", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass"),
-                "salient_cap",
+                *("salient_cap", "mask_granularity"),
                 *("temperature", "image_size", "patch_size"),
             ),
             lambda options: options.masks,
@@ -108,6 +109,7 @@ class InspectOptions:
     ] = 100
     views: Annotated[int, Option("Random views of each pair to draw masks for.", least=1, panel=MASKS)] = 4
     mask_ratio: MaskRatio = None
+    mask_granularity: MaskGranularity = 1
     salient_ratio: SalientRatio = SALIENT_RATIO
     salient_of: SalientOfOrEach = None
     salient_pick: SalientPick = "top"

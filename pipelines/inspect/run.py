@@ -16,11 +16,13 @@ def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
     config, metrics = run.config(), run.metrics()
     options, masking = config["options"], config["masking"]
     step = metrics[-1]["step"] if metrics else 0
+    side = masking.get("mask_granularity", 1)
     facts = {
         "model": f"{options['model']}, {config['parameters'] / 1e6:.1f} M parameters",
         "grid": "×".join(str(side) for side in config["grid"]),
         "source": f"{options['source']} ({config['images']} images)",
-        "masking": f"{masking['strategy']}, mask ratio {masking['mask_ratio']:g}",
+        "masking": f"{masking['strategy']}, mask ratio {masking['mask_ratio']:g}"
+        + (f", blocks of {side}×{side} patches" if side > 1 else ""),
         "steps": f"{step} of {config['steps']}",
     }
     numbers = {"model": options["model"], "parameters": config["parameters"], "grid": list(config["grid"])}

@@ -114,8 +114,8 @@ def run_config(options: PretrainOptions, settings: PretrainSettings, task: Task,
 def _recorded_masking(settings: PretrainSettings) -> dict[str, Any]:
     if settings.learner is None:
         return asdict(settings.masking)
-    own = {"strategy": settings.strategy.name, "mask_ratio": settings.masking.mask_ratio}
-    return own | asdict(settings.learner)
+    own = {name: getattr(settings.masking, name) for name in ("mask_ratio", "mask_granularity")}
+    return {"strategy": settings.strategy.name} | own | asdict(settings.learner)
 
 
 def _task_module(settings: PretrainSettings) -> TaskModule:

@@ -12,6 +12,7 @@ from pipelines.commandline.effects import Effect
 from pipelines.commandline.mask_options import (
     SALIENT,
     ImageSize,
+    MaskGranularity,
     MaskRatio,
     PatchSize,
     SalientCap,
@@ -100,6 +101,7 @@ class PretrainOptions:
         ),
     ] = None
     mask_ratio: MaskRatio = None
+    mask_granularity: MaskGranularity = 1
     salient_ratio: SalientRatio = SALIENT_RATIO
     salient_of: SalientOf = "image"
     salient_pick: SalientPick = "top"

@@ -109,6 +109,7 @@ def _masking(options: PretrainOptions, strategy: Strategy) -> Masking:
         temperature=options.temperature,
         salient_schedule=options.salient_schedule,
         tubes=options.tubes,
+        mask_granularity=options.mask_granularity,
     )
 
 

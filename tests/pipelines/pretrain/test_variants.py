@@ -1,0 +1,91 @@
+"""Options that change what is hidden together, what the encoder holds or what the loss counts, as whole runs.
+
+Each goes with resuming, learners, videos, a part decoded and small images first, and can be an arm of a comparison.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from pipelines.compare.plan import plan_from
+from pipelines.compare.report import masks_in_words
+from pipelines.errors import UserError
+from pipelines.export.model_card import run_facts
+from pipelines.inspect.run import describe_run
+from pipelines.sources.open_source import open_source
+from tests.pipelines.pretraining import SMALL, SOURCE, assert_same_weights, invoke, losses, nano_runs, run, stopping
+from tests.tiny_mae import write_maps
+
+VARIANTS = {"granularity": {"mask_granularity": 2}}
+WORDS = {"mask_granularity": ("blocks of 2×2 patches", "mask_granularity", "blocks of 2×2")}
+"""What ``inspect``, the model card and a comparison say of the first option."""
+variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+
+
+@pytest.fixture
+def base(base, tmp_path):
+    return replace(base, image_size=(32,), saliency=write_maps(tmp_path / "maps", open_source(SOURCE)))
+
+
+@variants
+def test_a_stopped_run_goes_on_to_the_bit_and_is_another_than_without(base, tmp_path, variant):
+    base = replace(base, masking="gate", accumulate=2, epochs=4, decode_ratio=0.5)
+    whole, stopped = run(replace(base, **variant)), replace(base, out=tmp_path / "stopped", **variant)
+    with stopping(7), pytest.raises(KeyboardInterrupt):
+        run(stopped)
+    assert losses(run(replace(stopped, resume=True))) == losses(whole)
+    assert_same_weights(stopped.out, base.out)
+    assert losses(run(replace(base, out=tmp_path / "without"))) != losses(whole)
+    with pytest.raises(UserError, match=f"started with other settings .*{next(iter(variant))}"):
+        run(replace(stopped, resume=True, **dict.fromkeys(variant, 1)))
+
+
+@variants
+@pytest.mark.parametrize("masking", ["salient", "hard", "attention-hint"])
+def test_it_goes_with_small_images_first(base, masking, variant):
+    options = replace(base, masking=masking, image_size=(48,), resolution_schedule="0:32,0.5:48", epochs=2)
+    assert len(run(replace(options, **variant)).metrics()) == 12
+
+
+@variants
+def test_it_goes_with_videos(base, variant):
+    options = replace(base, source="shapes-video:8,size=32,frames=16", frames=4, mask_ratio=0.5, masking=None)
+    done = run(replace(options, saliency=None, epochs=1, decode_ratio=0.5, decoder_masking="running-cell", **variant))
+    assert len(done.metrics()) == 2
+
+
+@variants
+def test_it_is_told_where_runs_are_described(base, variant):
+    done = run(replace(base, epochs=1, **variant))
+    told = " ".join([str(describe_run(done)[0]), *run_facts(done.folder), masks_in_words(replace(base, **variant))])
+    for word in WORDS[next(iter(variant))]:
+        assert word in told
+    plain = run(replace(base, epochs=1, out=base.out.parent / "plain"))
+    assert not set(variant) & set(" ".join(run_facts(plain.folder)).split())
+
+
+@variants
+def test_it_is_an_arm(variant):
+    plan = plan_from({"source": SOURCE, "arms": {"random": None, "x": {"masking": "random"} | variant}})
+    options = plan.pretrain_options("x", 0, plan.source)
+    assert {name: getattr(options, name) for name in variant} == variant
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mask-granularity", 0], "--mask-granularity is 0; it must be at least 1"),
+        (["--mask-granularity", 2, "--image-size", 24], "--mask-granularity 2 does not divide the grid of 3×3 patches"),
+        (["--mask-granularity", 2, "--masking", "mlo"], "--mask-granularity is not for --masking mlo: leave it out"),
+        (
+            ["--mask-granularity", 2, "--image-size", 32, "--resolution-schedule", "0:24,0.5:32", "--epochs", 2],
+            "--mask-granularity 2 does not divide the grid of 3×3 patches; here it can be 1 or 3",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, arguments, message):
+    nano_runs(monkeypatch)
+    result = invoke("pretrain", SOURCE, "--out", tmp_path / "run", *SMALL, *arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert message in result.stderr
+    assert not (tmp_path / "run").exists()
