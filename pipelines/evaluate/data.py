@@ -44,7 +44,7 @@ class Parts:
         self._trained: dict[int, Labelled] = {}
         self._identities: dict[int | None, str] = {}
         self._encoder: Encoder | None = None
-        self._features: dict[int | None, Features] = {}
+        self._features: dict[tuple[str, int], Features] = {}
 
     def part(self, seed: int) -> Labelled:
         """The training images that are used with a seed: all, or the share --label-fraction of them."""
@@ -56,18 +56,28 @@ class Parts:
 
     def decided_by(self, seed: int) -> dict[str, Any]:
         """What a finished cell follows from here, as plain values."""
-        test = {"test": self._identity(None, self.test)}
+        test: dict[str, Any] = {"test": self._identity(None, self.test)}
+        if len(self.tests) > 1:
+            test["clips"] = len(self.tests)
         if self.train is None:
             return test
         return {"train": self._identity(self._key(seed), self.part(seed)), **test, "classes": self.names}
 
     def train_features(self, encoder: Encoder, seed: int) -> Features:
         """The features of the training images that are used with a seed. Raises UserError."""
-        return self._features_of(encoder, self._key(seed), self.part(seed))
+        return self._features_of(encoder, ("train", self._key(seed)), self.part(seed))
 
-    def test_features(self, encoder: Encoder) -> Features:
-        """The features of the test images. Raises UserError."""
-        return self._features_of(encoder, None, self.test)
+    @cached_property
+    def tests(self) -> list[Labelled]:
+        """The test part, once for each clip that is seen of a video: evenly spaced from its beginning to its end."""
+        clip, count = self.test.clip, self._options.clips
+        if clip is None or count == 1:
+            return [self.test]
+        return [replace(self.test, clip=replace(clip, place=(number, count))) for number in range(count)]
+
+    def test_features(self, encoder: Encoder) -> list[Features]:
+        """The features of the test images, for each of :attr:`tests`. Raises UserError."""
+        return [self._features_of(encoder, ("test", number), part) for number, part in enumerate(self.tests)]
 
     def facts(self, seed: int) -> dict[str, Any]:
         """What the result says of the images."""
@@ -92,7 +102,7 @@ class Parts:
             self._identities[key] = part.identity_with_masks() if self.masks else part.identity()
         return self._identities[key]
 
-    def _features_of(self, encoder: Encoder, key: int | None, part: Labelled) -> Features:
+    def _features_of(self, encoder: Encoder, key: tuple[str, int], part: Labelled) -> Features:
         if encoder is not self._encoder:
             self._encoder, self._features = encoder, {}
         if key not in self._features:
