@@ -127,7 +127,7 @@ class Data:
     @cached_property
     def masked(self) -> Parts:
         """Images with a true mask each, of the classes that the masks show: the first one is the background."""
-        train, test, names = open_masked(self.options)
+        train, test, names = open_masked(self.options, self.clip)
         names = [BACKGROUND, *names] if names else [BACKGROUND, OBJECT]
         return Parts(train, test, names, self.options, masks=True, quiet=self.quiet)
 
@@ -171,25 +171,25 @@ def _renumbered(test: Labelled, test_names: list[str], names: list[str]) -> Labe
     return replace(test, labels=np.asarray([names.index(name) for name in test_names], np.int64)[test.labels])
 
 
-def open_masked(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]]:
+def open_masked(options: EvaluateOptions, clip: ClipShape | None = None) -> tuple[Labelled, Labelled, list[str]]:
     """As :func:`open_data` for sources with true masks; without labels, or if they are not wanted, of one class.
 
     The names are empty then, and all labels 0. Raises UserError.
     """
-    source = open_images(options)
+    source, videos = open_images(options) if clip is None else open_videos(options), clip is not None
     if source.labels is not None and options.segment_classes:
         train, names = open_labelled(source)
-        train, test = _parts(options, train, lambda other: _renumbered(*open_labelled(other), names))
+        train, test = _parts(options, train, lambda other: _renumbered(*open_labelled(other), names), videos=videos)
     else:
         names = []
-        train, test = _parts(options, unlabelled(source), unlabelled)
+        train, test = _parts(options, unlabelled(source), unlabelled, videos=videos)
     for part in (train, test):
         if not part.source.has_masks:
             raise UserError(
                 f"{part.source.name} has no masks: name them in a column mask_file_name, or put NAME_mask.png beside "
                 "NAME.jpg"
             )
-    return train, test, names
+    return replace(train, clip=clip), replace(test, clip=clip), names
 
 
 def open_test(options: EvaluateOptions, *, videos: bool = False) -> Source:

@@ -39,12 +39,14 @@ PROTOCOLS = {
     "logistic": Row(
         "pipelines.evaluate.protocols.logistic:LogisticRegression", labels=True, clips=True, accuracy=True, pooled=True
     ),
-    "linear": Row("pipelines.evaluate.protocols.linear:LinearProbe", labels=True, accuracy=True, pooled=True),
-    "attentive": Row("pipelines.evaluate.protocols.attentive:AttentiveProbe", labels=True, accuracy=True),
-    "finetune": Row("pipelines.evaluate.protocols.finetune:FineTune", labels=True, accuracy=True),
+    "linear": Row(
+        "pipelines.evaluate.protocols.linear:LinearProbe", labels=True, clips=True, accuracy=True, pooled=True
+    ),
+    "attentive": Row("pipelines.evaluate.protocols.attentive:AttentiveProbe", labels=True, clips=True, accuracy=True),
+    "finetune": Row("pipelines.evaluate.protocols.finetune:FineTune", labels=True, clips=True, accuracy=True),
     "occlusion": Row("pipelines.evaluate.protocols.occlusion:Occlusion", labels=True, clips=True, pooled=True),
-    "segment": Row("pipelines.evaluate.protocols.segment:Segment", masks=True),
-    "propagate": Row("pipelines.evaluate.protocols.propagate:Propagate", masks=True, learns=False),
+    "segment": Row("pipelines.evaluate.protocols.segment:Segment", masks=True, clips=True),
+    "propagate": Row("pipelines.evaluate.protocols.propagate:Propagate", masks=True, clips=True, learns=False),
 }
 """By name, in the order in which they are listed."""
 

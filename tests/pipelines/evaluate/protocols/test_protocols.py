@@ -67,8 +67,9 @@ def counting(*kinds):
     with pytest.MonkeyPatch.context() as patch:
         for kind in kinds:
             name = update_of(kind)
+            update = getattr(kind, name)
 
-            def counted(self, *arguments, _update=getattr(kind, name)):
+            def counted(self, *arguments, _update=update):
                 steps.append(type(self).__name__)
                 return _update(self, *arguments)
 
