@@ -114,7 +114,8 @@ class FineTuning:
         self._loss = SoftTargetCrossEntropy()
 
     def update(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """One step on batches of augmented images float32 [B, 3, H, W] and labels int64 [B], each B even.
+        """One step on batches of augmented images float32 [B, 3, H, W], or clips [B, 3, T, H, W], and labels int64 [B],
+        each B even.
 
         Returns the mean loss of their images, float32, without waiting for it.
         """
@@ -127,7 +128,7 @@ class FineTuning:
         total = torch.zeros((), device=self.device)
         with seeded(self.seed, self.step):
             for images, labels in batches:
-                images, targets = self._mix(copy_to(images, self.device), copy_to(labels, self.device))
+                images, targets = self._mixed(copy_to(images, self.device), copy_to(labels, self.device))
                 with rounded(self.precision, self.device):
                     logits = self.network(images)
                 loss = self._loss(logits.float(), targets) * (len(images) / count)
@@ -138,9 +139,14 @@ class FineTuning:
         self.step += 1
         return total
 
+    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images or clips mixed in pairs, and the share of each class in them; a clip's frames are mixed alike."""
+        mixed, targets = self._mix(images.flatten(1, -3), labels)
+        return mixed.view_as(images), targets
+
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
-        """What the head says of normalised images float32 [B, 3, H, W], float32 [B, classes], on their device."""
+        """What the head says of normalised images or clips float32 [B, 3, …], float32 [B, classes], on their device."""
         self.network.eval()
         with rounded(self.precision, self.device):
             logits: Tensor = self.network(images)

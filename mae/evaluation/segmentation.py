@@ -41,7 +41,7 @@ def segment(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def overlaps(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """The pixels of each class in both int64 [H, W], then in either, [2 · classes]; without waiting for the device."""
+    """The pixels of each class in both int64 [..., H, W], then in either, [2 · classes]; the host does not wait."""
     pairs = (truth * classes + predicted).flatten()
     counts = torch.zeros(classes**2, dtype=torch.int64, device=pairs.device)
     counts = counts.scatter_add(0, pairs, torch.ones_like(pairs)).view(classes, classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,7 +51,8 @@ class Encoder:
     std: tuple[float, ...] = IMAGE_STD
     """Of the colours in 0..1, by which its images are normalised."""
     patches: Callable[[Tensor], Tensor] | None = None
-    """Features float32 [B, D, h, w] by place, of uint8 images [B, 3, H, W]; None where an encoder has no places."""
+    """Features float32 [B, D, h, w] by place, of uint8 images [B, 3, H, W], or [B, D, t, h, w] of clips, whose t slots
+    share out their frames evenly; None where an encoder has no places."""
     stride: int | None = None
     """``patches`` takes images whose sides are multiples of it; None for images of ``size`` alone."""
     autoencoder: MaskedAutoencoder | None = None
@@ -59,6 +61,17 @@ class Encoder:
     """How many frames its clips have; None of images."""
     device: torch.device = _HOST
     """Where it computes."""
+
+    def blank(self, count: int) -> Tensor:
+        """As many black images or clips."""
+        frames = () if self.frames is None else (self.frames,)
+        return torch.zeros(count, 3, *frames, *self.size, dtype=torch.uint8)
+
+
+def tokens_of(encoder: Encoder, images: Tensor) -> Tensor:
+    """The features by place of an encoder that has them, one after the other, float32 [B, N, D]."""
+    assert encoder.patches is not None
+    return encoder.patches(images).flatten(2).transpose(1, 2)
 
 
 def open_encoder(
@@ -136,11 +149,11 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, wh
     def features(images: Tensor) -> Tensor:
         return model.features(normalise(copy_to(images, device)), pooled).float()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # heads learn from them, which inference tensors do not allow
     def patches(images: Tensor) -> Tensor:
-        grid = (images.shape[2] // model.patch_size, images.shape[3] // model.patch_size)
-        every = torch.arange(grid[0] * grid[1], device=device).expand(len(images), -1)
-        tokens = model.encode_visible(normalise(copy_to(images, device)), every, grid)[:, 1:]
+        grid = model.grid_of((images.shape[-2], images.shape[-1]))
+        every = torch.arange(math.prod(grid), device=device).expand(len(images), -1)
+        tokens = model.encode_visible(normalise(copy_to(images, device)), every, grid)[:, model.class_tokens :]
         return tokens.transpose(1, 2).reshape(len(images), -1, *grid).float()
 
     config: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
@@ -152,8 +165,8 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, wh
         features,
         lambda drop_path: vision_transformer(weights, config, drop_path),
         functools.cache(lambda: _hash(kept, weights)),
-        patches=patches if frames is None else None,
-        stride=model.patch_size if frames is None else None,
+        patches=patches,
+        stride=None if getattr(model, "position_kind", "") == "table" else model.patch_size,
         autoencoder=model if whole else None,
         frames=frames,
     )
@@ -222,7 +235,7 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     def features(images: Tensor) -> Tensor:
         return torch.as_tensor(model((copy_to(images, device).float() / 255 - mean) / std)).float()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # heads learn from them, which inference tensors do not allow
     def patches(images: Tensor) -> Tensor:
         seen = (copy_to(images, device).float() / 255 - mean) / std
         last = model.forward_intermediates(seen, indices=1, norm=True, intermediates_only=True)  # type: ignore[operator]

@@ -82,7 +82,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
         "unreadable": _unreadable(found),
         "rows": rows,
     }
-    if options.untrained and (baselines := _baselines(protocols, named[0], seeds, cells)):
+    if options.untrained and (baselines := _baselines(protocols, named[0], clip, seeds, cells)):
         result["baselines"] = baselines
     if out:
         remove_leftovers(out.parent, {out.name}, deep=False)
@@ -129,11 +129,13 @@ def _rows(protocols: Iterable[Protocol[Any]], found: list[tuple[str, Results]], 
     return rows
 
 
-def _baselines(protocols: Sequence[Protocol[Any]], like: Encoder, seeds: tuple[int, ...], cells: Cells) -> Rows:
+def _baselines(
+    protocols: Sequence[Protocol[Any]], like: Encoder, clip: ClipShape | None, seeds: tuple[int, ...], cells: Cells
+) -> Rows:
     """Rows of encoders that know next to nothing, by the protocols that are set against them."""
     found = []
     for make in dict.fromkeys(itertools.chain.from_iterable(protocol.baselines for protocol in protocols)):
-        plain, asked = make(like), [protocol for protocol in protocols if make in protocol.baselines]
+        plain, asked = on_clips(make(like), clip), [protocol for protocol in protocols if make in protocol.baselines]
         found.append((plain.name, measure(asked, ((seed, plain) for seed in seeds), cells)))
     return _rows(protocols, found, seeds)
 

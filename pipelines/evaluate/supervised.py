@@ -28,7 +28,8 @@ from pipelines.errors import UserError
 from pipelines.evaluate.outcome import UnreadableImages
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import Source
-from pipelines.views.image_views import EpochBatches, Unreadable
+from pipelines.views.clip_views import clip_frames
+from pipelines.views.image_views import EpochBatches, Unreadable, stream_of
 from pipelines.views.labelled import Labelled
 from pipelines.views.workers import worker_batches
 from saliency.files import write_atomically
@@ -69,7 +70,7 @@ def plan_batches(images: int, *, usual: int, asked: int | None, at_a_time: int) 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Augmented images [B, 3, H, W], their indices int64 [B], and what could not be read."""
+    """Augmented images [B, 3, H, W] or clips [B, 3, T, H, W], their indices int64 [B], and what could not be read."""
 
     images: Tensor
     indices: NDArray[np.int64]
@@ -81,21 +82,29 @@ class TrainingBatch:
 
 
 class TrainingViews(Dataset[tuple[int, Tensor] | Unreadable]):
-    """Images of a source as ``augment`` shows them: it gets the picture and (seed, epoch, index) to draw from."""
+    """Images of a part as ``augment`` shows them: it gets the picture and (seed, epoch, index) to draw from.
 
-    def __init__(self, source: Source, augment: Callable[[Image.Image, tuple[int, int, int]], Tensor], seed: int):
-        self.source, self.augment, self.seed = source, augment, seed
+    Of videos it shows the frames of a clip, which begins anywhere, all in the same way: [3, T, H, W].
+    """
+
+    def __init__(self, part: Labelled, augment: Callable[[Image.Image, tuple[int, int, int]], Tensor], seed: int):
+        self.source, self.clip, self.augment, self.seed = part.source, part.clip, augment, seed
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor] | Unreadable:
         epoch, index = item
+        key = (self.seed, epoch, index)
         try:
-            picture = decode_rgb(self.source.read_image(index))
+            if self.clip is None:
+                return index, self.augment(decode_rgb(self.source.read_image(index)), key)
+            video = self.source.open_video(index)
+            frames, places = np.unique(clip_frames(video.times, self.clip, stream_of(*key)), return_inverse=True)
+            shown = [self.augment(picture, key) for picture in video.read(frames.tolist())]
+            return index, torch.stack(shown, dim=1)[:, torch.from_numpy(places)]
         except (BadImage, OSError) as error:
             return Unreadable(index, " ".join(str(error).split()))
-        return index, self.augment(picture, (self.seed, epoch, index))
 
 
 class Learner(Protocol):

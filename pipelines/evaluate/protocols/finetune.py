@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,7 +24,7 @@ from pipelines.errors import user_errors
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import central_views
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Outcome, UnreadableImages
+from pipelines.evaluate.outcome import Outcome, Scored, UnreadableImages
 from pipelines.evaluate.protocol import Classification
 from pipelines.evaluate.supervised import TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
 from pipelines.progress import progress_bar
@@ -66,8 +67,8 @@ class FineTune(Classification):
     def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Outcome:
         """Fine-tune a copy of the encoder and predict the test part by it. Raises UserError."""
         train, classes, options = self.parts.part(seed), len(self.parts.names), self.options
-        recipe, training, plan = _begin(encoder, len(train), classes, options, seed)
-        views = TrainingViews(train.source, Augment(training_transform(encoder.size, encoder.mean, encoder.std)), seed)
+        recipe, training, plan = _begin(encoder, train, classes, options, seed)
+        views = TrainingViews(train, Augment(training_transform(encoder.size, encoder.mean, encoder.std)), seed)
 
         def update(batches: Sequence[TrainingBatch]) -> Tensor:
             return training.update([_even(batch.images, labels_of(train, batch)) for batch in batches])
@@ -77,9 +78,10 @@ class FineTune(Classification):
                 training, update, views, plan, epochs=recipe.epochs, workers=options.workers,
                 device=training.device, checkpoint=checkpoint, progress=progress,
             )  # fmt: skip
-        predictions, labels, missed = _predict(training, encoder, self.parts.test, options, self.quiet)
+        scored = Scored.mean([_scores(training, encoder, part, options, self.quiet) for part in self.parts.tests])
+        scored = replace(scored, unreadable=unreadable | scored.unreadable)
         facts = asdict(recipe) | {"batch_size": plan.images_per_step, "precision": training.precision}
-        return Outcome.of(predictions, labels, classes, facts=facts, unreadable=unreadable | missed)
+        return Outcome.of(scored, self.parts.test.labels, facts=facts)
 
 
 def resolved_recipe(options: EvaluateOptions, depth: int) -> FinetuneRecipe:
@@ -94,7 +96,7 @@ def resolved_recipe(options: EvaluateOptions, depth: int) -> FinetuneRecipe:
 
 
 def _begin(
-    encoder: Encoder, images: int, classes: int, options: EvaluateOptions, seed: int
+    encoder: Encoder, train: Labelled, classes: int, options: EvaluateOptions, seed: int
 ) -> tuple[FinetuneRecipe, FineTuning, Any]:
     network = encoder.network(0.0)
     recipe = resolved_recipe(options, depth_of(network))
@@ -102,7 +104,8 @@ def _begin(
         network = encoder.network(recipe.drop_path)
     with user_errors():
         add_head(network, classes, seed_of(seed, 3))
-    plan = plan_batches(images, usual=USUAL_BATCH, asked=options.finetune_batch_size, at_a_time=options.batch_size)
+    at_a_time = train.at_once(options.batch_size)
+    plan = plan_batches(len(train), usual=USUAL_BATCH, asked=options.finetune_batch_size, at_a_time=at_a_time)
     training = FineTuning(
         network,
         recipe,
@@ -122,18 +125,16 @@ def _even(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return images[:count], labels[:count]
 
 
-def _predict(
-    training: FineTuning, encoder: Encoder, test: Labelled, options: EvaluateOptions, quiet: bool
-) -> tuple[Tensor, Tensor, UnreadableImages]:
-    """Predicted and true classes int64 [m] of the readable test images, and what could not be read."""
-    mean, std = (torch.tensor(each, device=training.device).view(1, 3, 1, 1) for each in (encoder.mean, encoder.std))
+def _scores(training: FineTuning, encoder: Encoder, test: Labelled, options: EvaluateOptions, quiet: bool) -> Scored:
+    """What the network says of the readable test images."""
+    shape = (1, 3, *[1] * (2 if encoder.frames is None else 3))
+    mean, std = (torch.tensor(each, device=training.device).view(shape) for each in (encoder.mean, encoder.std))
     unreadable: UnreadableImages = {}
-    predictions, labels = [], []
-    for images, classes in central_views(
+    scores, indices = [], []
+    for images, places in central_views(
         test, encoder, batch_size=options.batch_size, workers=options.workers, unreadable=unreadable,
         name=f"{encoder.name}: test", quiet=quiet,
     ):  # fmt: skip
-        seen = (copy_to(images, training.device).float() / 255 - mean) / std
-        predictions.append(training.scores(seen).argmax(1))
-        labels.append(classes)
-    return torch.cat(predictions).cpu(), torch.cat(labels), unreadable
+        scores.append(training.scores((copy_to(images, training.device).float() / 255 - mean) / std))
+        indices.append(places)
+    return Scored(torch.cat(scores), np.concatenate(indices), unreadable)

@@ -126,10 +126,31 @@ def carried(encoder: Encoder, seen: Sequence[Masked], options: EvaluateOptions) 
     """Soft labels [T, 2, h, w] of the frames, from the mask of the first."""
     first = seen[0].mask
     assert first is not None
-    parts = [
-        patch_features(encoder, seen[at : at + options.batch_size]) for at in range(0, len(seen), options.batch_size)
-    ]
-    features = torch.stack([each for part in parts for each in part])
+    features = _features(encoder, seen, options)
     share = area_resample(torch.from_numpy(first)[None].float(), (features.shape[2], features.shape[3]))[0]
     labels = torch.stack([1 - share, share]).to(features.device)
-    return propagate(features, labels, context=options.context_frames, radius=options.radius)
+    found = propagate(features, labels, context=options.context_frames, radius=options.radius)
+    return found.repeat_interleave(_frames_of_a_slot(encoder, seen, len(found)), 0)[: len(seen)]
+
+
+def _features(encoder: Encoder, seen: Sequence[Masked], options: EvaluateOptions) -> Tensor:
+    """The features [T, D, h, w] of a video's frames, or of the time slots of an encoder of video.
+
+    That one sees clips of frames that follow each other, the last of which goes on with the last frame.
+    """
+    if encoder.frames is None:
+        at_once = range(0, len(seen), options.batch_size)
+        parts = [patch_features(encoder, seen[at : at + options.batch_size]) for at in at_once]
+        return torch.stack([each for part in parts for each in part])
+    assert encoder.patches is not None
+    clips = []
+    for at in range(0, len(seen), encoder.frames):
+        numbers = [min(at + frame, len(seen) - 1) for frame in range(encoder.frames)]
+        clip = torch.from_numpy(np.stack([seen[number].pixels for number in numbers], axis=1))[None]
+        clips.append(encoder.patches(clip)[0].transpose(0, 1))  # [t, D, h, w]
+    return torch.cat(clips)
+
+
+def _frames_of_a_slot(encoder: Encoder, seen: Sequence[Masked], slots: int) -> int:
+    """How many frames have the features of one slot."""
+    return 1 if encoder.frames is None else -(-len(seen) // encoder.frames) * encoder.frames // slots

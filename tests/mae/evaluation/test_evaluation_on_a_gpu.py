@@ -4,6 +4,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from mae.evaluation.attentive_probe import AttentiveSweep
 from mae.evaluation.classifier import add_head
 from mae.evaluation.finetune import FinetuneRecipe, FineTuning
 from mae.evaluation.linear_probe import LinearSweep
@@ -40,14 +41,17 @@ def test_a_step_of_fine_tuning(precision, products):
         assert cuda.copies == 2  # pixels and classes
 
 
-def test_a_step_of_the_linear_probe_and_votes(monkeypatch):
+def test_a_step_of_frozen_probes_and_votes(monkeypatch):
     monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda tensor, **_: tensor.zero_())  # whose own looks at values
     with fake_cuda() as cuda:
         sweep = LinearSweep(16, 3, (0.1, 1.0), batch_size=4, total_steps=2, warmup_steps=1, device=CUDA)
         features, labels = torch.zeros(4, 16, device=CUDA), torch.zeros(4, dtype=torch.int64, device=CUDA)
+        tokens = torch.zeros(4, 9, 16, device=CUDA)
+        pooling = AttentiveSweep(16, 3, (0.1, 1.0), batch_size=4, total_steps=2, warmup_steps=1, device=CUDA)
         sweep.update(features, labels)
+        pooling.update_in_parts([(tokens, labels)], 4)
         with cuda:
-            losses = sweep.update(features, labels)
+            losses = sweep.update(features, labels) + pooling.update_in_parts([(tokens, labels)], 4)
             found = knn_predict(features, labels, features, k=2, classes=3)
         assert {each.device for each in (losses, sweep.logits(features), found)} == {CUDA}
         assert set(cuda.products) == {FP32}  # what compares is not rounded

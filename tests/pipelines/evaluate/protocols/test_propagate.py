@@ -27,6 +27,21 @@ def test_an_oracle_carries_a_moving_object_without_an_error(tmp_path):
     assert found.facts == {"videos": [source.name], "frames": 6}  # neither the first nor the last
 
 
+@pytest.mark.parametrize("tubelet", [1, 2])
+def test_an_encoder_of_video_sees_the_frames_in_clips(tubelet, tmp_path):
+    """A slot of one frame is that frame; one of two is their mean, and both have its mask."""
+    source = open_source(str(video(tmp_path / "video")))  # eight frames, of which a third clip of four has none
+
+    def slots(clips):
+        pixels = clips.float() / 255 - 0.5
+        return pixels.unflatten(2, (-1, tubelet)).mean(3)
+
+    scores = measured(replace(oracle(), patches=slots, frames=6), source).array("scores")
+    if tubelet == 1:
+        assert scores.tolist() == [[1, 1]]
+    assert 0.6 < scores[0, 0] <= 1
+
+
 def test_what_knows_the_place_alone_keeps_the_first_mask(tmp_path):
     from mae.evaluation.region_scores import region_similarity
 
