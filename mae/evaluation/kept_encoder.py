@@ -64,8 +64,7 @@ class KeptEncoder:
 
     def _by_gate(self, images: Tensor) -> Tensor:
         assert self.gate is not None
-        logits: Tensor = self.gate(self.model.embed(images), self.model.grid)
-        return logits
+        return self.gate.scores(self.model, images)
 
     def _by_noise(self, images: Tensor) -> Tensor:
         """Noise [B, N] that an image has whatever batch it is in."""

@@ -152,6 +152,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
     if world.size == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
     flat = world.sum(torch.cat([gradient.flatten() for gradient in gradients]))
     parts = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, summed in zip(gradients, parts, strict=True):

@@ -100,7 +100,10 @@ STRATEGIES: dict[str, Strategy] = {
             "mae.masks.gate_training",
             learned=True,
             own_maps="gate_teacher",
-            options=("gate_ratio", "gate_sign", "gate_teacher", "gate_positions", "gate_contrast", "salient_cap"),
+            options=(
+                *("gate_ratio", "gate_sign", "gate_teacher", "gate_positions", "gate_contrast", "salient_cap"),
+                *("gate_reads", "gate_width", "gate_depth", "gate_slots"),
+            ),
         ),
         Strategy("attention-high", "mae.masks.attention", learned=True, needs=("images",), options=_MOMENTA),
         Strategy(

@@ -130,6 +130,28 @@ class PretrainOptions:
     gate_positions: Annotated[
         bool, Option("Let the gate see where patches lie, and treat the image's border as background.", panel=GATE)
     ] = False
+    gate_reads: Annotated[
+        str,
+        Option(
+            "What the gate reads: patch embeddings, or tokens within a momentum encoder, of every second patch or all.",
+            choices=("patches", "middle", "middle-all"),
+            panel=GATE,
+        ),
+    ] = "patches"
+    gate_width: Annotated[
+        int | None,
+        Option(
+            "Width of the gate, a multiple of 16 [default: a quarter of the encoder's, or with middle what makes a "
+            "tenth of its parameters].",
+            panel=GATE,
+            least=16,
+        ),
+    ] = None
+    gate_depth: Annotated[int, Option("Number of the gate's attention blocks.", panel=GATE, least=1)] = 2
+    gate_slots: Annotated[
+        int,
+        Option("Number of region prototypes that the gate learns by contrast; 0 for none.", panel=GATE, least=0),
+    ] = 0
     gate_contrast: Annotated[float, Option("Weight of the contrastive term in the gate's loss.", panel=GATE)] = 0.02
     attention_shown: Annotated[
         float,

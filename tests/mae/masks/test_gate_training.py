@@ -7,9 +7,11 @@ import torch
 
 from mae.masks.gate import Gate, load_gate
 from mae.masks.gate_loss import GateObjective
-from mae.masks.gate_training import GateSettings, GateTraining, second_view
+from mae.masks.gate_training import GateSettings, GateTraining
 from mae.masks.learner import Look, look_noise
 from mae.masks.masking import Masking, Part
+from mae.masks.second_views import random_crops
+from mae.masks.second_views import second_view as cropped
 from mae.models.mask import hidden_count
 from tests.tiny_mae import nano
 
@@ -34,11 +36,15 @@ def training(**settings):
     torch.manual_seed(0)
     model = nano()
     gate = Gate(16, width=16, depth=1)
-    return model, GateTraining(gate, model.patch_embed, GateSettings(**settings))
+    return model, GateTraining(gate, model, GateSettings(**settings))
 
 
 def look(pictures, seed=0, **more):
     return Look(pictures, (4, 4), 0.5, look_noise(seeded(seed), len(pictures), torch.device("cpu")), **more)
+
+
+def second_view(images, noise):
+    return cropped(images, random_crops(noise))
 
 
 def test_second_views_are_crops_and_half_are_mirrored():

@@ -37,7 +37,7 @@ def test_a_step_never_waits(masking, decode_ratio):
 def learners(model):
     yield AttentionMasks(model, AttentionSettings(shown=0.1))
     yield HardMasks(Gate(16, width=16, depth=1), model.embed, HardSettings())
-    yield GateTraining(Gate(16, width=16, depth=1), model.patch_embed, GateSettings())
+    yield GateTraining(Gate(16, width=16, depth=1), model, GateSettings())
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -73,7 +73,7 @@ LEARNERS = {
     "attention": lambda model: AttentionMasks(model, AttentionSettings(shown=0.1)),
     "hard": lambda model: HardMasks(Gate(16, width=16, depth=1), model.embed, HardSettings(), CUDA),
     "gate": lambda model: GateTraining(
-        Gate(16, width=16, depth=1), model.embed, GateSettings(warm_start=1.0), CUDA, teacher=True
+        Gate(16, width=16, depth=1), model, GateSettings(warm_start=1.0), CUDA, teacher=True
     ),
 }
 
