@@ -35,6 +35,7 @@ def vision_transformer(state: Mapping[str, Tensor], config: Mapping[str, Any], d
         depth=config["depth"],
         num_heads=config["heads"],
         mlp_ratio=config["mlp_ratio"],
+        reg_tokens=config.get("class_tokens", 1) - 1,
         drop_path_rate=drop_path,
     )
     network.load_state_dict(to_timm(state))

@@ -137,12 +137,14 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, wh
     def patches(images: Tensor) -> Tensor:
         grid = (images.shape[2] // model.patch_size, images.shape[3] // model.patch_size)
         every = torch.arange(grid[0] * grid[1], device=device).expand(len(images), -1)
-        tokens = model.encode_visible(normalise(copy_to(images, device)), every, grid)[:, 1:]
+        tokens = model.encode_visible(normalise(copy_to(images, device)), every, grid)[:, model.class_tokens :]
         return tokens.transpose(1, 2).reshape(len(images), -1, *grid).float()
 
     config: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
     weights = encoder_weights(model.state_dict())
     kept = {key: value for key, value in config.items() if not key.startswith("decoder_") and key != "norm_pix"}
+    if kept.get("class_tokens") == 1:  # as it was before there could be more
+        del kept["class_tokens"]
     return Encoder(
         name,
         model.image_size,
