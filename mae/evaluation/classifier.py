@@ -40,6 +40,7 @@ def vision_transformer(state: Mapping[str, Tensor], config: Mapping[str, Any], d
         depth=config["depth"],
         num_heads=config["heads"],
         mlp_ratio=config["mlp_ratio"],
+        reg_tokens=config.get("class_tokens", 1) - 1,
         drop_path_rate=drop_path,
     )
     weights = dict(state) if video else to_timm(state)

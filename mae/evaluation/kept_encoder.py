@@ -7,6 +7,7 @@ and the centre cost nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -45,7 +46,7 @@ class KeptEncoder:
     @property
     def count(self) -> int:
         """How many patches of an image are encoded, at least one."""
-        return max(1, round(self.keep * self.model.pos_embed[0, 1:].shape[0]))
+        return max(1, round(self.keep * math.prod(self.model.grid)))
 
     def kept(self, images: Tensor) -> Tensor:
         """The patches that are encoded of normalised images [B, C, H, W], int64 [B, K], in image order."""
@@ -60,7 +61,7 @@ class KeptEncoder:
         if self.keep == 1:
             return self.model.features(images, pool)
         tokens = self.model.encode_visible(images, self.kept(images))
-        return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
+        return self.model.pooled(tokens, pool)
 
     def _by_gate(self, images: Tensor) -> Tensor:
         assert self.gate is not None

@@ -67,9 +67,10 @@ class Teacher(MomentumEncoder):
         """The class token's attention to each patch in the last block, float32 [B, N], the mean of the heads.
 
         ``patches`` [B, N, p·p·C] as ``MaskedAutoencoder.patchify`` has them, ``positions`` [1, 1+N, D]. A head's
-        attention to the patches and to the class token itself is 1 in all.
+        attention to the patches and to the class token itself is 1 in all. Of several class tokens it is their mean.
         """
         x = self.embed(patches, positions)
+        first = x.shape[1] - patches.shape[1]
         *blocks, last = (cast(Block, block) for block in self.blocks)
         for block in blocks:
             x = block(x)
@@ -77,11 +78,11 @@ class Teacher(MomentumEncoder):
         ask, key, _ = zip(attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3), strict=True)
         heads = attention.num_heads
         shape = (len(x), -1, heads, x.shape[2] // heads)
-        query = linear(x[:, :1], *ask).reshape(shape).transpose(1, 2).float()  # [B, heads, 1, D / heads]
+        query = linear(x[:, :first], *ask).reshape(shape).transpose(1, 2).float()  # [B, heads, 1, D / heads]
         keys = linear(x, *key).reshape(shape).transpose(1, 2).float()  # [B, heads, 1+N, D / heads]
         with torch.autocast(x.device.type, enabled=False):  # in half precision many patches would be equal
             scores: Tensor = (query * shape[-1] ** -0.5) @ keys.transpose(2, 3)
-            return scores.softmax(3).mean(1)[:, 0, 1:]
+            return scores.softmax(3).mean(1).mean(1)[:, first:]
 
 
 def attention_priorities(attention: Tensor, hidden: int, shown: float, noise: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from mae.masks.gate_exchange import Exchange
 from mae.masks.gate_loss import GateObjective, gate_loss, teacher_loss
 from mae.masks.gate_reading import READS, middle_blocks
 from mae.masks.learner import Look
-from mae.masks.masking import Part, as_tubes, check_cap, mask_from_priorities
+from mae.masks.masking import Part, check_cap, mask_from_priorities
 from mae.masks.momentum import MomentumEncoder
 from mae.masks.network_learner import NetworkLearner
 from mae.masks.second_views import random_crops, second_view

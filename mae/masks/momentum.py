@@ -21,11 +21,11 @@ from mae.models.vit import MaskedAutoencoder
 
 
 class MomentumEncoder(nn.Module):
-    """The patch projection, the class token and some first blocks of a model, with the names that they have there."""
+    """The patch projection, the class tokens and some first blocks of a model, with the names that they have there."""
 
-    def __init__(self, projection: nn.Module, class_token: nn.Parameter | None, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, projection: nn.Module, class_tokens: nn.Parameter | None, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.cls_token = class_token
+        self.cls_token = class_tokens
         self.patch_embed = nn.ModuleDict({"proj": projection})
         self.blocks = nn.ModuleList(blocks)
         self.requires_grad_(False)
@@ -41,7 +41,8 @@ class MomentumEncoder(nn.Module):
         """One of random weights that has the ``shapes`` of another. KeyError, TypeError, ValueError."""
         kernel: Any = tuple(shapes["kernel"])
         width, convolution = shapes["width"], {2: nn.Conv2d, 3: nn.Conv3d}[len(kernel)]
-        token = nn.Parameter(torch.zeros(1, 1, width)) if shapes["class_token"] else None
+        count = shapes["class_tokens"]
+        token = nn.Parameter(torch.zeros(1, count, width)) if count else None
         blocks = [Block(width, shapes["heads"], shapes["mlp_ratio"]) for _ in range(shapes["blocks"])]
         return cls(convolution(shapes["channels"], width, kernel, kernel), token, blocks)
 
@@ -57,21 +58,21 @@ class MomentumEncoder(nn.Module):
             "heads": first.attn.num_heads,
             "mlp_ratio": first.mlp.fc1.out_features / width,
             "blocks": len(self.blocks),
-            "class_token": self.cls_token is not None,
+            "class_tokens": 0 if self.cls_token is None else self.cls_token.shape[1],
         }
 
     def embed(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """Tokens [B, n, D] or, with a class token, [B, 1+n, D] that enter the first block.
+        """Tokens [B, c+n, D] that enter the first block: c class tokens, of which there may be none, then the patches.
 
-        ``patches`` [B, n, p·p·C] as ``MaskedAutoencoder.patchify`` has them, all or some; ``positions`` [1, n, D] or,
-        with a class token, [1, 1+n, D], its own first.
+        ``patches`` [B, n, p·p·C] as ``MaskedAutoencoder.patchify`` has them, all or some; ``positions`` [1, c+n, D].
         """
         projection = cast(nn.Conv2d, self.patch_embed["proj"])
         tokens = linear(patches, projection.weight.movedim(1, -1).flatten(1), projection.bias)
         if self.cls_token is None:
             return tokens + positions
-        first = (self.cls_token + positions[:, :1]).expand(len(tokens), -1, -1)
-        return torch.cat([first, tokens + positions[:, 1:]], dim=1)
+        count = self.cls_token.shape[1]
+        first = (self.cls_token + positions[:, :count]).expand(len(tokens), -1, -1)
+        return torch.cat([first, tokens + positions[:, count:]], dim=1)
 
     @torch.no_grad()
     def forward(self, patches: Tensor, positions: Tensor) -> Tensor:

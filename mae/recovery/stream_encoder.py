@@ -153,7 +153,7 @@ class StreamEncoder:
         model, first, used = self.model, self._first, self._remembered.used
         x = tokens + model.pos_embed[0].index_select(0, ids + first)
         if model.cls_token is not None:  # it looks at all there is, every time, and replaces its former self
-            x = torch.cat([(model.cls_token + model.pos_embed[:, :1])[0], x])
+            x = torch.cat([(model.cls_token + model.pos_embed[:, :first])[0], x])
         latents: Tensor = model.norm(self._remembered.add(x))
         end = used + len(ids)
         self._latents[:first] = latents[:first]

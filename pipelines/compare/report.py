@@ -338,6 +338,7 @@ def masks_in_words(options: PretrainOptions) -> str:
     words = [
         STRATEGIES[options.masking_name].in_words(options.recorded()),
         f"blocks of {side}×{side}" if side > 1 else "",
+        f"{options.class_tokens} class tokens" if options.class_tokens else "",
         f"errors {weighed:g} by saliency" if weighed else "",
     ]
     return ", ".join(filter(None, words))

@@ -159,6 +159,8 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, wh
     config: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
     weights = encoder_weights(model.state_dict())
     kept = {key: value for key, value in config.items() if not key.startswith("decoder_") and key != "norm_pix"}
+    if kept.get("class_tokens") == 1:  # as it was before there could be more
+        del kept["class_tokens"]
     return Encoder(
         name,
         model.image_size,

@@ -16,9 +16,10 @@ def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
     config, metrics = run.config(), run.metrics()
     options, masking = config["options"], config["masking"]
     step = metrics[-1]["step"] if metrics else 0
-    side = masking.get("mask_granularity", 1)
+    side, tokens = masking.get("mask_granularity", 1), options.get("class_tokens")
     facts = {
-        "model": f"{options['model']}, {config['parameters'] / 1e6:.1f} M parameters",
+        "model": f"{options['model']}, {config['parameters'] / 1e6:.1f} M parameters"
+        + (f", {tokens} class tokens" if tokens else ""),
         "grid": "×".join(str(side) for side in config["grid"]),
         "source": f"{options['source']} ({config['images']} images)",
         "masking": f"{masking['strategy']}, mask ratio {masking['mask_ratio']:g}"

@@ -270,6 +270,14 @@ class PretrainOptions:
             panel=SPEED,
         ),
     ] = None
+    class_tokens: Annotated[
+        int | None,
+        Option(
+            "Class tokens of the encoder [default: 1, or none for videos] (docs/guide/variants.md).",
+            least=1,
+            panel=MODEL,
+        ),
+    ] = None
     norm_pix: Annotated[bool, Option("Predict patches normalised by their mean and deviation.", panel=MODEL)] = True
     batch_size: Annotated[int, Option("Images per batch, over all processes.", panel=TRAINING)] = 256
     accumulate: Annotated[int, Option("Batches per optimiser step.", panel=TRAINING)] = 1
@@ -366,8 +374,12 @@ class PretrainOptions:
             raise ValueError(
                 f"--positions table needs clips of one size and random starting weights: leave out {other}"
             )
-        if self.inflate and (self.patch_size, self.decoder_width, self.decoder_depth) != (None, None, None):
-            raise ValueError("--inflate takes patches and decoder as they are: leave out --patch-size and --decoder-…")
+        own = (self.patch_size, self.decoder_width, self.decoder_depth, self.class_tokens)
+        if self.inflate and any(each is not None for each in own):
+            raise ValueError(
+                "--inflate takes patches, class tokens and decoder as they are: leave out --patch-size, --class-tokens "
+                "and --decoder-…"
+            )
 
     @property
     def masking_name(self) -> str:

@@ -16,8 +16,11 @@ from pipelines.sources.open_source import open_source
 from tests.pipelines.pretraining import SMALL, SOURCE, assert_same_weights, invoke, losses, nano_runs, run, stopping
 from tests.tiny_mae import write_maps
 
-VARIANTS = {"granularity": {"mask_granularity": 2}}
-WORDS = {"mask_granularity": ("blocks of 2×2 patches", "mask_granularity", "blocks of 2×2")}
+VARIANTS = {"granularity": {"mask_granularity": 2}, "class tokens": {"class_tokens": 8}}
+WORDS = {
+    "mask_granularity": ("blocks of 2×2 patches", "mask_granularity", "blocks of 2×2"),
+    "class_tokens": ("parameters, 8 class tokens", "class_tokens", "hidden, 8 class tokens"),
+}
 """What ``inspect``, the model card and a comparison say of the first option."""
 variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 
@@ -76,6 +79,12 @@ def test_it_is_an_arm(variant):
     [
         (["--mask-granularity", 0], "--mask-granularity is 0; it must be at least 1"),
         (["--mask-granularity", 2, "--image-size", 24], "--mask-granularity 2 does not divide the grid of 3×3 patches"),
+        (["--class-tokens", 0], "--class-tokens is 0; it must be at least 1"),
+        (["--class-tokens", 2000], "--class-tokens is 2000; it must be at most 1024"),
+        (
+            ["--class-tokens", 2, "--frames", 4, "--inflate", "."],
+            "--inflate takes patches, class tokens and decoder as",
+        ),
         (["--mask-granularity", 2, "--masking", "mlo"], "--mask-granularity is not for --masking mlo: leave it out"),
         (
             ["--mask-granularity", 2, "--image-size", 32, "--resolution-schedule", "0:24,0.5:32", "--epochs", 2],
