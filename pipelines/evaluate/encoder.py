@@ -256,7 +256,7 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     dense = patches if hasattr(model, "forward_intermediates") else None
     stride = None
     if getattr(model, "dynamic_img_size", False):
-        stride = int(model.patch_embed.patch_size[0])  # type: ignore[union-attr,index,arg-type]
+        stride = int(model.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
     return Encoder(shown, size, features, network, identity, *colours, patches=dense, stride=stride)
 
 
