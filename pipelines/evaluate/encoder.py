@@ -219,7 +219,7 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
         state = _read_weights(weights) if from_file else {}
         # Fine-tuned as the reference does it: the patches' mean is normed, not the tokens.
         pooled = {"global_pool": "avg"} if "fc_norm.weight" in state else {}
-        model: nn.Module = timm.create_model(name, pretrained=not weights, num_classes=0, **pooled)
+        model = _new_timm(name, pretrained=not weights, **pooled)
         if from_file:
             _load_weights(model, state, weights)
     except UserError:
@@ -256,7 +256,21 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     size, colours = tuple(config["input_size"][1:]), (tuple(config["mean"]), tuple(config["std"]))
     identity = functools.cache(lambda: _hash(facts, model.state_dict()))
     dense = patches if hasattr(model, "forward_intermediates") else None
-    return Encoder(shown, size, features, network, identity, *colours, patches=dense)
+    stride = None
+    if getattr(model, "dynamic_img_size", False):
+        stride = int(model.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
+    return Encoder(shown, size, features, network, identity, *colours, patches=dense, stride=stride)
+
+
+def _new_timm(name: str, **options: Any) -> nn.Module:
+    """A model without a head; one that interpolates its positions takes images of any size in patches."""
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=0, dynamic_img_size=True, **options)
+    except TypeError:  # the architecture knows no such option
+        model = timm.create_model(name, num_classes=0, **options)
+    return model
 
 
 def _hash(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

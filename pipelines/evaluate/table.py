@@ -302,9 +302,10 @@ class PropagateOptions(WholeImageOptions):
         int, _Masked("Number of previous frames that labels come from, in addition to the first frame.")
     ] = 7
     radius: Annotated[int, _Masked("Rows and columns within which a patch looks for similar patches.")] = 12
+    similar_patches: Annotated[int, _Masked("Most similar patches that a patch takes its labels from.")] = 5
 
     def __post_init__(self) -> None:
-        check_least(self, context_frames=0, radius=1)
+        check_least(self, context_frames=0, radius=1, similar_patches=1)
         super().__post_init__()
 
 

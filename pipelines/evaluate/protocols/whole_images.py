@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,12 +43,12 @@ class DenseMeasurement(Measurement):
 @dataclass(frozen=True)
 class Masked:
     """Pair ``index``: its whole picture uint8 [3, h, w], and its mask bool [H, W] or None; of a clip [3, T, h, w] and
-    [T, H, W].
+    [T, H, W]. Where objects are asked for, the mask is uint8 and numbers them from 1.
     """
 
     index: int
     pixels: NDArray[np.uint8]
-    mask: NDArray[np.bool_] | None
+    mask: NDArray[Any] | None
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,10 @@ def view_size(encoder: Encoder, shorter: int | None) -> ViewSize:
 
 
 class MaskedViews(Dataset[Masked | Unreadable]):
-    """The pairs of a source in order; with a ``clip`` those of its videos."""
+    """The pairs of a source in order, with their ``objects`` or one mask; with a ``clip`` those of its videos."""
 
-    def __init__(self, source: Source, size: ViewSize, clip: ClipShape | None = None) -> None:
-        self.source, self.size, self.clip = source, size, clip
+    def __init__(self, source: Source, size: ViewSize, clip: ClipShape | None = None, *, objects: bool = False) -> None:
+        self.source, self.size, self.clip, self.objects = source, size, clip, objects
 
     def __len__(self) -> int:
         return len(self.source)
@@ -96,7 +97,7 @@ class MaskedViews(Dataset[Masked | Unreadable]):
 
     def _image(self, index: int) -> Masked:
         image = decode_rgb(self.source.read_image(index))
-        mask = self.source.read_mask(index)
+        mask = self.source.read_objects(index) if self.objects else self.source.read_mask(index)
         return Masked(index, view_image(image, View(), self.size.of(*image.size)), mask)
 
     def _clip(self, index: int, clip: ClipShape) -> Masked:
@@ -109,10 +110,16 @@ class MaskedViews(Dataset[Masked | Unreadable]):
 
 
 def read_masked(
-    source: Source, size: ViewSize, *, batch_size: int, workers: int, clip: ClipShape | None = None
+    source: Source,
+    size: ViewSize,
+    *,
+    batch_size: int,
+    workers: int,
+    clip: ClipShape | None = None,
+    objects: bool = False,
 ) -> Iterator[list[Masked | Unreadable]]:
     """All pairs in order, up to ``batch_size`` at a time."""
-    views = MaskedViews(source, size, clip)
+    views = MaskedViews(source, size, clip, objects=objects)
     yield from worker_batches(views, batch_size=batch_size, workers=workers, collate=list)
 
 

@@ -284,7 +284,6 @@ def test_arms_of_video_are_compared(tmp_path, monkeypatch):
         ({"random": {}, "image": {"frames": None}}, {}, "arms: random and image differ in frames"),
         ({"random": {}, "long": {"frames": 8}}, {}, "arms: random and long differ in frames \\(4, 8\\)"),
         ({"random": {}, "fast": {"frame_stride": 4}}, {}, "say which one they are judged with"),
-        (None, {"protocols": ["linear", "occlusion"]}, "evaluate: --protocol linear is for models of images"),
         (None, {"occluder": ["block"]}, "evaluate: --occluder block is of images"),
         (None, {"source": "shapes:8"}, "shapes:8 draws images, and what is wanted are videos"),
     ],

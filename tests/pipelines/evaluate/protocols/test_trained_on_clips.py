@@ -103,7 +103,7 @@ def test_masks_are_segmented_frame_by_frame(base, tmp_path):
     clips = str(moving_squares(tmp_path / "clips"))
     options = replace(base, run=run, source=clips, test=None, frame_stride=1, beside=(other,), untrained=True)
     result = judge(replace(options, protocols=("segment",)))
-    video, image, untrained = result["rows"]
+    video, image, _ = result["rows"]
     assert video["segment_images"] == image["segment_images"] == result["test_images"]
     assert video["segment_runs"][0]["patches"] == result["train_images"] * 2 * 8 * 8  # slots, rows, columns
     assert image["segment_runs"][0]["patches"] == result["train_images"] * 4 * 2 * 2  # frames, rows, columns
