@@ -326,7 +326,7 @@ PANELS = {
     "prepare": {"Data": "--captions", "Where it runs": "--workers"},
     "reconstruct": {"What is hidden": "--mask", "Video": "--lossless", "Where it runs": "--device"},
     "encode": {"Video": "--fps", "Where it runs": "--device"},
-    "compare": {"Without a plan": "--protocol", "Where it runs": "--jobs"},
+    "compare": {"What can be said": "--power", "Without a plan": "--protocol", "Where it runs": "--jobs"},
     "demo": {"Where it runs": "--device"},
 }
 

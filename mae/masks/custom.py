@@ -109,9 +109,8 @@ def load_scorer(masks: str) -> Scorer:
     parameters = inspect.signature(found.forward if module is not None else found).parameters
     asks = tuple(each.name for each in parameters.values() if each.default is each.empty)
     if not asks or not set(asks) <= set(GIVEN):
-        raise ValueError(
-            f"--masks {masks}: {name} asks for {', '.join(asks) or 'nothing'}; there are {', '.join(GIVEN)}"
-        )
+        asked, known = ", ".join(asks) or "nothing", ", ".join(GIVEN)
+        raise ValueError(f"--masks {masks}: {name} asks for {asked}; there are {known}")
     return Scorer(masks, found, asks, module)
 
 
@@ -119,7 +118,8 @@ def load_scorer(masks: str) -> Scorer:
 def _module(path: str, sha256: str, masks: str) -> Any:
     """The file as a module, run once for each content."""
     spec = importlib.util.spec_from_file_location(f"masks_{sha256[:16]}", path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

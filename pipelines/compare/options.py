@@ -31,8 +31,8 @@ class CompareOptions:
     masks: Annotated[
         tuple[str, ...],
         Option(
-            "FILE.py:NAME, your own scores of patches as one more arm, called NAME (docs/guide/your-masks.md). Can be given "
-            "several times."
+            "FILE.py:NAME, your own scores of patches as one more arm, called NAME (docs/guide/your-masks.md). Can "
+            "be given several times."
         ),
     ] = ()
     seeds: Annotated[str | None, Option("Number of seeds, or the seeds as 0,1,2 [default: 3, or the plan's]")] = None

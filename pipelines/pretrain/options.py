@@ -95,7 +95,8 @@ class PretrainOptions:
         str | None,
         Option(
             "How patches are chosen to be hidden (docs/guide/masking.md). By default salient with --saliency, custom "
-            "with --masks, and otherwise random, or tube for videos. inverse, shuffled and center are controls for experiments.",
+            "with --masks, and otherwise random, or tube for videos. inverse, shuffled and center are controls "
+            "for experiments.",
             choices=tuple(STRATEGIES),
             panel=MASKS,
         ),

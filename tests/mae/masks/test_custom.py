@@ -133,9 +133,7 @@ def test_a_file_that_is_none(base):
         with pytest.raises(UserError, match=message):
             run(replace(base, masking="custom", masks=masks))
     options = replace(base, masking="random", masks="my_masks.py:Score")
-    with pytest.raises(
-        ValueError, match=r"--masks has no effect with --masking random; it belongs to --masking custom"
-    ):
+    with pytest.raises(ValueError, match="--masks has no effect with --masking random; it belongs"):
         check_effects(options, {"masks"})
 
 
