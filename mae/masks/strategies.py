@@ -135,7 +135,7 @@ STRATEGIES: dict[str, Strategy] = {
             ),
             barred=(
                 *("accumulate", "decode_ratio", "resolution_schedule", "saliency_weight", "compile", "shard_model"),
-                "mask_granularity",
+                *("mask_granularity", "visible_weight"),
             ),
         ),
     )

@@ -279,17 +279,20 @@ class MaskedAutoencoder(
         grid: tuple[int, ...] | None = None,
         *,
         each: bool = False,
+        visible: bool = False,
     ) -> Tensor:
         """The mean squared error on the hidden patches of images [B, C, H, W], float32 [].
 
         With ``decoded``, int64 [B, M'], only those of the hidden patches enter the decoder, and the mean is over them.
         Images of another size than the model's own need their ``grid``, rows and columns of patches. ``each`` gives
         every one of these patches' error, [B, M'], in the order of ``decoded`` or of the mask's ``ids_hidden``.
+        ``visible`` adds the visible patches, in the order of ``ids_keep``, before them: [B, K+M'].
         """
         hidden = mask.ids_hidden if decoded is None else decoded
         patches = self.patchify(images, grid)
-        prediction = self._fill_in(self._encode_visible(patches, mask.ids_keep, grid), mask.ids_keep, hidden, grid)
-        target = self._target(_take(patches, hidden))
+        latent = self._encode_visible(patches, mask.ids_keep, grid)
+        prediction = self._fill_in(latent, mask.ids_keep, hidden, grid, visible=visible)
+        target = self._target(_take(patches, torch.cat([mask.ids_keep, hidden], 1) if visible else hidden))
         error = F.mse_loss(prediction.float(), target, reduction="none" if each else "mean")
         return error.mean(-1) if each else error
 
@@ -326,8 +329,19 @@ class MaskedAutoencoder(
         places = ids_keep + self.class_tokens
         return self._encode(self._embed(_take(patches, ids_keep)) + _rows(self.positions(grid)[0][0], places))
 
-    def _fill_in(self, latent: Tensor, ids_keep: Tensor, hidden: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
-        """Predictions [B, M', p·p·C] of the patches ``hidden`` [B, M'] alone; what ``decode`` has at these places."""
+    def _fill_in(
+        self,
+        latent: Tensor,
+        ids_keep: Tensor,
+        hidden: Tensor,
+        grid: tuple[int, ...] | None = None,
+        *,
+        visible: bool = False,
+    ) -> Tensor:
+        """Predictions [B, M', p·p·C] of the patches ``hidden`` [B, M'] alone; what ``decode`` has at these places.
+
+        With ``visible``, of the patches ``ids_keep`` [B, K] before them.
+        """
         count = hidden.shape[1]
         # Nothing in the decoder knows an order but the positions: the tokens stay as they stand, visible, then hidden.
         first = self.class_tokens
@@ -338,7 +352,9 @@ class MaskedAutoencoder(
         *blocks, last = self.decoder_blocks
         for block in blocks:
             x = block(x)
-        prediction: Tensor = self.decoder_pred(self.decoder_norm(last(x, skip=x.shape[1] - count)))
+        prediction: Tensor = self.decoder_pred(
+            self.decoder_norm(last(x, skip=first if visible else x.shape[1] - count))
+        )
         return prediction
 
     def _encode(self, patches: Tensor) -> Tensor:

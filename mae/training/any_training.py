@@ -74,6 +74,12 @@ def training_facts(training: Trained) -> dict[str, Any]:
         "steps": training.total_steps,
         "peak_learning_rate": settings.peak_learning_rate,
         "precision": training.precision,
-        "flops_per_image": training_flops(model, training.masking.mask_ratio, settings.decode_ratio, hidden=hidden),
+        "flops_per_image": training_flops(
+            model,
+            training.masking.mask_ratio,
+            settings.decode_ratio,
+            hidden=hidden,
+            predict_visible=settings.visible_weight > 0,
+        ),
         "peak_flops": training.peak._asdict() if training.peak else None,
     }

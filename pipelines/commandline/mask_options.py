@@ -62,6 +62,12 @@ ImageSize = Annotated[
     tuple[int, ...],
     Option("Size of the images in pixels: a side, or HEIGHTxWIDTH.", parse=parse_sides, written="224", panel=MODEL),
 ]
+ClassTokens = Annotated[
+    int | None,
+    Option(
+        "Class tokens of the encoder [default: 1, or none for videos] (docs/guide/variants.md).", least=1, panel=MODEL
+    ),
+]
 _PATCH_SIZE = Option("Side of a patch in pixels [default: 16, or 14 for huge].", least=1, panel=MODEL)
 PatchSize = Annotated[int | None, _PATCH_SIZE]
 PatchSizeOfNoModel = Annotated[int | None, replace(_PATCH_SIZE, help="Side of a patch in pixels [default: 16].")]

@@ -335,11 +335,14 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
 def masks_in_words(options: PretrainOptions) -> str:
     """What a run hides, and how its errors are weighed."""
     side, weighed = options.mask_granularity, options.saliency_weight
+    moves = options.saliency_weight_schedule
     words = [
         STRATEGIES[options.masking_name].in_words(options.recorded()),
         f"blocks of {side}×{side}" if side > 1 else "",
         f"{options.class_tokens} class tokens" if options.class_tokens else "",
         f"errors {weighed:g} by saliency" if weighed else "",
+        f"its weight {moves}s" if weighed and moves != "constant" else "",
+        f"visible errors {options.visible_weight:g}" if options.visible_weight else "",
     ]
     return ", ".join(filter(None, words))
 

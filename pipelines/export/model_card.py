@@ -24,7 +24,14 @@ _SHOWN = (
     *("model", "masking", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass"),
     *("salient_cap", "epochs", "batch_size", "accumulate", "blr", "weight_decay", "precision", "seed"),
 )
-_SHOWN_IF_ASKED = ("mask_granularity", "class_tokens", "decode_ratio", "saliency_weight")
+_SHOWN_IF_ASKED = (
+    "mask_granularity",
+    "class_tokens",
+    "decode_ratio",
+    "saliency_weight",
+    "saliency_weight_schedule",
+    "visible_weight",
+)
 _LIBRARIES = {"mae": "pytorch", "timm": "timm", "transformers": "transformers"}
 
 

@@ -66,6 +66,12 @@ EFFECTS = (
     *SALIENT_EFFECTS,
     Effect(("tubes",), _masks_by_slot, "with {masked_by}", "its masks are the same in every time slot, or in none"),
     Effect(
+        ("saliency_weight_schedule",),
+        lambda options: options.saliency_weight > 0,
+        "without --saliency-weight",
+        "there is no weight to move",
+    ),
+    Effect(
         ("decoder_masking",),
         lambda options: options.decode_ratio < 1,
         "without --decode-ratio",

@@ -9,8 +9,10 @@ from typing import Annotated, Any, ClassVar
 
 from mae.masks.strategies import SALIENT_RATIO, STRATEGIES, Strategy, learned
 from pipelines.commandline.effects import Effect
+from pipelines.commandline.loss_options import SaliencyWeight, SaliencyWeightSchedule, VisibleWeight
 from pipelines.commandline.mask_options import (
     SALIENT,
+    ClassTokens,
     ImageSize,
     MaskGranularity,
     MaskRatio,
@@ -114,13 +116,9 @@ class PretrainOptions:
         Option("A:B changes the salient ratio from A to B over training.", parse=parse_schedule, panel=SALIENT),
     ] = None
     tubes: Annotated[bool, Option("Give masks by maps or a gate to all time slots alike.", panel=VIDEO)] = True
-    saliency_weight: Annotated[
-        float,
-        Option(
-            "Weight of saliency in the loss: 0 ignores it, 1 weights each hidden patch by it. Works with any mask.",
-            panel=MASKS,
-        ),
-    ] = 0.0
+    saliency_weight: SaliencyWeight = 0.0
+    saliency_weight_schedule: SaliencyWeightSchedule = "constant"
+    visible_weight: VisibleWeight = 0.0
     gate_ratio: Annotated[float, Option("Fraction of the important patches that is hidden.", panel=GATE)] = 0.5
     gate_sign: Annotated[
         str, Option("Hide the chosen important patches, or keep them visible.", choices=("hide", "keep"), panel=GATE)
@@ -271,14 +269,7 @@ class PretrainOptions:
             panel=SPEED,
         ),
     ] = None
-    class_tokens: Annotated[
-        int | None,
-        Option(
-            "Class tokens of the encoder [default: 1, or none for videos] (docs/guide/variants.md).",
-            least=1,
-            panel=MODEL,
-        ),
-    ] = None
+    class_tokens: ClassTokens = None
     norm_pix: Annotated[bool, Option("Predict patches normalised by their mean and deviation.", panel=MODEL)] = True
     batch_size: Annotated[int, Option("Images per batch, over all processes.", panel=TRAINING)] = 256
     accumulate: Annotated[int, Option("Batches per optimiser step.", panel=TRAINING)] = 1

@@ -81,7 +81,9 @@ class PlainTask:
 
     def step(self, batches: Sequence[GlobalBatch]) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimiser step."""
-        return self.training.update([self._with_maps(batch) for batch in batches]), {}
+        loss = self.training.update([self._with_maps(batch) for batch in batches])
+        visible = self.settings.training.visible_weight > 0
+        return loss, {"hidden_loss": self.training.hidden_loss} if visible else {}
 
     def _with_maps(self, batch: GlobalBatch) -> Batch:
         """This process's part of a batch, with the maps of its views."""

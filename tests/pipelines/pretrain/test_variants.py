@@ -12,13 +12,20 @@ from pipelines.compare.report import masks_in_words
 from pipelines.errors import UserError
 from pipelines.export.model_card import run_facts
 from pipelines.inspect.run import describe_run
-from pipelines.sources.open_source import open_source
+from pipelines.sources.open_source import open_clips, open_source
 from tests.pipelines.pretraining import SMALL, SOURCE, assert_same_weights, invoke, losses, nano_runs, run, stopping
 from tests.tiny_mae import write_maps
 
-VARIANTS = {"granularity": {"mask_granularity": 2}, "class tokens": {"class_tokens": 8}}
+VARIANTS = {
+    "granularity": {"mask_granularity": 2},
+    "class tokens": {"class_tokens": 8},
+    "visible": {"visible_weight": 0.5},
+    "rise": {"saliency_weight_schedule": "rise", "saliency_weight": 1.0},
+}
 WORDS = {
     "mask_granularity": ("blocks of 2×2 patches", "mask_granularity", "blocks of 2×2"),
+    "visible_weight": ("visible_weight", "hidden, visible errors 0.5"),
+    "saliency_weight_schedule": ("saliency_weight_schedule", "hidden, errors 1 by saliency, its weight rises"),
     "class_tokens": ("parameters, 8 class tokens", "class_tokens", "hidden, 8 class tokens"),
 }
 """What ``inspect``, the model card and a comparison say of the first option."""
@@ -40,7 +47,7 @@ def test_a_stopped_run_goes_on_to_the_bit_and_is_another_than_without(base, tmp_
     assert_same_weights(stopped.out, base.out)
     assert losses(run(replace(base, out=tmp_path / "without"))) != losses(whole)
     with pytest.raises(UserError, match=f"started with other settings .*{next(iter(variant))}"):
-        run(replace(stopped, resume=True, **dict.fromkeys(variant, 1)))
+        run(replace(stopped, resume=True, **dict.fromkeys(variant, 1) | {"saliency_weight_schedule": "fall"}))
 
 
 @variants
@@ -51,10 +58,11 @@ def test_it_goes_with_small_images_first(base, masking, variant):
 
 
 @variants
-def test_it_goes_with_videos(base, variant):
-    options = replace(base, source="shapes-video:8,size=32,frames=16", frames=4, mask_ratio=0.5, masking=None)
-    done = run(replace(options, saliency=None, epochs=1, decode_ratio=0.5, decoder_masking="running-cell", **variant))
-    assert len(done.metrics()) == 2
+def test_it_goes_with_videos(base, tmp_path, variant):
+    clips = {"source": "shapes-video:8,size=32,frames=16", "frames": 4, "mask_ratio": 0.5, "masking": "random"}
+    maps = write_maps(tmp_path / "clips", open_clips(clips["source"]))
+    options = replace(base, epochs=1, decode_ratio=0.5, decoder_masking="running-cell", saliency=maps, **clips)
+    assert len(run(replace(options, **variant)).metrics()) == 2
 
 
 @variants
@@ -69,7 +77,8 @@ def test_it_is_told_where_runs_are_described(base, variant):
 
 @variants
 def test_it_is_an_arm(variant):
-    plan = plan_from({"source": SOURCE, "arms": {"random": None, "x": {"masking": "random"} | variant}})
+    maps = {"saliency": "maps"} if "saliency_weight" in variant else {}
+    plan = plan_from({"source": SOURCE, "arms": {"random": None, "x": {"masking": "random"} | variant}} | maps)
     options = plan.pretrain_options("x", 0, plan.source)
     assert {name: getattr(options, name) for name in variant} == variant
 
@@ -85,6 +94,11 @@ def test_it_is_an_arm(variant):
             ["--class-tokens", 2, "--frames", 4, "--inflate", "."],
             "--inflate takes patches, class tokens and decoder as",
         ),
+        (["--visible-weight", -1], "--visible-weight is -1; it must be a number from 0 on"),
+        (["--visible-weight", "inf"], "--visible-weight is inf; it must be a number from 0 on"),
+        (["--visible-weight", 1, "--masking", "mlo"], "--visible-weight is not for --masking mlo: leave it out"),
+        (["--saliency-weight-schedule", "rise"], "has no effect without --saliency-weight; there is no weight to move"),
+        (["--saliency-weight", 1, "--saliency-weight-schedule", "up"], "--saliency-weight-schedule 'up' is not one of"),
         (["--mask-granularity", 2, "--masking", "mlo"], "--mask-granularity is not for --masking mlo: leave it out"),
         (
             ["--mask-granularity", 2, "--image-size", 32, "--resolution-schedule", "0:24,0.5:32", "--epochs", 2],
