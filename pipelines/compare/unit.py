@@ -20,8 +20,9 @@ from pipelines.commandline.effects import idle_options
 from pipelines.compare.plan import ComparePlan
 from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
-from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, option_defaults
+from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, defaults_before
 from pipelines.pretrain.pretrain import pretrain
+from pipelines.pretrain.settings import settle_levels
 from pipelines.run_folder import CONFIG, RunFolder
 from saliency import __version__
 from saliency.files import write_text_atomically
@@ -67,7 +68,7 @@ def units_of(plan: ComparePlan, out: Path) -> list[Unit]:
             for arm in plan.arms:
                 run = out / "runs" / arm / f"seed-{seed}"
                 record = out / "records" / arm / f"seed-{seed}.json"
-                options = plan.pretrain_options(arm, seed, run)
+                options = settle_levels(plan.pretrain_options(arm, seed, run))
                 units.append(Unit(arm, seed, options, plan.evaluate_options(seed, run), record))
     except ValueError as error:
         raise UserError(error) from error
@@ -80,7 +81,7 @@ def state_of(unit: Unit) -> str:
     if not (folder / CONFIG).exists():
         return NEW
     config = RunFolder(folder).config()
-    then, now = option_defaults() | config["options"], _plain(unit.pretrain)
+    then, now = defaults_before() | config["options"], _plain(unit.pretrain)
     free = FREE_ON_RESUME.union(name for name, _ in idle_options(unit.pretrain))
     differing = [
         f"{name} {then.get(name)!r} → {now.get(name)!r}"
