@@ -125,13 +125,14 @@ STRATEGIES: dict[str, Strategy] = {
         ),
         Strategy(
             "mlo",
-            "mae.multilevel.mlo",
+            "mae.multilevel.settings",
             learned=True,
             levels=True,
             needs=("labels", "images"),
             options=(
-                *("mlo_masker", "mlo_path", "mlo_hypergradient", "mlo_unroll", "mlo_split", "mlo_head_rate"),
-                *("mlo_masker_rate", "mlo_exploration", "mlo_pool"),
+                *("mlo_form", "mlo_masker", "mlo_path", "mlo_share", "mlo_exploration", "mlo_wait", "mlo_masker_rate"),
+                *("mlo_split", "mlo_head", "mlo_buffer", "mlo_head_rate", "mlo_unroll", "mlo_through"),
+                *("mlo_hypergradient", "mlo_pool", "mlo_crops"),
             ),
             barred=(
                 *("accumulate", "decode_ratio", "resolution_schedule", "saliency_weight", "compile", "shard_model"),

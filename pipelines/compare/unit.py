@@ -22,8 +22,9 @@ from pipelines.commandline.effects import idle_options
 from pipelines.compare.plan import ComparePlan
 from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
-from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, option_defaults
+from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, defaults_before
 from pipelines.pretrain.pretrain import pretrain
+from pipelines.pretrain.settings import settle_levels
 from pipelines.run_folder import CONFIG, RunFolder
 from saliency import __version__
 from saliency.files import write_text_atomically
@@ -83,9 +84,9 @@ def units_of(plan: ComparePlan, out: Path, images: int = 0) -> list[Unit]:
                 name = f"seed-{seed}" if limit is None else f"seed-{seed}-images-{limit}"
                 run, record = out / "runs" / arm / name, out / "records" / arm / f"{name}.json"
                 if limit is None:
-                    options = plan.pretrain_options(arm, seed, run)
+                    options = settle_levels(plan.pretrain_options(arm, seed, run))
                 else:
-                    options = plan.limited_options(arm, seed, run, limit, images)
+                    options = settle_levels(plan.limited_options(arm, seed, run, limit, images))
                 judged = plan.evaluate_options(seed, run)
                 shares = plan.label_fractions if limit is None else ()
                 fractions = {share: plan.fraction_options(judged, share) for share in shares}
@@ -101,7 +102,7 @@ def state_of(unit: Unit) -> str:
     if not (folder / CONFIG).exists():
         return NEW
     config = RunFolder(folder).config()
-    then, now = option_defaults() | config["options"], _plain(unit.pretrain)
+    then, now = defaults_before() | config["options"], _plain(unit.pretrain)
     free = FREE_ON_RESUME.union(name for name, _ in idle_options(unit.pretrain))
     differing = [
         f"{name} {then.get(name)!r} → {now.get(name)!r}"

@@ -37,6 +37,9 @@ def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
         facts["loss"] = (
             f"{numbers['first_loss']:.4f} at the start, {numbers['loss']:.4f} over the last {len(recent)} steps"
         )
+        if masker := {name[7:]: value for name, value in metrics[-1].items() if name.startswith("masker_")}:
+            numbers["masker"] = masker
+            facts["masker"] = ", ".join(f"{name} {value:.3g}" for name, value in masker.items())
         speed = throughput(metrics)
         numbers |= {"images_per_second": speed.images_per_second, "starved": speed.starved}
         facts["speed"] = str(speed)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mae.masks.strategies import STRATEGIES, has_effect
+from mae.multilevel.forms import settled
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.mask_options import SALIENT_EFFECTS
 
@@ -35,6 +36,15 @@ def _masks_by_slot(options: Any) -> bool:
     return options.strategy is None or options.strategy.tubes == "asked" or options.strategy.learned
 
 
+def _solves_head(options: Any) -> bool:
+    """Whether the levels, where there are any, solve the head."""
+    return bool(settled({"mlo_form": options.mlo_form, "mlo_head": options.mlo_head})["mlo_head"] == "solved")
+
+
+def _is_mlo(options: Any) -> bool:
+    return options.strategy is not None and options.strategy.levels
+
+
 EFFECTS = (
     Effect(
         ("frame_stride", "tubelet", "positions", "tubes", "decoder_masking", "inflate"),
@@ -45,6 +55,18 @@ EFFECTS = (
     Effect(("captions",), lambda options: options.frames is None, "with --frames", "a clip has one caption"),
     Effect(("model",), lambda options: options.inflate is None, "with --inflate", "the image model sets the size"),
     *_of_strategies(),
+    Effect(
+        ("mlo_head_rate",),
+        lambda options: not _is_mlo(options) or options.mlo_form == "paper" or not _solves_head(options),
+        "with --mlo-head solved",
+        "a solved head takes no steps",
+    ),
+    Effect(
+        ("mlo_buffer",),
+        lambda options: not _is_mlo(options) or options.mlo_form == "paper" or _solves_head(options),
+        "with --mlo-head steps",
+        "it belongs to a solved head",
+    ),
     Effect(
         ("saliency",),
         lambda options: options.reads_maps,

@@ -19,9 +19,9 @@ from pipelines.commandline.effects import idle_options
 from pipelines.errors import UserError, user_errors
 from pipelines.outputs import check_apart, one_writer
 from pipelines.pretrain.model import new_model
-from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, option_defaults
+from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, defaults_before
 from pipelines.pretrain.processes import agreed, check_processes, in_turn, newest_of_all
-from pipelines.pretrain.settings import PretrainSettings, settings_of
+from pipelines.pretrain.settings import PretrainSettings, settings_of, settle_levels
 from pipelines.pretrain.task import Task, TaskModule
 from pipelines.pretrain.trackers import check_trackers
 from pipelines.run_folder import RunFolder
@@ -51,6 +51,7 @@ def open_pretraining(options: PretrainOptions, world: World, stack: ExitStack) -
         check_apart(options.out, [options.source, options.saliency])
         check_trackers(options.track)
         check_processes(options, world)
+        options = settle_levels(options)
         settings = settings_of(options)
         torch.manual_seed(options.seed)
         model = new_model(options)
@@ -69,7 +70,7 @@ def open_pretraining(options: PretrainOptions, world: World, stack: ExitStack) -
     with agreed(world):
         resume = options.resume or world.restarts > 0  # torchrun repeats the command as it was
         free = FREE_ON_RESUME.union(name for name, _ in idle_options(options))
-        run.begin(config, resume=resume, free=free, defaults=option_defaults())
+        run.begin(config, resume=resume, free=free, defaults=defaults_before())
         if newest:
             load_newest(newest, task.training)
         if world.is_main and options.masks is not None:

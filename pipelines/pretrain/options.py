@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from mae.masks.strategies import SALIENT_RATIO, STRATEGIES, Strategy, learned
+from mae.multilevel.forms import BEFORE, FORMS
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.loss_options import SaliencyWeight, SaliencyWeightSchedule, VisibleWeight
 from pipelines.commandline.mask_options import (
@@ -47,13 +48,30 @@ from pipelines.commandline.shared_options import (
     Workers,
 )
 from pipelines.pretrain.effects import EFFECTS
+from pipelines.pretrain.multilevel_options import (
+    MloBuffer,
+    MloCrops,
+    MloExploration,
+    MloForm,
+    MloHead,
+    MloHeadRate,
+    MloHypergradient,
+    MloMasker,
+    MloMaskerRate,
+    MloPath,
+    MloPool,
+    MloShare,
+    MloSplit,
+    MloThrough,
+    MloUnroll,
+    MloWait,
+)
 
-GATE, ATTENTION, HARD, CUSTOM, LEVELS, RUN = (
+GATE, ATTENTION, HARD, CUSTOM, RUN = (
     "Masks by a gate (docs/guide/gate.md)",
     "Masks by attention",
     "Masks of hard patches",
     "Masks by your own scores",
-    "Masks that learn from labels: mlo (docs/guide/mlo.md)",
     "Checkpoints and logs",
 )
 
@@ -179,47 +197,22 @@ class PretrainOptions:
             panel=CUSTOM,
         ),
     ] = None
-    mlo_masker: Annotated[
-        str, Option("Network that masks: the gate's, or the MLP of the paper.", choices=("gate", "mlp"), panel=LEVELS)
-    ] = "gate"
-    mlo_path: Annotated[
-        str,
-        Option(
-            "How gradients pass through the mask: each loss is multiplied by its score, by its score relative to the "
-            "mean, or straight-through; or through the chance that the mask is drawn.",
-            choices=("weighted", "relative", "straight-through", "drawn"),
-            panel=LEVELS,
-        ),
-    ] = "weighted"
-    mlo_hypergradient: Annotated[
-        str,
-        Option(
-            "Compute hypergradients by finite differences, or exactly by second derivatives.",
-            choices=("finite", "exact"),
-            panel=LEVELS,
-        ),
-    ] = "finite"
-    mlo_unroll: Annotated[
-        str, Option("Autoencoder steps per step of the head, and head steps per step of the masker.", panel=LEVELS)
-    ] = "2,1"
-    mlo_split: Annotated[float, Option("Fraction of every class held out to judge the masks.", panel=LEVELS)] = 0.2
-    mlo_head_rate: Annotated[float, Option("Peak learning rate of the head.", panel=LEVELS)] = 1e-3
-    mlo_masker_rate: Annotated[float, Option("Peak learning rate of the masker.", panel=LEVELS)] = 1e-3
-    mlo_exploration: Annotated[
-        float,
-        Option(
-            "With 0 the highest scores are hidden. Above 0 patches are drawn with odds ∝ score^(1/exploration).",
-            panel=LEVELS,
-        ),
-    ] = 0.0
-    mlo_pool: Annotated[
-        str,
-        Option(
-            "Features the head sees: the class token, or the mean of the patches.",
-            choices=("cls", "mean"),
-            panel=LEVELS,
-        ),
-    ] = "cls"
+    mlo_form: MloForm = None
+    mlo_masker: MloMasker = None
+    mlo_path: MloPath = None
+    mlo_share: MloShare = None
+    mlo_exploration: MloExploration = None
+    mlo_wait: MloWait = None
+    mlo_masker_rate: MloMaskerRate = None
+    mlo_split: MloSplit = None
+    mlo_head: MloHead = None
+    mlo_buffer: MloBuffer = None
+    mlo_head_rate: MloHeadRate = None
+    mlo_unroll: MloUnroll = None
+    mlo_through: MloThrough = None
+    mlo_hypergradient: MloHypergradient = None
+    mlo_pool: MloPool = None
+    mlo_crops: MloCrops = None
     on_missing: Annotated[
         str,
         Option("What to do with an image that has no map: stop, or mask it at random.", choices=ON_MISSING, panel=DATA),
@@ -401,6 +394,9 @@ class PretrainOptions:
         strategy = self.strategy
         if strategy is None or self.saliency_weight > 0 or "maps" in strategy.needs:
             return strategy is not None
+        if strategy.levels:
+            masker = self.mlo_masker or FORMS[self.mlo_form or "own"]["masker"]
+            return self.saliency is not None and masker == "mix"
         return strategy.own_maps is not None and getattr(self, strategy.own_maps) is not None
 
     @property
@@ -434,5 +430,10 @@ def recorded_scores(masks: str) -> str:
 
 
 def option_defaults() -> dict[str, Any]:
-    """The default of every option that has one: what a run of a version without the option was made with."""
+    """The default of every option that has one."""
     return {field.name: field.default for field in fields(PretrainOptions) if field.default is not MISSING}
+
+
+def defaults_before() -> dict[str, Any]:
+    """What a run of a version without an option was made with."""
+    return option_defaults() | BEFORE

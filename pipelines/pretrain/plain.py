@@ -45,6 +45,7 @@ class PlainTask:
     source: Source
     maps: JoinedMaps | None
     training: Training
+    crops: None = None
 
     @property
     def _shuffled(self) -> bool:

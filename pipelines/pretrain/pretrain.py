@@ -190,6 +190,7 @@ def _load(job: PretrainJob) -> Iterable[ViewBatch]:
         augment_on=options.augment_on,
         device=training.device,
         workers=options.workers,
+        crops=task.crops,
     )
 
 

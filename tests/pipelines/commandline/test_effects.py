@@ -12,7 +12,8 @@ from pipelines.build.options import BuildOptions
 from pipelines.commandline.effects import check_effects, idle_options
 from pipelines.commandline.option import declared_options
 from pipelines.compare.options import CompareOptions
-from pipelines.pretrain.options import ATTENTION, CUSTOM, GATE, HARD, LEVELS, SALIENT, PretrainOptions
+from pipelines.pretrain.multilevel_options import LEVELS
+from pipelines.pretrain.options import ATTENTION, CUSTOM, GATE, HARD, SALIENT, PretrainOptions
 from tests.pipelines.pretraining import losses, nano_options, run
 from tests.test_cli import KINDS
 
@@ -35,6 +36,8 @@ PRETRAIN = [
         "with --salient-of image; it belongs to --salient-of salient, --salient-of salient-only and --salient-cap",
     ),
     ("--salient-ratio 0.3 --salient-schedule 0:0.5 --saliency maps", "with --salient-schedule; the schedule sets"),
+    ("--mlo-head-rate 0.1 --masking mlo", "with --mlo-head solved; a solved head takes no steps"),
+    ("--mlo-buffer 64 --masking mlo --mlo-head steps", "with --mlo-head steps; it belongs to a solved head"),
     ("--mlo-split 0.2 --masking hard", "with --masking hard; it belongs to --masking mlo"),
     ("--hard-final 0.5 --masking attention-high", "with --masking attention-high; it belongs to --masking hard"),
     ("--attention-shown 0.1 --masking attention-high", "with --masking attention-high; it belongs to --masking att"),
@@ -171,7 +174,7 @@ def test_the_panels_of_the_help_follow_the_table():
     idle = {name for name, _ in idle_options(PretrainOptions("a", "b"))}
     for option in declared_options(PretrainOptions):
         belongs = any(option.name in row.options for row in STRATEGIES.values())
-        assert (option.option.panel in (SALIENT, GATE, ATTENTION, HARD, CUSTOM, LEVELS)) == belongs, option.name
+        assert (option.option.panel in (SALIENT, GATE, ATTENTION, HARD, CUSTOM, *LEVELS)) == belongs, option.name
         assert not belongs or option.name in idle
 
 
