@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_the_clips_own_map_and_the_parts_of_a_batch():
 
 def learners(model):
     gate = Gate(16, width=16, depth=1)
-    yield GateTraining(gate, model.embed, GateSettings(ratio=1.0))
+    yield GateTraining(gate, model, GateSettings(ratio=1.0))
     yield AttentionMasks(model, AttentionSettings())
     yield AttentionMasks(model, AttentionSettings(shown=0.2))
     yield HardMasks(gate, model.embed, HardSettings(final=1.0))
@@ -134,7 +135,8 @@ def test_learned_masks_hide_the_blocks_of_highest_mean_score():
 
 
 def test_a_gates_tubes_of_blocks():
-    gate = GateTraining(Gate(16, width=16, depth=1), lambda clips: maps(len(clips), 64, 16), GateSettings())
+    model = SimpleNamespace(embed=lambda clips, grid: maps(len(clips), 64, 16))
+    gate = GateTraining(Gate(16, width=16, depth=1), model, GateSettings())
     for tubes in (True, False):
         clips = torch.zeros(2, 3, 4, 32, 32)
         look = Look(clips, (4, 4, 4), 0.5, look_noise(seeded(), 2, CPU), tubes=tubes, granularity=2)
