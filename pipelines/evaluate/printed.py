@@ -13,7 +13,8 @@ from pipelines.evaluate.protocol import load
 
 def print_evaluation(result: dict[str, Any]) -> None:
     """Every encoder's figure by protocol, with the test set's interval, and that over several seeds."""
-    title = f"{result['test_images']} test {'clips' if 'clip' in result else 'images'}"
+    clips = "clip" in result and result["classes"]  # without classes they are frames
+    title = f"{result['test_images']} test {'clips' if clips else 'images'}"
     if result["classes"]:
         title += f", {result['classes']} classes"
     if result["chance"] is not None:
