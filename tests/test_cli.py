@@ -14,6 +14,7 @@ from pipelines.commandline.option import Argument, declared_options, given_value
 from pipelines.compare.options import CompareOptions
 from pipelines.demo.options import DemoOptions
 from pipelines.diff.options import DiffOptions
+from pipelines.doctor.options import DoctorOptions
 from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError
 from pipelines.evaluate.options import EvaluateOptions
@@ -41,6 +42,7 @@ KINDS = {
     "inspect": InspectOptions,
     "verify": VerifyOptions,
     "diff": DiffOptions,
+    "doctor": DoctorOptions,
     "publish": PublishOptions,
     "pretrain": PretrainOptions,
     "prepare": PrepareOptions,

@@ -154,7 +154,7 @@ def draw_curves(path: Path, plan: ComparePlan, curves: Curves) -> None:
     from matplotlib.figure import Figure
 
     panels = [(axis, protocol, points) for axis, found in curves.items() for protocol, points in found.items()]
-    columns = min(3, len(panels))
+    columns = min(3, max(len(found) for found in curves.values()))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(1.6 + 3.6 * columns, 0.6 + 3.0 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,8 @@ def inspect(options: InspectOptions, *, quiet: bool = True) -> Inspection:
         raise UserError(f"--masks looks at maps, and {what} is no maps folder")
     if options.gate and kind != "run":
         raise UserError(f"--gate looks at a run, and {what} is none")
+    if options.health and kind != "run":
+        raise UserError(f"--health looks at a run, and {what} is none")
     if options.masks:
         found = _inspect_masks(folder, options, quiet)
     elif kind == "maps":
@@ -84,6 +86,8 @@ def inspect(options: InspectOptions, *, quiet: bool = True) -> Inspection:
     elif kind == "run":
         run = RunFolder(folder)
         found = _inspect_gate(run, options) if options.gate else Inspection("run", *describe_run(run))
+        if options.health:
+            found = _with_health(found, run, options)
     else:
         found = _inspect_source(options)
     if options.json:
@@ -221,6 +225,15 @@ def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:
         device=options.device,
     )
     return Inspection("run", facts | seen, numbers | counted, map_scores)
+
+
+def _with_health(found: Inspection, run: RunFolder, options: InspectOptions) -> Inspection:
+    """What was found of a run, and the health of its features."""
+    from pipelines.inspect.health import describe_health  # with torch
+
+    wanted: dict[str, Any] = {"source": options.source, "count": options.limit, "device": options.device}
+    facts, numbers = describe_health(run, allow_outside=options.allow_outside, **wanted)
+    return replace(found, facts=found.facts | facts, numbers=found.numbers | numbers)
 
 
 def _inspect_source(options: InspectOptions) -> Inspection:

@@ -37,9 +37,9 @@ class InspectOptions:
         Effect(("gallery_size",), lambda options: options.gallery is not None, "without --gallery"),
         Effect(
             ("source", "limit"),
-            lambda options: options.kind == "maps" or options.gate,
+            lambda options: options.kind == "maps" or options.gate or options.health,
             "with {what}",
-            "it belongs to maps, and to --gate",
+            "it belongs to maps, to --gate and to --health",
         ),
         Effect(
             ("gallery",),
@@ -71,6 +71,10 @@ class InspectOptions:
     source: Annotated[str | None, Option("Where the images of the maps are now, or other images for --gate.")] = None
     gate: Annotated[
         bool, Option("Show what the gate of a run finds important, in --source or in the run's own images.")
+    ] = False
+    health: Annotated[
+        bool,
+        Option("Of a run: how many directions its features use after each layer, by --source or its own images."),
     ] = False
     masks: Annotated[
         bool,

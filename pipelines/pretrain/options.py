@@ -82,7 +82,7 @@ TRACKERS = ("tensorboard", "wandb")
 
 FREE_ON_RESUME = frozenset(
     {"out", "workers", "device", "augment_on", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}
-    | {"shard_model", "allow_outside"}
+    | {"shard_model", "allow_outside", "health_every"}
 )
 """The options that a resumed run may change: they do not decide what is learned, but for the last bits."""
 
@@ -284,6 +284,14 @@ class PretrainOptions:
     checkpoint_every: Annotated[int | None, Option("Steps between checkpoints; one epoch by default.", panel=RUN)] = (
         None
     )
+    health_every: Annotated[
+        int | None,
+        Option(
+            "Steps between looks at the features, layer by layer, for the log (docs/guide/doctor.md). None by default.",
+            least=1,
+            panel=RUN,
+        ),
+    ] = None
     keep: Annotated[int, Option("Number of newest checkpoints to keep. The best one is kept as well.", panel=RUN)] = 2
     resume: Annotated[bool, Option("Resume the run in --out.", panel=RUN)] = False
     track: Annotated[
@@ -323,6 +331,8 @@ class PretrainOptions:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
         if self.gate_teacher is not None and self.saliency_weight > 0 and self.gate_teacher != self.saliency:
             raise ValueError("--gate-teacher and --saliency must be the same maps where --saliency-weight is above 0")
+        if self.health_every is not None and self.shard_model:
+            raise ValueError("--health-every looks at the whole model, which --shard-model splits: leave one out")
         if self.keep < 1 or self.workers < 0:
             raise ValueError("--keep must be at least 1 and --workers at least 0")
 

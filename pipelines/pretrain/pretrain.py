@@ -21,6 +21,7 @@ from mae.training.determinism import NotDeterministicError, deterministic
 from pipelines.commandline.terminal import say, warn
 from pipelines.errors import StoppedError, UserError
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
+from pipelines.pretrain.health import HealthLog
 from pipelines.pretrain.hidden_shares import hidden_shares
 from pipelines.pretrain.job import PretrainJob, open_pretraining
 from pipelines.pretrain.multilevel_cost import told_cost
@@ -79,6 +80,9 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
         warn(task.source.warnings)
         say(_plan(job), err=True)
         _tell_hidden_shares(job)
+    every_so_often, clip = options.health_every, job.settings.clip
+    looks = every_so_often is not None and world.is_main
+    health = HealthLog(task.source, training.model, clip, every_so_often or 1) if looks else None
     log = TrainingLog(run, training, task.source, max_rejected=options.max_rejected, track=trackers.log)
     if training.step and world.is_main:
         settle_checkpoints(options.out, keep=options.keep, loss=log.epoch_loss)
@@ -95,7 +99,8 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
             schedules = training.schedules()
             loss, noted = task.step(batches)
             indices = [batch.indices for batch in batches]
-            log.add(loss, schedules=schedules, batches=indices, figures=noted)
+            seen = health.figures(training.step) if health else {}
+            log.add(loss, schedules=schedules, batches=indices, figures=noted | seen)
             bar.update(images)
             regular = training.step % every == 0 or training.step == training.total_steps
             stopped = stop.name()
