@@ -73,7 +73,8 @@ OTHERS = [
     ("evaluate run a --protocol finetune --pool cls", "--pool has no effect with --protocol finetune; it is for knn"),
     (
         "evaluate run a --protocol propagate --label-fraction 0.5",
-        "--label-fraction has no effect with --protocol propagate; it is for knn and logistic and linear and finetune",
+        "--label-fraction has no effect with --protocol propagate; it is for knn and logistic and linear and "
+        "attentive and finetune and occlusion and segment",
     ),
     (
         "evaluate run a --protocol occlusion --occluder block --occluder random --occluder-maps maps",
@@ -91,8 +92,14 @@ OTHERS = [
     ),
     ("build-saliency a --out b --ray-workers 2", "--ray-workers has no effect with --engine local; leave it out"),
     ("inspect maps --gallery-size 3", "--gallery-size has no effect without --gallery; leave it out"),
-    ("inspect shapes:4 --limit 3", "--limit has no effect with shapes:4; it belongs to maps, and to --gate"),
-    ("inspect shapes:4 --source b", "--source has no effect with shapes:4; it belongs to maps, and to --gate"),
+    (
+        "inspect shapes:4 --limit 3",
+        "--limit has no effect with shapes:4; it belongs to maps, to --gate",
+    ),
+    (
+        "inspect shapes:4 --source b",
+        "--source has no effect with shapes:4; it belongs to maps, to --gate",
+    ),
     ("verify maps a --sample 0 --seed 3", "--seed has no effect with --sample 0; nothing is drawn"),
     ("publish maps me/x --dry-run there --private", "--private has no effect with --dry-run; nothing is uploaded"),
     ("publish maps me/x --source a", "--source has no effect without --with-images; leave it out"),
@@ -191,6 +198,7 @@ WITH_ANY_OTHER = {
     *("epochs", "blr", "weight_decay", "warmup_epochs", "precision", "compile", "deterministic", "shard_model"),
     *("seed", "workers", "checkpoint_every", "keep", "resume", "track", "augment_on", "max_rejected"),
     *("image_column", "caption_column", "limit", "split", "allow_outside", "device"),
+    *("visible_weight", "class_tokens", "mask_granularity", "health_every"),
 }
 """Options of ``pretrain`` that have an effect, or are refused, whatever else is asked for."""
 

@@ -9,6 +9,7 @@ from mae.masks.attention import AttentionSettings
 from mae.masks.decoded import DECODER_MASKINGS
 from mae.masks.gate import SIGNS
 from mae.masks.gate_loss import GateObjective
+from mae.masks.gate_reading import READS
 from mae.masks.gate_training import GateSettings
 from mae.masks.hard import HardSettings
 from mae.masks.masking import Masking
@@ -20,6 +21,7 @@ from mae.multilevel.forms import FORMS, settled
 from mae.multilevel.nested import METHODS
 from mae.multilevel.settings import CROPS, HEADS, MASKERS, settings_from
 from mae.training.training import PRECISIONS, TrainingSettings
+from mae.training.weighted_loss import SCHEDULES
 from pipelines.commandline.option import declared_options
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.settings import settings_of
@@ -30,6 +32,8 @@ from pipelines.views.joined_maps import ON_MISSING
 CHOICES = {
     "masking": tuple(STRATEGIES),
     "gate_sign": tuple(SIGNS),
+    "gate_reads": READS,
+    "saliency_weight_schedule": SCHEDULES,
     "mlo_form": tuple(FORMS),
     "mlo_masker": MASKERS,
     "mlo_path": tuple(PATHS),
