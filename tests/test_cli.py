@@ -326,8 +326,13 @@ PANELS = {
     "verify": {"Data": "--limit"},
     "publish": {"Preview pictures": "--preview", "Dataset card": "--licence"},
     "prepare": {"Data": "--captions", "Where it runs": "--workers"},
-    "reconstruct": {"What is hidden": "--mask", "Video": "--lossless", "Where it runs": "--device"},
-    "encode": {"Video": "--fps", "Where it runs": "--device"},
+    "reconstruct": {
+        "What is hidden": "--mask",
+        "Video": "--lossless",
+        "Speed": "--precision",
+        "Where it runs": "--device",
+    },
+    "encode": {"Video": "--fps", "Speed": "--precision", "Where it runs": "--device"},
     "compare": {"What can be said": "--power", "Without a plan": "--protocol", "Where it runs": "--jobs"},
     "demo": {"Where it runs": "--device"},
 }

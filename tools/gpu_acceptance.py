@@ -132,6 +132,7 @@ PIECES = (
     ),
     _evaluation("frozen", "--protocol knn --protocol logistic --protocol segment --protocol occlusion"),
     _evaluation("linear", "--protocol linear --linear-epochs 10", "--protocol linear --linear-epochs 1"),
+    _evaluation("attentive", "--protocol attentive --linear-epochs 5", "--protocol attentive --linear-epochs 1"),
     _evaluation("finetune", "--protocol finetune --finetune-epochs 3", "--protocol finetune --finetune-epochs 1"),
     Piece("determinism", _determinism(tiny=False), _determinism(tiny=True)),
 )
