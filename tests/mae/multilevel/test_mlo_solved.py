@@ -57,7 +57,7 @@ def test_the_head_is_solved_on_the_newest_features_before_t_learns():
 
 
 @pytest.mark.parametrize(
-    ("settings", "waits"), [({"wait": 0.0}, False), ({"wait": 0.01}, True), ({"wait": 9.0}, False), ({}, False)]
+    ("settings", "waits"), [({"wait": 0.0}, False), ({"wait": 0.01}, True), ({"wait": 9.0}, False)]
 )
 def test_t_waits_until_the_head_knows_something(settings, waits):
     run = own(**settings)
