@@ -10,7 +10,6 @@ one CPU process.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from mae.multilevel.ledger import Ledger
 from mae.multilevel.masker import MixMasker
 from mae.multilevel.mlo import LEVELS, Inputs, Losses, Seen, build_masker
 from mae.multilevel.nested import Level, Nested, Passes, Point
+from mae.multilevel.patience import Patience
 from mae.multilevel.settings import RULES, MultilevelSettings
 from mae.optimisation import learning_rate
 from mae.pixels import normalise
@@ -100,10 +100,7 @@ class MultilevelTraining:
         if multilevel.head == "solved":
             self._solved = SolvedHead(self.head, multilevel.buffer, self.device, self.world, settings.batch_size)
         self._seen = Seen()
-        self._head_loss: Tensor | None = None
-        """The head's cross-entropy on images that it has not learned from, a running mean."""
-        self._begun, self._learned = False, 0
-        """Whether T has begun to learn, and its steps so far."""
+        self._patience = Patience(multilevel.masker_rate, multilevel.wait, classes)
         self.solver = Nested(self._levels(), multilevel.hypergradient, multilevel.radius, average)
         self._point = self.solver.start(self._parameters())
         self._share_parameters()
@@ -133,34 +130,25 @@ class MultilevelTraining:
         not be finite changes none, nor does any later one; :meth:`non_finite` tells.
         """
         inputs = {name: [self._inputs(name, i, batch) for i, batch in enumerate(batches[name])] for name in LEVELS}
-        kind = "learns" if self._learns() else "waits"
+        kind = "learns" if self._patience.learns() else "waits"
         counted = {name: passes.flops for name, passes in self.solver.passes.items()}
         point, losses = self._step(inputs, kind == "learns", count_flops=kind not in self._ledger.flops)
         counted = {name: (p.flops - counted[name]) * self.world.size for name, p in self.solver.passes.items()}
         self._ledger.made(kind, counted)
-        self.step, self._learned = self.step + 1, self._learned + (kind == "learns")
+        self.step += 1
+        self._patience.made += kind == "learns"
         self._accept(point)
         self._share_parameters()
         summed = self.world.sum(torch.stack(list(losses.values()))) / self.world.size
         found = dict(zip(losses, summed, strict=True))
         if self._solved is None or self._solved.is_full:
-            before = found["head"] if self._head_loss is None else self._head_loss
-            self._head_loss = torch.lerp(before, found["head"], 0.3)
+            self._patience.hear(found["head"])
         return found
-
-    def _learns(self) -> bool:
-        """Whether T learns at this step; until it has begun, this waits for the device."""
-        if self.multilevel.masker_rate == 0:
-            return False
-        if self.multilevel.wait and not self._begun and self._head_loss is not None:
-            chance = math.log(self.head.linear.out_features)
-            self._begun = float(self._head_loss) < self.multilevel.wait * chance
-        return self._begun or not self.multilevel.wait
 
     @property
     def learned(self) -> int:
         """The steps that T has made."""
-        return self._learned
+        return self._patience.made
 
     def _step(
         self, inputs: dict[str, list[Inputs]], learns: bool, *, count_flops: bool
@@ -175,7 +163,7 @@ class MultilevelTraining:
             point = point | {"head": self._solve(point, heads[1:], count_flops=count_flops)}
             heads = heads[:1]
         batches = {"mae": mae[lead:], "head": heads, "masker": inputs["masker"]}
-        numbers = {"mae": done + lead, "head": self.step * len(heads), "masker": self._learned}
+        numbers = {"mae": done + lead, "head": self.step * len(heads), "masker": self.learned}
         point, losses = self.solver.step(point, batches, numbers, top=learns, count_flops=count_flops)
         if led is not None:
             losses["mae"] = torch.lerp(losses["mae"], led, lead / len(mae))
@@ -213,9 +201,8 @@ class MultilevelTraining:
 
     def figures(self) -> dict[str, Tensor]:
         """What is told of T beside its loss, scalars: whether it waits, and the numbers of a mix by name."""
-        learns = self.multilevel.masker_rate > 0 and (self._begun or not self.multilevel.wait)
         numbers = self.masker.numbers() if isinstance(self.masker, MixMasker) else {}
-        waits = torch.full((), float(not learns), device=self.device)
+        waits = torch.full((), float(self._patience.waits), device=self.device)
         return {"masker_waits": waits} | {f"masker_{name}": value for name, value in numbers.items()}
 
     def learning_rate(self, level: str = "mae") -> float:
@@ -288,9 +275,7 @@ class MultilevelTraining:
         return {
             "step": self.step,
             "point": {group: values for group, values in self._point.items() if group != "mae"},
-            "learned": self._learned,
-            "begun": self._begun,
-            "head_loss": self._head_loss,
+            "patience": self._patience.state(),
             "buffer": self._solved.state() if self._solved else None,
             **self._ledger.state(self.solver.passes),
         }
@@ -303,9 +288,8 @@ class MultilevelTraining:
             for group, values in state["point"].items()
         }
         self._point = point | {"mae": {k: v.detach().clone() for k, v in _trained(self.model).items()}}
-        self._learned, self._begun = int(state.get("learned", self.step)), bool(state.get("begun", True))
-        loss = state.get("head_loss")
-        self._head_loss = None if loss is None else loss.to(self.device)
+        always = {"made": self.step, "begun": True, "loss": None}  # in earlier versions T learned at every step
+        self._patience.load_state(state.get("patience", always), self.device)
         if self._solved:
             self._solved.load_state(state["buffer"])
         self._ledger.load_state(state)

@@ -32,7 +32,7 @@ def training(*, seed=0, outer=6, masker=None, dtype=torch.float32, precision="fp
         CLASSES,
         Masking(mask_ratio=ratio),
         plain,
-        MultilevelSettings(head_rate=0.02, masker_rate=0.01, **settings),
+        MultilevelSettings(**{"head_rate": 0.02, "masker_rate": 0.01} | settings),
         outer,
         masker=(masker or GridMasker(Gate(16, 16, 1, positions=True), model.grid)).to(dtype),
     )
