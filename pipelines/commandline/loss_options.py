@@ -16,8 +16,8 @@ SaliencyWeight = Annotated[
 SaliencyWeightSchedule = Annotated[
     str,
     Option(
-        "Keep --saliency-weight constant, or let it rise from 0 or fall to 0 during training, along half a cosine.",
-        choices=("constant", "rise", "fall"),
+        "constant, rise or fall: keep --saliency-weight, or move it from 0 or to 0 during training, along half a "
+        "cosine.",
         panel=LOSS,
     ),
 ]

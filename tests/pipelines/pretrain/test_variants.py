@@ -37,17 +37,17 @@ def base(base, tmp_path):
     return replace(base, image_size=(32,), saliency=write_maps(tmp_path / "maps", open_source(SOURCE)))
 
 
-@variants
-def test_a_stopped_run_goes_on_to_the_bit_and_is_another_than_without(base, tmp_path, variant):
-    base = replace(base, masking="gate", accumulate=2, epochs=4, decode_ratio=0.5)
-    whole, stopped = run(replace(base, **variant)), replace(base, out=tmp_path / "stopped", **variant)
-    with stopping(7), pytest.raises(KeyboardInterrupt):
+def test_a_stopped_run_with_all_of_them_goes_on_to_the_bit(base, tmp_path):
+    every = {name: value for variant in VARIANTS.values() for name, value in variant.items()}
+    base = replace(base, masking="gate", accumulate=2, epochs=2, decode_ratio=0.5, **every)
+    whole, stopped = run(base), replace(base, out=tmp_path / "stopped")
+    with stopping(4), pytest.raises(KeyboardInterrupt):
         run(stopped)
     assert losses(run(replace(stopped, resume=True))) == losses(whole)
     assert_same_weights(stopped.out, base.out)
-    assert losses(run(replace(base, out=tmp_path / "without"))) != losses(whole)
-    with pytest.raises(UserError, match=f"started with other settings .*{next(iter(variant))}"):
-        run(replace(stopped, resume=True, **dict.fromkeys(variant, 1) | {"saliency_weight_schedule": "fall"}))
+    for name, other in {"mask_granularity": 1, "class_tokens": 1, "visible_weight": 1.0}.items():
+        with pytest.raises(UserError, match=f"started with other settings .*{name}"):
+            run(replace(stopped, resume=True, **{name: other}))
 
 
 @variants
@@ -67,12 +67,14 @@ def test_it_goes_with_videos(base, tmp_path, variant):
 
 @variants
 def test_it_is_told_where_runs_are_described(base, variant):
-    done = run(replace(base, epochs=1, **variant))
+    base = replace(base, epochs=1)
+    done = run(replace(base, **variant))
     told = " ".join([str(describe_run(done)[0]), *run_facts(done.folder), masks_in_words(replace(base, **variant))])
     for word in WORDS[next(iter(variant))]:
         assert word in told
-    plain = run(replace(base, epochs=1, out=base.out.parent / "plain"))
+    plain = run(replace(base, out=base.out.parent / "plain"))
     assert not set(variant) & set(" ".join(run_facts(plain.folder)).split())
+    assert losses(plain) != losses(done)
 
 
 @variants
