@@ -79,6 +79,8 @@ def inspect(options: InspectOptions, *, quiet: bool = True) -> Inspection:
         raise UserError(f"--gate looks at a run, and {what} is none")
     if options.health and kind != "run":
         raise UserError(f"--health looks at a run, and {what} is none")
+    if options.leaks is not None and kind != "source":
+        raise UserError(f"--leaks compares sources of images, and {what} is none")
     if options.masks:
         found = _inspect_masks(folder, options, quiet)
     elif kind == "maps":
@@ -241,6 +243,17 @@ def _inspect_source(options: InspectOptions) -> Inspection:
     if options.gallery and isinstance(source, StreamSource):
         raise UserError(f"--gallery draws images in any order, and {source.name} is a stream: download it first")
     facts, numbers = describe_source(source)
+    if options.leaks is not None:
+        from pipelines.inspect.leaks import describe_leaks
+
+        other = open_source(options.leaks, allow_outside=options.allow_outside)
+        for each in (source, other):
+            if not isinstance(each, Source):
+                raise UserError(f"--leaks reads all images, and {each.name} is a stream: download it first")
+        assert isinstance(source, Source)
+        assert isinstance(other, Source)
+        found, counted = describe_leaks(source, other)
+        facts, numbers = facts | found, numbers | counted
     if options.gallery and isinstance(source, Source):
         drawn = draw_source(options.gallery, source, size=options.gallery_size)
         facts["gallery"], numbers["gallery"] = _named(drawn), [str(path) for path in drawn]

@@ -76,6 +76,10 @@ class InspectOptions:
         bool,
         Option("Of a run: how many directions its features use after each layer, by --source or its own images."),
     ] = False
+    leaks: Annotated[
+        str | None,
+        Option("Of a source: which images of this other source, such as a test set, are in it, exactly or nearly."),
+    ] = None
     masks: Annotated[
         bool,
         Option(
