@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mae.distributed import World
+from mae.masks.granularity import block_mask, block_means
 from mae.masks.learner import Look
 from mae.masks.masking import as_tubes, mask_from_priorities, on_slots, top_ranks
 from mae.models.mask import Mask
@@ -153,18 +154,20 @@ class CustomMasks:
     def draw(self, look: Look) -> Mask:
         """The masks of a batch. ScoresError."""
         patches, tubes = math.prod(look.grid), len(look.grid) == 3 and look.tubes
+        still = look.grid[1:] if tubes else look.grid
         uniform, ties = look.noise(2, patches)
         given: dict[str, Any] = {"images": look.images, "grid": look.grid, "noise": uniform, "progress": look.progress}
         if self.reads_model:
             given["tokens"] = self.embed(look.images).float()
         with torch.autocast(look.images.device.type, enabled=False):
-            scores = self.scorer.scores(given, len(look.images), {patches, math.prod(look.mask_grid)})
+            scores = self.scorer.scores(given, len(look.images), {patches, math.prod(still)})
         if len(look.grid) == 3:
             fitted, _ = on_slots(scores, None, look.grid, in_tubes=tubes)
             assert fitted is not None
             scores = fitted
+        scores = block_means(scores, still, look.granularity)
         ranks = top_ranks(scores, ties[:, : scores.shape[1]].to(scores.device))
-        mask = mask_from_priorities(-ranks.float(), look.mask_ratio)
+        mask = block_mask(mask_from_priorities(-ranks.float(), look.mask_ratio), still, look.granularity)
         return as_tubes(mask, look.grid[0]) if tubes else mask
 
     def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:

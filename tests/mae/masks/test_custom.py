@@ -66,6 +66,19 @@ def test_the_highest_scores_are_hidden(write):
     assert not torch.equal(flat.draw(look(model)).hidden, flat.draw(look(model, seed=1)).hidden)  # ties are drawn
 
 
+def test_blocks_are_hidden_by_their_mean_score_in_images_and_clips(write):
+    masks = write(
+        "import torch\ndef Score(noise, grid):\n    return torch.linspace(0, 1, noise.shape[1]).expand_as(noise)"
+    )
+    hidden = learner_of(masks, nano_model()).draw(look(nano_model(), granularity=2)).hidden
+    assert torch.equal(hidden, (torch.arange(16) >= 8).expand(3, -1)), "the lower half of a grid of 4×4"
+    model = VideoMaskedAutoencoder(32, 8, 4, 2, 16, 1, 2, 16, 1, 2)
+    for tubes in (True, False):
+        slots = learner_of(masks, model).draw(look(model, tubes=tubes, granularity=2)).hidden.view(3, 2, 16)
+        wanted = [(torch.arange(16) >= 8)] * 2 if tubes else [torch.zeros(16) > 0, torch.ones(16) > 0]
+        assert torch.equal(slots, torch.stack(wanted).expand(3, -1, -1))
+
+
 def test_tokens_are_the_embeddings_and_a_module_has_a_state(write):
     model = nano_model()
     masks = write(

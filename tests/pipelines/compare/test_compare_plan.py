@@ -10,8 +10,9 @@ from pipelines.compare.plan import asked_plan, read_plan
 from pipelines.errors import UserError
 from pipelines.pretrain.settings import settings_of
 
-LEFT_OUT = ("block", "color-red", "color-blue", "color-purple", "tube")
-"""Strategies that can be arms, and are none where no arms are named."""
+VARIANTS = ("blocks-2", "class-tokens-8", "visible-loss", "saliency-loss")
+LEFT_OUT = ("block", "color-red", "color-blue", "color-purple", "tube", *VARIANTS)
+"""Strategies and variants that can be arms, and are none where no arms are named."""
 
 GOOD = """
 source: shapes:24

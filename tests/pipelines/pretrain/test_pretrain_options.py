@@ -21,7 +21,6 @@ from mae.multilevel.forms import FORMS, settled
 from mae.multilevel.nested import METHODS
 from mae.multilevel.settings import CROPS, HEADS, MASKERS, settings_from
 from mae.training.training import PRECISIONS, TrainingSettings
-from mae.training.weighted_loss import SCHEDULES
 from pipelines.commandline.option import declared_options
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.settings import settings_of
@@ -33,7 +32,6 @@ CHOICES = {
     "masking": tuple(STRATEGIES),
     "gate_sign": tuple(SIGNS),
     "gate_reads": READS,
-    "saliency_weight_schedule": SCHEDULES,
     "mlo_form": tuple(FORMS),
     "mlo_masker": MASKERS,
     "mlo_path": tuple(PATHS),

@@ -85,6 +85,15 @@ def test_it_is_an_arm(variant):
     assert {name: getattr(options, name) for name in variant} == variant
 
 
+def test_compare_knows_them_by_name():
+    names = ("blocks-2", "class-tokens-8", "visible-loss", "saliency-loss")
+    plan = plan_from({"source": SOURCE, "saliency": "maps", "arms": ["random", *names]})
+    for name, variant in zip(names, VARIANTS.values(), strict=True):
+        options = plan.pretrain_options(name, 0, plan.source)
+        assert options.masking == "random"
+        assert {each: getattr(options, each) for each in variant} == variant
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
