@@ -225,6 +225,11 @@ def important_counts(logits: Tensor, area: tuple[float, float]) -> Tensor:
     return (logits > 0).sum(1, keepdim=True).clamp(low, high)
 
 
+def important_patches(logits: Tensor, ties: Tensor, area: tuple[float, float]) -> Tensor:
+    """Bool [B, N]: the patches of highest logit, as many as :func:`important_counts` has; ``ties`` is noise."""
+    return top_ranks(logits, ties) < important_counts(logits, area)
+
+
 def gate_priorities(
     logits: Tensor,
     ratio: float,
@@ -244,8 +249,8 @@ def gate_priorities(
     more than the share ``cap`` of the important patches is hidden, as far as ``hidden`` allows it.
     ``uniform`` and ``gumbel`` are independent noises in [0, 1), [B, N].
     """
-    counts = important_counts(logits, area)
-    members = top_ranks(logits, gumbel) < counts
+    members = important_patches(logits, gumbel, area)
+    counts = members.sum(1, keepdim=True)
     # A sigmoid that underflows to 0 would put an important patch behind those that are not.
     drawn = weighted_scores(torch.sigmoid(logits.float().clamp_min(-60)), gumbel, 1.0)
     ranks = top_ranks(torch.where(members, drawn, -math.inf), gumbel)

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from mae.devices import copy_to
-from mae.masks.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate, tenth_width
+from mae.masks.gate import GATE_FILE, SIGNS, Gate, gate_priorities, important_patches, save_gate, tenth_width
 from mae.masks.gate_exchange import Exchange
 from mae.masks.gate_loss import GateObjective, gate_loss, teacher_loss
 from mae.masks.gate_reading import READS, middle_blocks
+from mae.masks.hidden_counts import HiddenCounts
 from mae.masks.learner import Look
-from mae.masks.masking import Part, check_cap, mask_from_priorities
+from mae.masks.masking import Part, check_cap, mask_from_priorities, salient_set
 from mae.masks.momentum import MomentumEncoder
 from mae.masks.network_learner import NetworkLearner
 from mae.masks.second_views import random_crops, second_view
@@ -34,6 +35,9 @@ from mae.models.vit import MaskedAutoencoder
 
 _LEAST = 8
 """Images of a batch that the gate learns from, if it has as many."""
+
+_SALIENT_MASS = 0.5
+"""The share of a map's saliency that the patches hold which are counted as salient."""
 
 _MIDDLE_EVERY = 2
 """A gate that reads a momentum encoder learns at every second step, to keep its cost below 15 % of a step."""
@@ -105,6 +109,7 @@ class GateTraining(NetworkLearner):
         super().__init__(gate, settings.learning_rate, settings.weight_decay, device)
         self.settings, self.needs_saliency = settings, teacher
         self._model, self._applied = model, 0
+        self._counts = HiddenCounts(self.device)
         self._slots = None if gate.slots is None else SlotLearner(self.network, settings.slot_momentum)
 
     def masks(self, look: Look) -> Mask:
@@ -120,7 +125,7 @@ class GateTraining(NetworkLearner):
             self._learn(torch.cat([tokens[rows], again]).float(), boxes, part)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             logits = self.network.whole(self.network(tokens.float(), look.grid), look.grid)
-        return self._choose(logits, look, uniform, gumbel)
+        return self._choose(logits, look, uniform, gumbel, count=True)
 
     def _lesson(self, look: Look) -> tuple[Look, Tensor]:
         """The images of a batch to learn from, and which they are of those here, int64 on their device.
@@ -160,7 +165,7 @@ class GateTraining(NetworkLearner):
                 total = total + objective.slots * (look.share * agreed + look.batch_share * contrast)
                 told += [look.share * agreed, look.batch_share / self.world.size * contrast]
         weight = self.teacher_weight(look.progress)
-        if look.saliency is not None and weight > 0:
+        if self.needs_saliency and look.saliency is not None and weight > 0:
             maps = copy_to(look.saliency, self.device)
             maps = maps if places is None else maps[:, places]
             total = total + look.share * weight * teacher_loss(logits[: len(look.images)], maps)
@@ -179,7 +184,7 @@ class GateTraining(NetworkLearner):
         uniform, gumbel = look.noise(2, math.prod(look.mask_grid))
         return self._choose(self.scores(look.images, look.grid), look, uniform, gumbel)
 
-    def _choose(self, logits: Tensor, look: Look, uniform: Tensor, gumbel: Tensor) -> Mask:
+    def _choose(self, logits: Tensor, look: Look, uniform: Tensor, gumbel: Tensor, *, count: bool = False) -> Mask:
         logits = look.on_mask_grid(logits)  # a place is as important as it is on the mean of the slots
         hidden, settings = hidden_count(logits.shape[1], look.mask_ratio), self.settings
         priorities = gate_priorities(
@@ -192,7 +197,15 @@ class GateTraining(NetworkLearner):
             area=settings.objective.area,
             cap=settings.cap,
         )
-        return look.to_patches(mask_from_priorities(priorities, look.mask_ratio))
+        mask = mask_from_priorities(priorities, look.mask_ratio)
+        if count:
+            important = important_patches(logits, gumbel, settings.objective.area)
+            salient = None
+            if look.saliency is not None:
+                maps = look.on_mask_grid(copy_to(look.saliency, self.device))
+                salient = salient_set(maps, gumbel, _SALIENT_MASS)
+            self._counts.add(look.share, mask.hidden, important, salient)
+        return look.to_patches(mask)
 
     def teacher_weight(self, progress: float) -> float:
         """The weight of the teacher's maps at training ``progress`` 0..1."""
@@ -201,6 +214,7 @@ class GateTraining(NetworkLearner):
 
     def apply(self, rate: float, stop: Tensor) -> None:
         """One optimiser step at ``rate`` (0..1) times the peak, and one of the reader; none where ``stop`` is 1."""
+        self._counts.apply()
         learnt = self._applied % self.settings.every == 0
         self._applied += 1
         if learnt:  # or the figures stay those of the last step that there were any of
@@ -213,8 +227,13 @@ class GateTraining(NetworkLearner):
     def gather(self) -> None:
         """Gradients, loss, terms and what slots count of all processes become one sum."""
         super().gather()
+        self._counts.gather(self.world)
         if self._slots is not None:
             self._slots.gather(self.world)
+
+    def figures(self) -> dict[str, Tensor]:
+        """The terms of the last step that the gate learnt at, and what the masks of the last step hid, by name."""
+        return super().figures() | self._counts.figures()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold: the network, its optimiser, how many steps there were, and the slots' copy."""

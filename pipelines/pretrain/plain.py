@@ -16,6 +16,7 @@ from mae.training.training import Batch, Training
 from pipelines.errors import UserError
 from pipelines.plots import contact_sheet, loss_curve
 from pipelines.pretrain.clip_reconstructions import clip_sheet
+from pipelines.pretrain.gate_masks import draw_masks
 from pipelines.pretrain.global_batches import GlobalBatch, to_batch
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.reconstructions import reconstruction_sheet
@@ -100,11 +101,12 @@ class PlainTask:
         """A checkpoint is all."""
 
     def draw(self, run: RunFolder, model: MaskedAutoencoder) -> None:
-        """``plots/loss.png`` and ``plots/reconstructions.png``."""
+        """``plots/loss.png``, ``plots/reconstructions.png`` and, of a gate, ``plots/hidden.png``."""
         plots, metrics = run.folder / "plots", run.metrics()
         if metrics:
             losses = {"loss": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
             loss_curve(plots / "loss.png", losses)
+            draw_masks(plots / "hidden.png", metrics, self.settings.masking.mask_ratio)
         pick, clip = self.training.pick_masks, self.settings.clip
         if isinstance(model, VideoMaskedAutoencoder) and clip is not None:
             sheet = clip_sheet(self.source, self.maps, model, pick, clip, _PICTURED_CLIPS)

@@ -20,6 +20,7 @@ from mae.training.checkpoints import save_checkpoint, settle_checkpoints
 from mae.training.determinism import NotDeterministicError, deterministic
 from pipelines.commandline.terminal import say, warn
 from pipelines.errors import StoppedError, UserError
+from pipelines.pretrain.gate_masks import told_masks
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
 from pipelines.pretrain.health import HealthLog
 from pipelines.pretrain.hidden_shares import hidden_shares
@@ -68,7 +69,8 @@ def summary(run: RunFolder) -> list[str]:
     metrics = run.metrics()
     loss = "".join(f", loss {line['loss']:.4f}" for line in metrics[-1:])
     done = f"{run.folder}: step {run.config()['steps']}{loss}; pictures in {run.folder / 'plots'}"
-    return [line for line in (done, told_cost(run.folder), throughput(metrics).hint()) if line]
+    masks = told_masks(metrics, run.config()["masking"]["mask_ratio"])
+    return [line for line in (done, masks, told_cost(run.folder), throughput(metrics).hint()) if line]
 
 
 def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
