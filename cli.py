@@ -25,6 +25,7 @@ from pipelines.commandline.typer_commands import with_options
 from pipelines.compare.options import CompareOptions
 from pipelines.demo.options import DemoOptions
 from pipelines.diff.options import DiffOptions
+from pipelines.doctor.options import DoctorOptions
 from pipelines.encode.options import EncodeOptions
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.options import ExportOptions
@@ -157,6 +158,22 @@ def inspect(given: Given, quiet: Quiet = False) -> None:
         }[found.kind],
         quiet=quiet,
     )
+
+
+@command(DoctorOptions)
+def doctor(given: Given, quiet: Quiet = False) -> None:
+    """Say in words whether a run learns, and what to do where it does not.
+
+    The exit code is 0 whatever is found.
+    """
+    from pipelines.doctor.doctor import doctor as look
+
+    options = _options(DoctorOptions, given)
+    found = look(options)
+    marks = {"good": "ok", "note": "note", "bad": "ACT"}
+    print_facts({each.name: f"{marks[each.state]:<6}{each}" for each in found.findings})
+    say(found.verdict)
+    say_next("evaluate", options.run, "LABELLED", quiet=quiet)
 
 
 @command(VerifyOptions)

@@ -19,10 +19,10 @@ import torch
 
 from mae.masks.masking import Masking
 from mae.models.vit import SIZES, MaskedAutoencoder
-from mae.multilevel.masker import PATHS
-from mae.multilevel.mlo import MASKERS, MultilevelSettings
+from mae.multilevel.draws import PATHS
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.nested import METHODS
+from mae.multilevel.settings import MASKERS, MultilevelSettings
 from mae.training.training import Batch, Training, TrainingSettings
 
 CLASSES = 10

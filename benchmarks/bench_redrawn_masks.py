@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from mae.multilevel.masker import PATHS
+from mae.multilevel.draws import PATHS
 from tests.redrawn_masks import foretell, trained
 
 

@@ -47,8 +47,9 @@ import torch
 from mae.masks.masking import Masking
 from mae.models import linear
 from mae.models.vit import SIZES, MaskedAutoencoder
-from mae.optimisation import parameter_groups, resolve_precision
+from mae.optimisation import parameter_groups
 from mae.pixels import normalise
+from mae.precision import resolve_precision
 from mae.training.flops import peak_flops, training_flops
 from mae.training.training import Batch, Training, TrainingSettings
 

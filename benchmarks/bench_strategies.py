@@ -28,7 +28,7 @@ from mae.masks.learner import MaskLearner
 from mae.masks.masking import Masking
 from mae.masks.strategies import STRATEGIES, blind, learned
 from mae.models.vit import SIZES, MaskedAutoencoder
-from mae.optimisation import resolve_precision
+from mae.precision import resolve_precision
 from mae.training.flops import training_flops
 from mae.training.training import Batch
 from pipelines.pretrain.options import PretrainOptions

@@ -1,7 +1,8 @@
 """A stream through a video model: frames/s beside re-encoding every window, memory over 10 000 frames, likeness.
 
     python benchmarks/bench_stream.py [--models tiny:64:8:16 small:112:16:16] [--rounds 5] [--device cpu]
-    python benchmarks/bench_stream.py --memory 10000
+                                      [--precision fp32]
+    python benchmarks/bench_stream.py --memory 10000 [--device cpu]
     python benchmarks/bench_stream.py --likeness RUN VIDEO
 
 ``NAME:SIDE:PATCH:FRAMES``, tubelets of two frames, random weights. First, the median frames/s of encoding and of
@@ -30,6 +31,7 @@ from PIL import Image
 
 from mae.models.video import VideoMaskedAutoencoder
 from mae.pixels import normalise
+from mae.precision import rounded
 from mae.recovery.stream_encoder import StreamEncoder, hidden_cells
 from mae.recovery.stream_recoverer import StreamRecoverer
 from mae.training.checkpoints import load_model
@@ -45,8 +47,8 @@ TENTHS = 10
 class WholeWindow:
     """What a stream's encoder is measured against: the last W tubelets are encoded from scratch for every new one."""
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, precision="fp32"):
+        self.model, self.precision = model, precision
         self.slots, self.places = model.grid[0], model.grid[1] * model.grid[2]
         self.clips, self.kept = deque(maxlen=self.slots), deque(maxlen=self.slots)
 
@@ -63,7 +65,8 @@ class WholeWindow:
             self.kept.append(places)
             if len(self.clips) == self.slots:
                 self.ids = torch.cat([slot * self.places + places for slot, places in enumerate(self.kept)])[None]
-                self.latents = model.encode_visible(torch.cat(tuple(self.clips), dim=1)[None], self.ids)
+                with rounded(self.precision, clip.device):
+                    self.latents = model.encode_visible(torch.cat(tuple(self.clips), dim=1)[None], self.ids)
 
     def window(self):
         return self.latents, self.ids, self.slots - 1
@@ -82,7 +85,8 @@ class WholeDecoder:
     @torch.no_grad()
     def predict(self, hidden):
         latents, ids, slot = self.encoder.window()
-        return self.encoder.model._fill_in(latents, ids, slot * self.encoder.places + hidden[None])[0]
+        with rounded(self.encoder.precision, latents.device):
+            return self.encoder.model._fill_in(latents, ids, slot * self.encoder.places + hidden[None])[0].float()
 
 
 def footage(count, side, seed=0):
@@ -101,15 +105,15 @@ def seconds(work, device):
     return time.perf_counter() - started
 
 
-def speed(name, side, patch, count, rounds, device):
+def speed(name, side, patch, count, rounds, device, precision):
     torch.manual_seed(0)
     model = VideoMaskedAutoencoder.from_size(name, side, patch, frames=count).to(device).eval()
     frames = footage(count, side)
     hidden = torch.zeros(count, side, side, dtype=torch.bool)
     hidden[:, side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = True
-    whole, stream = WholeWindow(model), StreamEncoder(model)
-    filled, filled_whole = StreamRecoverer(model), StreamRecoverer(model)
-    filled_whole.encoder = WholeWindow(model)
+    whole, stream = WholeWindow(model, precision), StreamEncoder(model, precision)
+    filled, filled_whole = (StreamRecoverer(model, precision=precision) for _ in range(2))
+    filled_whole.encoder = WholeWindow(model, precision)
     filled_whole._decoder = WholeDecoder(filled_whole.encoder)
     works = {
         "encode": (lambda: stream.push(frames), lambda: whole.push(frames)),
@@ -143,7 +147,7 @@ class Endless:
         return len(view)
 
 
-def memory(count):
+def memory(count, device):
     source, peaks, over = Endless(count, 96), [0.0] * TENTHS, threading.Event()
     sys.stdin = SimpleNamespace(buffer=source)
 
@@ -158,7 +162,7 @@ def memory(count):
     with tempfile.TemporaryDirectory() as scratch:
         VideoMaskedAutoencoder.from_size("mini", 64, 8, frames=16).save_pretrained(Path(scratch) / "model")
         model, out = Path(scratch) / "model", Path(scratch) / "out"
-        options = ReconstructOptions(model, "-", out, box=("0.25,0.25,0.75,0.75",), size=(96, 96))
+        options = ReconstructOptions(model, "-", out, box=("0.25,0.25,0.75,0.75",), size=(96, 96), device=device)
         watcher.start()
         found = reconstruct_video(options)
     over.set()
@@ -204,18 +208,19 @@ def main():
     parser.add_argument("--models", nargs="*", default=["tiny:64:8:16", "small:112:16:16", "base:224:16:16"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--memory", type=int)
     parser.add_argument("--likeness", nargs=2, metavar=("RUN", "VIDEO"))
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, n {arguments.rounds}")
     if arguments.memory:
-        memory(arguments.memory)
+        memory(arguments.memory, arguments.device)
     elif arguments.likeness:
         likeness(Path(arguments.likeness[0]), arguments.likeness[1])
     else:
         for model in arguments.models:
             name, *numbers = model.split(":")
-            speed(name, *map(int, numbers), arguments.rounds, torch.device(arguments.device))
+            speed(name, *map(int, numbers), arguments.rounds, torch.device(arguments.device), arguments.precision)
 
 
 if __name__ == "__main__":

@@ -39,15 +39,3 @@ def guarded_step(optimizer: torch.optim.Optimizer, stop: Tensor) -> None:
 def _dimensions(parameter: Tensor) -> int:
     """How many dimensions have more than one place; a split tensor can't be squeezed to see."""
     return sum(side > 1 for side in parameter.shape)
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` made definite for a device; ValueError for bf16 where there is none."""
-    has_bf16 = device.type == "cpu" or (
-        device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    if precision == "bf16" and not has_bf16:
-        raise ValueError(f"--precision bf16: {device} has no bfloat16; use fp32")
-    if precision == "auto":
-        return "bf16" if device.type == "cuda" and has_bf16 else "fp32"
-    return precision

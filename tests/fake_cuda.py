@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from tests.no_waiting import refuse_waiting
 
 CUDA = torch.device("cuda", 0)
+TF32 = "float32 rounded to TF32"
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
 _attend = F.scaled_dot_product_attention
@@ -30,13 +31,13 @@ _attend = F.scaled_dot_product_attention
 class FakeCuda(TorchDispatchMode):
     """While entered, fails where the host would wait for the device.
 
-    ``products`` has the dtype of every matrix product and attention on the device so far, ``copies`` counts what went
-    between it and the host.
+    ``products`` has the dtype of every matrix product and attention on the device so far, or TF32 for one of float32
+    whose factors may be rounded so; ``copies`` counts what went between it and the host.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.products: list[torch.dtype] = []
+        self.products: list[torch.dtype | str] = []
         self.copies = 0
         self._pinned: dict[int, Any] = {}
         self._fused = False
@@ -53,7 +54,7 @@ class FakeCuda(TorchDispatchMode):
         """Attention, which a GPU computes in one kernel in autocast's dtype, and a fake one in several in float32."""
         if self in _get_current_dispatch_mode_stack():  # entered
             autocast = torch.is_autocast_enabled("cuda")
-            self.products.append(torch.get_autocast_dtype("cuda") if autocast else query.dtype)
+            self._note(torch.get_autocast_dtype("cuda") if autocast else query.dtype)
         self._fused = True
         try:
             return _attend(query, *args, **kwargs)
@@ -67,10 +68,14 @@ class FakeCuda(TorchDispatchMode):
         if any(tensor.is_cuda for tensor in tensors):
             refuse_waiting(name, args)
             if name in _PRODUCTS and not self._fused:
-                self.products.append(tensors[0].dtype)
+                self._note(tensors[0].dtype)
         if name in ("_to_copy", "copy_"):
             self._check_copy(name, args, kwargs)
         return func(*args, **kwargs)
+
+    def _note(self, dtype: torch.dtype) -> None:
+        rounded = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+        self.products.append(TF32 if rounded else dtype)
 
     def _check_copy(self, name: str, args: Any, kwargs: Any) -> None:
         source = args[1] if name == "copy_" else args[0]

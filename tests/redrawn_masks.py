@@ -16,9 +16,10 @@ from torch import Tensor
 from mae.masks.gate import Gate
 from mae.masks.masking import Masking
 from mae.multilevel.masker import GridMasker
-from mae.multilevel.mlo import LEVELS, Inputs, MultilevelSettings
+from mae.multilevel.mlo import LEVELS, Inputs
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.nested import Point
+from mae.multilevel.settings import MultilevelSettings
 from mae.training.training import TrainingSettings
 from tests.planted import PATTERNS, scene_batches
 from tests.tiny_mae import nano

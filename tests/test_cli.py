@@ -14,6 +14,7 @@ from pipelines.commandline.option import Argument, declared_options, given_value
 from pipelines.compare.options import CompareOptions
 from pipelines.demo.options import DemoOptions
 from pipelines.diff.options import DiffOptions
+from pipelines.doctor.options import DoctorOptions
 from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError
 from pipelines.evaluate.options import EvaluateOptions
@@ -41,6 +42,7 @@ KINDS = {
     "inspect": InspectOptions,
     "verify": VerifyOptions,
     "diff": DiffOptions,
+    "doctor": DoctorOptions,
     "publish": PublishOptions,
     "pretrain": PretrainOptions,
     "prepare": PrepareOptions,
@@ -324,9 +326,14 @@ PANELS = {
     "verify": {"Data": "--limit"},
     "publish": {"Preview pictures": "--preview", "Dataset card": "--licence"},
     "prepare": {"Data": "--captions", "Where it runs": "--workers"},
-    "reconstruct": {"What is hidden": "--mask", "Video": "--lossless", "Where it runs": "--device"},
-    "encode": {"Video": "--fps", "Where it runs": "--device"},
-    "compare": {"Without a plan": "--protocol", "Where it runs": "--jobs"},
+    "reconstruct": {
+        "What is hidden": "--mask",
+        "Video": "--lossless",
+        "Speed": "--precision",
+        "Where it runs": "--device",
+    },
+    "encode": {"Video": "--fps", "Speed": "--precision", "Where it runs": "--device"},
+    "compare": {"What can be said": "--power", "Without a plan": "--protocol", "Where it runs": "--jobs"},
     "demo": {"Where it runs": "--device"},
 }
 

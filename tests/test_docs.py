@@ -41,6 +41,8 @@ VIDEO = {"--frames": "4", "--frame-stride": "1"}
 OF_PROTOCOLS = {
     "finetune": {"--finetune-epochs": "1"},
     "linear": {"--linear-epochs": "1"},
+    "attentive": {"--linear-epochs": "1"},
+    "propagate": {"--dense-size": "32"},
     "occlusion": {"--recover-images": "4", "--occlusion-shares": "0,0.5"},
 }
 OF_OTHERS = {
@@ -144,6 +146,13 @@ def places(tmp_path_factory, tiny_clip):
         for i in range(4):
             write_video(folder / "clips" / label / f"{i}.mkv", pictures(8 + number)[i % 2 :])
     write_video(folder / "clip.mp4", pictures(8, 64, 48), codec="libx264", pixels="yuv420p")
+    for t in range(4):
+        frame = folder / "davis" / "walk" / f"{t}.png"
+        frame.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.new("L", (48, 40))
+        picture.paste(255, (8 + t, 8, 24 + t, 24))
+        picture.convert("RGB").save(frame)
+        picture.save(frame.with_stem(f"{t}_mask"))
     plan = {
         "source": "photos",
         "saliency": "maps",

@@ -32,6 +32,8 @@ LIMIT = 540.0
 
 _SHOWN = 12
 """Lines of output in the table."""
+_FRAMES = "┏┃┡│└"
+"""What lines of tables begin with, which are not shown."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ class Piece:
     tiny: tuple[str, ...]
 
 
-def _build(name: str, model: str) -> Piece:
+def _build(name: str, model: str, *more: str) -> Piece:
     command = "benchmarks/bench_build.py --device {device} --model "
     return Piece(
         f"build-{name}",
-        (f"{command}{model} --precision auto --pairs 2048 --batch 256 --workers 12",),
+        (" ".join([command + model, "--precision auto --pairs 2048 --batch 256 --workers 12", *more]),),
         (f"{command}RN50 --pairs 2 --batch 2 --rounds 1 --skip-peer",),
     )
 
@@ -67,19 +69,17 @@ def _pretrain(to: str, *, tiny: bool, more: str = "") -> str:
     return f"-m cli pretrain shapes:{count} --out {{work}}/{to} {size} --epochs 1 --device {{device}} --quiet {more}"
 
 
-def _evaluate(*, tiny: bool, precision: str) -> str:
-    count = 20 if tiny else 2048
-    return (
-        f"-m cli evaluate {{work}}/run shapes:{count} --protocol knn --device {{device}} --precision {precision} "
-        f"--out {{work}}/{precision}.json"
-    )
+def _evaluation(name: str, asked: str, tiny_asked: str = "") -> Piece:
+    """One measurement in both precisions, whose figures should differ by less than their intervals."""
 
+    def commands(*, tiny: bool) -> tuple[str, ...]:
+        source = "shapes:40,size=32,objects=1 --batch-size 8" if tiny else "shapes:2048,objects=1 --workers 12"
+        evaluate = f"-m cli evaluate {{work}}/run {source} {tiny_asked or asked} --no-untrained --device {{device}}"
+        results = (f"{evaluate} --precision {each} --out {{work}}/{each}.json" for each in ("fp32", "bf16"))
+        figures = "tools/gpu_acceptance.py --figures {work}/fp32.json {work}/bf16.json"
+        return (_pretrain("run", tiny=tiny), *results, figures)
 
-def _evaluation(*, tiny: bool) -> tuple[str, ...]:
-    return (
-        _pretrain("run", tiny=tiny),
-        *(_evaluate(tiny=tiny, precision=precision) for precision in ("fp32", "bf16")),
-    )
+    return Piece(f"evaluation-{name}", commands(tiny=False), commands(tiny=True))
 
 
 def _determinism(*, tiny: bool) -> tuple[str, ...]:
@@ -91,6 +91,7 @@ PIECES = (
     _build("b32", "ViT-B-32"),
     _build("b16", "ViT-B-16"),
     _build("l14", "ViT-L-14"),
+    _build("b16-compiled", "ViT-B-16", "--compile"),
     _step("base", "base"),
     _step("base-compiled", "base", "--compile"),
     _step("large", "large"),
@@ -112,11 +113,27 @@ PIECES = (
         ),
     ),
     Piece(
-        "stream",
-        ("benchmarks/bench_stream.py --device {device}",),
-        ("benchmarks/bench_stream.py --device {device} --models tiny:32:4:8 --rounds 1",),
+        "loaders",
+        (
+            "benchmarks/bench_loader.py --images 4096 --workers 12 --only 224",
+            f"{_pretrain('a', tiny=False, more='--workers 12 --augment-on device')}",
+        ),
+        ("benchmarks/bench_loader.py --images 4 --batch 2 --rounds 1 --only 32", _pretrain("a", tiny=True)),
     ),
-    Piece("evaluation", _evaluation(tiny=False), _evaluation(tiny=True)),
+    Piece(
+        "stream",
+        tuple(f"benchmarks/bench_stream.py --device {{device}} --precision {each}" for each in ("fp32", "bf16")),
+        ("benchmarks/bench_stream.py --device {device} --models tiny:32:4:8 --rounds 1 --precision bf16",),
+    ),
+    Piece(
+        "memory",
+        ("benchmarks/bench_stream.py --device {device} --memory 10000",),
+        ("benchmarks/bench_stream.py --device {device} --memory 100",),
+    ),
+    _evaluation("frozen", "--protocol knn --protocol logistic --protocol segment --protocol occlusion"),
+    _evaluation("linear", "--protocol linear --linear-epochs 10", "--protocol linear --linear-epochs 1"),
+    _evaluation("attentive", "--protocol attentive --linear-epochs 5", "--protocol attentive --linear-epochs 1"),
+    _evaluation("finetune", "--protocol finetune --finetune-epochs 3", "--protocol finetune --finetune-epochs 1"),
     Piece("determinism", _determinism(tiny=False), _determinism(tiny=True)),
 )
 
@@ -129,9 +146,13 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--same", type=Path, nargs=2, metavar="RUN", help="whether two runs have the same weights")
+    parser.add_argument("--figures", type=Path, nargs="+", metavar="FILE", help="what evaluations found, side by side")
     asked = parser.parse_args()
     if asked.same:
         return report_same(*asked.same)
+    if asked.figures:
+        print("\n".join(figures_of([json.loads(file.read_text()) for file in asked.figures])))
+        return 0
     names = asked.only.split(",") if asked.only else [piece.name for piece in PIECES]
     if unknown := set(names) - {piece.name for piece in PIECES}:
         parser.error(f"--only {min(unknown)} is no piece; --list names them")
@@ -152,6 +173,16 @@ def report_same(first: Path, second: Path) -> int:
     weights = [sorted(run.rglob("model.safetensors"))[-1].read_bytes() for run in (first, second)]
     print("the same weights" if weights[0] == weights[1] else "other weights")
     return int(weights[0] != weights[1])
+
+
+def figures_of(results: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each protocol: what each evaluation found of its first encoder, in per cent with its interval."""
+    lines = []
+    for name in results[0]["protocols"]:
+        rows = [(result.get("precision", "fp32"), result["rows"][0]) for result in results]
+        told = [f"{said} {100 * row[name]:.1f} ± {100 * (row[f'{name}_interval'] or 0):.1f}" for said, row in rows]
+        lines.append(f"{name}: {', '.join(told)}")
+    return lines
 
 
 def measure(piece: Piece, out: Path, device: str, *, tiny: bool) -> dict[str, Any]:
@@ -202,7 +233,8 @@ def to_markdown(found: Sequence[dict[str, Any]]) -> str:
     """One table of all pieces, with the last lines that each printed."""
     rows = ["| piece | device | state | seconds | output |", "|---|---|---|---|---|"]
     for each in found:
-        shown = "<br>".join(line.strip().replace("|", "\\|") for line in each["output"][-_SHOWN:] if line.strip())
+        lines = [line.strip() for line in each["output"] if line.strip() and line[0] not in _FRAMES]
+        shown = "<br>".join(line.replace("|", "\\|") for line in lines[-_SHOWN:])
         rows.append(f"| {each['piece']} | {each['device']} | {each['state']} | {each['seconds']} | {shown} |")
     return "\n".join(rows)
 

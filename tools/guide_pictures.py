@@ -9,17 +9,21 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import saliency_mae as sm  # noqa: E402
+from mae.masks.masking import Masking, salient_set  # noqa: E402
+from mae.masks.strategies import SALIENT_OF  # noqa: E402
 from pipelines.inspect.inspect import inspect  # noqa: E402
 from pipelines.inspect.options import InspectOptions  # noqa: E402
 from pipelines.plots import contact_sheet, grey_out, overlay  # noqa: E402
 from pipelines.sources.open_source import open_source  # noqa: E402
 
+Pixels = NDArray[np.uint8]
 PICTURES = ROOT / "docs" / "pictures"
 GRID = 12
 CAPTIONS = (
@@ -27,6 +31,8 @@ CAPTIONS = (
     ("a cyan ring", "a yellow circle", "an orange square"),
 )
 """Of the first scenes: what is in them."""
+HIDDEN, FORCED, SET = (128, 128, 128), (222, 0, 148), (255, 221, 51)
+"""Colours of patches that are hidden at random or because they are salient, and of the line around the salient set."""
 MASKS = {
     "random": {},
     "block": {},
@@ -40,7 +46,7 @@ MASKS = {
 
 
 def main() -> None:
-    """Writes ``captions.png``, ``masks.png`` and ``which-patches.png``."""
+    """Writes ``captions.png``, ``masks.png``, ``which-patches.png`` and a ``reading-*.png`` for each reading."""
     source = open_source("shapes:40,split=test,objects=3")
     clip = sm.load_clip("demo")
     images = [Image.open(BytesIO(source.read_image(row))).convert("RGB") for row in range(len(CAPTIONS))]
@@ -68,6 +74,37 @@ def main() -> None:
         sheet[name] = [grey_out(np.asarray(images[row]), mask) for row, mask in zip(shown, cells, strict=True)]
     _draw(PICTURES / "masks.png", sheet)
     _draw_hidden(PICTURES / "which-patches.png")
+    for reading in SALIENT_OF:
+        scene = overlay(np.asarray(images[0]), heats[0].on_image())
+        _draw_reading(PICTURES / f"reading-{reading}.png", reading, np.asarray(images[0]), scene, saliency[:1])
+
+
+def _draw_reading(path: Path, reading: str, image: Pixels, shown: Pixels, saliency: torch.Tensor) -> None:
+    """The map on its image, and what a reading hides of it, side by side on a transparent ground.
+
+    ``image`` and ``shown`` uint8 [H, W, 3], ``saliency`` [1, G, G]. Where the reading counts the salient set, a line
+    goes around it.
+    """
+    masking = Masking("salient", salient_of=reading)
+    grid, maps = (GRID, GRID), saliency.flatten(1)
+    draw = masking.draw(1, grid, generator=torch.Generator().manual_seed(1), saliency=maps)
+    hidden, forced = masking.mask(draw).hidden.view(grid).numpy(), masking.forced(draw).view(grid).numpy()
+    cell = 2 * image.shape[0] // GRID  # pixels are drawn twice as large
+    tiles = [np.asarray(Image.fromarray(each).resize((GRID * cell,) * 2)).copy() for each in (shown, image)]
+    for chosen, colour in ((hidden, HIDDEN), (forced, FORCED)):
+        tiles[1][np.kron(chosen, np.ones((cell, cell), bool))] = colour
+    tiles[1][::cell] = tiles[1][:, ::cell] = 90
+    if "salient" in reading:
+        members = salient_set(maps, draw.ties, masking.salient_mass).view(grid).numpy()
+        inside = np.pad(np.kron(members, np.ones((cell, cell), bool)), 3)
+        shifts = [np.roll(inside, (down, across), (0, 1)) for down in (-3, 0, 3) for across in (-3, 0, 3)]
+        line = (np.any(shifts, 0) & ~inside)[3:-3, 3:-3]
+        for tile in tiles:
+            tile[line] = SET
+    sheet = Image.new("RGBA", (2 * GRID * cell + cell, GRID * cell))
+    for number, tile in enumerate(tiles):
+        sheet.paste(Image.fromarray(tile), (number * (GRID + 1) * cell, 0))
+    sheet.quantize(64).save(path, optimize=True)
 
 
 def _draw_hidden(path: Path) -> None:

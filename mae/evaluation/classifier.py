@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.formats.interchange import to_timm
+from mae.models.video import TubeletEmbed
 
 _HEAD_DEVIATION = 2e-5  # the published recipe's: the first step sees the encoder's features nearly unweighted
 
@@ -22,22 +23,32 @@ _HEAD_DEVIATION = 2e-5  # the published recipe's: the first step sees the encode
 def vision_transformer(state: Mapping[str, Tensor], config: Mapping[str, Any], drop_path: float) -> VisionTransformer:
     """timm's VisionTransformer, without a head, with the encoder's weights of one of ours.
 
-    ``state`` holds our weights, ``config`` the arguments of :class:`~mae.models.vit.MaskedAutoencoder`.
+    ``state`` holds our weights, ``config`` the arguments of :class:`~mae.models.vit.MaskedAutoencoder`, or of
+    :class:`~mae.models.video.VideoMaskedAutoencoder`: then it takes clips [B, 3, T, H, W].
     """
-    sides = config["image_size"]
+    sides, video = config["image_size"], "frames" in config
+    class_token = not video or config["class_token"]
     network = VisionTransformer(
         img_size=(sides, sides) if isinstance(sides, int) else tuple(sides),
         patch_size=config["patch_size"],
+        class_token=class_token,
         in_chans=config["channels"],
         num_classes=0,
-        global_pool="token",
+        global_pool="token" if class_token else "avg",
+        fc_norm=False,
         embed_dim=config["width"],
         depth=config["depth"],
         num_heads=config["heads"],
         mlp_ratio=config["mlp_ratio"],
+        reg_tokens=config.get("class_tokens", 1) - 1,
         drop_path_rate=drop_path,
     )
-    network.load_state_dict(to_timm(state))
+    weights = dict(state) if video else to_timm(state)
+    if video:
+        embed = TubeletEmbed(config["tubelet"], config["patch_size"], config["channels"], config["width"])
+        network.patch_embed = embed
+        network.pos_embed = nn.Parameter(torch.empty_like(weights["pos_embed"]))
+    network.load_state_dict(weights)
     return network
 
 

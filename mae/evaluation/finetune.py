@@ -19,7 +19,9 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from mae.optimisation import learning_rate, resolve_precision
+from mae.devices import copy_to
+from mae.optimisation import learning_rate
+from mae.precision import resolve_precision, rounded
 from mae.randomness import seeded
 
 _STRONGEST = 9.99
@@ -97,6 +99,7 @@ class FineTuning:
         steps_per_epoch: int,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        precision: str = "auto",
     ) -> None:
         self.device, self.recipe, self.seed, self.step = torch.device(device), recipe, seed, 0
         self.network = network.to(self.device)
@@ -106,12 +109,13 @@ class FineTuning:
         groups = parameter_groups(network, recipe)
         fused = self.device.type in ("cuda", "cpu")
         self.optimizer = torch.optim.AdamW(groups, lr=self.peak, betas=(0.9, 0.999), fused=fused)
-        self.precision = resolve_precision("auto", self.device)
+        self.precision = resolve_precision(precision, self.device)
         self._mix = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)
         self._loss = SoftTargetCrossEntropy()
 
     def update(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """One step on batches of augmented images float32 [B, 3, H, W] and labels int64 [B], each B even.
+        """One step on batches of augmented images float32 [B, 3, H, W], or clips [B, 3, T, H, W], and labels int64 [B],
+        each B even.
 
         Returns the mean loss of their images, float32, without waiting for it.
         """
@@ -124,22 +128,29 @@ class FineTuning:
         total = torch.zeros((), device=self.device)
         with seeded(self.seed, self.step):
             for images, labels in batches:
-                images, targets = self._mix(images.to(self.device), labels.to(self.device))
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                images, targets = self._mixed(copy_to(images, self.device), copy_to(labels, self.device))
+                with rounded(self.precision, self.device):
                     logits = self.network(images)
                 loss = self._loss(logits.float(), targets) * (len(images) / count)
-                loss.backward()
+                with rounded("fp32", self.device):
+                    loss.backward()
                 total += loss.detach()
         self.optimizer.step()
         self.step += 1
         return total
 
+    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images or clips mixed in pairs, and the share of each class in them; a clip's frames are mixed alike."""
+        mixed, targets = self._mix(images.flatten(1, -3), labels)
+        return mixed.view_as(images), targets
+
     @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Classes int64 [B] of normalised images float32 [B, 3, H, W], on the CPU."""
+    def scores(self, images: Tensor) -> Tensor:
+        """What the head says of normalised images or clips float32 [B, 3, …], float32 [B, classes], on their device."""
         self.network.eval()
-        predictions: Tensor = self.network(images.to(self.device)).argmax(1).cpu()
-        return predictions
+        with rounded(self.precision, self.device):
+            logits: Tensor = self.network(images)
+        return logits.float()
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on; tensors and plain values only."""

@@ -7,6 +7,7 @@ and the centre cost nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from mae.masks.gate import Gate
 from mae.masks.masking import center_prior, top_order
 from mae.models.vit import MaskedAutoencoder
+from mae.precision import unrounded
 
 CHOOSERS = ("gate", "random", "center")
 
@@ -44,11 +46,11 @@ class KeptEncoder:
     @property
     def count(self) -> int:
         """How many patches of an image are encoded, at least one."""
-        return max(1, round(self.keep * self.model.pos_embed[0, 1:].shape[0]))
+        return max(1, round(self.keep * math.prod(self.model.grid)))
 
     def kept(self, images: Tensor) -> Tensor:
         """The patches that are encoded of normalised images [B, C, H, W], int64 [B, K], in image order."""
-        with torch.autocast(images.device.type, enabled=False):  # what ranks patches is not rounded
+        with unrounded(images.device):  # what ranks patches
             scores = self._scores(images)
         order = top_order(scores, torch.zeros_like(scores))
         return order[:, : self.count].sort(dim=1).values
@@ -59,12 +61,11 @@ class KeptEncoder:
         if self.keep == 1:
             return self.model.features(images, pool)
         tokens = self.model.encode_visible(images, self.kept(images))
-        return tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
+        return self.model.pooled(tokens, pool)
 
     def _by_gate(self, images: Tensor) -> Tensor:
         assert self.gate is not None
-        logits: Tensor = self.gate(self.model.embed(images), self.model.grid)
-        return logits
+        return self.gate.scores(self.model, images)
 
     def _by_noise(self, images: Tensor) -> Tensor:
         """Noise [B, N] that an image has whatever batch it is in."""

@@ -57,19 +57,28 @@ class LinearSweep:
 
     def update(self, features: Tensor, labels: Tensor) -> Tensor:
         """One step of every head on features [B, D], B ≥ 2, and labels int64 [B]; returns the losses, float32 [S]."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._learn(features, labels)
+        self._move()
+        return losses
+
+    def _learn(self, features: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
+        """Add up the gradients of a ``share`` of a step's images; returns their part of the losses, [S]."""
+        self.norm.train()
+        logits = self._logits(features)  # [S, B, C]
+        losses = torch.stack([F.cross_entropy(each, labels) for each in logits]) * share
+        # Heads share nothing, so the gradient of the sum is each head's own, and one that diverges harms no other.
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        return losses.detach()
+
+    def _move(self) -> None:
+        """The step of the optimiser."""
         count = len(self.rates)
         for number, group in enumerate(self.optimizer.param_groups):
             peak = self.rates[number % count] * self.batch_size / 256
             group["lr"] = learning_rate(self.step, self.total_steps, self.warmup_steps, peak)
-        self.norm.train()
-        logits = self._logits(features)  # [S, B, C]
-        losses = torch.stack([F.cross_entropy(each, labels) for each in logits])
-        self.optimizer.zero_grad(set_to_none=True)
-        # Heads share nothing, so the gradient of the sum is each head's own, and one that diverges harms no other.
-        losses.sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.step += 1
-        return losses.detach()
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:

@@ -25,19 +25,26 @@ def knn_predict(
     train: Tensor, labels: Tensor, test: Tensor, *, k: int = 20, temperature: float = 0.07, classes: int | None = None
 ) -> Tensor:
     """Predicted classes int64 [m] of test features [m, D] from train features [n, D] with labels int64 [n]."""
+    return knn_votes(train, labels, test, k=k, temperature=temperature, classes=classes).argmax(1)
+
+
+def knn_votes(
+    train: Tensor, labels: Tensor, test: Tensor, *, k: int = 20, temperature: float = 0.07, classes: int | None = None
+) -> Tensor:
+    """The votes of an image's neighbours for each class, float32 [m, classes], the nearest one's being 1."""
     if len(train) == 0:
         raise ValueError("k-NN needs at least one training feature")
     classes = classes or int(labels.max()) + 1
     k = min(k, len(train))
     bank = F.normalize(train.float(), dim=1)
-    predictions = []
+    found = []
     for chunk in torch.split(F.normalize(test.float(), dim=1), _CHUNK):
         similarity, neighbours = (chunk @ bank.T).topk(k, dim=1)
         votes = torch.zeros(len(chunk), classes, device=chunk.device)
         # relative to the nearest one, else a low temperature would overflow
         votes.scatter_add_(1, labels[neighbours], ((similarity - similarity[:, :1]) / temperature).exp())
-        predictions.append(votes.argmax(1))
-    return torch.cat(predictions) if predictions else labels.new_empty(0)
+        found.append(votes)
+    return torch.cat(found) if found else bank.new_empty(0, classes)
 
 
 @dataclass(frozen=True)

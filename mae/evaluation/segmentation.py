@@ -40,11 +40,13 @@ def segment(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0)
 
 
-def overlaps(predicted: NDArray[np.int64], truth: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """The pixels of each class in both, then in either, [2 · classes]."""
-    counts = np.bincount((truth * classes + predicted).ravel(), minlength=classes**2).reshape(classes, classes)
-    both = np.diag(counts)
-    return np.concatenate([both, counts.sum(0) + counts.sum(1) - both])
+def overlaps(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """The pixels of each class in both int64 [..., H, W], then in either, [2 · classes]; the host does not wait."""
+    pairs = (truth * classes + predicted).flatten()
+    counts = torch.zeros(classes**2, dtype=torch.int64, device=pairs.device)
+    counts = counts.scatter_add(0, pairs, torch.ones_like(pairs)).view(classes, classes)
+    both = counts.diagonal()
+    return torch.cat([both, counts.sum(0) + counts.sum(1) - both])
 
 
 def class_ious(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -75,13 +75,22 @@ def is_decoder(name: str) -> bool:
 
 
 def to_timm(state: Mapping[str, Tensor]) -> State:
-    """The encoder as a ``vit_*`` of timm without a head holds it (``num_classes=0``, the class token's features)."""
-    return checked(encoder_weights(state))
+    """The encoder as a ``vit_*`` of timm without a head holds it (``num_classes=0``, the class token's features).
+
+    Of several class tokens timm calls the first one so, and the others registers.
+    """
+    weights = checked(encoder_weights(state))
+    first, others = weights["cls_token"].tensor_split([1], dim=1)
+    return weights | ({"cls_token": first.contiguous(), "reg_token": others.contiguous()} if others.shape[1] else {})
 
 
 def from_timm(weights: Mapping[str, Tensor]) -> State:
-    """Our encoder's weights from those of a plain ``vit_*`` of timm, as its ``*.mae`` ones are."""
-    return checked(encoder_weights(_without_head(weights)))
+    """Our encoder's weights from those of a plain ``vit_*`` of timm, as its ``*.mae`` ones are; see :func:`to_timm`."""
+    state = encoder_weights(_without_head(weights))
+    registers = state.pop("reg_token", None)
+    if registers is not None and "cls_token" in state:
+        state["cls_token"] = torch.cat([state["cls_token"], registers], dim=1)
+    return checked(state)
 
 
 _CONTAINERS = ("model", "state_dict", "module")
@@ -187,13 +196,15 @@ def model_config(
     width, channels, patch_size, other_side = state["patch_embed.proj.weight"].shape
     if patch_size != other_side:
         raise ValueError(f"patches of {patch_size}×{other_side} pixels are not square")
-    cells = state["pos_embed"].shape[1] - 1
+    tokens = state["cls_token"].shape[1]
+    cells = state["pos_embed"].shape[1] - tokens
     if image_size is None:
         if isqrt(cells) ** 2 != cells:
             raise ValueError(f"{cells} patches are no square: the image's height and width must be known")
         image_size = isqrt(cells) * patch_size
     config: dict[str, Any] = {"image_size": image_size, "patch_size": patch_size, "channels": channels}
     config |= {"width": width, "depth": count_blocks(state, "blocks."), "norm_pix": norm_pix}
+    config["class_tokens"] = tokens
     config["heads"] = heads or _known_heads("width", "heads", width)
     config["mlp_ratio"] = state["blocks.0.mlp.fc1.weight"].shape[0] / width if config["depth"] else 4.0
     if "decoder_embed.weight" not in state:

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mae.distributed import World
 from mae.masks.learner import Look
 from mae.masks.masking import forced_priorities, mask_from_priorities, top_ranks
+from mae.masks.momentum import MomentumEncoder
 from mae.models.blocks import Block
 from mae.models.linear import linear
 from mae.models.mask import Mask, hidden_count
@@ -54,27 +55,22 @@ class AttentionSettings:
         return self.momentum_end - (self.momentum_end - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
 
 
-class Teacher(nn.Module):
-    """A copy of a model's encoder, with the parameters' names, which learns nothing by itself."""
+class Teacher(MomentumEncoder):
+    """A copy of a model's encoder that says where its class token looks. ValueError for a model without one."""
 
     def __init__(self, model: MaskedAutoencoder) -> None:
-        super().__init__()
         if model.cls_token is None:
             raise ValueError("--masking attention reads the class token's attention, and the model has no class token")
-        self.cls_token = deepcopy(model.cls_token)
-        self.patch_embed = deepcopy(model.patch_embed)
-        self.blocks = deepcopy(model.blocks)
-        self.requires_grad_(False)
+        super().__init__(*deepcopy((model.patch_embed.proj, model.cls_token, list(model.blocks))))
 
     def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
         """The class token's attention to each patch in the last block, float32 [B, N], the mean of the heads.
 
         ``patches`` [B, N, p·p·C] as ``MaskedAutoencoder.patchify`` has them, ``positions`` [1, 1+N, D]. A head's
-        attention to the patches and to the class token itself is 1 in all.
+        attention to the patches and to the class token itself is 1 in all. Of several class tokens it is their mean.
         """
-        projection = self.patch_embed.proj
-        x = linear(patches, projection.weight.permute(0, 2, 3, 1).flatten(1), projection.bias) + positions[:, 1:]
-        x = torch.cat([(self.cls_token + positions[:, :1]).expand(len(x), -1, -1), x], dim=1)
+        x = self.embed(patches, positions)
+        first = x.shape[1] - patches.shape[1]
         *blocks, last = (cast(Block, block) for block in self.blocks)
         for block in blocks:
             x = block(x)
@@ -82,11 +78,11 @@ class Teacher(nn.Module):
         ask, key, _ = zip(attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3), strict=True)
         heads = attention.num_heads
         shape = (len(x), -1, heads, x.shape[2] // heads)
-        query = linear(x[:, :1], *ask).reshape(shape).transpose(1, 2).float()  # [B, heads, 1, D / heads]
+        query = linear(x[:, :first], *ask).reshape(shape).transpose(1, 2).float()  # [B, heads, 1, D / heads]
         keys = linear(x, *key).reshape(shape).transpose(1, 2).float()  # [B, heads, 1+N, D / heads]
         with torch.autocast(x.device.type, enabled=False):  # in half precision many patches would be equal
             scores: Tensor = (query * shape[-1] ** -0.5) @ keys.transpose(2, 3)
-            return scores.softmax(3).mean(1)[:, 0, 1:]
+            return scores.softmax(3).mean(1).mean(1)[:, first:]
 
 
 def attention_priorities(attention: Tensor, hidden: int, shown: float, noise: Tensor) -> Tensor:
@@ -138,11 +134,12 @@ class AttentionMasks:
     def _attend(self, look: Look) -> tuple[Tensor, Mask]:
         rows, columns = look.grid
         grid = (rows, columns)
-        noise = look.noise(3, rows * columns)
+        noise = look.noise(3, math.prod(look.mask_grid))
         attention = self.teacher(self._model.patchify(look.images, grid), self._model.positions(grid)[0])
-        hidden = hidden_count(rows * columns, look.mask_ratio)
-        priorities = attention_priorities(attention, hidden, self.settings.shown, noise)
-        return attention, mask_from_priorities(priorities, look.mask_ratio)
+        scores = look.on_mask_grid(attention)
+        hidden = hidden_count(scores.shape[1], look.mask_ratio)
+        priorities = attention_priorities(scores, hidden, self.settings.shown, noise)
+        return attention, look.to_patches(mask_from_priorities(priorities, look.mask_ratio))
 
     def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
         """The teacher does not learn from errors."""
@@ -151,13 +148,9 @@ class AttentionMasks:
         """The figure of all processes; the teachers are the same in all."""
         self._hidden = self.world.sum(self._hidden)
 
-    @torch.no_grad()
     def apply(self, rate: float, stop: Tensor) -> None:
         """The teacher moves towards the encoder after its step, whatever the ``rate``; not where ``stop`` is 1."""
-        teacher = dict(self.teacher.named_parameters())
-        apart = torch._foreach_sub([self._model.get_parameter(name) for name in teacher], list(teacher.values()))
-        torch._foreach_mul_(apart, (1 - stop) * (1 - self._momentum))
-        torch._foreach_add_(list(teacher.values()), apart)
+        self.teacher.follow(self._model, self._momentum, stop)
         self._figure, self._hidden = self._hidden, torch.zeros_like(self.loss)
 
     def figures(self) -> dict[str, Tensor]:

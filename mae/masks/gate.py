@@ -3,7 +3,8 @@
 It reads patch embeddings without their positions and no grid: attention among patches alone, so the scores move with
 the patches when these are permuted, and one gate serves every grid, of images (rows, columns) and of video (T, rows,
 columns). A gate that knew places could learn a centre prior and look at nothing; ``positions`` is there to compare.
-What it learns by is in ``mae.masks.gate_loss``; masks are drawn from its scores here, by the Gumbel top-k trick.
+A gate that reads a momentum encoder (``mae.masks.gate_reading``) sees tokens that know their places. What it learns by
+is in ``mae.masks.gate_loss``; masks are drawn from its scores here, by the Gumbel top-k trick.
 
 Shapes: B images, N patches, D the width of the embeddings read. A logit above 0 calls a patch important.
 """
@@ -14,14 +15,20 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mae.masks.gate_loss import frame_of
+from mae.masks.gate_reading import checkerboard, read_middle, spread
+from mae.masks.gate_slots import Slots
 from mae.masks.masking import capped, top_ranks, weighted_scores
+from mae.masks.momentum import MomentumEncoder
 from mae.models.blocks import Block
+from mae.models.vit import MaskedAutoencoder
 
 SIGNS = {"hide": 1, "keep": -1}
 """What is done to the important patches that are chosen."""
@@ -40,15 +47,33 @@ def gate_width(features: int) -> int:
     return min(max(features // 4 // _HEAD * _HEAD, low), high)
 
 
+def tenth_width(features: int, depth: int, blocks: int) -> int:
+    """The width of a gate ``depth`` deep that has a tenth of the parameters of ``blocks`` blocks ``features`` wide."""
+    return max(round(features * math.sqrt(blocks / (10 * depth)) / _HEAD) * _HEAD, _HEAD)
+
+
 class Gate(nn.Module):
     """Patch embeddings in, one logit a patch out; 0.1 to 2 M parameters for encoders 192 to 1280 wide.
 
     ``features`` is the width of the embeddings, ``width`` the gate's own (:func:`gate_width` by default, a multiple of
-    16), ``depth`` the number of its attention blocks. ``positions`` adds each patch's place in the grid. ValueError
-    for a width or depth that can't be.
+    16), ``depth`` the number of its attention blocks. ``positions`` adds each patch's place in the grid. ``reader`` is
+    the momentum encoder that it reads in the place of a model's patch embeddings, and carries with it. A ``sparse``
+    gate reads every second patch, as on a checkerboard, and gives the others their neighbours' mean. ``slots`` is the
+    number of slots that it assigns patches to (``mae.masks.gate_slots``), 0 for none. ValueError for a width or depth
+    that can't be.
     """
 
-    def __init__(self, features: int, width: int | None = None, depth: int = 2, *, positions: bool = False) -> None:
+    def __init__(
+        self,
+        features: int,
+        width: int | None = None,
+        depth: int = 2,
+        *,
+        positions: bool = False,
+        slots: int = 0,
+        reader: MomentumEncoder | None = None,
+        sparse: bool = False,
+    ) -> None:
         super().__init__()
         self.features = features
         self.width = gate_width(features) if width is None else width
@@ -62,24 +87,75 @@ class Gate(nn.Module):
         self.norm = nn.LayerNorm(self.width, eps=1e-6)
         self.score = nn.Linear(self.width, 1)
         self._initialise()
+        self.slots = Slots(self.width, slots) if slots else None
+        self.reader = reader
+        self.sparse = sparse
 
     def forward(self, tokens: Tensor, grid: Sequence[int] | None = None) -> Tensor:
-        """Logits [B, N] of patch embeddings [B, N, D], in the order of the patches.
+        """Logits [B, N] of patch embeddings [B, N, D], in the order of the patches; of what :meth:`read` gives.
 
         No gradient reaches what made ``tokens``. ``grid``, (rows, columns) or (T, rows, columns), is needed with
-        ``positions`` and otherwise ignored. ValueError for a shape that does not fit.
+        ``positions`` or slots and otherwise ignored. ValueError for a shape that does not fit.
+        """
+        logits, hidden = self.look(tokens, grid)
+        if self.slots is None:
+            return logits
+        if grid is None:
+            raise ValueError("a gate with slots needs the grid of its patches")
+        return self.slots.combine(logits, self.slots(hidden)[1], self.frame(grid, logits.device))
+
+    def look(self, tokens: Tensor, grid: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """The logits [B, N] without what the slots add to them, and the hidden states [B, N, width] they follow from.
+
+        Arguments are those of :meth:`forward`.
         """
         if tokens.ndim != 3 or tokens.shape[-1] != self.features:
             raise ValueError(f"tokens of shape {list(tokens.shape)} do not fit a gate that reads {self.features} wide")
         x = self.project(stand_out(tokens.detach().float()))  # [B, N, W]
         if self.positions:
-            if grid is None or math.prod(grid) != tokens.shape[1]:
+            places = None if grid is None else self.places(grid, x.device)
+            if grid is None or (math.prod(grid) if places is None else len(places)) != tokens.shape[1]:
                 raise ValueError(f"a gate with positions needs the grid of its {tokens.shape[1]} patches, not {grid}")
-            x = x + grid_positions(grid, self.width, x.device)
+            positions = grid_positions(grid, self.width, x.device)
+            x = x + (positions if places is None else positions[places])
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.score(self.norm(x))[..., 0]
-        return logits
+        x = self.norm(x)
+        return self.score(x)[..., 0], x
+
+    def frame(self, grid: Sequence[int], device: torch.device) -> Tensor:
+        """Which of the patches that the gate reads lie on the frame of the grid, bool [n]."""
+        places, frame = self.places(grid, device), frame_of(grid, device)
+        return frame if places is None else frame[places]
+
+    def places(self, grid: Sequence[int], device: torch.device) -> Tensor | None:
+        """The patches of a grid that the gate reads, int64 [n]; None for all."""
+        return checkerboard(tuple(grid), device) if self.sparse else None
+
+    @torch.no_grad()
+    def read(self, model: MaskedAutoencoder, images: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
+        """What the gate reads of normalised images [B, C, H, W], or clips, with the model it was made for: [B, n, D].
+
+        ``grid`` is that of the images' patches, if they have another size than the model's own.
+        """
+        if self.reader is None:
+            return model.embed(images, grid)
+        grid = grid or model.grid
+        return read_middle(self.reader, model, images, grid, self.places(grid, images.device))
+
+    def whole(self, values: Tensor, grid: Sequence[int]) -> Tensor:
+        """Values of all patches, [B, N] or [B, N, C], from those of the patches that are read, [B, n] or [B, n, C]."""
+        return spread(values, grid) if self.sparse else values
+
+    def scores(self, model: MaskedAutoencoder, images: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
+        """Logits [B, N] of all patches of normalised images or clips, see :meth:`read`."""
+        grid = grid or model.grid
+        return self.whole(self(self.read(model, images, grid), grid), grid)
+
+    @property
+    def size(self) -> int:
+        """How many parameters learn; a reader's do not."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -92,7 +168,14 @@ class Gate(nn.Module):
 
 def save_gate(gate: Gate, file: Path) -> None:
     """Write the gate's weights, with its dimensions in the file's metadata; :func:`load_gate` reads them."""
-    config = {"features": gate.features, "width": gate.width, "depth": len(gate.blocks), "positions": gate.positions}
+    config: dict[str, Any] = {
+        "features": gate.features,
+        "width": gate.width,
+        "depth": len(gate.blocks),
+        "positions": gate.positions,
+    }
+    config |= {} if gate.slots is None else {"slots": len(gate.slots.prototypes)}
+    config |= {} if gate.reader is None else {"reader": gate.reader.shapes(), "sparse": gate.sparse}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in gate.state_dict().items()}
     file.write_bytes(save(weights, metadata={"gate": json.dumps(config)}))
 
@@ -101,7 +184,9 @@ def load_gate(file: Path) -> Gate:
     """The gate that :func:`save_gate` wrote, in evaluation mode; ValueError if the file is damaged or no gate's."""
     try:
         with safe_open(file, framework="pt") as content:
-            gate = Gate(**json.loads((content.metadata() or {})["gate"]))
+            config = json.loads((content.metadata() or {})["gate"])
+            reader = config.pop("reader", None)
+            gate = Gate(**config, reader=None if reader is None else MomentumEncoder.with_shapes(reader))
             gate.load_state_dict({name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
     except Exception as error:  # safetensors, json and torch each raise their own
         raise ValueError(f"{file} is no gate that can be read ({type(error).__name__}: {str(error)[:200]})") from error
@@ -140,6 +225,11 @@ def important_counts(logits: Tensor, area: tuple[float, float]) -> Tensor:
     return (logits > 0).sum(1, keepdim=True).clamp(low, high)
 
 
+def important_patches(logits: Tensor, ties: Tensor, area: tuple[float, float]) -> Tensor:
+    """Bool [B, N]: the patches of highest logit, as many as :func:`important_counts` has; ``ties`` is noise."""
+    return top_ranks(logits, ties) < important_counts(logits, area)
+
+
 def gate_priorities(
     logits: Tensor,
     ratio: float,
@@ -159,8 +249,8 @@ def gate_priorities(
     more than the share ``cap`` of the important patches is hidden, as far as ``hidden`` allows it.
     ``uniform`` and ``gumbel`` are independent noises in [0, 1), [B, N].
     """
-    counts = important_counts(logits, area)
-    members = top_ranks(logits, gumbel) < counts
+    members = important_patches(logits, gumbel, area)
+    counts = members.sum(1, keepdim=True)
     # A sigmoid that underflows to 0 would put an important patch behind those that are not.
     drawn = weighted_scores(torch.sigmoid(logits.float().clamp_min(-60)), gumbel, 1.0)
     ranks = top_ranks(torch.where(members, drawn, -math.inf), gumbel)

@@ -46,6 +46,8 @@ class GateObjective:
     contrast: float = 0.02
     """Weight of the contrast beside the background term, whose weight is 1. From 0.1 on it costs accuracy, see
     docs/guide/gate.md."""
+    slots: float = 1.0
+    """Weight of the terms of slots (``mae.masks.gate_slots``), for a gate that has some."""
     area_weight: float = 20.0
     temperature: float = 0.2
     """Of the contrast's cosines."""
@@ -56,7 +58,8 @@ class GateObjective:
         low, high = self.area
         if not 0 <= low < high < 0.5:
             raise ValueError(f"the area {low:g} to {high:g} must lie between 0 and 0.5, the least below the greatest")
-        if min(self.cost, self.entropy, self.contrast, self.area_weight, self.teacher) < 0 or self.temperature <= 0:
+        weights = (self.cost, self.entropy, self.contrast, self.slots, self.area_weight, self.teacher)
+        if min(weights) < 0 or self.temperature <= 0:
             raise ValueError("the weights of the gate's terms must be at least 0, its temperature above 0")
 
 
@@ -75,15 +78,17 @@ def gate_loss(
     grid: Sequence[int],
     objective: GateObjective,
     exchange: Exchange | None = None,
+    places: Tensor | None = None,
 ) -> GateLoss:
     """The label-free terms for two views, logits [2B, N], embeddings [2B, N, D]; gradients reach the logits alone.
 
-    ``grid`` is (rows, columns) or (T, rows, columns) of the N patches. With an ``exchange`` the contrast is that of the
-    whole batch, of which these images are a part; the other terms are means over the images here.
+    ``grid`` is (rows, columns) or (T, rows, columns) of the N patches, or of those whose ``places``, int64 [N], these
+    are. With an ``exchange`` the contrast is that of the whole batch, of which these images are a part; the other terms
+    are means over the images here.
     """
     importance = torch.sigmoid(logits.float())
     z = embeddings.detach().float()
-    frame = frame_of(grid, z.device)
+    frame = frame_of(grid, z.device) if places is None else frame_of(grid, z.device)[places]
     distance = background_distance(importance.detach(), z, frame, with_itself=objective.frame_is_background)
     background = background_loss(logits, distance, objective.cost, objective.entropy)
     important, rest = pool_regions(importance, z)

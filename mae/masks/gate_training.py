@@ -9,31 +9,38 @@ generators that the caller seeds by step, so a resumed run repeats an uninterrup
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mae.devices import copy_to
-from mae.masks.gate import GATE_FILE, SIGNS, Gate, gate_priorities, save_gate
+from mae.masks.gate import GATE_FILE, SIGNS, Gate, gate_priorities, important_patches, save_gate, tenth_width
 from mae.masks.gate_exchange import Exchange
 from mae.masks.gate_loss import GateObjective, gate_loss, teacher_loss
+from mae.masks.gate_reading import READS, middle_blocks
+from mae.masks.hidden_counts import HiddenCounts
 from mae.masks.learner import Look
-from mae.masks.masking import Part, as_tubes, check_cap, mask_from_priorities
+from mae.masks.masking import Part, check_cap, mask_from_priorities, salient_set
+from mae.masks.momentum import MomentumEncoder
 from mae.masks.network_learner import NetworkLearner
+from mae.masks.second_views import random_crops, second_view
+from mae.masks.slot_learning import SlotLearner
 from mae.models.mask import Mask, hidden_count
 from mae.models.vit import MaskedAutoencoder
 
 _LEAST = 8
 """Images of a batch that the gate learns from, if it has as many."""
 
-_CROP_AREA = (0.4, 1.0)
-"""Bounds of the second view's share of the first one's area: large enough that most objects stay in sight."""
+_SALIENT_MASS = 0.5
+"""The share of a map's saliency that the patches hold which are counted as salient."""
+
+_MIDDLE_EVERY = 2
+"""A gate that reads a momentum encoder learns at every second step, to keep its cost below 15 % of a step."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,12 @@ class GateSettings:
     share: float = 0.25
     """Of each batch, the images that the gate learns from, spread evenly, at least eight: learning from all of them
     would take a quarter of a step of a ViT-Ti."""
+    every: int = 1
+    """The gate learns at every so many-th step, from the first one on, and masks with what it has learnt between."""
+    momentum: float = 0.99
+    """How much of a momentum encoder is left after a step, 0..1."""
+    slot_momentum: float = 0.98
+    """How much of the gate's own momentum copy, which gives the slots' targets, is left after a step it learns at."""
     learning_rate: float = 2e-3
     """The peak; it follows the autoencoder's warm-up and cosine."""
     weight_decay: float = 0.05
@@ -64,6 +77,8 @@ class GateSettings:
             raise ValueError(f"--gate-sign {self.sign!r} is not one of: {', '.join(SIGNS)}")
         if not 0 < self.share <= 1:
             raise ValueError(f"the share of images that the gate learns from is {self.share:g}; it must be in 0..1")
+        if self.every < 1 or not all(0 <= each <= 1 for each in (self.momentum, self.slot_momentum)):
+            raise ValueError("a gate learns at every step, or every so many-th; a momentum lies between 0 and 1")
         if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.warm_start <= 1:
             raise ValueError("the gate's learning rate must be above 0, its decay at least 0, its warm start in 0..1")
 
@@ -71,43 +86,46 @@ class GateSettings:
 class GateTraining(NetworkLearner):
     """A gate in training beside an autoencoder: a :class:`mae.masks.learner.MaskLearner`.
 
-    ``read`` makes patch embeddings [B, N, D] of normalised images [B, C, H, W], without positions
-    (``MaskedAutoencoder.embed``); it is called without gradients. ``teacher``: the looks bring the maps of a warm
-    start.
+    The gate reads normalised images by the ``model`` in training, without gradients. ``teacher``: the looks bring the
+    maps of a warm start.
     """
 
     name = "gate"
     needs_errors = False
-    figure_names = ("gate_background", "gate_contrast", "gate_area")
-    """The background and contrast terms, and the share of patches with a logit above 0."""
+    figure_names: tuple[str, ...] = ("gate_background", "gate_contrast", "gate_area")
+    """The background and contrast terms, and the share of patches with a logit above 0; with slots their two terms."""
 
     def __init__(
         self,
         gate: Gate,
-        read: Callable[[Tensor], Tensor],
+        model: MaskedAutoencoder,
         settings: GateSettings,
         device: torch.device | str = "cpu",
         *,
         teacher: bool = False,
     ) -> None:
+        if gate.slots is not None:
+            self.figure_names = (*GateTraining.figure_names, "gate_agreement", "gate_slots")
         super().__init__(gate, settings.learning_rate, settings.weight_decay, device)
-        self.read, self.settings, self.needs_saliency = read, settings, teacher
+        self.settings, self.needs_saliency = settings, teacher
+        self._model, self._applied = model, 0
+        self._counts = HiddenCounts(self.device)
+        self._slots = None if gate.slots is None else SlotLearner(self.network, settings.slot_momentum)
 
     def masks(self, look: Look) -> Mask:
         """Masks of a batch; from two views of some of its images the gate learns, gradients add up until ``apply``."""
         # Drawn first of all: at ratio 0 the masks are random masking's.
         uniform, gumbel = look.noise(2, math.prod(look.mask_grid))
         crops = look.noise(4, 1)[..., 0]
-        part, rows = self._lesson(look)
-        with torch.no_grad():
-            tokens = self.read(look.images)
-            again = self.read(second_view(part.images, crops[:, rows]))
-        with torch.autocast(self.device.type, enabled=False):  # so small that half precision gains nothing
-            both = torch.cat([tokens[rows], again]).float()
-            self._learn(self.network(both, look.grid), both, part)
-            with torch.no_grad():
-                logits = self.network(tokens.float(), look.grid)
-        return self._choose(logits, look, uniform, gumbel)
+        tokens = self.network.read(self._model, look.images, look.grid)
+        if self._applied % self.settings.every == 0:
+            part, rows = self._lesson(look)
+            boxes = random_crops(crops[:, rows])
+            again = self.network.read(self._model, second_view(part.images, boxes), look.grid)
+            self._learn(torch.cat([tokens[rows], again]).float(), boxes, part)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            logits = self.network.whole(self.network(tokens.float(), look.grid), look.grid)
+        return self._choose(logits, look, uniform, gumbel, count=True)
 
     def _lesson(self, look: Look) -> tuple[Look, Tensor]:
         """The images of a batch to learn from, and which they are of those here, int64 on their device.
@@ -131,38 +149,43 @@ class GateTraining(NetworkLearner):
         )
         return part, on_device
 
-    def _learn(self, logits: Tensor, tokens: Tensor, look: Look) -> None:
+    def _learn(self, tokens: Tensor, crops: Tensor, look: Look) -> None:
         """Add up the gradients of a batch's two views, of which every process has a part."""
-        objective = self.settings.objective
-        terms = gate_loss(logits, tokens, look.grid, objective, Exchange(look, self.world))
-        # The contrast is already the whole batch's; the other terms are means over the images here.
-        total = look.share * (terms.background + objective.area_weight * terms.area)
-        total = total + look.batch_share * objective.contrast * terms.contrast
+        exchange = Exchange(look, self.world)
+        objective, places = self.settings.objective, self.network.places(look.grid, self.device)
+        with torch.autocast(self.device.type, enabled=False):  # so small that half precision gains nothing
+            logits, hidden = self.network.look(tokens, look.grid)
+            terms = gate_loss(logits, tokens, look.grid, objective, exchange, places)
+            total = look.share * (terms.background + objective.area_weight * terms.area)
+            # The contrast is already the whole batch's; the other terms are means over the images here.
+            total = total + look.batch_share * objective.contrast * terms.contrast
+            told = [look.share * terms.background, look.batch_share / self.world.size * terms.contrast]
+            if self._slots is not None:
+                agreed, contrast = self._slots.terms(tokens, hidden, crops, look, exchange)
+                total = total + objective.slots * (look.share * agreed + look.batch_share * contrast)
+                told += [look.share * agreed, look.batch_share / self.world.size * contrast]
         weight = self.teacher_weight(look.progress)
-        if look.saliency is not None and weight > 0:
+        if self.needs_saliency and look.saliency is not None and weight > 0:
             maps = copy_to(look.saliency, self.device)
+            maps = maps if places is None else maps[:, places]
             total = total + look.share * weight * teacher_loss(logits[: len(look.images)], maps)
         total.backward()  # type: ignore[no-untyped-call]
         self.loss += total.detach()
-        contrast = terms.contrast.detach() * look.batch_share / self.world.size
         important = (logits > 0).float().mean()
-        self.terms += torch.stack([look.share * terms.background.detach(), contrast, look.share * important])
+        self.terms += torch.stack([*told[:2], look.share * important, *told[2:]]).detach()
 
     @torch.no_grad()
     def scores(self, images: Tensor, grid: Sequence[int]) -> Tensor:
         """Logits [B, N] of normalised images [B, C, H, W], with nothing learnt from them: for pictures and use."""
-        logits: Tensor = self.network(self.read(images), grid)
-        return logits
+        return self.network.scores(self._model, images, tuple(grid))
 
     def draw(self, look: Look) -> Mask:
         """Masks of a batch, with nothing learnt from it."""
         uniform, gumbel = look.noise(2, math.prod(look.mask_grid))
         return self._choose(self.scores(look.images, look.grid), look, uniform, gumbel)
 
-    def _choose(self, logits: Tensor, look: Look, uniform: Tensor, gumbel: Tensor) -> Mask:
-        tubes = look.mask_grid != look.grid
-        if tubes:  # a place is as important as it is on the mean of the slots
-            logits = logits.view(len(logits), look.grid[0], -1).mean(1)
+    def _choose(self, logits: Tensor, look: Look, uniform: Tensor, gumbel: Tensor, *, count: bool = False) -> Mask:
+        logits = look.on_mask_grid(logits)  # a place is as important as it is on the mean of the slots
         hidden, settings = hidden_count(logits.shape[1], look.mask_ratio), self.settings
         priorities = gate_priorities(
             logits,
@@ -175,12 +198,54 @@ class GateTraining(NetworkLearner):
             cap=settings.cap,
         )
         mask = mask_from_priorities(priorities, look.mask_ratio)
-        return as_tubes(mask, look.grid[0]) if tubes else mask
+        if count:
+            important = important_patches(logits, gumbel, settings.objective.area)
+            salient = None
+            if look.saliency is not None:
+                maps = look.on_mask_grid(copy_to(look.saliency, self.device))
+                salient = salient_set(maps, gumbel, _SALIENT_MASS)
+            self._counts.add(look.share, mask.hidden, important, salient)
+        return look.to_patches(mask)
 
     def teacher_weight(self, progress: float) -> float:
         """The weight of the teacher's maps at training ``progress`` 0..1."""
         warm = self.settings.warm_start
         return self.settings.objective.teacher * (max(0.0, 1 - progress / warm) if warm else 0.0)
+
+    def apply(self, rate: float, stop: Tensor) -> None:
+        """One optimiser step at ``rate`` (0..1) times the peak, and one of the reader; none where ``stop`` is 1."""
+        self._counts.apply()
+        learnt = self._applied % self.settings.every == 0
+        self._applied += 1
+        if learnt:  # or the figures stay those of the last step that there were any of
+            super().apply(rate, stop)
+            if self._slots is not None:
+                self._slots.apply(stop)
+        if self.network.reader is not None:
+            self.network.reader.follow(self._model, self.settings.momentum, stop)
+
+    def gather(self) -> None:
+        """Gradients, loss, terms and what slots count of all processes become one sum."""
+        super().gather()
+        self._counts.gather(self.world)
+        if self._slots is not None:
+            self._slots.gather(self.world)
+
+    def figures(self) -> dict[str, Tensor]:
+        """The terms of the last step that the gate learnt at, and what the masks of the last step hid, by name."""
+        return super().figures() | self._counts.figures()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold: the network, its optimiser, how many steps there were, and the slots' copy."""
+        slots = {} if self._slots is None else {"slots": self._slots.state()}
+        return super().state() | {"applied": self._applied} | slots
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Undoes :meth:`state`."""
+        super().load_state(state)
+        self._applied = state.get("applied", 0)
+        if self._slots is not None:
+            self._slots.load_state(state["slots"])
 
     def save(self, folder: Path) -> None:
         """``gate.safetensors``, which ``mae.masks.gate.load_gate`` reads."""
@@ -189,34 +254,28 @@ class GateTraining(NetworkLearner):
 
 def settings_from(asked: Mapping[str, Any]) -> GateSettings:
     """The settings of a gate; its frame is background where it sees places. ValueError."""
+    if asked["gate_reads"] not in READS:
+        raise ValueError(f"--gate-reads {asked['gate_reads']!r} is not one of: {', '.join(READS)}")
     objective = GateObjective(contrast=asked["gate_contrast"], frame_is_background=asked["gate_positions"])
-    return GateSettings(
-        ratio=asked["gate_ratio"], sign=asked["gate_sign"], cap=asked["salient_cap"], objective=objective
-    )
+    every = 1 if asked["gate_reads"] == "patches" else _MIDDLE_EVERY
+    ratio, sign, cap = asked["gate_ratio"], asked["gate_sign"], asked["salient_cap"]
+    return GateSettings(ratio=ratio, sign=sign, cap=cap, objective=objective, every=every)
 
 
 def new_learner(asked: Mapping[str, Any], model: MaskedAutoencoder, device: torch.device) -> GateTraining:
     """A gate for a model's patch embeddings; with ``gate_teacher`` it starts from maps."""
-    gate = Gate(model.pos_embed.shape[-1], positions=asked["gate_positions"])
-    taught = asked["gate_teacher"] is not None
-    return GateTraining(gate, model.to(device).embed, settings_from(asked), device, teacher=taught)
+    taught, model = asked["gate_teacher"] is not None, model.to(device)
+    return GateTraining(new_gate(asked, model), model, settings_from(asked), device, teacher=taught)
 
 
-def second_view(images: Tensor, noise: Tensor) -> Tensor:
-    """A random crop of each image, 40 to 100 % of its area, half of them mirrored, resized to the same shape.
-
-    images: float [B, C, H, W], or video [B, C, T, H, W], whose frames share the crop. Bilinear, on their device; crop
-    and flip follow from ``noise`` in [0, 1), [4, B].
-    """
-    area, x, y, flip = noise
-    low, high = _CROP_AREA
-    side = (low + (high - low) * area).sqrt()
-    theta = noise.new_zeros(len(images), 2, 3)
-    theta[:, 0, 0] = torch.where(flip < 0.5, -side, side)
-    theta[:, 1, 1] = side
-    theta[:, 0, 2] = (2 * x - 1) * (1 - side)
-    theta[:, 1, 2] = (2 * y - 1) * (1 - side)
-    theta = theta.to(images.dtype)
-    flat = images.flatten(1, -3)
-    places = F.affine_grid(theta, list(flat.shape), align_corners=False)
-    return F.grid_sample(flat, places, padding_mode="border", align_corners=False).view_as(images)
+def new_gate(asked: Mapping[str, Any], model: MaskedAutoencoder) -> Gate:
+    """The gate of a model, untrained. ValueError for a size that can't be."""
+    features, blocks = model.pos_embed.shape[-1], len(model.blocks)
+    reads, depth = asked["gate_reads"], asked["gate_depth"]
+    width, reader = asked["gate_width"], None
+    if reads != "patches":
+        width = width or tenth_width(features, depth, blocks)
+        reader = MomentumEncoder.of(model, middle_blocks(blocks))
+    slots, positions = asked["gate_slots"], asked["gate_positions"]
+    sparse = reads == "middle"
+    return Gate(features, width, depth, positions=positions, slots=slots, reader=reader, sparse=sparse)

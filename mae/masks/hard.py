@@ -93,14 +93,16 @@ class HardMasks(NetworkLearner):
 
     def masks(self, look: Look) -> Mask:
         """Masks of a batch; the prediction waits for the errors, which ``hear`` is told before the next batch."""
-        uniform, ties = look.noise(2, math.prod(look.grid))  # first of all: without a share they are random masking's
+        uniform, ties = look.noise(
+            2, math.prod(look.mask_grid)
+        )  # first of all: without a share they are random masking's
         self._predicted = self._predict(look)
         return self._choose(self._predicted.detach(), look, uniform, ties)
 
     @torch.no_grad()
     def draw(self, look: Look) -> Mask:
         """Masks of a batch, with nothing learnt from it."""
-        uniform, ties = look.noise(2, math.prod(look.grid))
+        uniform, ties = look.noise(2, math.prod(look.mask_grid))
         return self._choose(self._predict(look), look, uniform, ties)
 
     def _predict(self, look: Look) -> Tensor:
@@ -111,8 +113,10 @@ class HardMasks(NetworkLearner):
         return predicted
 
     def _choose(self, predicted: Tensor, look: Look, uniform: Tensor, ties: Tensor) -> Mask:
-        count = self.settings.count(hidden_count(predicted.shape[1], look.mask_ratio), look.progress)
-        return mask_from_priorities(forced_priorities(top_ranks(predicted, ties), count, uniform), look.mask_ratio)
+        scores = look.on_mask_grid(predicted)
+        count = self.settings.count(hidden_count(scores.shape[1], look.mask_ratio), look.progress)
+        priorities = forced_priorities(top_ranks(scores, ties), count, uniform)
+        return look.to_patches(mask_from_priorities(priorities, look.mask_ratio))
 
     def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
         """Learn the order of the ``errors`` [B, M'] of the patches ``decoded``; gradients add up until ``apply``."""

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mae.devices import copy_to
 from mae.distributed import World
-from mae.masks.masking import Part
+from mae.masks.granularity import block_grid, block_mask, block_means
+from mae.masks.masking import Part, as_tubes
 from mae.models.mask import Mask
 from mae.models.vit import MaskedAutoencoder
 
@@ -47,11 +48,29 @@ class Look:
     """Where these images stand in a batch that several processes share."""
     tubes: bool = True
     """Whether a video's masks are to be the same in every time slot."""
+    granularity: int = 1
+    """The side of the blocks of patches that are hidden or shown together: a learner scores patches, asks
+    ``on_mask_grid`` for the scores to choose by, and gives back ``to_patches`` of its choice."""
 
     @property
     def mask_grid(self) -> tuple[int, ...]:
-        """The grid on which a mask is chosen: of tubes, that of one time slot."""
+        """The grid on which a mask is chosen: of tubes, that of one time slot; that of the blocks."""
+        return block_grid(self._still, self.granularity)
+
+    @property
+    def _still(self) -> tuple[int, ...]:
         return self.grid[1:] if self.tubes and len(self.grid) == 3 else self.grid
+
+    def on_mask_grid(self, scores: Tensor) -> Tensor:
+        """Scores of patches, [B, N], on the grid on which a mask is chosen: the means over tubes and blocks."""
+        if self._still != self.grid:
+            scores = scores.view(len(scores), self.grid[0], -1).mean(1)
+        return block_means(scores, self._still, self.granularity)
+
+    def to_patches(self, mask: Mask) -> Mask:
+        """A mask that was chosen on ``mask_grid`` as one of the patches, [B, N]."""
+        mask = block_mask(mask, self._still, self.granularity)
+        return as_tubes(mask, self.grid[0]) if self._still != self.grid else mask
 
 
 class MaskLearner(Protocol):
@@ -133,6 +152,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
     if world.size == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
     flat = world.sum(torch.cat([gradient.flatten() for gradient in gradients]))
     parts = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, summed in zip(gradients, parts, strict=True):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mae.devices import copy_to
+from mae.masks.granularity import block_grid, block_mask, block_means, to_patches
 from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, SALIENT_RATIO, STRATEGIES, Strategy, blind
 from mae.models.mask import Mask, hidden_count, inverse
 
@@ -134,7 +135,8 @@ class Draw:
     """What a strategy ranks one batch with. ``uniform``, ``ties`` and ``pick`` are noises in [0, 1), [B, N].
 
     They decide the uniform part of the mask, ties, and a weighted pick, and must be independent: were one noise used
-    for all, a patch that lost its tie would be hidden less often than the other remaining ones.
+    for all, a patch that lost its tie would be hidden less often than the other remaining ones. With a granularity
+    above 1 all of this is about blocks of patches.
     """
 
     grid: tuple[int, ...]
@@ -179,8 +181,11 @@ class Masking:
     tubes: bool = True
     """On a video: where saliency ranks, the mask is the same in every time slot. All others are tubes in any case, but
     for ``random``, which is of space and time."""
+    mask_granularity: int = 1
+    """g ≥ 1: blocks of g×g patches are hidden or shown together, and everything above counts blocks, not patches."""
 
     def __post_init__(self) -> None:
+        _require(self.mask_granularity >= 1, f"--mask-granularity {self.mask_granularity} must be at least 1")
         _one_of("--masking", self.strategy, blind())
         _one_of("--salient-of", self.salient_of, SALIENT_OF)
         _one_of("--salient-pick", self.salient_pick, SALIENT_PICKS)
@@ -206,10 +211,18 @@ class Masking:
         return self.tubes if self.row.tubes == "asked" else self.row.tubes == "always"
 
     def hidden(self, grid: tuple[int, ...]) -> int:
-        """How many patches of a grid are hidden; with tubes, as many in every time slot."""
+        """How many patches of a grid are hidden; with tubes, as many in every time slot. ValueError."""
         if len(grid) == 3 and self.in_tubes:
-            return grid[0] * hidden_count(math.prod(grid[1:]), self.mask_ratio)
-        return hidden_count(math.prod(grid), self.mask_ratio)
+            return grid[0] * self.hidden(grid[1:])
+        return self.mask_granularity**2 * self._of_blocks(grid)[1]
+
+    def _of_blocks(self, grid: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """The grid of blocks, and how many of them are hidden. ValueError if that is none or all."""
+        blocks = block_grid(grid, self.mask_granularity)
+        count, what = math.prod(blocks), "patches" if blocks == grid else "blocks of patches"
+        hidden = hidden_count(count, self.mask_ratio)
+        _require(0 < hidden < count, f"--mask-ratio {self.mask_ratio:g} would hide {hidden} of {count} {what}")
+        return blocks, hidden
 
     @property
     def needs_saliency(self) -> bool:
@@ -272,9 +285,7 @@ class Masking:
 
         Each slot of a video has noise of its own.
         """
-        patches = math.prod(grid)
-        hidden = hidden_count(patches, self.mask_ratio)
-        _require(0 < hidden < patches, f"--mask-ratio {self.mask_ratio:g} would hide {hidden} of {patches} patches")
+        patches, (blocks, hidden) = math.prod(grid), self._of_blocks(grid)
         if saliency is None:
             _require(not self.needs_saliency, f"--masking {self.strategy} needs saliency maps (--saliency MAPS)")
             saliency = torch.empty(0)
@@ -283,19 +294,29 @@ class Masking:
             sides = "×".join(map(str, grid))
             raise ValueError(f"saliency of shape {shape} does not fit {batch} images of {sides} patches")
         place = saliency.device if device is None else torch.device(device)
-        saliency = copy_to(saliency.float(), place)
+        saliency = self._by_block(copy_to(saliency.float(), place), grid)
 
         def noise(count: int, numbers: int) -> Tensor:
             drawn = torch.rand(count, part.size if part else batch, numbers, generator=generator)
             return copy_to(drawn[:, part.rows] if part else drawn, place)
 
         before = None if part is None or part.before is None else copy_to(part.before.float(), place)
-        uniform, ties, pick = noise(3, patches)
-        return Draw(grid, hidden, self.ratio_at(progress), noise, uniform, ties, pick, saliency, before)
+        before = None if before is None else self._by_block(before, grid)
+        uniform, ties, pick = noise(3, math.prod(blocks))
+        return Draw(blocks, hidden, self.ratio_at(progress), noise, uniform, ties, pick, saliency, before)
 
     def mask(self, draw: Draw) -> Mask:
         """The masks of a draw."""
-        return mask_from_priorities(self.row.load()(self, draw), self.mask_ratio)
+        mask = mask_from_priorities(self.row.load()(self, draw), self.mask_ratio)
+        return block_mask(mask, self._patches(draw), self.mask_granularity)
+
+    def _by_block(self, saliency: Tensor, grid: tuple[int, ...]) -> Tensor:
+        return block_means(saliency, grid, self.mask_granularity) if self.needs_saliency else saliency
+
+    def _patches(self, draw: Draw) -> tuple[int, ...]:
+        """The grid of patches of a draw."""
+        *slots, rows, columns = draw.grid
+        return (*slots, rows * self.mask_granularity, columns * self.mask_granularity)
 
     def rank(self, saliency: Tensor, draw: Draw) -> Tensor:
         """Priorities [B, N] of the batch by ``saliency`` [B, N], as the settings and the draw's salient ratio say.
@@ -315,7 +336,7 @@ class Masking:
 
     def forced(self, draw: Draw) -> Tensor:
         """Bool [B, N]: the patches that ``salient`` hides because they are salient; it hides the others by chance."""
-        forced = self._forced(draw.saliency, draw)[0]
+        forced = to_patches(self._forced(draw.saliency, draw)[0], self._patches(draw), self.mask_granularity)
         return forced if self.salient_cap >= 1 else forced & self.mask(draw).hidden  # but for those beyond the cap
 
     def _salient_set(self, saliency: Tensor, draw: Draw) -> Tensor:

@@ -7,7 +7,7 @@ network; the rest of :class:`mae.masks.learner.MaskLearner` is here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class NetworkLearner:
     """``network`` learns by AdamW, at most at ``rate``; ``figure_names`` are those of ``terms``, for the log."""
 
     reads_model = True
-    figure_names: ClassVar[tuple[str, ...]]
+    figure_names: tuple[str, ...]
 
     def __init__(self, network: Gate, rate: float, decay: float, device: torch.device | str) -> None:
         self.device = torch.device(device)

@@ -17,7 +17,7 @@ SALIENT_PICKS = ("top", "weighted")
 SALIENT_RATIO = 0.25
 """How much is hidden because it is salient, where nothing is asked for."""
 
-Need = Literal["maps", "another image", "labels", "images", "videos"]
+Need = Literal["maps", "another image", "labels", "images", "videos", "a file"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Strategy:
     """``module:function`` of a blind strategy, ``module`` of a learned one."""
     learned: bool = False
     needs: tuple[Need, ...] = ()
-    """``maps`` of its images; ``another image`` in the batch, whose map it takes; a class ``label`` of each; and
-    ``images`` or ``videos``, where it masks nothing else."""
+    """``maps`` of its images; ``another image`` in the batch, whose map it takes; a class ``label`` of each; ``images``
+    or ``videos``, where it masks nothing else; and ``a file`` of the user's code."""
     options: tuple[str, ...] = ()
     """Options of ``pretrain`` that belong to it, and have no effect where no strategy they belong to is chosen."""
     barred: tuple[str, ...] = ()
@@ -100,7 +100,10 @@ STRATEGIES: dict[str, Strategy] = {
             "mae.masks.gate_training",
             learned=True,
             own_maps="gate_teacher",
-            options=("gate_ratio", "gate_sign", "gate_teacher", "gate_positions", "gate_contrast", "salient_cap"),
+            options=(
+                *("gate_ratio", "gate_sign", "gate_teacher", "gate_positions", "gate_contrast", "salient_cap"),
+                *("gate_reads", "gate_width", "gate_depth", "gate_slots"),
+            ),
         ),
         Strategy("attention-high", "mae.masks.attention", learned=True, needs=("images",), options=_MOMENTA),
         Strategy(
@@ -112,16 +115,29 @@ STRATEGIES: dict[str, Strategy] = {
         ),
         Strategy("hard", "mae.masks.hard", learned=True, needs=("images",), options=("hard_final",)),
         Strategy(
+            "custom",
+            "mae.masks.custom",
+            learned=True,
+            needs=("a file",),
+            options=("masks",),
+            words="{masks}",
+            compared=False,
+        ),
+        Strategy(
             "mlo",
-            "mae.multilevel.mlo",
+            "mae.multilevel.settings",
             learned=True,
             levels=True,
             needs=("labels", "images"),
             options=(
-                *("mlo_masker", "mlo_path", "mlo_hypergradient", "mlo_unroll", "mlo_split", "mlo_head_rate"),
-                *("mlo_masker_rate", "mlo_exploration", "mlo_pool"),
+                *("mlo_form", "mlo_masker", "mlo_path", "mlo_share", "mlo_exploration", "mlo_wait", "mlo_masker_rate"),
+                *("mlo_split", "mlo_head", "mlo_buffer", "mlo_head_rate", "mlo_unroll", "mlo_through"),
+                *("mlo_hypergradient", "mlo_pool", "mlo_crops"),
             ),
-            barred=("accumulate", "decode_ratio", "resolution_schedule", "saliency_weight", "compile", "shard_model"),
+            barred=(
+                *("accumulate", "decode_ratio", "resolution_schedule", "saliency_weight", "compile", "shard_model"),
+                *("mask_granularity", "visible_weight"),
+            ),
         ),
     )
 }

@@ -26,6 +26,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "decoder_depth": (1, 1 << 10),
     "decoder_heads": (1, 1 << 10),
     "channels": (1, 1 << 10),
+    "class_tokens": (1, 1 << 10),
 }
 """Of the whole numbers, least and greatest."""
 _TRUTHS = ("norm_pix", "class_token", "decoder_bias")

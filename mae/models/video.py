@@ -71,8 +71,8 @@ class VideoMaskedAutoencoder(
     """A masked autoencoder for clips of ``frames`` frames; what images are to the base class, clips are here.
 
     ``tubelet`` is the number of frames of a tubelet, ``positions`` one of POSITIONS. ``class_token`` puts one before
-    the tubelets, and ``decoder_bias`` gives the layer between encoder and decoder a bias; VideoMAE has neither.
-    Anything that does not divide is a ValueError.
+    the tubelets, or ``class_tokens`` of them, and ``decoder_bias`` gives the layer between encoder and decoder a bias;
+    VideoMAE has neither. Anything that does not divide is a ValueError.
     """
 
     def __init__(
@@ -93,13 +93,14 @@ class VideoMaskedAutoencoder(
         positions: str = "space-time",
         class_token: bool = False,
         decoder_bias: bool = False,
+        class_tokens: int = 1,
     ) -> None:
         if tubelet < 1 or frames < tubelet or frames % tubelet:
             raise ValueError(f"--frames {frames} must be a multiple of --tubelet {tubelet}")
         if positions not in POSITIONS:
             raise ValueError(f"positions {positions!r} is not one of: {', '.join(POSITIONS)}")
         self.frames, self.tubelet, self.position_kind = frames, tubelet, positions
-        self.class_tokens, self.decoder_bias = int(class_token), decoder_bias
+        self.decoder_bias = decoder_bias
         super().__init__(
             image_size=image_size,
             patch_size=patch_size,
@@ -112,6 +113,7 @@ class VideoMaskedAutoencoder(
             mlp_ratio=mlp_ratio,
             norm_pix=norm_pix,
             channels=channels,
+            class_tokens=class_tokens if class_token else 0,
         )
 
     @classmethod
@@ -272,7 +274,7 @@ def inflate(
     for name in ("decoder_pred.weight", "decoder_pred.bias"):
         state[name] = state[name].repeat(tubelet, *[1] * (state[name].ndim - 1))
     for name in ("pos_embed", "decoder_pos_embed"):
-        first, still = state[name][:, :1], state[name][:, 1:]
+        first, still = state[name][:, : model.class_tokens], state[name][:, model.class_tokens :]
         times = _slot_positions(video.grid[0], video.grid[0], still.shape[-1]).to(still)
         moving = still[:, None] + times[None, :, None]  # [1, slots, S, D]
         state[name] = torch.cat([first, moving.flatten(1, 2)], dim=1)

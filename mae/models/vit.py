@@ -7,7 +7,7 @@ here waits for the device. Calling a model gives the loss and computes what the 
 the plain formulation, with a prediction for every patch.
 
 Shapes: B images of H×W pixels, N = H/p · W/p patches in row-major order, K of them visible, M hidden, D the encoder's
-width.
+width, C class tokens, usually one.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ SIZES = {
 """``base`` to ``huge`` are the paper's; the smaller ones have decoders in proportion, ``mini`` is for trying things."""
 
 _VARIANCE_FLOOR = 1e-6
+_MOST_CLASS_TOKENS = 1024
 
 
 class Output(NamedTuple):
@@ -96,14 +97,13 @@ class MaskedAutoencoder(
     where it will lie and what is to be said of it, in Markdown.
 
     ``image_size`` is a side or (height, width), in pixels and multiples of ``patch_size``; ``norm_pix`` normalises each
-    target patch by its own mean and deviation. Anything that does not divide is a ValueError.
+    target patch by its own mean and deviation; ``class_tokens`` stand before the patches in encoder and decoder, more
+    than one as in Pixio (Yang et al. 2025, arXiv 2512.15715). Anything that does not divide is a ValueError.
 
     A subclass for something else than images overrides ``grid_of``, ``numbers_per_patch`` and the embedding, from which
     the rest is built.
     """
 
-    class_tokens = 1
-    """How many tokens stand before the patches; a video model may have none."""
     decoder_bias = True
     """Whether the layer between encoder and decoder has a bias."""
 
@@ -120,8 +120,11 @@ class MaskedAutoencoder(
         mlp_ratio: float = 4.0,
         norm_pix: bool = True,
         channels: int = 3,
+        class_tokens: int = 1,
     ) -> None:
         super().__init__()
+        if not 0 <= class_tokens <= _MOST_CLASS_TOKENS:
+            raise ValueError(f"--class-tokens is {class_tokens}; it must be at most {_MOST_CLASS_TOKENS}")
         height, columns = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if min(height, columns) < patch_size or height % patch_size or columns % patch_size:
             size = f"{height}×{columns}"
@@ -133,13 +136,15 @@ class MaskedAutoencoder(
         self.patch_size = patch_size
         self.norm_pix = norm_pix
         self.channels = channels
+        self.class_tokens = class_tokens
+        """How many tokens stand before the patches; a video model may have none."""
         self.grid = self.grid_of(self.image_size)
         """Rows and columns of patches; a video's has its time slots before them."""
         norm = partial(nn.LayerNorm, eps=1e-6)
         block = partial(Block, mlp_ratio=mlp_ratio)
 
         self.patch_embed = self._new_embedding(width)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if self.class_tokens else None
+        self.cls_token = nn.Parameter(torch.zeros(1, class_tokens, width)) if class_tokens else None
         # Positions are fixed, yet parameters: the published checkpoints hold them.
         self.pos_embed = nn.Parameter(self._fixed_positions(self.grid, width), requires_grad=False)
         self.blocks = nn.ModuleList([block(width, heads) for _ in range(depth)])
@@ -164,6 +169,7 @@ class MaskedAutoencoder(
         *,
         decoder_width: int | None = None,
         decoder_depth: int | None = None,
+        class_tokens: int = 1,
     ) -> Self:
         """A model of one of SIZES; what is not given is the size's own.
 
@@ -179,7 +185,8 @@ class MaskedAutoencoder(
         heads = decoder_heads(size, width)
         dims = size._replace(decoder_width=width, decoder_depth=depth, decoder_heads=heads)._asdict()
         own_patch_size = dims.pop("patch_size")
-        return cls(image_size=image_size, patch_size=patch_size or own_patch_size, norm_pix=norm_pix, **dims)
+        dims |= {"norm_pix": norm_pix, "class_tokens": class_tokens}
+        return cls(image_size=image_size, patch_size=patch_size or own_patch_size, **dims)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
@@ -201,7 +208,7 @@ class MaskedAutoencoder(
         return self.patch_size**2 * self.channels
 
     def positions(self, grid: tuple[int, ...] | None = None) -> tuple[Tensor, Tensor]:
-        """The encoder's and the decoder's positions, [1, 1+N, D] and [1, 1+N, decoder width], on a grid of patches.
+        """The encoder's and the decoder's positions, [1, C+N, D] and [1, C+N, decoder width], on a grid of patches.
 
         Its own grid (None) has the stored ones. Another one has those of the places where its patches' centres lie on
         the model's own, so that what is in one place of an image has one position; they are computed once.
@@ -229,16 +236,19 @@ class MaskedAutoencoder(
         return cells.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), self.channels, *self.image_size)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Tokens [B, 1+N, D] of images [B, C, H, W] with nothing hidden: the class token, then every patch."""
+        """Tokens [B, C+N, D] of images [B, C, H, W] with nothing hidden: the class tokens, then every patch."""
         return self._encode(self._embed(self.patchify(images)) + self.pos_embed[:, self.class_tokens :])
 
     def features(self, images: Tensor, pool: str = "mean") -> Tensor:
-        """One vector per image, [B, D]: the ``mean`` of the patch tokens or the class token (``cls``)."""
+        """One vector per image, [B, D]: the ``mean`` of the patch tokens or of the class tokens (``cls``)."""
+        return self.pooled(self.encode(images), pool)
+
+    def pooled(self, tokens: Tensor, pool: str = "mean") -> Tensor:
+        """The vectors [B, D] of :meth:`features` from tokens [B, C+K, D] of the encoder, C of them class tokens."""
         pools = ("mean", "cls") if self.class_tokens else ("mean",)
         if pool not in pools:
             raise ValueError(f"pool {pool!r} is not one of: {', '.join(pools)}")
-        tokens = self.encode(images)
-        return tokens[:, self.class_tokens :].mean(1) if pool == "mean" else tokens[:, 0]
+        return (tokens[:, self.class_tokens :] if pool == "mean" else tokens[:, : self.class_tokens]).mean(1)
 
     def embed(self, images: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Patch embeddings [B, N, D] of images [B, C, H, W] of any size in patches, without positions."""
@@ -246,11 +256,11 @@ class MaskedAutoencoder(
         return self._embed(self.patchify(images, grid or self.grid_of((height, width))))
 
     def encode_visible(self, images: Tensor, ids_keep: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
-        """Tokens [B, 1+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class token."""
+        """Tokens [B, C+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class tokens."""
         return self._encode_visible(self.patchify(images, grid), ids_keep, grid)
 
     def decode(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
-        """Predictions [B, N, p·p·C] from tokens [B, 1+K, D] and the place of each patch, ``ids_restore`` [B, N]."""
+        """Predictions [B, N, p·p·C] from tokens [B, C+K, D] and the place of each patch, ``ids_restore`` [B, N]."""
         x = self.decoder_embed(latent)
         first, missing = self.class_tokens, ids_restore.shape[1] + self.class_tokens - x.shape[1]
         blanks = self.mask_token.expand(len(x), missing, -1)  # [B, N-K, decoder width]
@@ -269,17 +279,20 @@ class MaskedAutoencoder(
         grid: tuple[int, ...] | None = None,
         *,
         each: bool = False,
+        visible: bool = False,
     ) -> Tensor:
         """The mean squared error on the hidden patches of images [B, C, H, W], float32 [].
 
         With ``decoded``, int64 [B, M'], only those of the hidden patches enter the decoder, and the mean is over them.
         Images of another size than the model's own need their ``grid``, rows and columns of patches. ``each`` gives
         every one of these patches' error, [B, M'], in the order of ``decoded`` or of the mask's ``ids_hidden``.
+        ``visible`` adds the visible patches, in the order of ``ids_keep``, before them: [B, K+M'].
         """
         hidden = mask.ids_hidden if decoded is None else decoded
         patches = self.patchify(images, grid)
-        prediction = self._fill_in(self._encode_visible(patches, mask.ids_keep, grid), mask.ids_keep, hidden, grid)
-        target = self._target(_take(patches, hidden))
+        latent = self._encode_visible(patches, mask.ids_keep, grid)
+        prediction = self._fill_in(latent, mask.ids_keep, hidden, grid, visible=visible)
+        target = self._target(_take(patches, torch.cat([mask.ids_keep, hidden], 1) if visible else hidden))
         error = F.mse_loss(prediction.float(), target, reduction="none" if each else "mean")
         return error.mean(-1) if each else error
 
@@ -312,28 +325,43 @@ class MaskedAutoencoder(
         return linear(patches, projection.weight.movedim(1, -1).flatten(1), projection.bias)
 
     def _encode_visible(self, patches: Tensor, ids_keep: Tensor, grid: tuple[int, ...] | None) -> Tensor:
-        """Tokens [B, 1+K, D] of patches [B, N, p·p·C]; the hidden ones are not even embedded."""
+        """Tokens [B, C+K, D] of patches [B, N, p·p·C]; the hidden ones are not even embedded."""
         places = ids_keep + self.class_tokens
         return self._encode(self._embed(_take(patches, ids_keep)) + _rows(self.positions(grid)[0][0], places))
 
-    def _fill_in(self, latent: Tensor, ids_keep: Tensor, hidden: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
-        """Predictions [B, M', p·p·C] of the patches ``hidden`` [B, M'] alone; what ``decode`` has at these places."""
+    def _fill_in(
+        self,
+        latent: Tensor,
+        ids_keep: Tensor,
+        hidden: Tensor,
+        grid: tuple[int, ...] | None = None,
+        *,
+        visible: bool = False,
+    ) -> Tensor:
+        """Predictions [B, M', p·p·C] of the patches ``hidden`` [B, M'] alone; what ``decode`` has at these places.
+
+        With ``visible``, of the patches ``ids_keep`` [B, K] before them.
+        """
         count = hidden.shape[1]
         # Nothing in the decoder knows an order but the positions: the tokens stay as they stand, visible, then hidden.
         first = self.class_tokens
-        places = F.pad(torch.cat([ids_keep, hidden], dim=1) + first, (first, 0))  # [B, 1+K+M'], the class token's is 0
+        before = torch.arange(first, device=hidden.device).expand(len(hidden), -1)
+        places = torch.cat([before, ids_keep + first, hidden + first], dim=1)  # [B, C+K+M']
         blanks = self.mask_token.expand(len(latent), count, -1)
         x = torch.cat([self.decoder_embed(latent), blanks], dim=1) + _rows(self.positions(grid)[1][0], places)
         *blocks, last = self.decoder_blocks
         for block in blocks:
             x = block(x)
-        prediction: Tensor = self.decoder_pred(self.decoder_norm(last(x, skip=x.shape[1] - count)))
+        prediction: Tensor = self.decoder_pred(
+            self.decoder_norm(last(x, skip=first if visible else x.shape[1] - count))
+        )
         return prediction
 
     def _encode(self, patches: Tensor) -> Tensor:
         x = patches
         if self.cls_token is not None:
-            x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1), patches], dim=1)
+            first = self.cls_token + self.pos_embed[:, : self.class_tokens]
+            x = torch.cat([first.expand(len(patches), -1, -1), patches], dim=1)
         for block in self.blocks:
             x = block(x)
         tokens: Tensor = self.norm(x)
@@ -359,8 +387,8 @@ class MaskedAutoencoder(
         return prediction * (variance + _VARIANCE_FLOOR).sqrt() + mean
 
     def _fixed_positions(self, grid: tuple[int, ...], width: int) -> Tensor:
-        """Positions [1, 1+N, width] on a grid, counted in rows and columns of the model's own."""
-        return sincos_positions(grid, width, self.grid)
+        """Positions [1, C+N, width] on a grid, counted in rows and columns of the model's own."""
+        return F.pad(sincos_positions(grid, width, self.grid), (0, 0, self.class_tokens - 1, 0))
 
     def _check_images(self, images: Tensor, grid: tuple[int, ...] | None = None) -> None:
         rows, columns = grid or self.grid

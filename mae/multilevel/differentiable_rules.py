@@ -1,4 +1,4 @@
-"""Optimiser steps as functions: SGD, momentum and AdamW, written so that they can be differentiated.
+"""Optimiser steps as functions: SGD, momentum, AdamW and an optimum, written so that they can be differentiated.
 
 They take the steps of ``torch.optim.SGD`` and ``torch.optim.AdamW`` and change nothing in place: the new parameters and
 slots (momentum, moments) are functions of the old ones and of the gradient, which ``mae.multilevel.nested``
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,3 +83,40 @@ def adamw(betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_de
         return parameter * (1 - rate * decay) - rate * update, first, second
 
     return Rule(("first", "second"), one, weight_decay)
+
+
+@dataclass(frozen=True)
+class AtOptimum(Rule):
+    """A level that stands at its optimum: a step changes nothing, and its derivative is that of the optimum.
+
+    At an optimum g(θ, x) = 0, so dθ/dx = −H⁻¹ ∂g/∂x with the Hessian H of the level's loss (the implicit function
+    theorem). This is also the derivative of one Newton step. ``inverse`` is v → H⁻¹ v on a group.
+    """
+
+    inverse: Callable[[Group], Group] = dict
+
+    def apply(self, groups: Sequence[Group], gradient: Group, rate: float, number: int) -> list[Group]:
+        """The groups as they are; what is derived from them by ``gradient`` is −H⁻¹."""
+        names = list(gradient)
+        moves = _Newton.apply(self.inverse, names, *gradient.values())
+        moved = dict(zip(names, moves, strict=True))
+        return [{name: value + moved[name] for name, value in groups[0].items()}]
+
+
+def at_optimum(inverse: Callable[[Group], Group]) -> Rule:
+    """The rule of a level that something else keeps at its optimum; see :class:`AtOptimum`."""
+    return AtOptimum((), lambda *_: (), inverse=inverse)
+
+
+class _Newton(torch.autograd.Function):
+    """Zeros, one for each tensor of a gradient g, whose derivative by g is −H⁻¹, symmetric."""
+
+    @staticmethod
+    def forward(ctx: Any, inverse: Callable[[Group], Group], names: list[str], *gradient: Tensor) -> tuple[Tensor, ...]:
+        ctx.inverse, ctx.names = inverse, names
+        return tuple(torch.zeros_like(value) for value in gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        found = ctx.inverse(dict(zip(ctx.names, cotangents, strict=True)))
+        return (None, None, *(-found[name] for name in ctx.names))

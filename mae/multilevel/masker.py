@@ -1,21 +1,28 @@
-"""Network T of MLO-MAE (arXiv 2402.18128): patch embeddings in, the probability that each patch should be hidden out.
+"""Networks that can be T of MLO-MAE (arXiv 2402.18128): what is known of the patches in, what should be hidden out.
 
-The M patches of highest probability are hidden. That choice has no derivative; the loss of level 1 lets one through in
-one of four ways, see :func:`loss_weights`. Two networks: the paper's MLP, which fits one grid, and the gate
-(``mae.masks.gate``), or any other network from (embeddings, grid) to logits.
+The paper's MLP, which fits one grid; the gate (``mae.masks.gate``), or any other network from (embeddings, grid) to
+logits; and a mix of a few features of the patches, with as many numbers to learn.
 
 Shapes: B images, N patches of width D.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
-from mae.masks.masking import mask_from_priorities, top_ranks, weighted_scores
-from mae.models.mask import Mask
+from mae.masks.masking import center_prior
+from mae.masks.noise import color_priorities
+from mae.multilevel.draws import Choice
 
-PATHS = ("weighted", "relative", "straight-through", "drawn")
+
+class Reader(Protocol):
+    """A network that reads features of its own in the place of the encoder's patch embeddings."""
+
+    def read(self, patches: Tensor, saliency: Tensor | None, noise: Tensor | None) -> Tensor:
+        """Features [B, N, F] of normalised patches [B, N, p·p·3], maps [B, N] and noises in [0, 1) [B, …]."""
 
 
 class MlpMasker(nn.Module):
@@ -45,53 +52,75 @@ class GridMasker(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Probabilities [B, N]."""
-        logits: Tensor = self.network(tokens, self.grid)
-        # Which patch is above which is all that a mask asks; left free, what all patches share was seen to carry the
-        # probabilities of all of them to 0, where nothing is learned any more.
-        return torch.sigmoid(logits - logits.mean(1, keepdim=True))
+        return _relative(self.network(tokens, self.grid))
 
 
-def top_mask(probabilities: Tensor, mask_ratio: float, noise: Tensor, exploration: float = 0.0) -> Mask:
-    """Hides the M highest of ``probabilities`` [B, N]; equal ones by ``noise`` [B, N], uniform in [0, 1).
+class MixMasker(nn.Module):
+    """A weighted sum of features of the patches as logits, and the share of the hidden patches that T chooses.
 
-    With ``exploration`` > 0 the M are drawn without replacement instead, each patch with odds ∝ p^(1/exploration).
+    The features are standardised within the image: ``contrast``, the log of the deviation of a patch's pixels;
+    ``distinct``, how far its mean colour lies from the image's; ``center``, a centred prior; ``clumps``, green noise
+    (``mae.masks.noise``), which hides patches in groups; and ``map``, saliency, with ``maps``. All weights start at 0,
+    where masks are random, but that of the noise: its derivative there is 0.
     """
-    scores = probabilities.detach().float()
-    if exploration > 0:
-        scores = weighted_scores(scores, noise, exploration)
-    return mask_from_priorities(-top_ranks(scores, noise).float(), mask_ratio)
+
+    def __init__(self, grid: tuple[int, int], *, maps: bool = False, share: float = 0.5) -> None:
+        super().__init__()
+        self.grid = grid
+        self.features = ("contrast", "distinct", "center", "clumps", *(("map",) if maps else ()))
+        start = torch.zeros(len(self.features))
+        start[self.features.index("clumps")] = 0.25
+        self.weights = nn.Parameter(start)
+        self.share = nn.Parameter(torch.logit(torch.tensor(min(max(share, 0.01), 0.99))))
+        self.temperature = nn.Parameter(torch.zeros(()))
+        self.noises = _noises(grid)
+        """How many random numbers an image's noise takes."""
+
+    def read(self, patches: Tensor, saliency: Tensor | None, noise: Tensor | None) -> Tensor:
+        """As :meth:`Reader.read`; without noise ``clumps`` is 0."""
+        cells = patches.float().reshape(*patches.shape[:2], -1, 3)  # [B, N, p·p, 3]
+        colors = cells.mean(2)
+        found = {
+            "contrast": torch.log(cells.flatten(2).std(2) + 1e-2),
+            "distinct": (colors - colors.mean(1, keepdim=True)).norm(dim=-1),
+            "center": center_prior(self.grid, patches.device).expand(len(patches), -1),
+            "clumps": torch.zeros(patches.shape[:2], device=patches.device),
+        }
+        if noise is not None:
+            found["clumps"] = color_priorities("green", self.grid, lambda *_: noise[None]).float()
+        if "map" in self.features:
+            found["map"] = torch.zeros_like(found["clumps"]) if saliency is None else saliency.float()
+        stacked = torch.stack([found[name] for name in self.features], -1)
+        deviation = stacked.std(1, keepdim=True)
+        return (stacked - stacked.mean(1, keepdim=True)) / torch.where(deviation > 1e-6, deviation, 1)
+
+    def forward(self, features: Tensor) -> Choice:
+        """What T says of features [B, N, F]."""
+        logits = (features.to(self.weights.dtype) @ self.weights) * torch.exp(-self.temperature)
+        return Choice(_relative(logits), torch.sigmoid(self.share))
+
+    def numbers(self) -> dict[str, Tensor]:
+        """What T has learned, by name: a weight each, in units of log-odds, the share 0..1 and the temperature."""
+        named = dict(zip(self.features, self.weights.detach(), strict=True))
+        return named | {
+            "share": torch.sigmoid(self.share.detach()),
+            "temperature": torch.exp(self.temperature.detach()),
+        }
 
 
-def draw_log_probability(scores: Tensor, mask: Mask) -> Tensor:
-    """Log of the chance [B] that draws without replacement, odds ∝ exp(``scores`` [B, N]), hide the patches of a mask.
-
-    In the order in which they were drawn: a Plackett–Luce model of the masks of :func:`top_mask`.
-    """
-    drawn = scores.gather(1, mask.ids_hidden)  # the last one first
-    kept = scores.gather(1, mask.ids_keep).logsumexp(1, keepdim=True)
-    remaining = torch.cat([kept, drawn], 1).logcumsumexp(1)[:, 1:]
-    return (drawn - remaining).sum(1)
+def _relative(logits: Tensor) -> Tensor:
+    """Probabilities by logits relative to their mean in the image."""
+    # Which patch is above which is all that a mask asks; left free, what all patches share was seen to carry the
+    # probabilities of all of them to 0, where nothing is learned any more.
+    return torch.sigmoid(logits - logits.mean(1, keepdim=True))
 
 
-def loss_weights(probabilities: Tensor, mask: Mask, path: str, exploration: float = 1.0) -> Tensor:
-    """What each patch's error [B, N] is multiplied by before the sum is divided by the number of hidden patches.
+def _noises(grid: tuple[int, int]) -> int:
+    asked: list[int] = []
 
-    ``weighted`` (the paper): h · p, h the mask, 1 = hidden. The loss is not plain MAE's, and its derivative by p is
-    the error of a hidden patch; a visible one has none. ``relative``: the same, divided by the mean of p over the
-    image's hidden patches, so that raising or lowering all p alike changes nothing. ``straight-through``:
-    h + p − stop(p). The loss is plain MAE's, and its derivative by p is the error of every patch, visible ones
-    included, as if p itself were the mask. ``drawn``: h · P / stop(P), P the chance of the image's draw under
-    ``exploration`` > 0. The loss is plain MAE's, and its derivative is the image's loss times that of log P (the score
-    function): the only path by which T learns what hiding other patches would change.
-    """
-    hidden = mask.hidden.to(probabilities.dtype)
-    if path == "weighted":
-        return hidden * probabilities
-    if path == "relative":
-        weights = hidden * probabilities
-        return weights * (hidden.sum(1, keepdim=True) / weights.sum(1, keepdim=True))
-    if path == "drawn":
-        tiny = torch.finfo(probabilities.dtype).tiny
-        chance = draw_log_probability(torch.log(probabilities.clamp_min(tiny)) / exploration, mask)
-        return hidden * torch.exp(chance - chance.detach())[:, None]
-    return hidden + probabilities - probabilities.detach()
+    def blank(count: int, numbers: int) -> Tensor:
+        asked.append(numbers)
+        return torch.zeros(count, 1, numbers)
+
+    color_priorities("green", grid, blank)
+    return asked[0]

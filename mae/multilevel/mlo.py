@@ -11,7 +11,7 @@ a stop-gradient, so that level 1 cannot lower its loss by misleading T. ``mae.mu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,114 +25,58 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mae.masks.gate import Gate
 from mae.models.mask import Mask
 from mae.models.vit import MaskedAutoencoder
-from mae.multilevel.differentiable_rules import adamw, momentum
-from mae.multilevel.masker import PATHS, GridMasker, MlpMasker, loss_weights, top_mask
-from mae.multilevel.nested import METHODS, Point
+from mae.multilevel.draws import Choice, Drawn, draw_masks, loss_weights
+from mae.multilevel.masker import GridMasker, MixMasker, MlpMasker
+from mae.multilevel.nested import Point
+from mae.multilevel.settings import MultilevelSettings
 
 LEVELS = ("mae", "head", "masker")
-MASKERS = ("gate", "mlp")
-RULES = {"adamw": adamw(betas=(0.9, 0.999)), "momentum": momentum()}
-"""Of head and T, which do not decay. The longer memory of AdamW's second moment holds gradients of changing size."""
-
-
-@dataclass(frozen=True)
-class MultilevelSettings:
-    """How the levels play together; what level 1 has in common with plain pretraining is in TrainingSettings."""
-
-    masker: str = "gate"
-    path: str = "weighted"
-    """How the mask becomes differentiable: see ``mae.multilevel.masker.loss_weights``."""
-    hypergradient: str = "finite"
-    radius: float = 0.1
-    """Of the finite difference, see ``mae.multilevel.nested.Nested``: with 0.1 the hypergradients of a ``mini`` model
-    were nearest to the exact ones, in fp32 (cosine 1.000) and bf16 (0.994, where DARTS' 0.01 has 0.80)."""
-    unroll: tuple[int, int] = (2, 1)
-    """Steps of the autoencoder to one of the head, and of the head to one of the masker."""
-    head_rate: float = 1e-3
-    masker_rate: float = 1e-3
-    """Peak learning rates; level 1's follows from ``blr``. All three have the same warm-up, then half a cosine."""
-    masker_rule: str = "adamw"
-    """How T steps: a key of RULES. AdamW's steps have one length whatever the gradients', which grow a thousandfold
-    once the head knows something; ``momentum`` (0.9) follows their size, so its rate has to be found for each task."""
-    exploration: float = 0.0
-    """0: the patches of highest probability are hidden, as in the paper; above it, see
-    ``mae.multilevel.masker.top_mask``."""
-    pool: str = "cls"
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("masker", MASKERS),
-            ("path", PATHS),
-            ("hypergradient", METHODS),
-            ("masker_rule", tuple(RULES)),
-            ("pool", ("cls", "mean")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(f"--mlo-{name} {getattr(self, name)!r} is not one of: {', '.join(known)}")
-        if len(self.unroll) != 2 or min(self.unroll) < 1:
-            raise ValueError(f"--mlo-unroll is {self.unroll}; it takes two numbers from 1 on")
-        for name in ("radius", "head_rate", "masker_rate"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(
-                    f"--mlo-{name.replace('_', '-')} is {getattr(self, name)}; it must be a positive number"
-                )
-        if not 0 <= self.exploration < math.inf:
-            raise ValueError(f"--mlo-exploration is {self.exploration}; it must be a number from 0 on")
-        if self.path == "drawn" and not self.exploration:
-            raise ValueError("--mlo-path drawn needs masks that are drawn: --mlo-exploration above 0, such as 1")
-
-
-def settings_from(asked: Mapping[str, Any]) -> MultilevelSettings:
-    """The settings of the levels from the options of ``pretrain``. ValueError."""
-    try:
-        lower, upper = (int(part) for part in asked["mlo_unroll"].split(","))
-    except ValueError as error:
-        raise ValueError(f"--mlo-unroll {asked['mlo_unroll']!r} is not two numbers, such as 2,1") from error
-    if not 0 < asked["mlo_split"] < 1:
-        raise ValueError(f"--mlo-split is {asked['mlo_split']:g}; it must lie between 0 and 1")
-    same = ("masker", "path", "hypergradient", "head_rate", "masker_rate", "exploration", "pool")
-    return MultilevelSettings(unroll=(lower, upper), **{name: asked[f"mlo_{name}"] for name in same})
 
 
 class Inputs(NamedTuple):
-    """A batch as the losses take it: normalised images [B, 3, H, W], labels [B] or noise [B, N] for the masks."""
+    """A batch as the losses take it: normalised images [B, 3, H, W], labels [B] or noise for the masks.
+
+    ``noise`` is [B, as many numbers as :attr:`Losses.noises` says], ``saliency`` [B, N].
+    """
 
     images: Tensor
     labels: Tensor | None = None
     noise: Tensor | None = None
+    saliency: Tensor | None = None
     share: float = 1.0
     """What a loss is multiplied by: 1, but where processes have unequal parts of a batch."""
+
+    @property
+    def labels_here(self) -> Tensor:
+        """The labels, −1 where the batch is a blank that counts nothing."""
+        assert self.labels is not None
+        return self.labels if self.share else torch.full_like(self.labels, -1)
 
 
 class Given(NamedTuple):
     """What level 1 takes as given, though it came from E and T: T's input [B, N, D] and the mask it chose."""
 
     tokens: Tensor
-    mask: Mask
+    drawn: Drawn
 
 
-class Head(nn.Module):
-    """Level 2's classifier of features [B, D]: LayerNorm and a linear layer, as in the paper, without its dropout."""
+@dataclass
+class Seen:
+    """The features [B, D] of level 2's batch as they were when its loss was first asked for."""
 
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.norm, self.linear = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, classes)
-        nn.init.normal_(self.linear.weight, std=0.01)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits [B, classes]."""
-        logits: Tensor = self.linear(self.norm(features))
-        return logits
+    features: Tensor | None = None
 
 
-def build_masker(name: str, model: MaskedAutoencoder) -> nn.Module:
-    """T for a model's patch embeddings, by one of the names in MASKERS.
+def build_masker(settings: MultilevelSettings, model: MaskedAutoencoder, *, maps: bool = False) -> nn.Module:
+    """T for a model; ``maps`` says whether its images have maps, which a mix reads.
 
     The gate is told the places of the patches, as the paper's MLP knows them.
     """
     width = model.pos_embed.shape[-1]
-    if name == "mlp":
+    if settings.masker == "mix":
+        rows, columns = model.grid
+        return MixMasker((rows, columns), maps=maps, share=settings.share)
+    if settings.masker == "mlp":
         return MlpMasker(math.prod(model.grid), width)
     return GridMasker(Gate(width, positions=True), model.grid)
 
@@ -168,40 +112,66 @@ class Losses:
         self.model, self.head, self.masker = model, head, masker
         self.settings, self.mask_ratio, self.precision = settings, mask_ratio, precision
         self._asked = _Asked(model)
+        self.reader = masker if isinstance(masker, MixMasker) else None
+        """T, where it reads features of its own in the place of the encoder's patch embeddings."""
+
+    @property
+    def noises(self) -> int:
+        """How many random numbers the mask of an image takes."""
+        patches = math.prod(self.model.grid)
+        if self.reader is not None:
+            return 2 * patches + 1 + self.reader.noises
+        return patches if self.settings.share == 1 else 2 * patches + 1
 
     def choose(self, point: Point, inputs: Inputs) -> Given:
         """T's masks for a batch, with what it read; called without gradients."""
         assert inputs.noise is not None
+        tokens = self.read(point, inputs)
+        choice = self.say(point, tokens)
+        drawn = draw_masks(choice, self.mask_ratio, inputs.noise, self.settings.exploration, self.settings.share)
+        return Given(tokens, drawn)
+
+    def read(self, point: Point, inputs: Inputs) -> Tensor:
+        """What T reads of a batch, [B, N, D]."""
+        if self.reader is not None:
+            noise = None if inputs.noise is None else inputs.noise[:, -self.reader.noises :]
+            return self.reader.read(self.model.patchify(inputs.images), inputs.saliency, noise)
         with self._passes(inputs.images):
-            tokens = self._ask(point, MaskedAutoencoder.embed, inputs.images).float()
-        probabilities = self._probabilities(point, tokens)
-        return Given(tokens, top_mask(probabilities, self.mask_ratio, inputs.noise, self.settings.exploration))
+            return self._ask(point, MaskedAutoencoder.embed, inputs.images).float()
+
+    def say(self, point: Point, tokens: Tensor) -> Choice:
+        """T's output, computed in float32: it decides by comparing, and costs little."""
+        with self._attention():
+            said = functional_call(self.masker, point["masker"], (tokens,))
+        return said if isinstance(said, Choice) else Choice(said)
 
     def reconstruction(self, point: Point, inputs: Inputs, given: Given) -> Tensor:
         """Level 1."""
+        mask = given.drawn.mask
         whole = self.settings.path == "straight-through"  # its derivative asks for the visible patches' errors as well
         with self._passes(inputs.images):
             question = patch_errors if whole else hidden_errors
-            errors = self._ask(point, question, inputs.images, given.mask)
-        probabilities = self._probabilities(point, given.tokens)
-        weights = loss_weights(probabilities, given.mask, self.settings.path, self.settings.exploration)
+            errors = self._ask(point, question, inputs.images, mask)
+        choice = self.say(point, given.tokens)
+        weights = loss_weights(choice, given.drawn, self.settings.path, self.settings.exploration)
         if not whole:
-            weights = weights.gather(1, given.mask.ids_hidden)
-        return inputs.share * (errors * weights).sum() / given.mask.hidden.sum()
+            weights = weights.gather(1, mask.ids_hidden)
+        return inputs.share * (errors * weights).sum() / mask.hidden.sum()
 
-    def classification(self, point: Point, inputs: Inputs, given: None) -> Tensor:
+    def features(self, point: Point, images: Tensor) -> Tensor:
+        """What the head sees of images, [B, D]."""
+        with self._passes(images):
+            return self._ask(point, MaskedAutoencoder.features, images, self.settings.pool)
+
+    def classification(self, point: Point, inputs: Inputs, seen: Seen | None) -> Tensor:
         """Levels 2 and 3, which differ in their data and in what is learned."""
         assert inputs.labels is not None
+        features = self.features(point, inputs.images)
+        if seen is not None and seen.features is None:
+            seen.features = features.detach()
         with self._passes(inputs.images):
-            features = self._ask(point, MaskedAutoencoder.features, inputs.images, self.settings.pool)
             logits = functional_call(self.head, point["head"], (features,))
         return inputs.share * F.cross_entropy(logits.float(), inputs.labels)
-
-    def _probabilities(self, point: Point, tokens: Tensor) -> Tensor:
-        """T's output [B, N], computed in float32: it decides by comparing, and costs little."""
-        with self._attention():
-            probabilities: Tensor = functional_call(self.masker, point["masker"], (tokens,))
-        return probabilities
 
     def _ask(self, point: Point, question: Callable[..., Tensor], *arguments: Any) -> Tensor:
         parameters = {f"model.{name}": value for name, value in point["mae"].items()}

@@ -56,6 +56,8 @@ class Level:
     constants: Callable[[Point, Any], Any] | None = None
     """What of the parameters and a batch the loss is to take as given: drawn masks, inputs behind a stop-gradient. It
     is found once a step, so that a finite difference sees the same constants on both of its sides."""
+    method: str | None = None
+    """How this level's own curvature is found, where not as the others': one of METHODS."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -157,25 +159,46 @@ class Nested:
         return {level.name: count for level, count in zip(self.levels, reversed(counts), strict=True)}
 
     def step(
-        self, point: Point, batches: Mapping[str, Sequence[Any]], steps_done: int, *, count_flops: bool = False
+        self,
+        point: Point,
+        batches: Mapping[str, Sequence[Any]],
+        steps_done: int | Mapping[str, int],
+        *,
+        top: bool = True,
+        count_flops: bool = False,
     ) -> tuple[Point, dict[str, Tensor]]:
-        """One step of the uppermost level, with all those below it.
+        """One step of the uppermost level, with all those below it; without ``top`` those below it alone.
 
-        ``batches`` are ``batches_per_step`` of each level, ``steps_done`` earlier calls. Returns the new point and the
-        mean loss of each level's steps, float32 on its device.
+        ``batches`` are ``batches_per_step`` of each level, ``steps_done`` earlier calls, or the number of earlier steps
+        of each level. Returns the new point and the mean loss of each level's steps, float32 on its device.
         """
-        self._counting, self._losses = count_flops, {level.name: list[Tensor]() for level in self.levels}
-        made = self._play(self._plan(batches, steps_done), point, graph=False)
-        self._counting = False
-        losses = {name: torch.stack(values).mean() for name, values in self._losses.items()}
-        return made[-1].after, losses
+        (step,) = self._plan(batches, steps_done)
+        return self._made(step.inner if not top else (step,), point, count_flops)
 
-    def hypergradient(self, point: Point, batches: Mapping[str, Sequence[Any]], steps_done: int = 0) -> Group:
+    def lowest_steps(
+        self, point: Point, batches: Sequence[Any], steps_done: int, *, count_flops: bool = False
+    ) -> tuple[Point, dict[str, Tensor]]:
+        """Steps of the lowest level on ``batches``, which no hypergradient goes through; returns as :meth:`step`."""
+        steps = [Step(self.levels[0], batch, steps_done + i) for i, batch in enumerate(batches)]
+        return self._made(steps, point, count_flops)
+
+    def _made(self, steps: Sequence[Step], point: Point, count_flops: bool) -> tuple[Point, dict[str, Tensor]]:
+        self._counting, self._losses = count_flops, {level.name: list[Tensor]() for level in self.levels}
+        for step in steps:  # one after the other, as what a step has made is large
+            point = self._play([step], point, graph=False)[-1].after
+        self._counting = False
+        return point, {name: torch.stack(values).mean() for name, values in self._losses.items() if values}
+
+    def hypergradient(
+        self, point: Point, batches: Mapping[str, Sequence[Any]], steps_done: int | Mapping[str, int] = 0
+    ) -> Group:
         """The total derivative of the uppermost level's loss that :meth:`step` would step along."""
         self._losses = {level.name: [] for level in self.levels}
         return self._play(self._plan(batches, steps_done), point, graph=False)[-1].gradient
 
-    def upper_loss(self, point: Point, batches: Mapping[str, Sequence[Any]], steps_done: int = 0) -> Tensor:
+    def upper_loss(
+        self, point: Point, batches: Mapping[str, Sequence[Any]], steps_done: int | Mapping[str, int] = 0
+    ) -> Tensor:
         """The uppermost level's loss after the steps of the lower levels, whose derivative the hypergradient is.
 
         Constants are found anew from the point, drawn masks among them.
@@ -186,14 +209,15 @@ class Nested:
         with torch.no_grad():
             return step.level.loss(made[-1].after if made else point, step.batch, None)
 
-    def _plan(self, batches: Mapping[str, Sequence[Any]], steps_done: int) -> list[Step]:
+    def _plan(self, batches: Mapping[str, Sequence[Any]], steps_done: int | Mapping[str, int]) -> list[Step]:
         wanted = self.batches_per_step()
         given = {name: len(batches[name]) for name in wanted}
         if given != wanted:
             raise ValueError(f"a step takes {wanted} batches, given were {given}")
         feeds = {name: iter(batches[name]) for name in wanted}
         numbers: dict[str, Iterator[int]] = {
-            name: itertools.count(steps_done * count) for name, count in wanted.items()
+            name: itertools.count(steps_done * count if isinstance(steps_done, int) else steps_done[name])
+            for name, count in wanted.items()
         }
         return self._plan_level(len(self.levels) - 1, feeds, numbers)
 
@@ -299,7 +323,7 @@ class Nested:
         wanted = wanted & {step.level.name, *step.level.reads, *_changed(step.inner), *_read(step.inner)}
         if not wanted:
             return {}
-        if self.method == "exact":
+        if (step.level.method or self.method) == "exact":
             return self._differentiate(step, point, weight, wanted, graph)
         norm = torch.stack(torch._foreach_norm(list(weight.values()))).norm()
         epsilon = self.radius / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)

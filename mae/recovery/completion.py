@@ -15,21 +15,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.models.vit import MaskedAutoencoder
 from mae.recovery.recover import recover
 
 
 @torch.no_grad()
-def complete(model: MaskedAutoencoder, images: Tensor, hidden: Tensor, *, blend: bool = True) -> Tensor:
+def complete(
+    model: MaskedAutoencoder, images: Tensor, hidden: Tensor, *, blend: bool = True, precision: str = "fp32"
+) -> Tensor:
     """Images uint8 [B, 3, H, W] of any size whose pixels under ``hidden`` bool [B, H, W] are the model's.
 
     All other pixels are untouched. The whole image is squashed to the model's size. Without ``blend`` the edge of the
-    region shows. ValueError for shapes that do not fit.
+    region shows. The result is on the model's device; inputs may lie on the host. ValueError for shapes that do not
+    fit.
     """
     if images.ndim != 4 or hidden.shape != (len(images), *images.shape[2:]):
         raise ValueError(f"hidden pixels of shape {list(hidden.shape)} do not fit images of {list(images.shape)}")
+    device = model.pos_embed.device
+    images = copy_to(images, device)
     small, covered = shrink_visible(images, hidden, model.image_size)
-    return enlarge_into(images, hidden, recover(model, small, covered), covered, blend=blend)
+    filled = recover(model, small, covered, precision)
+    return enlarge_into(images, copy_to(hidden, device), filled, copy_to(covered, device), blend=blend)
 
 
 def enlarge_into(images: Tensor, hidden: Tensor, small: Tensor, covered: Tensor, *, blend: bool = True) -> Tensor:
@@ -53,12 +60,12 @@ def shrink_visible(images: Tensor, hidden: Tensor, size: tuple[int, int]) -> tup
     """The images at ``size`` (height, width), each pixel the mean of visible ones, and what is hidden there.
 
     uint8 [B, 3, h, w] and bool [B, h, w]: a pixel is hidden if any that it covers is, and no visible one knows anything
-    of a hidden one.
+    of a hidden one. What is hidden may lie on the host with the images on a GPU, and then does so at ``size`` as well.
     """
-    visible = (~hidden)[:, None].float()
-    share = F.adaptive_avg_pool2d(visible, size)
-    mean = F.adaptive_avg_pool2d(images.float() * visible, size) / share.clamp_min(1e-6)
+    share = F.adaptive_avg_pool2d((~hidden)[:, None].float(), size)
     covered = share[:, 0] < 1 - 1e-4
+    visible, share = copy_to(~hidden, images.device)[:, None].float(), copy_to(share, images.device)
+    mean = F.adaptive_avg_pool2d(images.float() * visible, size) / share.clamp_min(1e-6)
     return mean.round().clamp(0, 255).to(torch.uint8), covered
 
 

@@ -16,21 +16,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.models.mask import Mask
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, denormalise, normalise
+from mae.precision import rounded
 
 _FLOOR = 1e-6  # of a variance, as in the model's targets
 
 
 @torch.no_grad()
-def recover(model: MaskedAutoencoder, images: Tensor, hidden: Tensor) -> Tensor:
+def recover(model: MaskedAutoencoder, images: Tensor, hidden: Tensor, precision: str = "fp32") -> Tensor:
     """Images uint8 [B, 3, H, W] whose pixels under ``hidden`` bool [B, H, W] are the model's; all others untouched.
 
     Clips [B, 3, T, H, W] with ``hidden`` [B, T, H, W] are filled in by a model of video at once, by one of images frame
-    by frame. They have the model's size. What lies under ``hidden`` is never looked at. ValueError for shapes that do
-    not fit.
+    by frame. They have the model's size. What lies under ``hidden`` is never looked at. The result is on the model's
+    device. Inputs may lie on the host, which does not wait for the device if ``hidden`` does. ValueError for shapes
+    that do not fit.
     """
     if hidden.shape != (len(images), *images.shape[2:]):
         raise ValueError(f"hidden pixels of shape {list(hidden.shape)} do not fit images of {list(images.shape)}")
@@ -39,16 +42,16 @@ def recover(model: MaskedAutoencoder, images: Tensor, hidden: Tensor) -> Tensor:
             raise ValueError(f"a model of video fills in clips [B, 3, T, H, W], not images of {list(images.shape)}")
         covered = _tubelet_cells(hidden, model.patch_size, model.tubelet)
     elif images.ndim == 5:
-        return _as_clips(recover(model, _frames(images), hidden.flatten(0, 1)), len(images))
+        return _as_clips(recover(model, _frames(images), hidden.flatten(0, 1), precision), len(images))
     else:
         covered = _cells(hidden, model.patch_size)  # bool [B, N, p·p]
+    groups, device = _by_count(covered), model.pos_embed.device
+    images, hidden, covered = (copy_to(each, device) for each in (images, hidden, covered))
     pixels = normalise(images).masked_fill(hidden[:, None], 0.0)
-    counts = covered.any(2).sum(1)
     found = images.clone()
-    for count in torch.unique(counts).tolist():  # a batch of the model hides as many patches in every image
-        rows = torch.nonzero(counts == count)[:, 0]
-        if count:
-            found[rows] = _fill(model, pixels[rows], covered[rows])
+    for count, members in groups:
+        rows = copy_to(members, device)
+        found[rows] = _fill(model, pixels[rows], covered[rows], count, precision)
     return torch.where(hidden[:, None], found, images)
 
 
@@ -102,10 +105,20 @@ def _as_clips(frames: Tensor, count: int) -> Tensor:
     return frames.reshape(count, -1, *frames.shape[1:]).transpose(1, 2)
 
 
-def _fill(model: MaskedAutoencoder, pixels: Tensor, covered: Tensor) -> Tensor:
-    """The model's picture uint8 [b, 3, …] of normalised images or clips of which equally many patches are hidden."""
-    mask = _mask_of(covered.any(2))
-    prediction = model.decode(model.encode_visible(pixels, mask.ids_keep), mask.ids_restore).float()
+def _by_count(covered: Tensor) -> list[tuple[int, Tensor]]:
+    """Each number of hidden patches but 0, with the images int64 [b] that have so many: a batch of the model needs it.
+
+    ``covered`` bool [B, N, p·p] says where it is decided: on the host, if it lies there.
+    """
+    counts = covered.any(2).sum(1)
+    return [(count, torch.nonzero(counts == count)[:, 0]) for count in torch.unique(counts).tolist() if count]
+
+
+def _fill(model: MaskedAutoencoder, pixels: Tensor, covered: Tensor, count: int, precision: str) -> Tensor:
+    """The model's picture uint8 [b, 3, …] of normalised images or clips of which ``count`` patches each are hidden."""
+    mask = _mask_of(covered.any(2), count)
+    with rounded(precision, pixels.device):
+        prediction = model.decode(model.encode_visible(pixels, mask.ids_keep), mask.ids_restore).float()
     patches = model.patchify(pixels).float()
     if isinstance(model, VideoMaskedAutoencoder):
         if model.norm_pix:
@@ -118,10 +131,10 @@ def _fill(model: MaskedAutoencoder, pixels: Tensor, covered: Tensor) -> Tensor:
     return denormalise(model.unpatchify(prediction))
 
 
-def _mask_of(hidden: Tensor) -> Mask:
-    """The mask that hides these patches, bool [b, N], the same number in every row."""
+def _mask_of(hidden: Tensor, count: int) -> Mask:
+    """The mask that hides these patches, bool [b, N], ``count`` in every row."""
     order = torch.argsort(hidden.int(), dim=1, stable=True)
-    return Mask(order[:, : hidden.shape[1] - int(hidden[0].sum())], torch.argsort(order, dim=1), hidden)
+    return Mask(order[:, : hidden.shape[1] - count], torch.argsort(order, dim=1), hidden)
 
 
 def _statistics(patches: Tensor, covered: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:

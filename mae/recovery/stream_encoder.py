@@ -23,10 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mae.devices import copy_to
 from mae.models.blocks import Block
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
+from mae.precision import rounded
 
 
 class Encoded(NamedTuple):
@@ -61,31 +63,35 @@ class LiveEncoder(Protocol):
         """What the end of the stream finishes; another stream may begin."""
 
 
-def stream_encoder(model: MaskedAutoencoder) -> LiveEncoder:
-    """The encoder of a stream for either kind of model."""
-    return StreamEncoder(model) if isinstance(model, VideoMaskedAutoencoder) else FrameEncoder(model)
+def stream_encoder(model: MaskedAutoencoder, precision: str = "fp32") -> LiveEncoder:
+    """The encoder of a stream for either kind of model; ``precision`` is fp32 or bf16."""
+    kind = StreamEncoder if isinstance(model, VideoMaskedAutoencoder) else FrameEncoder
+    return kind(model, precision)  # type: ignore[arg-type]
 
 
 class StreamEncoder:
     """Encodes a stream of frames with a video model; see above. The model stays as it is, and where it is."""
 
-    def __init__(self, model: VideoMaskedAutoencoder) -> None:
+    def __init__(self, model: VideoMaskedAutoencoder, precision: str = "fp32") -> None:
         slots, rows, columns = model.grid
-        self.model, self.latency = model, model.tubelet
+        self.model, self.latency, self.precision = model, model.tubelet, precision
         self._slots, self._places, self._first = slots, rows * columns, model.class_tokens
         self._inbox = Inbox(model.tubelet)
         length = self._first + slots * self._places
         like = model.pos_embed
-        self._remembered = Remembered(model.blocks, length, self._first, like)
+        self._remembered = Remembered(model.blocks, length, self._first, like, precision)
         self._latents = like.new_empty(length, like.shape[-1])
         self._ids = torch.empty(slots * self._places, dtype=torch.int64, device=like.device)
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=slots // 2)  # embeddings and places, no positions
+        self.newest = 0
+        """How many places of the newest tubelet are visible."""
         self._begin()
 
     def push(self, frames: Tensor, hidden: Tensor | None = None) -> list[Encoded]:
         """What frames uint8 [n, 3, H, W] finish; a tubelet with a pixel under ``hidden`` bool [n, H, W] is not seen.
 
-        ValueError for frames of another size than the model's.
+        The host waits for the device only if ``hidden`` lies there. ValueError for frames of another size than the
+        model's.
         """
         check_frames(frames, hidden, self.model.image_size)
         return [self._encode(*portion) for portion in self._inbox.add(frames, hidden)]
@@ -117,17 +123,18 @@ class StreamEncoder:
     @torch.no_grad()
     def _encode(self, frames: Tensor, hidden: Tensor | None, count: int) -> Encoded:
         """The newest tubelet, of frames uint8 [t, 3, H, W]."""
-        model = self.model
-        clip = normalise(frames.to(model.pos_embed.device)).to(model.pos_embed.dtype).transpose(0, 1)[None]
-        tokens = model.embed(clip, (1, *model.grid[1:]))[0]
-        places = torch.arange(self._places, device=tokens.device)
-        if hidden is not None:
-            places = torch.nonzero(~hidden_cells(hidden.to(places.device), model.patch_size))[:, 0]
-            tokens = tokens[places]
-        if self._taken == self._slots:
-            self._begin_window()
-        latents = self._pass(tokens, self._taken * self._places + places)
-        self._taken += 1
+        model, device = self.model, self.model.pos_embed.device
+        clip = normalise(copy_to(frames, device)).to(model.pos_embed.dtype).transpose(0, 1)[None]
+        with rounded(self.precision, device):
+            tokens = model.embed(clip, (1, *model.grid[1:]))[0]
+            places = torch.arange(self._places, device=device)
+            if hidden is not None:
+                places = copy_to(visible_places(hidden, model.patch_size), device)
+                tokens = tokens[places]
+            if self._taken == self._slots:
+                self._begin_window()
+            latents = self._pass(tokens, self._taken * self._places + places)
+        self._taken, self.newest = self._taken + 1, len(places)
         self._recent.append((tokens, places))
         encoded = Encoded(self._index, self._index * model.tubelet, count, latents, places)
         self._index += 1
@@ -146,7 +153,7 @@ class StreamEncoder:
         model, first, used = self.model, self._first, self._remembered.used
         x = tokens + model.pos_embed[0].index_select(0, ids + first)
         if model.cls_token is not None:  # it looks at all there is, every time, and replaces its former self
-            x = torch.cat([(model.cls_token + model.pos_embed[:, :1])[0], x])
+            x = torch.cat([(model.cls_token + model.pos_embed[:, :first])[0], x])
         latents: Tensor = model.norm(self._remembered.add(x))
         end = used + len(ids)
         self._latents[:first] = latents[:first]
@@ -160,22 +167,21 @@ class FrameEncoder:
 
     latency = 1
 
-    def __init__(self, model: MaskedAutoencoder) -> None:
-        self.model, self._index = model, 0
+    def __init__(self, model: MaskedAutoencoder, precision: str = "fp32") -> None:
+        self.model, self.precision, self._index = model, precision, 0
 
     @torch.no_grad()
     def push(self, frames: Tensor, hidden: Tensor | None = None) -> list[Encoded]:
         """As :meth:`StreamEncoder.push`."""
         check_frames(frames, hidden, self.model.image_size)
-        model, found = self.model, []
+        model, device, found = self.model, self.model.pos_embed.device, []
         for number, frame in enumerate(frames):
-            image = normalise(frame[None].to(model.pos_embed.device))
-            places = torch.arange(model.pos_embed.shape[1] - model.class_tokens, device=image.device)
+            image = normalise(copy_to(frame[None], device))
+            places = torch.arange(model.pos_embed.shape[1] - model.class_tokens, device=device)
             if hidden is not None:
-                places = torch.nonzero(~hidden_cells(hidden[number : number + 1].to(image.device), model.patch_size))[
-                    :, 0
-                ]
-            tokens = model.encode_visible(image, places[None])[0, model.class_tokens :]
+                places = copy_to(visible_places(hidden[number : number + 1], model.patch_size), device)
+            with rounded(self.precision, device):
+                tokens = model.encode_visible(image, places[None])[0, model.class_tokens :]
             found.append(Encoded(self._index, self._index, 1, tokens, places))
             self._index += 1
         return found
@@ -214,8 +220,8 @@ class Inbox:
         frames = torch.stack(self._frames + self._frames[-1:] * missing)
         hidden = None
         if any(each is not None for each in self._hidden):
-            nothing = torch.zeros(frames.shape[2:], dtype=torch.bool, device=frames.device)
-            each = [nothing if one is None else one for one in self._hidden]
+            some = next(one for one in self._hidden if one is not None)
+            each = [torch.zeros_like(some) if one is None else one for one in self._hidden]
             hidden = torch.stack(each + each[-1:] * missing)
         self._frames, self._hidden = [], []
         return frames, hidden, count
@@ -227,8 +233,9 @@ class Remembered:
     The ``first`` tokens of every portion, those that stand for the whole, take the first places for good.
     """
 
-    def __init__(self, blocks: Iterable[nn.Module], length: int, first: int, like: Tensor) -> None:
-        self._pasts = [_Past(cast(Block, block), length, like) for block in blocks]
+    def __init__(self, blocks: Iterable[nn.Module], length: int, first: int, like: Tensor, precision: str) -> None:
+        kept = like.to(torch.bfloat16) if precision == "bf16" else like
+        self._pasts = [_Past(cast(Block, block), length, kept) for block in blocks]
         self._first = first
         self.used = 0
 
@@ -280,6 +287,16 @@ class _Past:
         x = x + block.attn.proj(seen[0].transpose(0, 1).flatten(1))
         out: Tensor = x + block.mlp(block.norm2(x))
         return out
+
+
+def visible_places(hidden: Tensor, patch_size: int) -> Tensor:
+    """The places that are visible in all frames, int64 [K], where ``hidden`` bool [t, H, W] lies."""
+    return torch.nonzero(~hidden_cells(hidden, patch_size))[:, 0]
+
+
+def hidden_places(hidden: Tensor, patch_size: int) -> Tensor:
+    """The other places, int64 [M]."""
+    return torch.nonzero(hidden_cells(hidden, patch_size))[:, 0]
 
 
 def hidden_cells(hidden: Tensor, patch_size: int) -> Tensor:

@@ -18,11 +18,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
+from mae.precision import rounded
 from mae.recovery.completion import complete, enlarge_into, shrink_visible
 from mae.recovery.recover import nearness, visible_statistics
-from mae.recovery.stream_encoder import Inbox, Remembered, StreamEncoder, check_frames, hidden_cells
+from mae.recovery.stream_encoder import Inbox, Remembered, StreamEncoder, check_frames, hidden_places
 
 
 class Recoverer(Protocol):
@@ -40,19 +42,19 @@ class Recoverer(Protocol):
         """The frames that are left at the end of the stream, None if there are none; another stream may begin."""
 
 
-def stream_recoverer(model: MaskedAutoencoder, *, blend: bool = True) -> Recoverer:
+def stream_recoverer(model: MaskedAutoencoder, *, blend: bool = True, precision: str = "fp32") -> Recoverer:
     """The recoverer for either kind of model; without ``blend`` the edges of the hidden regions show."""
     if isinstance(model, VideoMaskedAutoencoder):
-        return StreamRecoverer(model, blend=blend)
-    return FrameRecoverer(model, blend=blend)
+        return StreamRecoverer(model, blend=blend, precision=precision)
+    return FrameRecoverer(model, blend=blend, precision=precision)
 
 
 class StreamRecoverer:
     """Completes a stream with a video model; see above. All frames of a stream have one size."""
 
-    def __init__(self, model: VideoMaskedAutoencoder, *, blend: bool = True) -> None:
+    def __init__(self, model: VideoMaskedAutoencoder, *, blend: bool = True, precision: str = "fp32") -> None:
         self.model, self.latency, self._blend = model, model.tubelet, blend
-        self.encoder = StreamEncoder(model)
+        self.encoder = StreamEncoder(model, precision)
         self._decoder = StreamDecoder(self.encoder)
         self._inbox = Inbox(model.tubelet)
         # share [S], mean and deviation [C, S] of the visible pixels of every tubelet that is remembered
@@ -76,16 +78,18 @@ class StreamRecoverer:
     def _complete(self, frames: Tensor, hidden: Tensor | None, count: int) -> Tensor:
         assert hidden is not None
         device = self.model.pos_embed.device
-        small, covered = shrink_visible(frames.to(device), hidden.to(device), self.model.image_size)
+        given = copy_to(frames, device)
+        small, where = shrink_visible(given, hidden, self.model.image_size)  # where it is hidden, the host knows
+        covered = copy_to(where, device)
         small = small.masked_fill(covered[:, None], 0)
-        self.encoder.push(small, covered)
+        self.encoder.push(small, where)
         self._remember(small, covered)
-        places = torch.nonzero(hidden_cells(covered, self.model.patch_size))[:, 0]
+        places = copy_to(hidden_places(where, self.model.patch_size), device)
         prediction = self._decoder.predict(places)
         if not len(places):
             return frames[:count]
         filled = self._fill(small, places, prediction)
-        large = enlarge_into(frames.to(device), hidden.to(device), filled, covered, blend=self._blend)
+        large = enlarge_into(given, copy_to(hidden, device), filled, covered, blend=self._blend)
         return large[:count].to(frames.device)
 
     def _remember(self, small: Tensor, covered: Tensor) -> None:
@@ -110,12 +114,13 @@ class StreamRecoverer:
         """Mean and deviation [M, 1, 3] for the newest tubelet's places ``hidden`` [M], from what is visible around."""
         share = torch.cat([each[0] for each in self._seen])
         means, deviations = (torch.cat([each[part] for each in self._seen], dim=1) for part in (1, 2))
-        if not share.any():  # nothing to see yet: grey, of a photo's contrast
-            grey = means.new_full((len(hidden), 1, 3), 0.5)
-            return grey, grey / 2
-        grid = (len(self._seen), *self.model.grid[1:])
+        grid, seen = (len(self._seen), *self.model.grid[1:]), share.any()
         near = nearness(share[None], grid, newest=grid[1] * grid[2])[0, hidden]  # [M, N]
-        return (near @ means.T)[:, None], (near @ deviations.T)[:, None]
+        # With nothing to see yet: grey, of a photo's contrast.
+        mean, deviation = (
+            torch.where(seen, near @ values.T, usual) for values, usual in ((means, 0.5), (deviations, 0.25))
+        )
+        return mean[:, None], deviation[:, None]
 
     def _cells(self, frames: Tensor) -> Tensor:
         """Frames [t, C, h, w] by place, [S, t·p·p, C]."""
@@ -143,7 +148,7 @@ class StreamDecoder:
         self._encoder = encoder
         model, self._places = encoder.model, encoder.model.grid[1] * encoder.model.grid[2]
         like = model.decoder_pos_embed
-        self._remembered = Remembered(model.decoder_blocks, like.shape[1], model.class_tokens, like)
+        self._remembered = Remembered(model.decoder_blocks, like.shape[1], model.class_tokens, like, encoder.precision)
         self._slot = -1
 
     def clear(self) -> None:
@@ -157,16 +162,17 @@ class StreamDecoder:
         model = self._encoder.model
         latents, ids, slot = self._encoder.window()
         latents, ids, first = latents[0], ids[0], model.class_tokens
-        before = int((ids < slot * self._places).sum())
-        if slot <= self._slot:
-            self._remembered.clear()
-            if slot:
-                self._add(latents[: first + before], ids[:before], 0, slot, hidden[:0])
-        self._slot = slot
-        newest = torch.cat([latents[:first], latents[first + before :]])
-        found = self._add(newest, ids[before:], slot, slot + 1, hidden)
-        prediction: Tensor = model.decoder_pred(model.decoder_norm(found))
-        return prediction
+        before = len(ids) - self._encoder.newest
+        with rounded(self._encoder.precision, latents.device):
+            if slot <= self._slot:
+                self._remembered.clear()
+                if slot:
+                    self._add(latents[: first + before], ids[:before], 0, slot, hidden[:0])
+            self._slot = slot
+            newest = torch.cat([latents[:first], latents[first + before :]])
+            found = self._add(newest, ids[before:], slot, slot + 1, hidden)
+            prediction: Tensor = model.decoder_pred(model.decoder_norm(found))
+        return prediction.float()
 
     def _add(self, latents: Tensor, ids: Tensor, start: int, end: int, wanted: Tensor) -> Tensor:
         """The decoder's tokens [M, width] of the places ``wanted`` of the slots from ``start`` to ``end``."""
@@ -174,7 +180,7 @@ class StreamDecoder:
         first, positions = model.class_tokens, model.decoder_pos_embed[0]
         embedded = model.decoder_embed(latents)
         tokens = model.mask_token[0].repeat((end - start) * places, 1)
-        tokens[ids - start * places] = embedded[first:]
+        tokens[ids - start * places] = embedded[first:].to(tokens.dtype)
         tokens += positions[first + start * places : first + end * places]
         return self._remembered.add(torch.cat([embedded[:first] + positions[:first], tokens]), first + wanted)
 
@@ -184,15 +190,15 @@ class FrameRecoverer:
 
     latency = 1
 
-    def __init__(self, model: MaskedAutoencoder, *, blend: bool = True) -> None:
-        self.model, self._blend = model, blend
+    def __init__(self, model: MaskedAutoencoder, *, blend: bool = True, precision: str = "fp32") -> None:
+        self.model, self._blend, self._precision = model, blend, precision
 
     def push(self, frames: Tensor, hidden: Tensor) -> Tensor:
         """As :meth:`Recoverer.push`."""
         check_frames(frames, hidden)
-        device = self.model.pos_embed.device
+        asked = {"blend": self._blend, "precision": self._precision}
         done = [  # one by one: a batch of another size might have other last bits
-            complete(self.model, frame[None].to(device), mask[None].to(device), blend=self._blend).to(frames.device)
+            complete(self.model, frame[None], mask[None], **asked).to(frames.device)  # type: ignore[arg-type]
             if mask.any()
             else frame[None]
             for frame, mask in zip(frames, hidden, strict=True)

@@ -66,6 +66,7 @@ class Trained(Protocol):
 def training_facts(training: Trained) -> dict[str, Any]:
     """What a run notes of its training before it begins, in plain values: sizes, steps, peak rate, FLOPs."""
     model, settings = training.model, training.settings
+    hidden = training.masking.hidden(model.grid)
     return {
         "grid": list(model.grid),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -73,6 +74,12 @@ def training_facts(training: Trained) -> dict[str, Any]:
         "steps": training.total_steps,
         "peak_learning_rate": settings.peak_learning_rate,
         "precision": training.precision,
-        "flops_per_image": training_flops(model, training.masking.mask_ratio, settings.decode_ratio),
+        "flops_per_image": training_flops(
+            model,
+            training.masking.mask_ratio,
+            settings.decode_ratio,
+            hidden=hidden,
+            predict_visible=settings.visible_weight > 0,
+        ),
         "peak_flops": training.peak._asdict() if training.peak else None,
     }

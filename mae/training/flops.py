@@ -3,7 +3,7 @@
 Counted are the products of matrices, from the model's dimensions, at two operations a multiply-add, and the backward
 pass as two forward passes (Kaplan et al. 2020, arXiv 2001.08361, and Chowdhery et al. 2022, arXiv 2204.02311, who named
 model FLOPs utilisation). It is the work that the step here does: hidden patches are not embedded, visible ones are not
-predicted. What a kernel does twice to save memory is not counted.
+predicted unless the loss asks for it. What a kernel does twice to save memory is not counted.
 """
 
 from __future__ import annotations
@@ -72,11 +72,13 @@ def training_flops(
     grid: tuple[int, ...] | None = None,
     *,
     hidden: int | None = None,
+    predict_visible: bool = False,
 ) -> int:
     """FLOPs of the forward and backward pass of one image, with this share of its patches hidden.
 
     ``decode_ratio`` is the share of the hidden ones that is decoded, ``grid`` the image's, if it is not the model's,
-    ``hidden`` their number, where it does not follow from the ratio.
+    ``hidden`` their number, where it does not follow from the ratio. ``predict_visible``: the loss is on visible
+    patches as well.
     """
     patches = math.prod(grid or model.grid)
     hidden = hidden_count(patches, mask_ratio) if hidden is None else hidden
@@ -91,8 +93,9 @@ def training_flops(
     forward = sum(_multiply_adds(block, seen, seen) for block in model.blocks)
     forward += seen * width * decoder_width
     forward += sum(_multiply_adds(block, tokens, tokens) for block in others)
-    forward += _multiply_adds(last, tokens, decoded)  # the last block has outputs for these alone
-    forward += decoded * decoder_width * pixels
+    predicted = decoded + visible * predict_visible
+    forward += _multiply_adds(last, tokens, predicted)  # the last block has outputs for these alone
+    forward += predicted * decoder_width * pixels
     embedding = visible * pixels * width  # has no gradient towards the pixels
     return 2 * (3 * forward + 2 * embedding)
 

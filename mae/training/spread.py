@@ -27,7 +27,7 @@ class Whole:
         self.model = model
         self.loss: nn.Module = _Loss(model)
         """Images, their mask, what is decoded of it, their grid → the mean loss of these images, scalar; with ``each``
-        the error of every decoded patch."""
+        the error of every decoded patch, and with ``visible`` of every visible one before them."""
 
     def averaging(self, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of a batch: gradients are averaged over the processes at the ``last`` one."""
@@ -155,9 +155,15 @@ class _Loss(nn.Module):
         self.model = model
 
     def forward(
-        self, images: Tensor, mask: Mask, decoded: Tensor | None, grid: tuple[int, ...], each: bool = False
+        self,
+        images: Tensor,
+        mask: Mask,
+        decoded: Tensor | None,
+        grid: tuple[int, ...],
+        each: bool = False,
+        visible: bool = False,
     ) -> Tensor:
-        loss: Tensor = self.model(images, mask, decoded, grid, each=each)
+        loss: Tensor = self.model(images, mask, decoded, grid, each=each, visible=visible)
         return loss
 
 

@@ -24,14 +24,16 @@ from mae.masks.masking import Masking, Part
 from mae.models.mask import Mask
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
-from mae.optimisation import guarded_step, learning_rate, parameter_groups, resolve_precision
+from mae.optimisation import guarded_step, learning_rate, parameter_groups
 from mae.pixels import normalise
+from mae.precision import resolve_precision
 from mae.randomness import seed_of
 from mae.training.compiling import compile_in_place, eager
 from mae.training.flops import Peak, peak_flops, training_flops
 from mae.training.guard import Guard, NonFinite
 from mae.training.resolution_schedule import ResolutionSchedule
 from mae.training.spread import Whole, local, spread
+from mae.training.weighted_loss import SCHEDULES, by_distance, by_saliency, scheduled
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -60,6 +62,11 @@ class TrainingSettings:
     saliency_weight: float = 0.0
     """λ in 0..1: a decoded patch's error counts (1 − λ) + λ · saliency / the mean saliency of its image's decoded
     patches, 1 where the map has nothing at these. 0 is the plain mean."""
+    saliency_weight_schedule: str = "constant"
+    """How λ moves over the training: one of SCHEDULES."""
+    visible_weight: float = 0.0
+    """μ ≥ 0: μ times the mean error of the visible patches, each divided by the root of its distance to the nearest
+    hidden one, is added to the loss."""
     compile: bool = False
     """Compile the model's forward and backward pass, for batches of ``batch_size`` images."""
 
@@ -83,6 +90,11 @@ class TrainingSettings:
             raise ValueError(f"--decoder-masking {self.decoder_masking!r} is not one of: {', '.join(DECODER_MASKINGS)}")
         if not 0 <= self.saliency_weight <= 1:
             raise ValueError(f"--saliency-weight is {self.saliency_weight:g}; it must be between 0 and 1")
+        if self.saliency_weight_schedule not in SCHEDULES:
+            choices = ", ".join(SCHEDULES)
+            raise ValueError(f"--saliency-weight-schedule {self.saliency_weight_schedule!r} is not one of: {choices}")
+        if not (math.isfinite(self.visible_weight) and self.visible_weight >= 0):
+            raise ValueError(f"--visible-weight is {self.visible_weight:g}; it must be a number from 0 on")
         if self.precision not in PRECISIONS:
             raise ValueError(f"--precision {self.precision!r} is not one of: {', '.join(PRECISIONS)}")
 
@@ -129,6 +141,8 @@ class Training:
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = steps_per_epoch * settings.epochs
         self.step = 0
+        self.hidden_loss = torch.zeros((), device=self.device)
+        """The part of the last step's loss that is on hidden patches."""
         self.optimizer = self._new_optimizer()
         self.precision = resolve_precision(settings.precision, self.device)
         self._guard = Guard(self.device)
@@ -155,7 +169,8 @@ class Training:
         """FLOPs of the passes of an image that follows after ``step`` steps; without a step, of a whole-sized one."""
         grid = self.model.grid_of(self.image_size(step) if step is not None else self.model.image_size)
         hidden = self.masking.hidden(grid)
-        return training_flops(self.model, self.masking.mask_ratio, self.settings.decode_ratio, grid, hidden=hidden)
+        ratios, visible = (self.masking.mask_ratio, self.settings.decode_ratio), self.settings.visible_weight > 0
+        return training_flops(self.model, *ratios, grid, hidden=hidden, predict_visible=visible)
 
     @functools.cached_property
     def peak(self) -> Peak | None:
@@ -197,17 +212,20 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
+        losses = torch.zeros(2, device=self.device)
         for number, batch in enumerate(batches):
             with self.spread.averaging(last=number == len(batches) - 1):
-                total += self._pass(batch, number, count)
-        total = self.world.sum(total) / self.world.size
+                losses += self._pass(batch, number, count)
+        total, self.hidden_loss = (self.world.sum(losses) / self.world.size).unbind()
         self._apply_gradients(total)
         self.step += 1
         return total
 
     def _pass(self, batch: Batch, number: int, count: int) -> Tensor:
-        """Forward and backward pass of batch ``number`` of a step of ``count`` images; its part of the loss."""
+        """Forward and backward pass of batch ``number`` of a step of ``count`` images.
+
+        Its part of the loss, and of that on hidden patches, [2].
+        """
         share = len(batch.images) / count
         here = batch if len(batch.images) else self._blank(batch.part)
         images = normalise(copy_to(here.images, self.device))
@@ -223,17 +241,26 @@ class Training:
         # A batch of another size, for an image could not be read, is not worth a compilation of its own.
         whole = len(images) * self.world.size == self.settings.batch_size
         with autocast, eager(self.settings.compile and not whole):
-            errors = self.spread.loss(images, mask, decoded, self.grid, each=self.needs_errors)
+            visible = self.settings.visible_weight > 0
+            errors = self.spread.loss(images, mask, decoded, self.grid, each=self.needs_errors, visible=visible)
         chosen = mask.ids_hidden if self.needs_errors and decoded is None else decoded
-        loss = self._weigh(errors, here.saliency, chosen) * (share * self.world.size)  # processes are averaged
+        kept = mask.ids_keep.shape[1]
+        seen, errors = (errors[:, :kept], errors[:, kept:]) if visible else (None, errors)
+        hidden = self._weigh(errors, here.saliency, chosen) * (share * self.world.size)  # processes are averaged
+        loss = hidden
+        if seen is not None:
+            near = by_distance(seen, mask, self.grid) * (share * self.world.size)
+            loss = hidden + self.settings.visible_weight * near
         loss.backward()  # type: ignore[no-untyped-call]
         if self.learner and look and self.learner.needs_errors and chosen is not None:
             self.learner.hear(look, chosen, errors.detach())
-        return loss.detach()
+        return torch.stack([loss.detach(), hidden.detach()])
 
     def schedules(self) -> dict[str, Any]:
         """What follows a schedule, by name, as it is at the coming step; plain values, for the log."""
         values: dict[str, Any] = {"learning_rate": self.learning_rate(), **self.masking.schedules(self.progress)}
+        if self.settings.saliency_weight_schedule != "constant":
+            values["saliency_weight"] = self.saliency_weight
         if self.resolutions is not None:
             values["image_size"] = list(self.image_size())
         return values
@@ -248,7 +275,8 @@ class Training:
     @property
     def needs_errors(self) -> bool:
         """Whether a step asks for every patch's error, not for their mean alone."""
-        return self.settings.saliency_weight > 0 or (self.learner is not None and self.learner.needs_errors)
+        weighed = self.settings.saliency_weight > 0 or self.settings.visible_weight > 0
+        return weighed or (self.learner is not None and self.learner.needs_errors)
 
     @property
     def needs_saliency(self) -> bool:
@@ -257,21 +285,21 @@ class Training:
             return True
         return self.learner.needs_saliency if self.learner else self.masking.needs_saliency
 
-    def _weigh(self, errors: Tensor, saliency: Tensor | None, decoded: Tensor | None) -> Tensor:
-        """The mean of errors [B, M'] of the patches ``decoded``, weighted where the settings say so; or a mean's own.
+    @property
+    def saliency_weight(self) -> float:
+        """The weight of saliency in the loss of the coming step, 0..1."""
+        settings = self.settings
+        return scheduled(settings.saliency_weight, settings.saliency_weight_schedule, self.progress)
 
-        The weights of an image have mean 1, and are all 1 where its map is flat or has nothing at the decoded patches.
-        """
+    def _weigh(self, errors: Tensor, saliency: Tensor | None, decoded: Tensor | None) -> Tensor:
+        """The mean of errors [B, M'] of the patches ``decoded``, weighted where the settings say so."""
         if not self.needs_errors:
             return errors
         if self.settings.saliency_weight == 0:
             return errors.mean()
         assert saliency is not None and decoded is not None  # noqa: PT018
-        strength = self.settings.saliency_weight
         there = copy_to(saliency.float(), self.device).gather(1, decoded)  # [B, M']
-        mean = there.mean(1, keepdim=True)
-        relative = torch.where(mean > 0, there / mean.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
-        return (errors * (1 - strength + strength * relative)).mean()
+        return by_saliency(errors, there, self.saliency_weight)
 
     def _look(self, images: Tensor, batch: Batch, number: int, share: float, batch_share: float | None = None) -> Look:
         """A batch as the mask learner is shown it; its noise is that of ``draw_masks`` to begin with."""
@@ -287,6 +315,7 @@ class Training:
             self.progress,
             batch.part,
             self.masking.tubes,
+            self.masking.mask_granularity,
         )
 
     def _apply_gradients(self, loss: Tensor) -> None:

@@ -165,7 +165,7 @@ def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False,
     asked = options_of(CompareOptions, {"what": place, "out": out} | options)
     if isinstance(what, Mapping):
         with user_errors():
-            plan = plan_from(dict(what)).narrowed(asked.arms, asked.seeds)
+            plan = plan_from(dict(what)).narrowed(asked)
     else:
         plan = asked_plan(asked)
     machine: dict[str, Any] = {"jobs": asked.jobs, "device": asked.device, "workers": asked.workers}

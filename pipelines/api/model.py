@@ -87,7 +87,7 @@ class Model:
             raise UserError(f"{self.name} is a model of video: mae-cli reconstruct fills in videos")
         pixels = torch.from_numpy(np.asarray(open_picture(image)).copy()).permute(2, 0, 1)
         region = self._hidden(hidden, pixels)
-        whole = complete(self.network, pixels[None].to(self.device), region[None].to(self.device), blend=blend)
+        whole = complete(self.network, pixels[None], region[None], blend=blend)
         return Image.fromarray(whole[0].permute(1, 2, 0).cpu().numpy())
 
     def __repr__(self) -> str:

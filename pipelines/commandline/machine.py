@@ -1,4 +1,4 @@
-"""What a command settles by the machine it runs on, where the user does not say: the device, and the workers."""
+"""What a command settles by the machine it runs on, where the user does not say: device, precision, workers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ def usable_device(name: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} can't be used here: {str(error).splitlines()[0]}") from error
     return name
+
+
+def usable_precision(precision: str, device: str) -> str:
+    """``auto`` made definite for a device: fp32 or bf16; UserError for one that it does not have."""
+    import torch
+
+    from mae.precision import resolve_precision
+
+    try:
+        return resolve_precision(precision, torch.device(device))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def half_the_cores(processes: int = 1) -> int:

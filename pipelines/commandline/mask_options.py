@@ -24,6 +24,10 @@ def parse_sides(text: str) -> tuple[int, ...]:
 MaskRatio = Annotated[
     float | None, Option("Fraction of patches hidden [default: 0.75, or 0.9 for videos].", panel=MASKS)
 ]
+MaskGranularity = Annotated[
+    int,
+    Option("Side of the blocks of patches that are hidden or shown together: 2 for 2×2 patches.", least=1, panel=MASKS),
+]
 SalientRatio = Annotated[
     float,
     Option(
@@ -57,6 +61,12 @@ Temperature = Annotated[
 ImageSize = Annotated[
     tuple[int, ...],
     Option("Size of the images in pixels: a side, or HEIGHTxWIDTH.", parse=parse_sides, written="224", panel=MODEL),
+]
+ClassTokens = Annotated[
+    int | None,
+    Option(
+        "Class tokens of the encoder [default: 1, or none for videos] (docs/guide/variants.md).", least=1, panel=MODEL
+    ),
 ]
 _PATCH_SIZE = Option("Side of a patch in pixels [default: 16, or 14 for huge].", least=1, panel=MODEL)
 PatchSize = Annotated[int | None, _PATCH_SIZE]

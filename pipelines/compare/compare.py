@@ -91,7 +91,7 @@ def check(units: Sequence[Unit]) -> list[str]:
             sources[place] = open_training(options)
         if state != NEW:
             _check_same_images(unit, sources[place])
-    for unit in {unit.arm: unit for unit in units}.values():
+    for unit in {(unit.arm, unit.limit): unit for unit in units}.values():
         options = unit.pretrain
         _check_arm(unit, sources[options.source, options.limit, options.split])
     _check_labels(units[0])
@@ -113,7 +113,14 @@ def _ready(plan: ComparePlan, out: Path, jobs: int, device: str | None, workers:
     given = {"device": device, "workers": workers}
     given = {name: value for name, value in given.items() if value is not None}
     placed = replace(plan, pretrain=common | plan.pretrain | given, evaluate=common | plan.evaluate | given)
-    return units_of(placed, out)
+    return units_of(placed, out, _images(placed) if plan.limits else 0)
+
+
+def _images(plan: ComparePlan) -> int:
+    """How many images a run of the plan learns from. UserError."""
+    with user_errors():
+        options = plan.pretrain_options(plan.baseline, plan.seeds[0], Path("run"))
+    return len(open_training(options))
 
 
 def _check_clips(units: Sequence[Unit]) -> None:

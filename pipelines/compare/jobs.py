@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -63,8 +63,7 @@ def _placed(unit: Unit, slot: int) -> Unit:
     """The unit on the device of a slot: where ``cuda`` is asked for, the visible ones in turn."""
     if unit.pretrain.device != "cuda" or torch.cuda.device_count() < 2:
         return unit
-    device = f"cuda:{slot % torch.cuda.device_count()}"
-    return replace(unit, pretrain=replace(unit.pretrain, device=device), evaluate=replace(unit.evaluate, device=device))
+    return unit.on(f"cuda:{slot % torch.cuda.device_count()}")
 
 
 def _start(unit: Unit, slot: int, threads: int) -> _Job:

@@ -9,7 +9,8 @@ from pipelines.compare.arms import built_in_arms, usual_arms
 from pipelines.evaluate.options import EvaluateOptions
 
 WITHOUT_A_PLAN = "Without a plan"
-"""A panel of ``--help``."""
+STATISTICS = "What can be said"
+"""Panels of ``--help``."""
 
 _PROTOCOLS = next(each for each in declared_options(EvaluateOptions) if each.name == "protocols").choices
 
@@ -27,7 +28,30 @@ class CompareOptions:
             f"plan's, or all of these but {', '.join(name for name in built_in_arms() if name not in usual_arms())}]"
         ),
     ] = None
+    masks: Annotated[
+        tuple[str, ...],
+        Option(
+            "FILE.py:NAME, your own scores of patches as one more arm, called NAME (docs/guide/your-masks.md). Can "
+            "be given several times."
+        ),
+    ] = ()
     seeds: Annotated[str | None, Option("Number of seeds, or the seeds as 0,1,2 [default: 3, or the plan's]")] = None
+    power: Annotated[
+        float | None,
+        Option(
+            "Report how many seeds show a difference of this many percentage points, from the spread of the finished "
+            "ones [default: the plan's, or no such report]",
+            panel=STATISTICS,
+        ),
+    ] = None
+    margin: Annotated[
+        float | None,
+        Option(
+            "Also test whether arms are equal to the baseline within this many percentage points [default: the plan's, "
+            "or no such test]",
+            panel=STATISTICS,
+        ),
+    ] = None
     dry_run: Annotated[bool, Option("Check everything, list the runs with their states, and stop.")] = False
     saliency: Annotated[str | None, Option("Maps for the arms that need them.", panel=WITHOUT_A_PLAN)] = None
     labelled: Annotated[str | None, Option("Labelled source to evaluate on [default: WHAT]", panel=WITHOUT_A_PLAN)] = (

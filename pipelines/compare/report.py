@@ -20,9 +20,22 @@ from rich.console import Console
 from rich.table import Table
 
 from mae.masks.strategies import STRATEGIES
+from pipelines.compare.curves import (
+    EXPLANATION,
+    Curves,
+    curve_tables,
+    curves_of,
+    differences_of,
+    draw_curves,
+    means_of,
+    plain_curves,
+    values_of,
+)
 from pipelines.compare.plan import UNTRAINED, ComparePlan
 from pipelines.compare.plots import forest, loss_curves, losses, mask_sheet
-from pipelines.compare.statistics import LEVEL, Difference, Mean, mean_interval, paired_differences
+from pipelines.compare.power import SeedsNeeded
+from pipelines.compare.power_report import needs_of, power_lines, power_tables
+from pipelines.compare.statistics import LEVEL, Difference, Mean, paired_differences, percent
 from pipelines.compare.unit import UnitOutcome
 from pipelines.errors import UserError
 from pipelines.evaluate.protocol import load
@@ -38,6 +51,7 @@ RESULTS, REPORT = "results.json", "report.md"
 _PLOTS = {
     "differences.png": "Paired differences from the baseline: dots are seeds, diamonds means, bars 95 % intervals",
     "accuracy.png": "Accuracy by arm: dots are seeds, diamonds means, bars 95 % intervals",
+    "curves.png": "Learning curves: means over seeds, bars 95 % intervals",
     "masks.png": "What each arm hides of the same images",
     "loss.png": "Pretraining loss by arm",
 }
@@ -56,35 +70,32 @@ class Comparison:
     """Of every arm from the baseline; its p-values are adjusted over the arms, among which the untrained is not."""
     untrained: dict[str, Difference]
     """Of the untrained encoder, by protocol; a reference, on its own."""
+    needs: dict[str, dict[str, SeedsNeeded]]
+    """The seeds that each arm needs, by protocol; empty where the plan does not ask for it."""
+    limited: list[UnitOutcome]
+    """Finished runs on fewer images, which are in none of the above."""
+    curves: Curves
 
 
 def summarise(plan: ComparePlan, outcomes: Iterable[UnitOutcome]) -> Comparison:
     """The statistics of every protocol over what is finished."""
-    outcomes = list(outcomes)
-    finished, failed = [o for o in outcomes if o.record], [o for o in outcomes if o.failed]
-    values: dict[str, dict[str, dict[int, float]]] = {}
-    for outcome in sorted(finished, key=lambda o: (list(plan.arms).index(o.unit.arm), o.unit.seed)):
-        assert outcome.record
-        rows = outcome.record["result"]["rows"]
-        for protocol in outcome.unit.evaluate.protocols:
-            table = values.setdefault(protocol, {})
-            table.setdefault(outcome.unit.arm, {})[outcome.unit.seed] = float(rows[0][protocol])
-            if rows[-1].get(protocol) is not None and len(rows) > 1:  # no protocol has to judge the untrained one too
-                table.setdefault(UNTRAINED, {}).setdefault(outcome.unit.seed, float(rows[-1][protocol]))
-    for table in values.values():
-        if UNTRAINED in table:
-            table[UNTRAINED] = table.pop(UNTRAINED)  # last
-    means: dict[str, dict[str, Mean]] = {}
-    differences: dict[str, dict[str, Difference]] = {}
+    outcomes = sorted(outcomes, key=lambda o: (list(plan.arms).index(o.unit.arm), o.unit.seed))
+    every, failed = [o for o in outcomes if o.record], [o for o in outcomes if o.failed]
+    finished, limited = ([o for o in every if (o.unit.limit is None) == whole] for whole in (True, False))
+    values = values_of((o.unit.arm, o.unit.seed, (o.record or {})["result"]) for o in finished)
+    means = {protocol: means_of(table) for protocol, table in values.items()}
+    differences = {protocol: differences_of(plan, table) for protocol, table in values.items()}
     untrained: dict[str, Difference] = {}
     for protocol, table in values.items():
-        means[protocol] = {arm: mean_interval(list(by_seed.values())) for arm, by_seed in table.items()}
-        trained = {arm: by_seed for arm, by_seed in table.items() if arm != UNTRAINED}
-        differences[protocol] = paired_differences(trained, plan.baseline)
         reference = {arm: table[arm] for arm in (plan.baseline, UNTRAINED) if arm in table}
         if found := paired_differences(reference, plan.baseline):
             untrained[protocol] = found[UNTRAINED]
-    return Comparison(plan, finished, failed, values, means, differences, untrained)
+    curves: Curves = {}
+    if finished and (plan.limits or plan.label_fractions):
+        images = RunFolder(finished[0].unit.pretrain.out).config()["images"]
+        curves = curves_of(plan, finished, limited, images)
+    needs = needs_of(plan, finished, differences)
+    return Comparison(plan, finished, failed, values, means, differences, untrained, needs, limited, curves)
 
 
 def write_report(comparison: Comparison, out: Path, *, device: str, jobs: int) -> None:
@@ -98,22 +109,24 @@ def write_report(comparison: Comparison, out: Path, *, device: str, jobs: int) -
 
 
 def tables_of(comparison: Comparison) -> dict[str, list[list[str]]]:
-    """By protocol a heading and a row an arm: name, seeds, mean, difference, adjusted p and reading."""
+    """By protocol a heading and a row an arm: name, seeds, mean, difference, adjusted p and reading.
+
+    With a margin the adjusted p of equality stands before the reading.
+    """
     tables = {}
     for protocol, by_arm in comparison.values.items():
-        rows = [["arm", "seeds", f"{protocol} %", f"− {comparison.plan.baseline}", "adjusted p", "reading"]]
+        margin = comparison.plan.margin
+        equality = [] if margin is None else [f"p of equality within {margin:g}"]
+        rows = [["arm", "seeds", f"{protocol} %", f"− {comparison.plan.baseline}", "adjusted p", *equality, "reading"]]
         for arm in (*comparison.plan.arms, UNTRAINED):
             mean = comparison.means[protocol].get(arm)
             cells = _difference_cells(comparison, protocol, arm)
+            if equality:
+                found = comparison.differences[protocol].get(arm)
+                cells.insert(2, _p_cell(found.adjusted_equivalence_p) if found else "")
             rows.append([arm, str(len(by_arm.get(arm, {}))), percent(mean) if mean else "–", *cells])
         tables[protocol] = rows
     return tables
-
-
-def percent(mean: Mean, *, sign: bool = False) -> str:
-    """A share as ``41.2 ± 0.8``, in per cent or percentage points."""
-    text = f"{100 * mean.mean:{'+' if sign else ''}.1f}".replace("-", "−")
-    return text if mean.half_width is None else f"{text} ± {100 * mean.half_width:.1f}"
 
 
 def _difference_cells(comparison: Comparison, protocol: str, arm: str) -> list[str]:
@@ -125,8 +138,11 @@ def _difference_cells(comparison: Comparison, protocol: str, arm: str) -> list[s
     found = comparison.differences[protocol].get(arm)
     if found is None:
         return ["–", "–", "no seed in common"]
-    p = "–" if found.adjusted_p is None else f"{found.adjusted_p:.3f}" if found.adjusted_p >= 0.001 else "< 0.001"
-    return [percent(found.mean, sign=True), p, found.reading]
+    return [percent(found.mean, sign=True), _p_cell(found.adjusted_p), found.reading]
+
+
+def _p_cell(p: float | None) -> str:
+    return "–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _draw(comparison: Comparison, folder: Path) -> list[str]:
@@ -145,7 +161,9 @@ def _draw(comparison: Comparison, folder: Path) -> list[str]:
         title = f"Difference from {plan.baseline}, seed by seed"
         unit = "percentage points"
         forest(folder / "differences.png", differences, title=title, unit=unit, zero=plan.baseline)
-    units = [o.unit for o in sorted(comparison.finished, key=lambda o: list(plan.arms).index(o.unit.arm))]
+    if comparison.curves:
+        draw_curves(folder / "curves.png", plan, comparison.curves)
+    units = [outcome.unit for outcome in comparison.finished]
     losses(folder / "loss.png", loss_curves(units))
     try:
         mask_sheet(folder / "masks.png", units)
@@ -161,10 +179,11 @@ def _scaled(values: Iterable[float], mean: Mean) -> tuple[list[float], Mean]:
 
 def _results(comparison: Comparison, machine: dict[str, Any]) -> dict[str, Any]:
     runs = []
-    for outcome in comparison.finished:
+    for outcome in (*comparison.finished, *comparison.limited):
         config = RunFolder(outcome.unit.pretrain.out).config()
         facts = {name: config[name] for name in ("images", "grid", "parameters", "steps", "masking", "versions")}
         runs.append({"folder": str(outcome.unit.pretrain.out), **facts, **(outcome.record or {})})
+        runs[-1] |= {} if outcome.unit.limit is None else {"limit": outcome.unit.limit}
     return {
         "plan": asdict(comparison.plan),
         "machine": machine,
@@ -173,22 +192,34 @@ def _results(comparison: Comparison, machine: dict[str, Any]) -> dict[str, Any]:
         "means": _plain(comparison.means),
         "differences": _plain(comparison.differences),
         "untrained": _plain({"": comparison.untrained})[""],
+        "seeds_needed": _plain(comparison.needs),
+        "curves": plain_curves(comparison.curves),
         "runs": runs,
         "failed": [{"arm": o.unit.arm, "seed": o.unit.seed, "reason": o.failed} for o in comparison.failed],
     }
 
 
-def _plain(tables: Mapping[str, Mapping[str, Mean | Difference]]) -> dict[str, dict[str, Any]]:
+def _plain(tables: Mapping[str, Mapping[str, Mean | Difference | SeedsNeeded]]) -> dict[str, dict[str, Any]]:
     return {name: {arm: asdict(found) for arm, found in table.items()} for name, table in tables.items()}
 
 
 def _report(comparison: Comparison, out: Path, machine: dict[str, Any], notes: Sequence[str]) -> str:
     plan, finished = comparison.plan, comparison.finished
-    total = len(plan.arms) * len(plan.seeds)
-    lines = ["# Comparison of masks", "", f"{len(finished)} of {total} runs are finished ({_counted(plan)})."]
+    total = len(plan.arms) * len(plan.seeds) * (1 + len(plan.limits))
+    lines = [
+        "# Comparison of masks",
+        "",
+        f"{len(finished) + len(comparison.limited)} of {total} runs are finished ({_counted(plan)}).",
+    ]
     lines += [f"- FAILED {outcome.unit.name}: {markdown(outcome.failed)}" for outcome in comparison.failed]
     if finished:
         lines += ["", "## Result", "", *_tables(tables_of(comparison)), *_explanation(comparison)]
+        if plan.power is not None or plan.margin is not None:
+            lines += ["", "## How many seeds", "", *_tables(power_tables(plan, comparison.needs))]
+            lines += [line for text in power_lines(plan, comparison.needs) for line in (text, "")]
+        if comparison.curves:
+            lines += ["", "## Learning curves", "", EXPLANATION, ""]
+            lines += _tables(dict(enumerate(curve_tables(plan, comparison.curves))))
         lines += ["", "## By seed", "", *_by_seed(comparison), "## Pictures", ""]
         drawn = [(name, text) for name, text in _PLOTS.items() if (out / "plots" / name).exists()]
         for name, text in drawn:
@@ -200,7 +231,8 @@ def _report(comparison: Comparison, out: Path, machine: dict[str, Any], notes: S
 
 def _counted(plan: ComparePlan) -> str:
     seeds = ", ".join(map(str, plan.seeds))
-    return f"{len(plan.arms)} arms × {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}: {seeds}"
+    sizes = f" × {1 + len(plan.limits)} numbers of images" if plan.limits else ""
+    return f"{len(plan.arms)} arms{sizes} × {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}: {seeds}"
 
 
 def _explanation(comparison: Comparison) -> list[str]:
@@ -216,7 +248,13 @@ def _explanation(comparison: Comparison) -> list[str]:
         f"*adjusted p* is the p of the two-sided paired t-test, adjusted by Holm's method for the {others} arms "
         f"that are compared with {plan.baseline}, for each protocol. *better* and *worse* mean an adjusted p below "
         "0.05. *no difference shown* does not mean that there is none. The intervals are not adjusted. "
-        f"*{UNTRAINED}* is the encoder with the starting weights of a seed. It is not tested.",
+        + (
+            ""
+            if plan.margin is None
+            else f"*equal* means that two one-sided tests show a difference of less than {plan.margin:g} percentage "
+            f"points (adjusted p below 0.05). "
+        )
+        + f"*{UNTRAINED}* is the encoder with the starting weights of a seed. It is not tested.",
         *(f"\n*{each.name}* is {each.meaning}." for each in protocols if each.meaning),
     ]
 
@@ -296,8 +334,17 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
 
 def masks_in_words(options: PretrainOptions) -> str:
     """What a run hides, and how its errors are weighed."""
-    weighed = f", errors {options.saliency_weight:g} by saliency" if options.saliency_weight else ""
-    return STRATEGIES[options.masking_name].in_words(options.recorded()) + weighed
+    side, weighed = options.mask_granularity, options.saliency_weight
+    moves = options.saliency_weight_schedule
+    words = [
+        STRATEGIES[options.masking_name].in_words(options.recorded()),
+        f"blocks of {side}×{side}" if side > 1 else "",
+        f"{options.class_tokens} class tokens" if options.class_tokens else "",
+        f"errors {weighed:g} by saliency" if weighed else "",
+        f"its weight {moves}s" if weighed and moves != "constant" else "",
+        f"visible errors {options.visible_weight:g}" if options.visible_weight else "",
+    ]
+    return ", ".join(filter(None, words))
 
 
 def _written(options: Mapping[str, Any]) -> str:
@@ -310,7 +357,7 @@ def _short(value: Any) -> str:
     return ("×" if all(isinstance(item, int) for item in value) else ", ").join(map(str, value))
 
 
-def _tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
+def _tables(tables: Mapping[Any, Sequence[Sequence[str]]]) -> list[str]:
     return [line for rows in tables.values() for line in (*markdown_table(rows), "")]
 
 
@@ -328,9 +375,15 @@ def _machine(device: str, jobs: int) -> dict[str, Any]:
 
 def print_comparison(comparison: Comparison) -> None:
     """Every arm's accuracy and its difference from the baseline, by protocol."""
-    for protocol, (heading, *rows) in tables_of(comparison).items():
-        title = f"\n{protocol}: means over seeds and paired differences, 95 % intervals"
-        table = Table(*heading, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    shown = [
+        (f"{protocol}: means over seeds and paired differences, 95 % intervals", table)
+        for protocol, table in tables_of(comparison).items()
+    ]
+    needed = power_tables(comparison.plan, comparison.needs).values()
+    shown += [("seeds needed for a chance of 80 % (in brackets: cautiously)", table) for table in needed]
+    for title, (heading, *rows) in shown:
+        look: dict[str, Any] = {"title_justify": "left", "box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
+        table = Table(*heading, title=f"\n{title}", **look)
         for cells in rows:
             table.add_row(*cells)
         Console().print(table)

@@ -4,6 +4,9 @@ Arms of one seed share their starting weights, the order of the images and their
 seed: the mean of the differences has Student's t-interval over the seeds, and a paired t-test, whose p-values are
 adjusted for the number of arms by Holm's step-down rule (Holm 1979, Scand. J. Statist. 6). An interval is of one
 difference alone; a reading in words follows from the adjusted p-value.
+
+That two arms are equal can be shown only within a margin: by two one-sided tests that the difference lies above −margin
+and below it (TOST; Schuirmann 1987, J. Pharmacokinet. Biopharm. 15). Holm's rule holds for these p-values as well.
 """
 
 from __future__ import annotations
@@ -15,9 +18,13 @@ from dataclasses import dataclass
 from mae.evaluation.intervals import t_quantile, t_tails
 
 LEVEL = 0.95
-"""Of every interval; what is read as a difference has an adjusted p-value below 1 − LEVEL."""
+"""Of every interval."""
+ALPHA = 0.05
+"""What is read as a difference, or as equal, has an adjusted p-value below it."""
 
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
+EQUAL = "equal"
+"""Within the margin."""
 TOO_FEW = "too few seeds"
 
 
@@ -41,6 +48,10 @@ class Difference:
     adjusted_p: float | None
     """By Holm's rule over the arms."""
     reading: str
+    equivalence_p: float | None = None
+    """Of the two one-sided tests that the difference lies within the margin; None without a margin."""
+    adjusted_equivalence_p: float | None = None
+    """By Holm's rule over the arms."""
 
 
 def mean_interval(values: Sequence[float]) -> Mean:
@@ -51,22 +62,36 @@ def mean_interval(values: Sequence[float]) -> Mean:
     return Mean(len(values), mean, t_quantile((1 + LEVEL) / 2, len(values) - 1) * _standard_error(values))
 
 
-def paired_differences(values: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference]:
-    """Every other arm of {arm: {seed: value}} minus the baseline; an arm without a seed in common is left out."""
+def paired_differences(
+    values: Mapping[str, Mapping[int, float]], baseline: str, margin: float | None = None
+) -> dict[str, Difference]:
+    """Every other arm of {arm: {seed: value}} minus the baseline; an arm without a seed in common is left out.
+
+    With a ``margin`` > 0, in the values' unit, arms are also tested for equality within it.
+    """
     found = {}
     for arm, by_seed in values.items():
         shared = sorted(set(by_seed) & set(values.get(baseline, {})))
         if arm != baseline and shared:
             found[arm] = {seed: by_seed[seed] - values[baseline][seed] for seed in shared}
     p_values = {arm: paired_p(list(differences.values())) for arm, differences in found.items()}
-    tested = {arm: p for arm, p in p_values.items() if p is not None}
-    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
-    result = {}
-    for arm, differences in found.items():
-        mean = mean_interval(list(differences.values()))
-        reading = _reading(mean.mean, adjusted.get(arm))
-        result[arm] = Difference(differences, mean, p_values[arm], adjusted.get(arm), reading)
-    return result
+    equal = {
+        arm: None if margin is None else equivalence_p(list(differences.values()), margin)
+        for arm, differences in found.items()
+    }
+    adjusted, adjusted_equal = _adjusted(p_values), _adjusted(equal)
+    return {
+        arm: Difference(
+            differences,
+            mean := mean_interval(list(differences.values())),
+            p_values[arm],
+            adjusted.get(arm),
+            _reading(mean.mean, adjusted.get(arm), adjusted_equal.get(arm)),
+            equal[arm],
+            adjusted_equal.get(arm),
+        )
+        for arm, differences in found.items()
+    }
 
 
 def paired_p(differences: Sequence[float]) -> float | None:
@@ -79,6 +104,23 @@ def paired_p(differences: Sequence[float]) -> float | None:
     return t_tails(abs(mean) / error, len(differences) - 1)
 
 
+def equivalence_p(differences: Sequence[float], margin: float) -> float | None:
+    """The larger p-value of the one-sided t-tests that their mean is above −margin and below it; None for too few."""
+    if len(differences) < 2:
+        return None
+    room, error = margin - abs(math.fsum(differences) / len(differences)), _standard_error(differences)
+    if error == 0:
+        return 0.0 if room > 0 else 1.0
+    tail = t_tails(abs(room) / error, len(differences) - 1) / 2
+    return tail if room > 0 else 1 - tail
+
+
+def percent(mean: Mean, *, sign: bool = False) -> str:
+    """A share as ``41.2 ± 0.8``, in per cent or percentage points."""
+    text = f"{100 * mean.mean:{'+' if sign else ''}.1f}".replace("-", "−")
+    return text if mean.half_width is None else f"{text} ± {100 * mean.half_width:.1f}"
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values adjusted for their number, in their order: the k-th smallest of m times m − k + 1, never falling."""
     adjusted, highest = [0.0] * len(p_values), 0.0
@@ -88,12 +130,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _reading(mean: float, adjusted_p: float | None) -> str:
+def _adjusted(p_values: Mapping[str, float | None]) -> dict[str, float]:
+    """By arm, of those that were tested."""
+    tested = {arm: p for arm, p in p_values.items() if p is not None}
+    return dict(zip(tested, holm(list(tested.values())), strict=True))
+
+
+def _reading(mean: float, adjusted_p: float | None, equivalence: float | None) -> str:
     if adjusted_p is None:
         return TOO_FEW
-    if adjusted_p >= 1 - LEVEL:
-        return NOT_SHOWN
-    return BETTER if mean > 0 else WORSE
+    equal = EQUAL if equivalence is not None and equivalence < ALPHA else None
+    if adjusted_p >= ALPHA:
+        return equal or NOT_SHOWN
+    found = BETTER if mean > 0 else WORSE
+    return f"{found}, {equal}" if equal else found
 
 
 def _standard_error(values: Sequence[float]) -> float:

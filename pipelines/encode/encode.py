@@ -15,18 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
-from mae.recovery.stream_encoder import Encoded, stream_encoder
+from mae.precision import rounded
+from mae.recovery.stream_encoder import Encoded, LiveEncoder, stream_encoder
+from pipelines.commandline.machine import usable_precision
 from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError, user_errors, without_secrets
 from pipelines.frames.live import Live, faults_in_words
@@ -81,16 +82,17 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
     if options.out.is_dir():
         raise UserError(f"--out {options.out} is a folder; give a file to write, such as features.parquet")
     model, _ = open_model(options.run, options.device)
+    precision = usable_precision(options.precision, options.device)
     found = Encoding()
     metadata = {"model": str(options.run), "input": without_secrets(options.input)}
     if is_stream(options.input, as_video=options.as_video):
         live = Live(stream)
         metadata |= {"fps": str(live.fps), "tubelet": str(getattr(model, "tubelet", 1))}
-        rows = _of_stream(model, live, found, quiet=quiet)
+        rows = _of_stream(stream_encoder(model, precision), model, live, found, quiet=quiet)
     else:
         if isinstance(model, VideoMaskedAutoencoder):
             raise UserError(f"{options.run} is a model of video: give a video, or a folder of frames and --as-video")
-        rows = _of_pictures(model, picture_files(options.input, options.limit), found, quiet=quiet)
+        rows = _of_pictures(model, precision, picture_files(options.input, options.limit), found, quiet=quiet)
     with one_writer(options.out.parent, name=options.out.name):
         remove_leftovers(options.out.parent, {options.out.name, rejects(options.out).name}, deep=False)
         _write(options.out, rows, model.pos_embed.shape[-1], metadata, found)
@@ -103,13 +105,12 @@ def rejects(out: Path) -> Path:
     return out.with_name(f"{out.stem}.rejected.jsonl")
 
 
-def _of_stream(model: MaskedAutoencoder, live: Live, found: Encoding, *, quiet: bool) -> Rows:
-    encoder = stream_encoder(model)
+def _of_stream(encoder: LiveEncoder, model: MaskedAutoencoder, live: Live, found: Encoding, *, quiet: bool) -> Rows:
     found.latency = encoder.latency
 
     def row(encoded: Encoded) -> dict[str, Any]:
         place = {"frame": encoded.first, "time": encoded.first / float(live.fps), "frames": encoded.frames}
-        return place | {"feature": _numbers(encoded.feature())}
+        return place | {"feature": encoded.feature()}
 
     for frame in progress_bar(live, unit="frames", quiet=quiet):
         found.frames += 1
@@ -119,23 +120,22 @@ def _of_stream(model: MaskedAutoencoder, live: Live, found: Encoding, *, quiet: 
 
 
 @torch.no_grad()
-def _of_pictures(model: MaskedAutoencoder, files: list[Path], found: Encoding, *, quiet: bool) -> Rows:
+def _of_pictures(model: MaskedAutoencoder, precision: str, files: list[Path], found: Encoding, *, quiet: bool) -> Rows:
+    device = model.pos_embed.device
     for file in progress_bar(files, unit="images", quiet=quiet):
         try:
             pixels = _view(decode_rgb(read_file(str(file))), model)
         except (BadImage, OSError) as error:
             found.rejected.append((file.name, str(error)))
             continue
-        yield {"name": file.name, "feature": _numbers(model.features(normalise(pixels.to(model.pos_embed.device)))[0])}
+        with rounded(precision, device):
+            feature = model.features(normalise(copy_to(pixels, device)))[0]
+        yield {"name": file.name, "feature": feature}
 
 
 def _view(image: Image.Image, model: MaskedAutoencoder) -> Tensor:
     """The central part of an image, uint8 [1, 3, H, W] of the model's size."""
     return torch.from_numpy(central_view(image, model.image_size))[None]
-
-
-def _numbers(feature: Tensor) -> NDArray[np.float32]:
-    return feature.float().cpu().numpy()
 
 
 def _write(out: Path, rows: Rows, width: int, metadata: dict[str, str], found: Encoding) -> None:
@@ -145,7 +145,7 @@ def _write(out: Path, rows: Rows, width: int, metadata: dict[str, str], found: E
         writer = None
         for group in _groups(rows):
             columns = {name: [row[name] for row in group] for name in group[0] if name != "feature"}
-            flat = np.concatenate([row["feature"] for row in group])
+            flat = torch.cat([row["feature"] for row in group]).float().cpu().numpy()  # the device is waited for here
             table = pa.table(columns | {"feature": pa.FixedSizeListArray.from_arrays(pa.array(flat), type=feature)})
             table = table.replace_schema_metadata(metadata)
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")

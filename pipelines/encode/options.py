@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Option
-from pipelines.commandline.shared_options import Device, Run
+from pipelines.commandline.shared_options import Device, Precision, Run
 from pipelines.frames.options import (
     STREAM_EFFECTS,
     AsVideo,
@@ -33,6 +33,7 @@ class EncodeOptions:
     fps: Fps = None
     stall_timeout: StallTimeout = 10.0
     limit: FrameLimit = None
+    precision: Precision = "auto"
     device: Device = "cpu"
 
     @property

@@ -48,7 +48,7 @@ def grid_of(like: Encoder, size: tuple[int, int]) -> tuple[int, int]:
     if like.stride is not None:
         return size[0] // like.stride, size[1] // like.stride
     assert like.patches is not None
-    return tuple(like.patches(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape[2:])  # type: ignore[return-value]
+    return tuple(like.patches(like.blank(1)).shape[-2:])  # type: ignore[return-value]
 
 
 def _steps(count: int) -> Tensor:

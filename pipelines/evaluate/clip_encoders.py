@@ -8,11 +8,11 @@ evenly spaced ones of the clip, so that all see the same stretch of time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.encoder import Encoder
@@ -48,8 +48,8 @@ def on_clips(encoder: Encoder, clip: ClipShape | None) -> Encoder:
             encoder,
             features=functools.partial(_mean_over_frames, encoder),
             identity=lambda: f"{encoder.identity()}, mean over frames",
-            patches=None,
-            stride=None,
+            patches=encoder.patches and functools.partial(_frame_by_frame, encoder.patches),
+            network=functools.partial(_no_network, encoder.name),
             frames=clip.count,
         )
     if clip.count % encoder.frames:
@@ -59,11 +59,23 @@ def on_clips(encoder: Encoder, clip: ClipShape | None) -> Encoder:
         )
     return replace(
         encoder,
-        features=functools.partial(_evenly_spaced, encoder, clip.count // encoder.frames),
+        features=functools.partial(_evenly_spaced, encoder.features, clip.count // encoder.frames),
+        patches=encoder.patches and functools.partial(_evenly_spaced, encoder.patches, clip.count // encoder.frames),
         identity=lambda: f"{encoder.identity()}, of {clip.count} frames",
+        network=functools.partial(_no_network, encoder.name),
         autoencoder=None,  # it does not see the frames between
         frames=clip.count,
     )
+
+
+def _no_network(name: str, _: float) -> nn.Module:
+    raise UserError(f"finetune trains models of video on whole clips, and {name} is none of so many frames")
+
+
+def _frame_by_frame(patches: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
+    """Features by place [B, D, T, h, w] of clips [B, 3, T, H, W] by an encoder of images: a slot is a frame."""
+    found = patches(clips.transpose(1, 2).flatten(0, 1).contiguous())
+    return found.reshape(len(clips), clips.shape[2], *found.shape[1:]).transpose(1, 2)
 
 
 @torch.inference_mode()
@@ -73,6 +85,6 @@ def _mean_over_frames(encoder: Encoder, clips: Tensor) -> Tensor:
     return encoder.features(frames).reshape(len(clips), clips.shape[2], -1).mean(1)
 
 
-def _evenly_spaced(encoder: Encoder, step: int, clips: Tensor) -> Tensor:
-    """Features [B, D] of clips [B, 3, T, H, W] by an encoder that takes one of ``step`` frames."""
-    return encoder.features(clips[:, :, step // 2 :: step].contiguous())
+def _evenly_spaced(function: Callable[[Tensor], Tensor], step: int, clips: Tensor) -> Tensor:
+    """What an encoder that takes one of ``step`` frames gives for clips [B, 3, T, H, W]."""
+    return function(clips[:, :, step // 2 :: step].contiguous())

@@ -44,7 +44,7 @@ class Parts:
         self._trained: dict[int, Labelled] = {}
         self._identities: dict[int | None, str] = {}
         self._encoder: Encoder | None = None
-        self._features: dict[int | None, Features] = {}
+        self._features: dict[tuple[str, int], Features] = {}
 
     def part(self, seed: int) -> Labelled:
         """The training images that are used with a seed: all, or the share --label-fraction of them."""
@@ -56,18 +56,28 @@ class Parts:
 
     def decided_by(self, seed: int) -> dict[str, Any]:
         """What a finished cell follows from here, as plain values."""
-        test = {"test": self._identity(None, self.test)}
+        test: dict[str, Any] = {"test": self._identity(None, self.test)}
+        if len(self.tests) > 1:
+            test["clips"] = len(self.tests)
         if self.train is None:
             return test
         return {"train": self._identity(self._key(seed), self.part(seed)), **test, "classes": self.names}
 
     def train_features(self, encoder: Encoder, seed: int) -> Features:
         """The features of the training images that are used with a seed. Raises UserError."""
-        return self._features_of(encoder, self._key(seed), self.part(seed))
+        return self._features_of(encoder, ("train", self._key(seed)), self.part(seed))
 
-    def test_features(self, encoder: Encoder) -> Features:
-        """The features of the test images. Raises UserError."""
-        return self._features_of(encoder, None, self.test)
+    @cached_property
+    def tests(self) -> list[Labelled]:
+        """The test part, once for each clip that is seen of a video: evenly spaced from its beginning to its end."""
+        clip, count = self.test.clip, self._options.clips
+        if clip is None or count == 1:
+            return [self.test]
+        return [replace(self.test, clip=replace(clip, place=(number, count))) for number in range(count)]
+
+    def test_features(self, encoder: Encoder) -> list[Features]:
+        """The features of the test images, for each of :attr:`tests`. Raises UserError."""
+        return [self._features_of(encoder, ("test", number), part) for number, part in enumerate(self.tests)]
 
     def facts(self, seed: int) -> dict[str, Any]:
         """What the result says of the images."""
@@ -92,7 +102,7 @@ class Parts:
             self._identities[key] = part.identity_with_masks() if self.masks else part.identity()
         return self._identities[key]
 
-    def _features_of(self, encoder: Encoder, key: int | None, part: Labelled) -> Features:
+    def _features_of(self, encoder: Encoder, key: tuple[str, int], part: Labelled) -> Features:
         if encoder is not self._encoder:
             self._encoder, self._features = encoder, {}
         if key not in self._features:
@@ -117,7 +127,7 @@ class Data:
     @cached_property
     def masked(self) -> Parts:
         """Images with a true mask each, of the classes that the masks show: the first one is the background."""
-        train, test, names = open_masked(self.options)
+        train, test, names = open_masked(self.options, self.clip)
         names = [BACKGROUND, *names] if names else [BACKGROUND, OBJECT]
         return Parts(train, test, names, self.options, masks=True, quiet=self.quiet)
 
@@ -161,25 +171,25 @@ def _renumbered(test: Labelled, test_names: list[str], names: list[str]) -> Labe
     return replace(test, labels=np.asarray([names.index(name) for name in test_names], np.int64)[test.labels])
 
 
-def open_masked(options: EvaluateOptions) -> tuple[Labelled, Labelled, list[str]]:
+def open_masked(options: EvaluateOptions, clip: ClipShape | None = None) -> tuple[Labelled, Labelled, list[str]]:
     """As :func:`open_data` for sources with true masks; without labels, or if they are not wanted, of one class.
 
     The names are empty then, and all labels 0. Raises UserError.
     """
-    source = open_images(options)
+    source, videos = open_images(options) if clip is None else open_videos(options), clip is not None
     if source.labels is not None and options.segment_classes:
         train, names = open_labelled(source)
-        train, test = _parts(options, train, lambda other: _renumbered(*open_labelled(other), names))
+        train, test = _parts(options, train, lambda other: _renumbered(*open_labelled(other), names), videos=videos)
     else:
         names = []
-        train, test = _parts(options, unlabelled(source), unlabelled)
+        train, test = _parts(options, unlabelled(source), unlabelled, videos=videos)
     for part in (train, test):
         if not part.source.has_masks:
             raise UserError(
                 f"{part.source.name} has no masks: name them in a column mask_file_name, or put NAME_mask.png beside "
                 "NAME.jpg"
             )
-    return train, test, names
+    return replace(train, clip=clip), replace(test, clip=clip), names
 
 
 def open_test(options: EvaluateOptions, *, videos: bool = False) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +22,15 @@ from mae.formats.interchange import encoder_weights
 from mae.masks.gate import load_gate
 from mae.models.video import VideoMaskedAutoencoder, new_model
 from mae.models.vit import MaskedAutoencoder
-from mae.optimisation import resolve_precision
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise
+from mae.precision import rounded
 from mae.stored import one_line
 from mae.training.checkpoints import gate_file, load_model
+from pipelines.commandline.machine import usable_precision
 from pipelines.errors import UserError, user_errors
 
 POOLS = ("mean", "cls")
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,27 @@ class Encoder:
     std: tuple[float, ...] = IMAGE_STD
     """Of the colours in 0..1, by which its images are normalised."""
     patches: Callable[[Tensor], Tensor] | None = None
-    """Features float32 [B, D, h, w] by place, of uint8 images [B, 3, H, W]; None where an encoder has no places."""
+    """Features float32 [B, D, h, w] by place, of uint8 images [B, 3, H, W], or [B, D, t, h, w] of clips, whose t slots
+    share out their frames evenly; None where an encoder has no places."""
     stride: int | None = None
     """``patches`` takes images whose sides are multiples of it; None for images of ``size`` alone."""
     autoencoder: MaskedAutoencoder | None = None
     """The model with its decoder, where it has one."""
     frames: int | None = None
     """How many frames its clips have; None of images."""
+    device: torch.device = _HOST
+    """Where it computes."""
+
+    def blank(self, count: int) -> Tensor:
+        """As many black images or clips."""
+        frames = () if self.frames is None else (self.frames,)
+        return torch.zeros(count, 3, *frames, *self.size, dtype=torch.uint8)
+
+
+def tokens_of(encoder: Encoder, images: Tensor) -> Tensor:
+    """The features by place of an encoder that has them, one after the other, float32 [B, N, D]."""
+    assert encoder.patches is not None
+    return encoder.patches(images).flatten(2).transpose(1, 2)
 
 
 def open_encoder(
@@ -69,26 +86,25 @@ def open_encoder(
     from ``seed``. ``precision`` is the features': fp32, bf16, or auto, which is bf16 on a GPU that has it. UserError.
     """
     opened = _open(name, pool=pool, device=device, untrained=untrained, seed=seed)
-    with user_errors():
-        rounded = resolve_precision(precision, torch.device(device)) == "bf16"
-    return _in_bf16(opened, torch.device(device).type) if rounded else opened
+    return _in_precision(replace(opened, device=torch.device(device)), usable_precision(precision, device))
 
 
-def _in_bf16(encoder: Encoder, kind: str) -> Encoder:
-    """The encoder with features computed in bfloat16 on a ``kind`` of device; its identity is another one."""
+def _in_precision(encoder: Encoder, precision: str) -> Encoder:
+    """The encoder with features computed in a precision; its identity is another one where products are rounded."""
 
-    def within(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def call(images: Tensor) -> Tensor:
-            with torch.autocast(kind, torch.bfloat16):
-                return function(images)
+    def within(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*inputs: Any) -> Tensor:
+            with rounded(precision, encoder.device):
+                return function(*inputs)
 
         return call
 
+    told = precision if precision == "bf16" else "tf32" if encoder.device.type == "cuda" else ""
     return replace(
         encoder,
         features=within(encoder.features),
         patches=encoder.patches and within(encoder.patches),
-        identity=lambda: f"{encoder.identity()}, bf16",
+        identity=(lambda: f"{encoder.identity()}, {told}") if told else encoder.identity,
     )
 
 
@@ -133,24 +149,26 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, wh
     def features(images: Tensor) -> Tensor:
         return model.features(normalise(copy_to(images, device)), pooled).float()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # heads learn from them, which inference tensors do not allow
     def patches(images: Tensor) -> Tensor:
-        grid = (images.shape[2] // model.patch_size, images.shape[3] // model.patch_size)
-        every = torch.arange(grid[0] * grid[1], device=device).expand(len(images), -1)
-        tokens = model.encode_visible(normalise(copy_to(images, device)), every, grid)[:, 1:]
+        grid = model.grid_of((images.shape[-2], images.shape[-1]))
+        every = torch.arange(math.prod(grid), device=device).expand(len(images), -1)
+        tokens = model.encode_visible(normalise(copy_to(images, device)), every, grid)[:, model.class_tokens :]
         return tokens.transpose(1, 2).reshape(len(images), -1, *grid).float()
 
     config: dict[str, Any] = dict(model._hub_mixin_config)  # type: ignore[arg-type]
     weights = encoder_weights(model.state_dict())
     kept = {key: value for key, value in config.items() if not key.startswith("decoder_") and key != "norm_pix"}
+    if kept.get("class_tokens") == 1:  # as it was before there could be more
+        del kept["class_tokens"]
     return Encoder(
         name,
         model.image_size,
         features,
         lambda drop_path: vision_transformer(weights, config, drop_path),
         functools.cache(lambda: _hash(kept, weights)),
-        patches=patches if frames is None else None,
-        stride=model.patch_size if frames is None else None,
+        patches=patches,
+        stride=None if getattr(model, "position_kind", "") == "table" else model.patch_size,
         autoencoder=model if whole else None,
         frames=frames,
     )
@@ -201,7 +219,7 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
         state = _read_weights(weights) if from_file else {}
         # Fine-tuned as the reference does it: the patches' mean is normed, not the tokens.
         pooled = {"global_pool": "avg"} if "fc_norm.weight" in state else {}
-        model: nn.Module = timm.create_model(name, pretrained=not weights, num_classes=0, **pooled)
+        model = _new_timm(name, pretrained=not weights, **pooled)
         if from_file:
             _load_weights(model, state, weights)
     except UserError:
@@ -219,7 +237,7 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     def features(images: Tensor) -> Tensor:
         return torch.as_tensor(model((copy_to(images, device).float() / 255 - mean) / std)).float()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # heads learn from them, which inference tensors do not allow
     def patches(images: Tensor) -> Tensor:
         seen = (copy_to(images, device).float() / 255 - mean) / std
         last = model.forward_intermediates(seen, indices=1, norm=True, intermediates_only=True)  # type: ignore[operator]
@@ -238,7 +256,21 @@ def _from_timm(shown: str, name: str, weights: str, device: str, seed: int) -> E
     size, colours = tuple(config["input_size"][1:]), (tuple(config["mean"]), tuple(config["std"]))
     identity = functools.cache(lambda: _hash(facts, model.state_dict()))
     dense = patches if hasattr(model, "forward_intermediates") else None
-    return Encoder(shown, size, features, network, identity, *colours, patches=dense)
+    stride = None
+    if getattr(model, "dynamic_img_size", False):
+        stride = int(model.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
+    return Encoder(shown, size, features, network, identity, *colours, patches=dense, stride=stride)
+
+
+def _new_timm(name: str, **options: Any) -> nn.Module:
+    """A model without a head; one that interpolates its positions takes images of any size in patches."""
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=0, dynamic_img_size=True, **options)
+    except TypeError:  # the architecture knows no such option
+        model = timm.create_model(name, num_classes=0, **options)
+    return model
 
 
 def _hash(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

@@ -16,9 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mae.optimisation import resolve_precision
+from pipelines.commandline.machine import usable_precision
 from pipelines.evaluate.cells import Cells
 from pipelines.evaluate.clip_encoders import clip_of, on_clips
 from pipelines.evaluate.data import Data
@@ -68,7 +66,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
         (name, measure(protocols, encoders, cells)) for name, encoders in _with_untrained(named, clip, options, seeds)
     ]
     rows = _rows(protocols, found, seeds)
-    parts = data.told()
+    parts, precision = data.told(), usable_precision(options.precision, options.device)
     result = {
         "source": options.source,
         "test": options.test or f"{options.test_fraction:.0%} of {options.source} held out (seed {options.seed})",
@@ -76,7 +74,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
         **({"clip": {"frames": clip.count, "frame_stride": clip.stride}} if clip else {}),
         **{name: fact for protocol in protocols for name, fact in protocol.facts().items()},
         "pool": options.pool,
-        **({"precision": precision} if (precision := _precision(options)) != "fp32" else {}),
+        **({"precision": precision} if precision != "fp32" else {}),
         "protocols": list(options.protocols),
         "label_fraction": options.label_fraction,
         "seeds": list(seeds),
@@ -84,7 +82,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
         "unreadable": _unreadable(found),
         "rows": rows,
     }
-    if options.untrained and (baselines := _baselines(protocols, named[0], seeds, cells)):
+    if options.untrained and (baselines := _baselines(protocols, named[0], clip, seeds, cells)):
         result["baselines"] = baselines
     if out:
         remove_leftovers(out.parent, {out.name}, deep=False)
@@ -131,17 +129,15 @@ def _rows(protocols: Iterable[Protocol[Any]], found: list[tuple[str, Results]], 
     return rows
 
 
-def _baselines(protocols: Sequence[Protocol[Any]], like: Encoder, seeds: tuple[int, ...], cells: Cells) -> Rows:
+def _baselines(
+    protocols: Sequence[Protocol[Any]], like: Encoder, clip: ClipShape | None, seeds: tuple[int, ...], cells: Cells
+) -> Rows:
     """Rows of encoders that know next to nothing, by the protocols that are set against them."""
     found = []
     for make in dict.fromkeys(itertools.chain.from_iterable(protocol.baselines for protocol in protocols)):
-        plain, asked = make(like), [protocol for protocol in protocols if make in protocol.baselines]
+        plain, asked = on_clips(make(like), clip), [protocol for protocol in protocols if make in protocol.baselines]
         found.append((plain.name, measure(asked, ((seed, plain) for seed in seeds), cells)))
     return _rows(protocols, found, seeds)
-
-
-def _precision(options: EvaluateOptions) -> str:
-    return resolve_precision(options.precision, torch.device(options.device))
 
 
 def _opener(options: EvaluateOptions) -> Callable[..., Encoder]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.errors import UserError
@@ -19,11 +20,15 @@ from pipelines.views.labelled import Labelled
 
 @dataclass(frozen=True)
 class Features:
-    """``values`` float32 [n, D] and ``labels`` int64 [n] of every readable image, and why others are missing."""
+    """``values`` float32 [n, D] and ``labels`` int64 [n] of every readable image, and why others are missing.
+
+    ``indices`` int64 [n] says which of the part's images they are.
+    """
 
     values: Tensor
     labels: Tensor
     unreadable: UnreadableImages
+    indices: NDArray[np.int64]
 
 
 def compute_features(
@@ -31,44 +36,41 @@ def compute_features(
 ) -> Features:
     """The features of all images of a part; UserError if they are not finite or too many images can't be read."""
     unreadable: UnreadableImages = {}
-    features, labels = [], []
-    for images, classes in central_views(
-        part,
-        encoder.size,
-        batch_size=batch_size,
-        workers=workers,
-        unreadable=unreadable,
-        name=encoder.name,
-        quiet=quiet,
-    ):
+    features, indices = [], []
+    for images, places in central_views(
+        part, encoder, batch_size=batch_size, workers=workers, unreadable=unreadable, name=encoder.name, quiet=quiet,
+    ):  # fmt: skip
         features.append(encoder.features(images))
-        labels.append(classes)
+        indices.append(places)
     stacked = torch.cat(features)
     if not bool(stacked.isfinite().all()):
         raise UserError(f"{encoder.name} gives features that are infinite or NaN: its training diverged")
-    return Features(stacked, torch.cat(labels).to(stacked.device), unreadable)
+    found = np.concatenate(indices)
+    return Features(stacked, torch.from_numpy(part.labels[found]).to(stacked.device), unreadable, found)
 
 
 def central_views(
     part: Labelled,
-    size: tuple[int, int],
+    encoder: Encoder,
     *,
     batch_size: int,
     workers: int,
     unreadable: UnreadableImages,
     name: str,
     quiet: bool = False,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images uint8 [B, 3, H, W], or clips [B, 3, T, H, W], and labels int64 [B] of a part, in order; none augmented.
+) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    """Images uint8 [B, 3, H, W], or clips [B, 3, T, H, W], of a part in order, and which they are; none augmented.
 
-    What can't be read goes into ``unreadable``; UserError where that is more than 1 %, or everything.
+    They are as the encoder sees them, and pinned for copies to its device. What can't be read goes into ``unreadable``;
+    UserError where that is more than 1 %, or everything.
     """
-    loader, seen = part.batches(size, batch_size, workers=workers), False
+    loader = part.batches(encoder.size, batch_size, workers=workers, device=encoder.device)
+    seen = False
     for batch in progress_bar(loader, name=name, unit="batches", part=True, quiet=quiet):
         unreadable |= {part.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
         if len(batch.images):
             seen = True
-            yield batch.images, torch.from_numpy(part.labels[np.asarray(batch.indices)])
+            yield batch.images, batch.indices
     check_readable(len(unreadable), part.source)
     if not seen:
         raise UserError(f"none of {len(part.source)} images of {part.source.name} can be read: look at it with inspect")

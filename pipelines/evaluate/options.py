@@ -72,6 +72,10 @@ class _Shared:
     frame_stride: Annotated[
         int | None, _Data("Ticks between the frames of a clip, for video models [default: as in training]")
     ] = None
+    clips: Annotated[
+        int,
+        _Data("Clips of each test video, evenly spaced in time. The scores of a video are their mean.", least=1),
+    ] = 1
     limit: Limit = None
     test_limit: Annotated[int | None, _Data("Take the first N samples of --test.", least=1)] = None
     split: Split = None
@@ -113,7 +117,7 @@ class EvaluateOptions(ProtocolOptions, _Shared):
             raise ValueError(f"--test-fraction is {self.test_fraction:g}; it must lie between 0 and 1")
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"--label-fraction is {self.label_fraction:g}; it must be above 0 and at most 1")
-        check_least(self, batch_size=1, frame_stride=1)
+        check_least(self, batch_size=1, frame_stride=1, clips=1)
         super().__post_init__()
         with_classes = [name for name, row in PROTOCOLS.items() if row.accuracy]
         if self.confusion and not set(self.protocols) & set(with_classes):
@@ -151,5 +155,6 @@ class EvaluateOptions(ProtocolOptions, _Shared):
                     f"--protocol {protocol} is for models of images, and {name} is of video: give "
                     f"{', '.join(known for known, row in PROTOCOLS.items() if row.clips)}"
                 )
-        if self.frame_stride is not None and not video:
-            raise ValueError(f"--frame-stride is of clips, and {name} is a model of images: leave it out")
+        for flag, given in (("--frame-stride", self.frame_stride is not None), ("--clips", self.clips > 1)):
+            if given and not video:
+                raise ValueError(f"{flag} is of clips, and {name} is a model of images: leave it out")

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 UnreadableImages = dict[str, str]
 """Images that could not be read: key → reason."""
+
+
+_FIVE = 5
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a classifier says of a part: ``scores`` [m, classes], the highest of which is its prediction.
+
+    ``indices`` int64 [m], ascending, says which of the part's images or videos these are; others could not be read.
+    """
+
+    scores: Tensor
+    indices: NDArray[np.int64]
+    unreadable: UnreadableImages = field(default_factory=dict)
+
+    @classmethod
+    def mean(cls, each: Sequence[Scored]) -> Scored:
+        """The mean of the scores of several clips of the same videos, those left out of which a clip is missing."""
+        if len(each) == 1:
+            return each[0]
+        known = functools.reduce(np.intersect1d, [one.indices for one in each])
+        scores = torch.stack([one.scores[torch.from_numpy(np.isin(one.indices, known))] for one in each]).mean(0)
+        return cls(scores, known, {key: why for one in each for key, why in one.unreadable.items()})
 
 
 @dataclass(frozen=True)
@@ -23,15 +49,19 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
     """What the protocol chose or was trained with."""
     unreadable: UnreadableImages = field(default_factory=dict)
+    top5: float | None = None
+    """Share of the test images whose class is among the five of highest score, 0..1; None for five classes or fewer."""
 
     @classmethod
-    def of(
-        cls, predictions: Tensor, labels: Tensor, classes: int, *, facts: dict[str, Any], unreadable: UnreadableImages
-    ) -> Self:
-        """The outcome of predicted and true classes, int64 [m]."""
+    def of(cls, scored: Scored, labels: NDArray[np.int64], *, facts: dict[str, Any]) -> Self:
+        """The outcome of scores of test images of these classes, which ``labels`` int64 has for all of the part."""
+        scores, truth = scored.scores.cpu(), torch.from_numpy(labels[scored.indices])
+        predictions, classes = scores.argmax(1), scores.shape[1]
         counts = np.zeros((classes, classes), np.int64)
-        np.add.at(counts, (labels.cpu().numpy(), predictions.cpu().numpy()), 1)
-        return cls(counts.tolist(), facts, unreadable)
+        np.add.at(counts, (truth.numpy(), predictions.numpy()), 1)
+        above = (scores >= scores.gather(1, truth[:, None])).sum(1)  # its own is one; of equals, all
+        among = (above <= _FIVE) | (predictions == truth)
+        return cls(counts.tolist(), facts, scored.unreadable, float(among.double().mean()) if classes > _FIVE else None)
 
     @property
     def accuracy(self) -> float:

@@ -13,7 +13,8 @@ from pipelines.evaluate.protocol import load
 
 def print_evaluation(result: dict[str, Any]) -> None:
     """Every encoder's figure by protocol, with the test set's interval, and that over several seeds."""
-    title = f"{result['test_images']} test {'clips' if 'clip' in result else 'images'}"
+    clips = "clip" in result and result["classes"]  # without classes they are frames
+    title = f"{result['test_images']} test {'clips' if clips else 'images'}"
     if result["classes"]:
         title += f", {result['classes']} classes"
     if result["chance"] is not None:
@@ -45,4 +46,6 @@ def _figure(row: dict[str, Any], protocol: str) -> str:
         return "–"
     interval, seeds = row[f"{protocol}_interval"], row.get(f"{protocol}_seed_interval")
     text = f"{100 * row[protocol]:.1f}" + ("" if interval is None else f" ± {100 * interval:.1f}")
-    return text if seeds is None else f"{text}\nseeds ± {100 * seeds:.1f}"
+    text = text if seeds is None else f"{text}\nseeds ± {100 * seeds:.1f}"
+    top5 = row.get(f"{protocol}_top5")
+    return text if top5 is None else f"{text}\ntop-5 {100 * top5:.1f}"

@@ -1,7 +1,7 @@
 """What a protocol of ``evaluate`` is: from what decides a cell to how its figure is told, all in its own file.
 
 A protocol is a subclass in a file under ``protocols/`` and a row of :data:`pipelines.evaluate.table.PROTOCOLS`; nothing
-else knows it by name. A :class:`Probe` of frozen features needs ``settings`` and ``predict`` alone. What else ends in
+else knows it by name. A :class:`Probe` of frozen features needs ``settings`` and ``fit`` alone. What else ends in
 right and wrong is a :class:`Classification`, with ``settings`` and ``measure``. Any other is a :class:`Measurement`,
 which adds ``figures``.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -23,7 +24,7 @@ from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Found, Measured, Outcome, most_confused, per_class
+from pipelines.evaluate.outcome import Found, Measured, Outcome, Scored, most_confused, per_class
 from pipelines.evaluate.table import PROTOCOLS
 
 
@@ -117,10 +118,12 @@ class Classification(Protocol[Outcome]):
         row[f"{name}_interval"] = share_interval(row[name], int(np.sum(found[0].confusion)))
         if len(shares) > 1:
             row[f"{name}_seed_interval"] = seeds_interval(shares)
+        if all(outcome.top5 is not None for outcome in found):
+            row[f"{name}_top5"] = float(np.mean([outcome.top5 for outcome in found]))
         row[f"{name}_per_class"] = per_class(confusion)
         row[f"{name}_confusion"] = confusion.tolist()
         row[f"{name}_runs"] = [
-            {"seed": seed, "accuracy": share, **outcome.facts}
+            {"seed": seed, "accuracy": share, **_top5(outcome), **outcome.facts}
             for seed, share, outcome in zip(seeds, shares, found, strict=True)
         ]
         return row
@@ -134,19 +137,24 @@ class Classification(Protocol[Outcome]):
         return [f"most confused ({cls.name}): {', '.join(pairs)}"] if pairs else []
 
 
+def _top5(outcome: Outcome) -> dict[str, float]:
+    return {} if outcome.top5 is None else {"top5": outcome.top5}
+
+
 class Probe(Classification):
     """A classification by frozen features of central views, computed once for all probes."""
 
     def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Outcome:
-        """What :meth:`predict` makes of the features. Raises UserError."""
-        test, known = self.parts.test_features(encoder), self.parts.train_features(encoder, seed)
-        predictions, facts = self.predict(known, test.values, seed)
-        unreadable = known.unreadable | test.unreadable
-        return Outcome.of(predictions, test.labels, len(self.parts.names), facts=facts, unreadable=unreadable)
+        """What :meth:`fit` makes of the features. Raises UserError."""
+        tests, known = self.parts.test_features(encoder), self.parts.train_features(encoder, seed)
+        scores, facts = self.fit(known, seed)
+        scored = Scored.mean([Scored(scores(test.values), test.indices, test.unreadable) for test in tests])
+        scored = replace(scored, unreadable=known.unreadable | scored.unreadable)
+        return Outcome.of(scored, self.parts.test.labels, facts=facts)
 
     @abstractmethod
-    def predict(self, known: Features, queries: Tensor, seed: int) -> tuple[Tensor, dict[str, Any]]:
-        """The classes int64 [m] of ``queries`` float32 [m, D], learned from ``known``; and what was chosen or used."""
+    def fit(self, known: Features, seed: int) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+        """From features [m, D] to scores [m, classes], as learned from ``known``; and what was chosen or used."""
 
 
 class Measurement(Protocol[Measured]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,8 @@ from pipelines.errors import UserError
 from pipelines.evaluate.outcome import UnreadableImages
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import Source
-from pipelines.views.image_views import EpochBatches, Unreadable
+from pipelines.views.clip_views import clip_frames
+from pipelines.views.image_views import EpochBatches, Unreadable, stream_of
 from pipelines.views.labelled import Labelled
 from pipelines.views.workers import worker_batches
 from saliency.files import write_atomically
@@ -69,29 +70,41 @@ def plan_batches(images: int, *, usual: int, asked: int | None, at_a_time: int) 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Augmented images [B, 3, H, W], their indices int64 [B], and what could not be read."""
+    """Augmented images [B, 3, H, W] or clips [B, 3, T, H, W], their indices int64 [B], and what could not be read."""
 
     images: Tensor
     indices: NDArray[np.int64]
     unreadable: list[Unreadable]
 
+    def pin_memory(self) -> TrainingBatch:
+        """The batch in memory that a GPU can fetch while it computes; the loader calls it."""
+        return replace(self, images=self.images.pin_memory())
+
 
 class TrainingViews(Dataset[tuple[int, Tensor] | Unreadable]):
-    """Images of a source as ``augment`` shows them: it gets the picture and (seed, epoch, index) to draw from."""
+    """Images of a part as ``augment`` shows them: it gets the picture and (seed, epoch, index) to draw from.
 
-    def __init__(self, source: Source, augment: Callable[[Image.Image, tuple[int, int, int]], Tensor], seed: int):
-        self.source, self.augment, self.seed = source, augment, seed
+    Of videos it shows the frames of a clip, which begins anywhere, all in the same way: [3, T, H, W].
+    """
+
+    def __init__(self, part: Labelled, augment: Callable[[Image.Image, tuple[int, int, int]], Tensor], seed: int):
+        self.source, self.clip, self.augment, self.seed = part.source, part.clip, augment, seed
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, Tensor] | Unreadable:
         epoch, index = item
+        key = (self.seed, epoch, index)
         try:
-            picture = decode_rgb(self.source.read_image(index))
+            if self.clip is None:
+                return index, self.augment(decode_rgb(self.source.read_image(index)), key)
+            video = self.source.open_video(index)
+            frames, places = np.unique(clip_frames(video.times, self.clip, stream_of(*key)), return_inverse=True)
+            shown = [self.augment(picture, key) for picture in video.read(frames.tolist())]
+            return index, torch.stack(shown, dim=1)[:, torch.from_numpy(places)]
         except (BadImage, OSError) as error:
             return Unreadable(index, " ".join(str(error).split()))
-        return index, self.augment(picture, (self.seed, epoch, index))
 
 
 class Learner(Protocol):
@@ -111,13 +124,14 @@ def train_epochs(
     *,
     epochs: int,
     workers: int,
+    device: torch.device,
     checkpoint: Path | None,
     progress: tqdm[Any],
 ) -> UnreadableImages:
     """Train to the end of the last epoch, from ``checkpoint`` on if it exists; returns what could not be read.
 
-    ``update`` makes one step of batches of at least two images each and returns its loss. UserError for a loss that is
-    infinite or NaN at an epoch's end, a checkpoint that can't be used, and too many unreadable images.
+    ``update`` makes one step of batches of at least two images each, on ``device``, and returns its loss. UserError for
+    a loss that is infinite or NaN at an epoch's end, a checkpoint that can't be used, and too many unreadable images.
     """
     unreadable: UnreadableImages = {}
     if checkpoint is not None and checkpoint.exists():
@@ -127,7 +141,7 @@ def train_epochs(
     while learner.step < plan.steps_per_epoch * epochs:
         epoch = learner.step // plan.steps_per_epoch
         losses = []
-        for group in _epoch(views, plan, epoch, workers):
+        for group in _epoch(views, plan, epoch, workers, pin=device.type == "cuda"):
             for bad in itertools.chain.from_iterable(batch.unreadable for batch in group):
                 unreadable[views.source.keys[bad.index].as_py()] = bad.reason
             check_readable(len(unreadable), views.source)
@@ -161,7 +175,9 @@ def labels_of(part: Labelled, batch: TrainingBatch) -> Tensor:
     return torch.from_numpy(part.labels[batch.indices])
 
 
-def _epoch(views: TrainingViews, plan: BatchPlan, epoch: int, workers: int) -> Iterator[list[TrainingBatch]]:
+def _epoch(
+    views: TrainingViews, plan: BatchPlan, epoch: int, workers: int, *, pin: bool
+) -> Iterator[list[TrainingBatch]]:
     """The batches of one epoch, those of a step together."""
     batches_per_epoch = plan.steps_per_epoch * plan.accumulate
     order = EpochBatches(
@@ -172,7 +188,7 @@ def _epoch(views: TrainingViews, plan: BatchPlan, epoch: int, workers: int) -> I
         seed=views.seed,
         start=epoch * batches_per_epoch,
     )
-    iterator = iter(worker_batches(views, order, workers=workers, collate=_collate))
+    iterator = iter(worker_batches(views, order, workers=workers, collate=_collate, pin=pin))
     while group := list(itertools.islice(iterator, plan.accumulate)):
         yield group
 

@@ -39,11 +39,14 @@ PROTOCOLS = {
     "logistic": Row(
         "pipelines.evaluate.protocols.logistic:LogisticRegression", labels=True, clips=True, accuracy=True, pooled=True
     ),
-    "linear": Row("pipelines.evaluate.protocols.linear:LinearProbe", labels=True, accuracy=True, pooled=True),
-    "finetune": Row("pipelines.evaluate.protocols.finetune:FineTune", labels=True, accuracy=True),
+    "linear": Row(
+        "pipelines.evaluate.protocols.linear:LinearProbe", labels=True, clips=True, accuracy=True, pooled=True
+    ),
+    "attentive": Row("pipelines.evaluate.protocols.attentive:AttentiveProbe", labels=True, clips=True, accuracy=True),
+    "finetune": Row("pipelines.evaluate.protocols.finetune:FineTune", labels=True, clips=True, accuracy=True),
     "occlusion": Row("pipelines.evaluate.protocols.occlusion:Occlusion", labels=True, clips=True, pooled=True),
-    "segment": Row("pipelines.evaluate.protocols.segment:Segment", masks=True),
-    "propagate": Row("pipelines.evaluate.protocols.propagate:Propagate", masks=True, learns=False),
+    "segment": Row("pipelines.evaluate.protocols.segment:Segment", masks=True, clips=True),
+    "propagate": Row("pipelines.evaluate.protocols.propagate:Propagate", masks=True, clips=True, learns=False),
 }
 """By name, in the order in which they are listed."""
 
@@ -58,7 +61,7 @@ CLIP_OCCLUDERS = (
 
 _Knn, _Linear, _Finetune, _Occlusion, _Masked = (
     partial(Option, panel=panel)
-    for panel in ("k-NN", "Linear probe", "Fine-tuning", "Occlusion", "Segment and propagate")
+    for panel in ("k-NN", "Linear and attentive probe", "Fine-tuning", "Occlusion", "Segment and propagate")
 )
 
 
@@ -111,20 +114,21 @@ class KnnOptions(_Options):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearOptions(_Options):
-    """Of ``linear``."""
+    """Of ``linear`` and ``attentive``."""
 
-    used_by: ClassVar[tuple[str, ...]] = ("linear",)
+    used_by: ClassVar[tuple[str, ...]] = ("linear", "attentive")
 
-    linear_epochs: Annotated[int, _Linear("Epochs of the linear probe.")] = 90
+    linear_epochs: Annotated[int, _Linear("Epochs of the linear or the attentive probe.")] = 90
     linear_blr: Annotated[
         tuple[float, ...],
         _Linear(
-            "Base learning rate of the linear probe. Repeat it for several: the best on held-out training images is "
+            "Base learning rate of the probe. Repeat it for several: the best on held-out training images is "
             "used [default: 0.1 to 300]"
         ),
     ] = ()
     linear_batch_size: Annotated[
-        int | None, _Linear("Images per step of the linear probe. If not given: 16384, or fewer for 32 steps an epoch.")
+        int | None,
+        _Linear("Images per step of the probe. If not given: 16384 (attentive: 4096), or fewer for 32 steps an epoch."),
     ] = None
 
     def __post_init__(self) -> None:
@@ -133,6 +137,21 @@ class LinearOptions(_Options):
             _check_rate("--linear-blr", rate)
         if len(set(self.linear_blr)) < len(self.linear_blr):
             raise ValueError("--linear-blr was given the same rate twice")
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentiveOptions(_Options):
+    """Of ``attentive``."""
+
+    used_by: ClassVar[tuple[str, ...]] = ("attentive",)
+
+    attentive_queries: Annotated[
+        int, _Linear("Queries of the attentive probe. If it does not divide the width: the largest number that does.")
+    ] = 32
+
+    def __post_init__(self) -> None:
+        check_least(self, attentive_queries=1)
         super().__post_init__()
 
 
@@ -283,15 +302,16 @@ class PropagateOptions(WholeImageOptions):
         int, _Masked("Number of previous frames that labels come from, in addition to the first frame.")
     ] = 7
     radius: Annotated[int, _Masked("Rows and columns within which a patch looks for similar patches.")] = 12
+    similar_patches: Annotated[int, _Masked("Most similar patches that a patch takes its labels from.")] = 5
 
     def __post_init__(self) -> None:
-        check_least(self, context_frames=0, radius=1)
+        check_least(self, context_frames=0, radius=1, similar_patches=1)
         super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolOptions(
-    PropagateOptions, SegmentOptions, OcclusionOptions, FinetuneOptions, LinearOptions, KnnOptions
+    PropagateOptions, SegmentOptions, OcclusionOptions, FinetuneOptions, AttentiveOptions, LinearOptions, KnnOptions
 ):  # a dataclass takes the last base's fields first
     """The options of all protocols."""
 

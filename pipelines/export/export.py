@@ -54,6 +54,9 @@ def export(model: Path, kind: str, out: Path) -> str:
         weights = open_weights(model)
         if "frames" in weights.config and kind != "transformers":
             raise ValueError(f"--to {kind} is for models of images; a video model goes --to transformers")
+        tokens = weights.config.get("class_tokens", 1)
+        if tokens > 1 and kind != "timm" and "frames" not in weights.config:
+            raise ValueError(f"--to {kind} has one class token, and this model has {tokens}; --to timm takes it")
         files, line = _WRITERS[kind](weights)
         gate = gate_file(model)
     if gate is not None:
@@ -153,6 +156,7 @@ def timm_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_heads": (config["heads"], named.heads),
         "mlp_ratio": (config["mlp_ratio"], 4.0),
         "in_chans": (config["channels"], 3),
+        "reg_tokens": (config.get("class_tokens", 1) - 1, 0),
     }
     arguments: dict[str, Any] = {"img_size": (height, width)}
     arguments |= {name: value for name, (value, usual) in own.items() if value != usual}

@@ -14,6 +14,7 @@ from mae.masks.strategies import has_effect
 from pipelines.errors import UserError
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
+from pipelines.pretrain.options import option_defaults
 from pipelines.run_folder import CONFIG, RunFolder
 from saliency.files import read_json
 from saliency.shown import code_span, markdown, markdown_table, one_line
@@ -22,6 +23,14 @@ from saliency.table.card import last_part
 _SHOWN = (
     *("model", "masking", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass"),
     *("salient_cap", "epochs", "batch_size", "accumulate", "blr", "weight_decay", "precision", "seed"),
+)
+_SHOWN_IF_ASKED = (
+    "mask_granularity",
+    "class_tokens",
+    "decode_ratio",
+    "saliency_weight",
+    "saliency_weight_schedule",
+    "visible_weight",
 )
 _LIBRARIES = {"mae": "pytorch", "timm": "timm", "transformers": "transformers"}
 
@@ -65,6 +74,8 @@ def run_facts(folder: Path) -> list[str]:
     options, metrics = config["options"], run.metrics()
     options = options | config["masking"] | {"masking": config["masking"]["strategy"], "precision": config["precision"]}
     shown = [name for name in _SHOWN if options.get(name) is not None and has_effect(name, options["masking"])]
+    usual = option_defaults()
+    shown += [name for name in _SHOWN_IF_ASKED if options.get(name, usual[name]) != usual[name]]
     training = {name: _value(options[name]) for name in shown}
     training = {"source": f"{_place(options['source'])} ({markdown(config['images'])} images)"} | training
     if options.get("saliency"):

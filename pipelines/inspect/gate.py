@@ -95,7 +95,7 @@ def _scores(gate: Gate, model: MaskedAutoencoder, pixels: torch.Tensor, device: 
         images = normalise(part.to(device))
         if isinstance(model, VideoMaskedAutoencoder):
             images = images[:, :, None].expand(-1, -1, model.frames, -1, -1)
-        logits = gate(model.embed(images), model.grid)
+        logits = gate.scores(model, images)
         parts.append(logits.view(len(part), -1, model.grid[-2] * model.grid[-1]).mean(1).cpu())
     return torch.cat(parts)
 
@@ -114,16 +114,22 @@ def _masks(source: Source, pairs: Sequence[int] | NDArray[np.int64]) -> Iterator
 
 
 def _describe(gate: Gate, logits: torch.Tensor, area: Sequence[float]) -> tuple[dict[str, str], dict[str, Any]]:
-    parameters, (low, high) = sum(p.numel() for p in gate.parameters()), area
+    parameters, (low, high) = gate.size, area
     above = float((logits > 0).float().mean())
     counted = float(important_counts(logits, (low, high)).float().mean() / logits.shape[1])
     spread = float(logits.std(1).mean())
     facts = {
-        "gate": f"{parameters / 1e6:.2f} M parameters, {'sees' if gate.positions else 'does not see'} places",
+        "gate": f"{parameters / 1e6:.2f} M parameters, {_reading(gate)}",
         "important": f"{counted:.1%} of the patches ({above:.1%} have a logit above 0; {low:g} to {high:g} count)",
         "spread of an image's logits": f"{spread:.2f} (deviation)",
     }
     return facts, {"gate_parameters": parameters, "above_zero": above, "important": counted, "spread": spread}
+
+
+def _reading(gate: Gate) -> str:
+    if gate.reader is not None:
+        return f"reads a momentum encoder behind block {len(gate.reader.blocks)}"
+    return f"reads patch embeddings, {'sees' if gate.positions else 'does not see'} places"
 
 
 def _area(run: RunFolder) -> tuple[float, float]:

@@ -44,7 +44,7 @@ CONTROLS = (RANDOM, "block", "grid", "center")
 
 _OPTIONS = (
     *("mask_ratio", "salient_ratio", "salient_pick", "salient_mass", "salient_cap", "temperature"),
-    *("image_size", "patch_size", "seed"),
+    *("mask_granularity", "image_size", "patch_size", "seed"),
 )
 """Those of ``inspect`` that ``pretrain`` has by the same name."""
 
@@ -131,6 +131,8 @@ def asked_masks(options: InspectOptions, *, clips: bool = False) -> Masks:
         name: settings_of(replace(asked, masking=strategy, salient_of=of)).masking
         for name, (strategy, of) in wanted.items()
     }
+    for masking in rows.values():
+        masking.hidden(grid)  # which are refused now where they can't be
     return Masks(rows, (grid[0], grid[1]), asked.batch_size, asked.seed)
 
 
@@ -266,7 +268,7 @@ def _summary(
     settings, empty = masks.rows[RANDOM], np.isnan(shares[RANDOM]["map"])
     judged = np.zeros(sets.shape, bool) if areas is None else ~areas[..., 0].isnan().numpy()
     without = judged & np.isnan(shares[RANDOM]["object"]) if areas is not None else judged
-    asked = ("mask_ratio", "salient_ratio", "salient_pick", "salient_mass", "salient_cap", "temperature")
+    asked = ("mask_ratio", "mask_granularity", *_OPTIONS[1:6])
     return HiddenPatches(
         pairs=len(sample.pairs),
         images=len(np.unique(sample.images)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,10 @@ def inspect(options: InspectOptions, *, quiet: bool = True) -> Inspection:
         raise UserError(f"--masks looks at maps, and {what} is no maps folder")
     if options.gate and kind != "run":
         raise UserError(f"--gate looks at a run, and {what} is none")
+    if options.health and kind != "run":
+        raise UserError(f"--health looks at a run, and {what} is none")
+    if options.leaks is not None and kind != "source":
+        raise UserError(f"--leaks compares sources of images, and {what} is none")
     if options.masks:
         found = _inspect_masks(folder, options, quiet)
     elif kind == "maps":
@@ -84,6 +88,8 @@ def inspect(options: InspectOptions, *, quiet: bool = True) -> Inspection:
     elif kind == "run":
         run = RunFolder(folder)
         found = _inspect_gate(run, options) if options.gate else Inspection("run", *describe_run(run))
+        if options.health:
+            found = _with_health(found, run, options)
     else:
         found = _inspect_source(options)
     if options.json:
@@ -223,11 +229,31 @@ def _inspect_gate(run: RunFolder, options: InspectOptions) -> Inspection:
     return Inspection("run", facts | seen, numbers | counted, map_scores)
 
 
+def _with_health(found: Inspection, run: RunFolder, options: InspectOptions) -> Inspection:
+    """What was found of a run, and the health of its features."""
+    from pipelines.inspect.health import describe_health  # with torch
+
+    wanted: dict[str, Any] = {"source": options.source, "count": options.limit, "device": options.device}
+    facts, numbers = describe_health(run, allow_outside=options.allow_outside, **wanted)
+    return replace(found, facts=found.facts | facts, numbers=found.numbers | numbers)
+
+
 def _inspect_source(options: InspectOptions) -> Inspection:
     source = open_source(options.what, allow_outside=options.allow_outside)
     if options.gallery and isinstance(source, StreamSource):
         raise UserError(f"--gallery draws images in any order, and {source.name} is a stream: download it first")
     facts, numbers = describe_source(source)
+    if options.leaks is not None:
+        from pipelines.inspect.leaks import describe_leaks
+
+        other = open_source(options.leaks, allow_outside=options.allow_outside)
+        for each in (source, other):
+            if not isinstance(each, Source):
+                raise UserError(f"--leaks reads all images, and {each.name} is a stream: download it first")
+        assert isinstance(source, Source)
+        assert isinstance(other, Source)
+        found, counted = describe_leaks(source, other)
+        facts, numbers = facts | found, numbers | counted
     if options.gallery and isinstance(source, Source):
         drawn = draw_source(options.gallery, source, size=options.gallery_size)
         facts["gallery"], numbers["gallery"] = _named(drawn), [str(path) for path in drawn]

@@ -9,6 +9,7 @@ from pipelines.commandline.effects import Effect
 from pipelines.commandline.mask_options import (
     SALIENT_EFFECTS,
     ImageSize,
+    MaskGranularity,
     MaskRatio,
     PatchSizeOfNoModel,
     SalientCap,
@@ -36,9 +37,9 @@ class InspectOptions:
         Effect(("gallery_size",), lambda options: options.gallery is not None, "without --gallery"),
         Effect(
             ("source", "limit"),
-            lambda options: options.kind == "maps" or options.gate,
+            lambda options: options.kind == "maps" or options.gate or options.health,
             "with {what}",
-            "it belongs to maps, and to --gate",
+            "it belongs to maps, to --gate and to --health",
         ),
         Effect(
             ("gallery",),
@@ -51,7 +52,7 @@ class InspectOptions:
         Effect(
             (
                 *("views", "seed", "mask_ratio", "salient_ratio", "salient_of", "salient_pick", "salient_mass"),
-                "salient_cap",
+                *("salient_cap", "mask_granularity"),
                 *("temperature", "image_size", "patch_size"),
             ),
             lambda options: options.masks,
@@ -71,6 +72,14 @@ class InspectOptions:
     gate: Annotated[
         bool, Option("Show what the gate of a run finds important, in --source or in the run's own images.")
     ] = False
+    health: Annotated[
+        bool,
+        Option("Of a run: how many directions its features use after each layer, by --source or its own images."),
+    ] = False
+    leaks: Annotated[
+        str | None,
+        Option("Of a source: which images of this other source, such as a test set, are in it, exactly or nearly."),
+    ] = None
     masks: Annotated[
         bool,
         Option(
@@ -108,6 +117,7 @@ class InspectOptions:
     ] = 100
     views: Annotated[int, Option("Random views of each pair to draw masks for.", least=1, panel=MASKS)] = 4
     mask_ratio: MaskRatio = None
+    mask_granularity: MaskGranularity = 1
     salient_ratio: SalientRatio = SALIENT_RATIO
     salient_of: SalientOfOrEach = None
     salient_pick: SalientPick = "top"

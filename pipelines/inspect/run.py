@@ -16,11 +16,14 @@ def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
     config, metrics = run.config(), run.metrics()
     options, masking = config["options"], config["masking"]
     step = metrics[-1]["step"] if metrics else 0
+    side, tokens = masking.get("mask_granularity", 1), options.get("class_tokens")
     facts = {
-        "model": f"{options['model']}, {config['parameters'] / 1e6:.1f} M parameters",
+        "model": f"{options['model']}, {config['parameters'] / 1e6:.1f} M parameters"
+        + (f", {tokens} class tokens" if tokens else ""),
         "grid": "×".join(str(side) for side in config["grid"]),
         "source": f"{options['source']} ({config['images']} images)",
-        "masking": f"{masking['strategy']}, mask ratio {masking['mask_ratio']:g}",
+        "masking": f"{masking['strategy']}, mask ratio {masking['mask_ratio']:g}"
+        + (f", blocks of {side}×{side} patches" if side > 1 else ""),
         "steps": f"{step} of {config['steps']}",
     }
     numbers = {"model": options["model"], "parameters": config["parameters"], "grid": list(config["grid"])}
@@ -34,6 +37,9 @@ def describe_run(run: RunFolder) -> tuple[dict[str, str], dict[str, Any]]:
         facts["loss"] = (
             f"{numbers['first_loss']:.4f} at the start, {numbers['loss']:.4f} over the last {len(recent)} steps"
         )
+        if masker := {name[7:]: value for name, value in metrics[-1].items() if name.startswith("masker_")}:
+            numbers["masker"] = masker
+            facts["masker"] = ", ".join(f"{name} {value:.3g}" for name, value in masker.items())
         speed = throughput(metrics)
         numbers |= {"images_per_second": speed.images_per_second, "starved": speed.starved}
         facts["speed"] = str(speed)

@@ -12,20 +12,22 @@ from typing import Any, cast
 import torch
 
 from mae.distributed import World
+from mae.masks.custom import file_and_name
 from mae.training.any_training import Trained, training_facts
 from mae.training.checkpoints import load_training
 from pipelines.commandline.effects import idle_options
 from pipelines.errors import UserError, user_errors
 from pipelines.outputs import check_apart, one_writer
 from pipelines.pretrain.model import new_model
-from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, option_defaults
+from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, defaults_before
 from pipelines.pretrain.processes import agreed, check_processes, in_turn, newest_of_all
-from pipelines.pretrain.settings import PretrainSettings, settings_of
+from pipelines.pretrain.settings import PretrainSettings, settings_of, settle_levels
 from pipelines.pretrain.task import Task, TaskModule
 from pipelines.pretrain.trackers import check_trackers
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import hash_pairs
 from saliency import __version__
+from saliency.files import write_text_atomically
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def open_pretraining(options: PretrainOptions, world: World, stack: ExitStack) -
         check_apart(options.out, [options.source, options.saliency])
         check_trackers(options.track)
         check_processes(options, world)
+        options = settle_levels(options)
         settings = settings_of(options)
         torch.manual_seed(options.seed)
         model = new_model(options)
@@ -67,11 +70,22 @@ def open_pretraining(options: PretrainOptions, world: World, stack: ExitStack) -
     with agreed(world):
         resume = options.resume or world.restarts > 0  # torchrun repeats the command as it was
         free = FREE_ON_RESUME.union(name for name, _ in idle_options(options))
-        run.begin(config, resume=resume, free=free, defaults=option_defaults())
+        run.begin(config, resume=resume, free=free, defaults=defaults_before())
         if newest:
             load_newest(newest, task.training)
+        if world.is_main and options.masks is not None:
+            keep_copy(options.masks, options.out)
     run.rewind(task.training.step)
     return PretrainJob(options, settings, task, run, config)
+
+
+def keep_copy(masks: str, out: Path) -> None:
+    """Put the file of the user's scores into the run folder, so that the run can be repeated. ValueError."""
+    path = file_and_name(masks)[0]
+    copy = out / "masks" / path.name
+    if copy.resolve() != path.resolve():
+        copy.parent.mkdir(exist_ok=True)
+        write_text_atomically(copy, path.read_text("utf-8"))
 
 
 def load_newest(checkpoint: Path, training: Trained) -> None:
@@ -101,8 +115,8 @@ def run_config(options: PretrainOptions, settings: PretrainSettings, task: Task,
 def _recorded_masking(settings: PretrainSettings) -> dict[str, Any]:
     if settings.learner is None:
         return asdict(settings.masking)
-    own = {"strategy": settings.strategy.name, "mask_ratio": settings.masking.mask_ratio}
-    return own | asdict(settings.learner)
+    own = {name: getattr(settings.masking, name) for name in ("mask_ratio", "mask_granularity")}
+    return {"strategy": settings.strategy.name} | own | asdict(settings.learner)
 
 
 def _task_module(settings: PretrainSettings) -> TaskModule:

@@ -25,8 +25,11 @@ def new_model(options: PretrainOptions) -> MaskedAutoencoder:
         "decoder_width": options.decoder_width,
         "decoder_depth": options.decoder_depth,
     }
+    if options.class_tokens is not None:
+        arguments |= {"class_tokens": options.class_tokens}
     if options.frames is None:
         return MaskedAutoencoder.from_size(options.model, **arguments)
+    arguments["class_token"] = options.class_tokens is not None
     arguments |= {"frames": options.frames, "tubelet": options.tubelet, "positions": options.positions}
     return VideoMaskedAutoencoder.from_size(options.model, **arguments)
 

@@ -7,7 +7,7 @@ scores among the pictures, and ``cost.json``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,14 @@ from pipelines.errors import UserError
 from pipelines.plots import contact_sheet, loss_curve, overlay
 from pipelines.pretrain.global_batches import GlobalBatch
 from pipelines.pretrain.multilevel_cost import write_cost
-from pipelines.pretrain.multilevel_data import LevelData, StepBatches, open_levels
+from pipelines.pretrain.multilevel_data import LevelData, StepBatches, gentle_crops, open_levels
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.reconstructions import reconstruction_sheet
 from pipelines.pretrain.settings import PretrainSettings
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source
+from pipelines.views.image_views import Crops
+from pipelines.views.joined_maps import JoinedMaps
 from pipelines.views.loaders import first_views
 
 _PICTURED = 8
@@ -42,7 +44,16 @@ class MultilevelTask:
 
     data: LevelData
     training: MultilevelTraining
-    maps: None = None
+
+    @property
+    def maps(self) -> JoinedMaps | None:
+        """Where T reads them."""
+        return self.data.maps
+
+    @property
+    def crops(self) -> Crops | None:
+        """Gentle ones for levels 2 and 3, or the usual ones."""
+        return gentle_crops if self.training.multilevel.crops == "gentle" else None
 
     @property
     def source(self) -> Source:
@@ -80,20 +91,22 @@ class MultilevelTask:
         """One outer step; the loss is that of level 1."""
         remaining = iter(batches)
         by_level = {
-            name: [self._labelled(next(remaining)) for _ in range(count)]
+            name: [self._labelled(next(remaining), maps=name == "mae") for _ in range(count)]
             for name, count in self.training.batches_per_step.items()
         }
         losses = self.training.update(by_level)
-        return losses["mae"], {f"{name}_loss": losses[name] for name in LEVELS[1:]}
+        upper = {f"{name}_loss": losses[name] for name in LEVELS[1:] if name in losses}
+        return losses["mae"], upper | self.training.figures()
 
-    def _labelled(self, batch: GlobalBatch) -> LabelledImages:
-        """This process's part of a batch, with its labels."""
-        views = batch.views
+    def _labelled(self, batch: GlobalBatch, *, maps: bool) -> LabelledImages:
+        """This process's part of a batch, with its labels, and with the ``maps`` of its views where T reads them."""
+        views, training = batch.views, self.training
         labels = torch.from_numpy(self.data.images.labels[views.indices])
+        saliency = self.maps.on_views(views, training.model.grid, training.device) if maps and self.maps else None
         if batch.is_whole:
-            return LabelledImages(views.images, labels)
-        rows = torch.from_numpy(views.places) + self.training.world.part(batch.places.size).start
-        return LabelledImages(views.images, labels, Part(rows, batch.places.size), len(batch.indices))
+            return LabelledImages(views.images, labels, saliency=saliency)
+        rows = torch.from_numpy(views.places) + training.world.part(batch.places.size).start
+        return LabelledImages(views.images, labels, Part(rows, batch.places.size), len(batch.indices), saliency)
 
     def facts(self) -> dict[str, Any]:
         """The splits."""
@@ -109,9 +122,12 @@ class MultilevelTask:
         if metrics:
             steps = [line["step"] for line in metrics]
             loss_curve(plots / "loss.png", {"mae": (steps, [line["loss"] for line in metrics])}, title="Level 1")
-            upper = {name: (steps, [line[f"{name}_loss"] for line in metrics]) for name in LEVELS[1:]}
+            upper = {name: _curve(metrics, f"{name}_loss") for name in LEVELS[1:]}
+            upper = {name: curve for name, curve in upper.items() if curve[0]}
             loss_curve(plots / "levels.png", upper, title="Levels 2 and 3", unit="cross-entropy")
-        sheet = reconstruction_sheet(self.source, None, model, lambda x, *_: training.draw_masks(x), _PICTURED)
+        sheet = reconstruction_sheet(
+            self.source, self.maps, model, lambda images, maps, _: training.draw_masks(images, maps), _PICTURED
+        )
         if sheet:
             contact_sheet(plots / "reconstructions.png", sheet)
         self._draw_scores(run)
@@ -123,7 +139,11 @@ class MultilevelTask:
         batch = first_views(source, training.model.image_size, len(source))
         if not len(batch.images):
             return
-        found = torch.cat([training.probabilities(normalise(part)) for part in torch.split(batch.images, 32)])
+        # the maps are those of all images, of which these are some
+        here = replace(batch, indices=self.data.mask[batch.indices])
+        maps = self.maps.on_views(here, grid) if self.maps else torch.zeros(len(batch.images), grid[0] * grid[1])
+        parts = zip(torch.split(batch.images, 32), torch.split(maps, 32), strict=True)
+        found = torch.cat([training.probabilities(normalise(part), of_part) for part, of_part in parts])
         scores = found.float().cpu().reshape(-1, *grid).numpy()
         images = [image.permute(1, 2, 0).numpy() for image in batch.images[:_PICTURED]]
         images.append(batch.images.float().mean(0).permute(1, 2, 0).to(torch.uint8).numpy())
@@ -135,9 +155,15 @@ class MultilevelTask:
         contact_sheet(run.folder / "plots" / "scores.png", columns)
 
 
+def _curve(metrics: Sequence[Any], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a figure, where it was written down: T has no loss while it waits."""
+    lines = [line for line in metrics if name in line]
+    return [line["step"] for line in lines], [line[name] for line in lines]
+
+
 def open_data(options: PretrainOptions, settings: PretrainSettings) -> LevelData:
-    """The labelled source, split. UserError."""
-    return open_levels(options)
+    """The labelled source, split, with its maps where T reads them. UserError."""
+    return open_levels(options, settings.maps)
 
 
 def new_task(
@@ -158,6 +184,14 @@ def new_task(
             f"({a_step}: --batch-size times --mlo-unroll): lower either"
         )
     training = MultilevelTraining(
-        model, len(data.classes), settings.masking, settings.training, levels, steps, device, world=world
+        model,
+        len(data.classes),
+        settings.masking,
+        settings.training,
+        levels,
+        steps,
+        device,
+        world=world,
+        maps=data.maps is not None,
     )
     return MultilevelTask(data, training)

@@ -21,8 +21,9 @@ COST = "cost.json"
 def write_cost(run: RunFolder, training: MultilevelTraining) -> None:
     """Write what all steps so far took."""
     batch, counts = training.settings.batch_size, training.batches_per_step
+    batches = {name: training.step * count for name, count in counts.items()} | {"masker": training.learned}
     levels: dict[str, dict[str, Any]] = {
-        name: {"steps": training.step * counts[name], "images": training.step * counts[name] * batch, **cost}
+        name: {"steps": batches[name], "images": batches[name] * batch, **cost}
         for name, cost in training.cost().items()
     }
     total = sum(cost["flops"] for cost in levels.values())

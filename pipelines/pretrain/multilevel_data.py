@@ -9,26 +9,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from mae.multilevel.forms import settled
 from mae.multilevel.mlo import LEVELS
 from mae.splits import check_disjoint, split_rows
 from pipelines.errors import UserError, user_errors
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.sources.random_access import open_images
 from pipelines.sources.source import hash_pairs
+from pipelines.views.geometry import USUAL_CROPS
 from pipelines.views.image_views import EpochBatches
+from pipelines.views.joined_maps import JoinedMaps, join_maps
 from pipelines.views.labelled import Labelled, open_labelled
 
 _APART = 1_000_003
 """Between the seeds of the levels' orders."""
 _EPOCHS = 1 << 20
 """More than any level has: levels that show one image in epochs of one number show views of their own."""
+_GENTLE = (0.6, 1.0)
+
+
+def gentle_crops(epoch: int) -> tuple[float, float]:
+    """Of levels 2 and 3: a class is to be seen in their views, which a fifth of an image may not show."""
+    return USUAL_CROPS if epoch < _EPOCHS else _GENTLE
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class LevelData:
     classes: list[str]
     training: NDArray[np.int64]
     mask: NDArray[np.int64]
+    maps: JoinedMaps | None = None
 
     def rows(self) -> dict[str, NDArray[np.int64]]:
         """The rows that each level reads."""
@@ -52,13 +63,18 @@ class LevelData:
         return facts
 
 
-def open_levels(options: PretrainOptions) -> LevelData:
-    """The source of ``pretrain --masking mlo``, split. UserError without labels, or with too few images of a class."""
+def open_levels(options: PretrainOptions, maps: str | Path | None = None) -> LevelData:
+    """The source of ``pretrain --masking mlo``, split, and its maps where T reads them.
+
+    UserError without labels, or with too few images of a class.
+    """
     images, classes = open_labelled(open_images(options), "--masking mlo")
     if len(classes) < 2:
         raise UserError(f"{options.source}: its labels have fewer than two classes: --masking mlo needs them")
     with user_errors():
-        data = split_by_key(images, classes, options.mlo_split, options.seed)
+        data = split_by_key(images, classes, settled(vars(options))["mlo_split"], options.seed)
+    if maps is not None:
+        data = replace(data, maps=join_maps(maps, images.source, on_missing=options.on_missing))
     for name, rows in data.rows().items():
         if len(rows) < options.batch_size:
             raise UserError(

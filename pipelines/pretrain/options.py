@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from mae.masks.strategies import SALIENT_RATIO, STRATEGIES, Strategy, learned
+from mae.multilevel.forms import BEFORE, FORMS
 from pipelines.commandline.effects import Effect
+from pipelines.commandline.loss_options import SaliencyWeight, SaliencyWeightSchedule, VisibleWeight
 from pipelines.commandline.mask_options import (
     SALIENT,
+    ClassTokens,
     ImageSize,
+    MaskGranularity,
     MaskRatio,
     PatchSize,
     SalientCap,
@@ -44,12 +48,30 @@ from pipelines.commandline.shared_options import (
     Workers,
 )
 from pipelines.pretrain.effects import EFFECTS
+from pipelines.pretrain.multilevel_options import (
+    MloBuffer,
+    MloCrops,
+    MloExploration,
+    MloForm,
+    MloHead,
+    MloHeadRate,
+    MloHypergradient,
+    MloMasker,
+    MloMaskerRate,
+    MloPath,
+    MloPool,
+    MloShare,
+    MloSplit,
+    MloThrough,
+    MloUnroll,
+    MloWait,
+)
 
-GATE, ATTENTION, HARD, LEVELS, RUN = (
+GATE, ATTENTION, HARD, CUSTOM, RUN = (
     "Masks by a gate (docs/guide/gate.md)",
     "Masks by attention",
     "Masks of hard patches",
-    "Masks that learn from labels: mlo (docs/guide/mlo.md)",
+    "Masks by your own scores",
     "Checkpoints and logs",
 )
 
@@ -60,7 +82,7 @@ TRACKERS = ("tensorboard", "wandb")
 
 FREE_ON_RESUME = frozenset(
     {"out", "workers", "device", "augment_on", "resume", "checkpoint_every", "keep", "max_rejected", "compile", "track"}
-    | {"shard_model", "allow_outside"}
+    | {"shard_model", "allow_outside", "health_every"}
 )
 """The options that a resumed run may change: they do not decide what is learned, but for the last bits."""
 
@@ -92,13 +114,15 @@ class PretrainOptions:
     masking: Annotated[
         str | None,
         Option(
-            "How patches are chosen to be hidden (docs/guide/masking.md). By default salient with --saliency, and "
-            "otherwise random, or tube for videos. inverse, shuffled and center are controls for experiments.",
+            "How patches are chosen to be hidden (docs/guide/masking.md). By default salient with --saliency, custom "
+            "with --masks, and otherwise random, or tube for videos. inverse, shuffled and center are controls "
+            "for experiments.",
             choices=tuple(STRATEGIES),
             panel=MASKS,
         ),
     ] = None
     mask_ratio: MaskRatio = None
+    mask_granularity: MaskGranularity = 1
     salient_ratio: SalientRatio = SALIENT_RATIO
     salient_of: SalientOf = "image"
     salient_pick: SalientPick = "top"
@@ -110,13 +134,9 @@ class PretrainOptions:
         Option("A:B changes the salient ratio from A to B over training.", parse=parse_schedule, panel=SALIENT),
     ] = None
     tubes: Annotated[bool, Option("Give masks by maps or a gate to all time slots alike.", panel=VIDEO)] = True
-    saliency_weight: Annotated[
-        float,
-        Option(
-            "Weight of saliency in the loss: 0 ignores it, 1 weights each hidden patch by it. Works with any mask.",
-            panel=MASKS,
-        ),
-    ] = 0.0
+    saliency_weight: SaliencyWeight = 0.0
+    saliency_weight_schedule: SaliencyWeightSchedule = "constant"
+    visible_weight: VisibleWeight = 0.0
     gate_ratio: Annotated[float, Option("Fraction of the important patches that is hidden.", panel=GATE)] = 0.5
     gate_sign: Annotated[
         str, Option("Hide the chosen important patches, or keep them visible.", choices=("hide", "keep"), panel=GATE)
@@ -127,6 +147,28 @@ class PretrainOptions:
     gate_positions: Annotated[
         bool, Option("Let the gate see where patches lie, and treat the image's border as background.", panel=GATE)
     ] = False
+    gate_reads: Annotated[
+        str,
+        Option(
+            "What the gate reads: patch embeddings, or tokens within a momentum encoder, of every second patch or all.",
+            choices=("patches", "middle", "middle-all"),
+            panel=GATE,
+        ),
+    ] = "patches"
+    gate_width: Annotated[
+        int | None,
+        Option(
+            "Width of the gate, a multiple of 16 [default: a quarter of the encoder's, or with middle what makes a "
+            "tenth of its parameters].",
+            panel=GATE,
+            least=16,
+        ),
+    ] = None
+    gate_depth: Annotated[int, Option("Number of the gate's attention blocks.", panel=GATE, least=1)] = 2
+    gate_slots: Annotated[
+        int,
+        Option("Number of region prototypes that the gate learns by contrast; 0 for none.", panel=GATE, least=0),
+    ] = 0
     gate_contrast: Annotated[float, Option("Weight of the contrastive term in the gate's loss.", panel=GATE)] = 0.02
     attention_shown: Annotated[
         float,
@@ -147,47 +189,30 @@ class PretrainOptions:
             panel=HARD,
         ),
     ] = 0.5
-    mlo_masker: Annotated[
-        str, Option("Network that masks: the gate's, or the MLP of the paper.", choices=("gate", "mlp"), panel=LEVELS)
-    ] = "gate"
-    mlo_path: Annotated[
-        str,
+    masks: Annotated[
+        str | None,
         Option(
-            "How gradients pass through the mask: each loss is multiplied by its score, by its score relative to the "
-            "mean, or straight-through; or through the chance that the mask is drawn.",
-            choices=("weighted", "relative", "straight-through", "drawn"),
-            panel=LEVELS,
+            "FILE.py:NAME, a function or a class of yours that scores patches: those of the highest scores are hidden "
+            "(docs/guide/your-masks.md).",
+            panel=CUSTOM,
         ),
-    ] = "weighted"
-    mlo_hypergradient: Annotated[
-        str,
-        Option(
-            "Compute hypergradients by finite differences, or exactly by second derivatives.",
-            choices=("finite", "exact"),
-            panel=LEVELS,
-        ),
-    ] = "finite"
-    mlo_unroll: Annotated[
-        str, Option("Autoencoder steps per step of the head, and head steps per step of the masker.", panel=LEVELS)
-    ] = "2,1"
-    mlo_split: Annotated[float, Option("Fraction of every class held out to judge the masks.", panel=LEVELS)] = 0.2
-    mlo_head_rate: Annotated[float, Option("Peak learning rate of the head.", panel=LEVELS)] = 1e-3
-    mlo_masker_rate: Annotated[float, Option("Peak learning rate of the masker.", panel=LEVELS)] = 1e-3
-    mlo_exploration: Annotated[
-        float,
-        Option(
-            "With 0 the highest scores are hidden. Above 0 patches are drawn with odds ∝ score^(1/exploration).",
-            panel=LEVELS,
-        ),
-    ] = 0.0
-    mlo_pool: Annotated[
-        str,
-        Option(
-            "Features the head sees: the class token, or the mean of the patches.",
-            choices=("cls", "mean"),
-            panel=LEVELS,
-        ),
-    ] = "cls"
+    ] = None
+    mlo_form: MloForm = None
+    mlo_masker: MloMasker = None
+    mlo_path: MloPath = None
+    mlo_share: MloShare = None
+    mlo_exploration: MloExploration = None
+    mlo_wait: MloWait = None
+    mlo_masker_rate: MloMaskerRate = None
+    mlo_split: MloSplit = None
+    mlo_head: MloHead = None
+    mlo_buffer: MloBuffer = None
+    mlo_head_rate: MloHeadRate = None
+    mlo_unroll: MloUnroll = None
+    mlo_through: MloThrough = None
+    mlo_hypergradient: MloHypergradient = None
+    mlo_pool: MloPool = None
+    mlo_crops: MloCrops = None
     on_missing: Annotated[
         str,
         Option("What to do with an image that has no map: stop, or mask it at random.", choices=ON_MISSING, panel=DATA),
@@ -237,6 +262,7 @@ class PretrainOptions:
             panel=SPEED,
         ),
     ] = None
+    class_tokens: ClassTokens = None
     norm_pix: Annotated[bool, Option("Predict patches normalised by their mean and deviation.", panel=MODEL)] = True
     batch_size: Annotated[int, Option("Images per batch, over all processes.", panel=TRAINING)] = 256
     accumulate: Annotated[int, Option("Batches per optimiser step.", panel=TRAINING)] = 1
@@ -258,6 +284,14 @@ class PretrainOptions:
     checkpoint_every: Annotated[int | None, Option("Steps between checkpoints; one epoch by default.", panel=RUN)] = (
         None
     )
+    health_every: Annotated[
+        int | None,
+        Option(
+            "Steps between looks at the features, layer by layer, for the log (docs/guide/doctor.md). None by default.",
+            least=1,
+            panel=RUN,
+        ),
+    ] = None
     keep: Annotated[int, Option("Number of newest checkpoints to keep. The best one is kept as well.", panel=RUN)] = 2
     resume: Annotated[bool, Option("Resume the run in --out.", panel=RUN)] = False
     track: Annotated[
@@ -297,6 +331,8 @@ class PretrainOptions:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
         if self.gate_teacher is not None and self.saliency_weight > 0 and self.gate_teacher != self.saliency:
             raise ValueError("--gate-teacher and --saliency must be the same maps where --saliency-weight is above 0")
+        if self.health_every is not None and self.shard_model:
+            raise ValueError("--health-every looks at the whole model, which --shard-model splits: leave one out")
         if self.keep < 1 or self.workers < 0:
             raise ValueError("--keep must be at least 1 and --workers at least 0")
 
@@ -333,20 +369,31 @@ class PretrainOptions:
             raise ValueError(
                 f"--positions table needs clips of one size and random starting weights: leave out {other}"
             )
-        if self.inflate and (self.patch_size, self.decoder_width, self.decoder_depth) != (None, None, None):
-            raise ValueError("--inflate takes patches and decoder as they are: leave out --patch-size and --decoder-…")
+        own = (self.patch_size, self.decoder_width, self.decoder_depth, self.class_tokens)
+        if self.inflate and any(each is not None for each in own):
+            raise ValueError(
+                "--inflate takes patches, class tokens and decoder as they are: leave out --patch-size, --class-tokens "
+                "and --decoder-…"
+            )
 
     @property
     def masking_name(self) -> str:
-        """The strategy's name; by default ``salient`` with maps, else ``random``, of video ``tube``."""
+        """The strategy's name; by default ``custom`` with a file of scores, ``salient`` with maps, else ``random``.
+
+        Of video the last one is ``tube``.
+        """
+        if self.masking is None and self.masks is not None:
+            return "custom"
         blind = "random" if self.frames is None else "tube"
         return self.masking or (blind if self.saliency is None else "salient")
 
     @property
-    def masks(self) -> str:
+    def masked_by(self) -> str:
         """What decides the masks, as it is typed."""
         if self.masking is not None:
             return f"--masking {self.masking}"
+        if self.masks is not None:
+            return "--masks"
         if self.saliency is not None:
             return f"--masking {self.masking_name}, the default with --saliency"
         return f"the default --masking {self.masking_name}"
@@ -357,6 +404,9 @@ class PretrainOptions:
         strategy = self.strategy
         if strategy is None or self.saliency_weight > 0 or "maps" in strategy.needs:
             return strategy is not None
+        if strategy.levels:
+            masker = self.mlo_masker or FORMS[self.mlo_form or "own"]["masker"]
+            return self.saliency is not None and masker == "mix"
         return strategy.own_maps is not None and getattr(self, strategy.own_maps) is not None
 
     @property
@@ -376,9 +426,24 @@ class PretrainOptions:
         del given["resume"]  # a run that was killed before this was written is begun with it
         for name in ("out", "saliency", "gate_teacher", "inflate"):
             given[name] = None if given[name] is None else str(Path(given[name]))  # maps/ is maps
+        if self.masks is not None:
+            given["masks"] = recorded_scores(self.masks)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
+def recorded_scores(masks: str) -> str:
+    """``FILE.py:NAME@HASH`` without the folder: the same code is the same option. ValueError if there is no file."""
+    from mae.masks.custom import file_and_name, file_hash  # with torch
+
+    path, name = file_and_name(masks)
+    return f"{path.name}:{name}@{file_hash(masks)[:12]}"
+
+
 def option_defaults() -> dict[str, Any]:
-    """The default of every option that has one: what a run of a version without the option was made with."""
+    """The default of every option that has one."""
     return {field.name: field.default for field in fields(PretrainOptions) if field.default is not MISSING}
+
+
+def defaults_before() -> dict[str, Any]:
+    """What a run of a version without an option was made with."""
+    return option_defaults() | BEFORE

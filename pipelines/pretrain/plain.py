@@ -16,6 +16,7 @@ from mae.training.training import Batch, Training
 from pipelines.errors import UserError
 from pipelines.plots import contact_sheet, loss_curve
 from pipelines.pretrain.clip_reconstructions import clip_sheet
+from pipelines.pretrain.gate_masks import draw_masks
 from pipelines.pretrain.global_batches import GlobalBatch, to_batch
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.reconstructions import reconstruction_sheet
@@ -45,6 +46,7 @@ class PlainTask:
     source: Source
     maps: JoinedMaps | None
     training: Training
+    crops: None = None
 
     @property
     def _shuffled(self) -> bool:
@@ -81,7 +83,9 @@ class PlainTask:
 
     def step(self, batches: Sequence[GlobalBatch]) -> tuple[Tensor, dict[str, Tensor]]:
         """One optimiser step."""
-        return self.training.update([self._with_maps(batch) for batch in batches]), {}
+        loss = self.training.update([self._with_maps(batch) for batch in batches])
+        visible = self.settings.training.visible_weight > 0
+        return loss, {"hidden_loss": self.training.hidden_loss} if visible else {}
 
     def _with_maps(self, batch: GlobalBatch) -> Batch:
         """This process's part of a batch, with the maps of its views."""
@@ -97,11 +101,12 @@ class PlainTask:
         """A checkpoint is all."""
 
     def draw(self, run: RunFolder, model: MaskedAutoencoder) -> None:
-        """``plots/loss.png`` and ``plots/reconstructions.png``."""
+        """``plots/loss.png``, ``plots/reconstructions.png`` and, of a gate, ``plots/hidden.png``."""
         plots, metrics = run.folder / "plots", run.metrics()
         if metrics:
             losses = {"loss": ([line["step"] for line in metrics], [line["loss"] for line in metrics])}
             loss_curve(plots / "loss.png", losses)
+            draw_masks(plots / "hidden.png", metrics, self.settings.masking.mask_ratio)
         pick, clip = self.training.pick_masks, self.settings.clip
         if isinstance(model, VideoMaskedAutoencoder) and clip is not None:
             sheet = clip_sheet(self.source, self.maps, model, pick, clip, _PICTURED_CLIPS)

@@ -15,11 +15,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 
 from mae.distributed import World
+from mae.masks.custom import ScoresError
 from mae.training.checkpoints import save_checkpoint, settle_checkpoints
 from mae.training.determinism import NotDeterministicError, deterministic
 from pipelines.commandline.terminal import say, warn
 from pipelines.errors import StoppedError, UserError
+from pipelines.pretrain.gate_masks import told_masks
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
+from pipelines.pretrain.health import HealthLog
 from pipelines.pretrain.hidden_shares import hidden_shares
 from pipelines.pretrain.job import PretrainJob, open_pretraining
 from pipelines.pretrain.multilevel_cost import told_cost
@@ -53,6 +56,8 @@ def pretrain(options: PretrainOptions, *, quiet: bool = False, world: World | No
                 trackers = stack.enter_context(tracking(names, job.run, job.config, job.task.training.step))
             _train(job, trackers, quiet or not world.is_main)
             return job.run
+    except ScoresError as error:  # of a step; the last checkpoint is there
+        raise UserError(error) from error
     except NotDeterministicError as error:
         with agreed(world):
             raise UserError(error) from error
@@ -64,7 +69,8 @@ def summary(run: RunFolder) -> list[str]:
     metrics = run.metrics()
     loss = "".join(f", loss {line['loss']:.4f}" for line in metrics[-1:])
     done = f"{run.folder}: step {run.config()['steps']}{loss}; pictures in {run.folder / 'plots'}"
-    return [line for line in (done, told_cost(run.folder), throughput(metrics).hint()) if line]
+    masks = told_masks(metrics, run.config()["masking"]["mask_ratio"])
+    return [line for line in (done, masks, told_cost(run.folder), throughput(metrics).hint()) if line]
 
 
 def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
@@ -76,6 +82,9 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
         warn(task.source.warnings)
         say(_plan(job), err=True)
         _tell_hidden_shares(job)
+    every_so_often, clip = options.health_every, job.settings.clip
+    looks = every_so_often is not None and world.is_main
+    health = HealthLog(task.source, training.model, clip, every_so_often or 1) if looks else None
     log = TrainingLog(run, training, task.source, max_rejected=options.max_rejected, track=trackers.log)
     if training.step and world.is_main:
         settle_checkpoints(options.out, keep=options.keep, loss=log.epoch_loss)
@@ -92,7 +101,8 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
             schedules = training.schedules()
             loss, noted = task.step(batches)
             indices = [batch.indices for batch in batches]
-            log.add(loss, schedules=schedules, batches=indices, figures=noted)
+            seen = health.figures(training.step) if health else {}
+            log.add(loss, schedules=schedules, batches=indices, figures=noted | seen)
             bar.update(images)
             regular = training.step % every == 0 or training.step == training.total_steps
             stopped = stop.name()
@@ -187,6 +197,7 @@ def _load(job: PretrainJob) -> Iterable[ViewBatch]:
         augment_on=options.augment_on,
         device=training.device,
         workers=options.workers,
+        crops=task.crops,
     )
 
 

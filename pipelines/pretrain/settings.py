@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +12,11 @@ from mae.masks.learner import LearnerModule, MaskLearner
 from mae.masks.masking import Masking
 from mae.masks.strategies import STRATEGIES, Strategy, learned
 from mae.models.vit import MaskedAutoencoder
+from mae.multilevel.forms import BEFORE, settled
 from mae.training.resolution_schedule import ResolutionSchedule
 from mae.training.training import TrainingSettings
 from pipelines.pretrain.options import PretrainOptions, option_defaults
+from pipelines.run_folder import CONFIG, RunFolder
 from pipelines.views.clip_views import ClipShape
 
 
@@ -59,6 +61,20 @@ def settings_of(options: PretrainOptions) -> PretrainSettings:
         needs_maps=options.reads_maps,
         maps=getattr(options, strategy.own_maps) if taught and strategy.own_maps else saliency,
     )
+
+
+def settle_levels(options: PretrainOptions) -> PretrainOptions:
+    """The options with a value for each of the levels' of ``--masking mlo``; as they are for other masks.
+
+    A run that is there already keeps what it was begun with where nothing is said. ValueError, UserError.
+    """
+    if options.strategy is None or not options.strategy.levels:
+        return options
+    begun = None
+    if (options.out / CONFIG).exists():
+        recorded = RunFolder(options.out).config()["options"]
+        begun = BEFORE | recorded if recorded.get("mlo_path") is not None else None
+    return replace(options, **settled(vars(options), begun))
 
 
 def new_learner(options: PretrainOptions, model: MaskedAutoencoder, device: torch.device) -> MaskLearner | None:
@@ -109,6 +125,7 @@ def _masking(options: PretrainOptions, strategy: Strategy) -> Masking:
         temperature=options.temperature,
         salient_schedule=options.salient_schedule,
         tubes=options.tubes,
+        mask_granularity=options.mask_granularity,
     )
 
 
@@ -125,6 +142,8 @@ def _training(options: PretrainOptions) -> TrainingSettings:
         decode_ratio=options.decode_ratio,
         decoder_masking=options.decoder_masking,
         saliency_weight=options.saliency_weight,
+        saliency_weight_schedule=options.saliency_weight_schedule,
+        visible_weight=options.visible_weight,
         compile=options.compile,
     )
 

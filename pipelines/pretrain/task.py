@@ -17,6 +17,7 @@ from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.settings import PretrainSettings
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source
+from pipelines.views.image_views import Crops
 from pipelines.views.joined_maps import JoinedMaps
 
 
@@ -34,6 +35,10 @@ class Task(Protocol):
     @property
     def training(self) -> Trained:
         """What learns."""
+
+    @property
+    def crops(self) -> Crops | None:
+        """How much of an image a view shows in an epoch, where that is not as usual."""
 
     @property
     def batches_per_step(self) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.masks.gate import Gate, important_counts
 from mae.masks.gate_loss import GateObjective
 from mae.masks.masking import top_ranks
@@ -74,10 +75,10 @@ class Occlusions:
         small = torch.nn.functional.interpolate(
             pixels[None].float(), model.image_size, mode="bicubic", antialias=True, align_corners=False
         )
-        images, grid = normalise(small.round().clamp(0, 255).to(torch.uint8).to(device)), model.grid[-2:]
-        if isinstance(model, VideoMaskedAutoencoder):  # a gate of video sees a picture as a tubelet that stands still
-            images = images[:, :, None].expand(-1, -1, model.tubelet, -1, -1)
-        logits = self._gate.to(device)(model.patch_embed(images), grid)
+        images, grid = normalise(copy_to(small.round().clamp(0, 255).to(torch.uint8), device)), model.grid[-2:]
+        if isinstance(model, VideoMaskedAutoencoder):  # a gate of video sees a picture as a clip that stands still
+            images = images[:, :, None].expand(-1, -1, model.frames, -1, -1)
+        logits = self._gate.to(device).scores(model, images).view(1, -1, grid[0] * grid[1]).mean(1)
         chosen = top_ranks(logits, torch.zeros_like(logits)) < important_counts(logits, GateObjective.area)
         cells = chosen.reshape(1, 1, *grid).float()
         return torch.nn.functional.interpolate(cells, size, mode="nearest")[0, 0].bool().cpu()

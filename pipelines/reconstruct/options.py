@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Option
-from pipelines.commandline.shared_options import VIDEO, Device, Run
+from pipelines.commandline.shared_options import VIDEO, Device, Precision, Run
 from pipelines.frames.options import (
     STREAM_EFFECTS,
     AsVideo,
@@ -87,6 +87,7 @@ class ReconstructOptions:
     fps: Fps = None
     stall_timeout: StallTimeout = 10.0
     lossless: Annotated[bool, Option("Write lossless FFV1 (.mkv) instead of H.264 (.mp4).", panel=VIDEO)] = False
+    precision: Precision = "auto"
     device: Device = "cpu"
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.recovery.completion import complete, seam
 from mae.training.checkpoints import gate_file, load_model
+from pipelines.commandline.machine import usable_precision
 from pipelines.errors import UserError, user_errors
 from pipelines.outputs import check_apart, one_writer
 from pipelines.progress import progress_bar
@@ -173,8 +174,8 @@ def _complete_file(
     pixels = _pixels(file)
     hidden = occlusions.hidden(file.name, pixels)
     truth = _truth(file, options.truth, pixels)
-    place = torch.device(options.device)
-    completed = complete(model, pixels[None].to(place), hidden[None].to(place), blend=options.blend)[0].cpu()
+    asked = {"blend": options.blend, "precision": usable_precision(options.precision, options.device)}
+    completed = complete(model, pixels[None], hidden[None], **asked)[0].cpu()  # type: ignore[arg-type]
     line: dict[str, Any] = {"name": file.name, "file": f"{name}.png", "size": [pixels.shape[2], pixels.shape[1]]}
     line |= {"hidden": float(hidden.float().mean()), "seam": float(seam(completed[None], hidden[None])[0])}
     if truth is not None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from mae.evaluation.image_quality import SSIM_REACH, psnr, ssim
 from mae.recovery.completion import seam
 from mae.recovery.stream_recoverer import Recoverer, stream_recoverer
+from pipelines.commandline.machine import usable_precision
 from pipelines.errors import UserError, user_errors, without_secrets
 from pipelines.frames.companions import Companion
 from pipelines.frames.live import Live, faults_in_words
@@ -80,7 +81,9 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
     suffix = video_suffix(lossless=options.lossless)
     check_written(options, [f"{name}{suffix}", f"{name}{SIDE}{suffix}"], [])
     found = VideoReconstruction(options.out / f"{name}{suffix}")
-    recoverer = stream_recoverer(model, blend=options.blend)
+    recoverer = stream_recoverer(
+        model, blend=options.blend, precision=usable_precision(options.precision, options.device)
+    )
     found.latency = recoverer.latency
     figures = Figures()
     with ExitStack() as stack:

@@ -149,6 +149,17 @@ def decode_mask(data: bytes) -> NDArray[np.bool_]:
     return mask
 
 
+def decode_objects(data: bytes) -> NDArray[np.uint8]:
+    """The objects in a mask, uint8 [H, W], upright: an image with a palette numbers them, 0 being the background.
+
+    Any other mask shows one object, 1 where :func:`decode_mask` is True. Raises ``BadImage``.
+    """
+    image = _load(_open(data), data)
+    if image.mode != "P":
+        return decode_mask(data).astype(np.uint8)
+    return np.asarray(_upright(image, _orientation(image)), np.uint8)
+
+
 def decode_grey(data: bytes) -> NDArray[np.float32]:
     """The grey image in ``data``, float32 [H, W] in 0..1, upright: 1 is the white of its depth of 1, 8 or 16 bits.
 

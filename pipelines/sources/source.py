@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.sources.images import LARGEST_FILE, BadImage, decode_mask, image_size
+from pipelines.sources.images import LARGEST_FILE, BadImage, decode_mask, decode_objects, image_size
 from pipelines.sources.inside import Roots
 from pipelines.sources.names import find_file
 from saliency.files import read_regular
@@ -166,6 +166,13 @@ class Source:
         """The true mask of pair ``i``, bool [H, W], True on the object; None if it has none."""
         return None if self.masks is None else self.masks[self.row(i)]
 
+    def read_objects(self, i: int) -> NDArray[np.uint8] | None:
+        """The objects of pair ``i``, uint8 [H, W]: 0 is the background, and a mask without numbers shows object 1."""
+        if isinstance(self.masks, DecodedMasks):
+            return self.masks.objects(self.row(i))
+        mask = self.read_mask(i)
+        return None if mask is None else mask.astype(np.uint8)
+
     def swap(self, i: int) -> Swap | None:
         """Pair ``i``'s caption with another object named, or None if the source does not know of any."""
         return None if self.swaps is None else self.swaps[self.row(i)]
@@ -225,6 +232,13 @@ class DecodedMasks:
     def __getitem__(self, row: int) -> NDArray[np.bool_] | None:
         try:
             return decode_mask(self.images[row])
+        except NoImage:
+            return None
+
+    def objects(self, row: int) -> NDArray[np.uint8] | None:
+        """The objects that a mask numbers, see :func:`pipelines.sources.images.decode_objects`."""
+        try:
+            return decode_objects(self.images[row])
         except NoImage:
             return None
 

@@ -30,6 +30,9 @@ class ClipShape:
 
     count: int = 16
     stride: int = 4
+    place: tuple[int, int] = (0, 1)
+    """Which of how many clips of a video it is, evenly spaced from its beginning to its end; the only one is in the
+    middle."""
 
     def __post_init__(self) -> None:
         for name, value in (("--frames", self.count), ("--frame-stride", self.stride)):
@@ -40,10 +43,12 @@ class ClipShape:
 def clip_frames(
     times: NDArray[np.float64], shape: ClipShape, rng: np.random.Generator | None = None
 ) -> NDArray[np.int64]:
-    """The frames of a clip, int64 [count], ascending; from a random start if ``rng`` is given, else from the middle."""
+    """The frames of a clip, int64 [count], ascending; from a random start if ``rng`` is given, else at its place."""
     ticks = len(times)
     free = max(ticks - ((shape.count - 1) * shape.stride + 1), 0)
-    start = free // 2 if rng is None else int(rng.integers(free + 1))
+    number, clips = shape.place
+    start = free // 2 if clips == 1 else round(free * number / (clips - 1))
+    start = start if rng is None else int(rng.integers(free + 1))
     wanted = np.minimum(start + shape.stride * np.arange(shape.count), ticks - 1)
     period = (times[-1] - times[0]) / max(ticks - 1, 1)
     shown = np.searchsorted(times, times[0] + (wanted + 0.5) * period, side="right") - 1

@@ -18,6 +18,9 @@ from torch import Tensor
 from saliency.maps import FULL, Box
 from saliency.resample import area_resample
 
+USUAL_CROPS = (0.2, 1.0)
+"""Bounds of a training crop's share of the image's area, as in MAE."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -32,7 +35,7 @@ def random_view(
     width: int,
     height: int,
     *,
-    scale: tuple[float, float] = (0.2, 1.0),
+    scale: tuple[float, float] = USUAL_CROPS,
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: float = 0.5,
 ) -> View:

@@ -20,8 +20,11 @@ from torch.utils.data import Dataset, Sampler
 
 from pipelines.sources.images import BadImage, EncodedImage
 from pipelines.sources.source import Source
-from pipelines.views.geometry import View, central_box, random_view, stack_views, view_image
+from pipelines.views.geometry import USUAL_CROPS, View, central_box, random_view, stack_views, view_image
 from pipelines.views.workers import WorkerBatches, worker_batches
+
+Crops = Callable[[int], tuple[float, float]]
+"""The number of an epoch → the least and the greatest share of an image's area that a random crop shows."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class ViewBatch:
 class Views(Dataset[Seen | Unreadable]):
     """Views of ``size`` (height, width): random ones if ``augment``, else the largest central one.
 
-    ``sizes`` are those of the epochs, where they have sizes of their own.
+    ``sizes`` are those of the epochs, where they have sizes of their own; ``crops`` gives the bounds of a random crop's
+    share of the image in an epoch, where they are not the usual ones.
     """
 
     def __init__(
@@ -75,8 +79,10 @@ class Views(Dataset[Seen | Unreadable]):
         augment: bool,
         seed: int = 0,
         sizes: Sequence[tuple[int, int]] | None = None,
+        crops: Crops | None = None,
     ) -> None:
         self.source, self.size, self.augment, self.seed, self.sizes = source, size, augment, seed, sizes
+        self.crops = crops
 
     def __len__(self) -> int:
         return len(self.source)
@@ -100,12 +106,15 @@ class Views(Dataset[Seen | Unreadable]):
     def _view(self, epoch: int, index: int, size: tuple[int, int], width: int, height: int) -> View:
         if not self.augment:
             return View(central_box(width, height, size[1] / size[0]))
-        return training_view(self.seed, epoch, index, width, height)
+        scale = self.crops(epoch) if self.crops else USUAL_CROPS
+        return training_view(self.seed, epoch, index, width, height, scale)
 
 
-def training_view(seed: int, epoch: int, index: int, width: int, height: int) -> View:
+def training_view(
+    seed: int, epoch: int, index: int, width: int, height: int, scale: tuple[float, float] = USUAL_CROPS
+) -> View:
     """The random view of pair ``index``, whose image has this size, in an epoch of a training with this seed."""
-    return random_view(stream_of(seed, epoch, index), width, height)
+    return random_view(stream_of(seed, epoch, index), width, height, scale=scale)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mae.splits import hold_out
@@ -47,9 +48,12 @@ class Labelled:
         """A share of the pairs, see :func:`balanced_share`."""
         return self.select(balanced_share(self.labels, fraction, seed))
 
-    def batches(self, size: tuple[int, int], batch_size: int, *, workers: int) -> WorkerBatches:
-        """All pairs in order as encoders of this size see them, so many images at a time."""
-        return load_views(self.views(size), InOrder(len(self), self.at_once(batch_size)), workers=workers)
+    def batches(
+        self, size: tuple[int, int], batch_size: int, *, workers: int, device: torch.device | None = None
+    ) -> WorkerBatches:
+        """All pairs in order as encoders of this size see them, so many images at a time, for copies to ``device``."""
+        pin, order = device is not None and device.type == "cuda", InOrder(len(self), self.at_once(batch_size))
+        return load_views(self.views(size), order, workers=workers, pin=pin)
 
     def views(self, size: tuple[int, int]) -> Views:
         """What encoders of this size (height, width) see of the pairs: central views of images, or of clips."""

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from pipelines.sources.source import Source
 from pipelines.views.clip_views import ClipShape, ClipViews
 from pipelines.views.device_views import CutViews, load_on_device, views_on_device
-from pipelines.views.image_views import InOrder, ViewBatch, Views, load_views
+from pipelines.views.image_views import Crops, InOrder, ViewBatch, Views, load_views
 
 
 def training_views(
@@ -24,16 +24,18 @@ def training_views(
     augment_on: str,
     device: torch.device,
     workers: int,
+    crops: Crops | None = None,
 ) -> Iterable[ViewBatch]:
     """Random views (height, width) of ``batches`` of (epoch, index), of ``sizes`` where the epochs have their own.
 
-    With a ``clip`` they are of videos, cropped by the workers. ``augment_on`` is one of AUGMENT_ON.
+    ``crops`` says how much of an image is shown in an epoch, where that is not as usual. With a ``clip`` they are of
+    videos, cropped by the workers. ``augment_on`` is one of AUGMENT_ON.
     """
     if clip is None and views_on_device(augment_on, device):
-        cut = CutViews(source, size, augment=True, seed=seed, sizes=sizes)
+        cut = CutViews(source, size, augment=True, seed=seed, sizes=sizes, crops=crops)
         return load_on_device(cut, batches, device, workers=workers)
     if clip is None:
-        views = Views(source, size, augment=True, seed=seed, sizes=sizes)
+        views = Views(source, size, augment=True, seed=seed, sizes=sizes, crops=crops)
     else:
         views = ClipViews(source, size, clip, augment=True, seed=seed, sizes=sizes)
     return load_views(views, batches, workers=workers, pin=device.type == "cuda")

@@ -28,6 +28,19 @@ def test_a_piece_that_did_not_is(command, state, tmp_path, monkeypatch):
     assert (found["state"], found["output"]) == ("done", ["well"])
 
 
+def test_what_evaluations_found_stands_side_by_side(tmp_path, monkeypatch, capsys):
+    row = {"encoder": "run", "knn": 0.25, "knn_interval": 0.02, "propagate": 0.5, "propagate_interval": None}
+    told = {"protocols": ["knn", "propagate"], "rows": [row, {}]}
+    for name, precision in (("a", {}), ("b", {"precision": "bf16"})):
+        (tmp_path / name).write_text(json.dumps(told | precision))
+    monkeypatch.setattr(sys, "argv", ["gpu_acceptance.py", "--figures", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert main() == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "knn: fp32 25.0 ± 2.0, bf16 25.0 ± 2.0",
+        "propagate: fp32 50.0 ± 0.0, bf16 50.0 ± 0.0",
+    ]
+
+
 def test_the_list(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_acceptance.py", "--list"])
     assert main() == 0

@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.evaluation.classifier import add_head
 from mae.evaluation.finetune import FinetuneRecipe, FineTuning, depth_of, recipe_for, training_transform
 from mae.randomness import seed_of, seeded
@@ -22,7 +24,7 @@ from pipelines.errors import user_errors
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import central_views
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Outcome, UnreadableImages
+from pipelines.evaluate.outcome import Outcome, Scored, UnreadableImages
 from pipelines.evaluate.protocol import Classification
 from pipelines.evaluate.supervised import TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
 from pipelines.progress import progress_bar
@@ -65,8 +67,8 @@ class FineTune(Classification):
     def measure(self, encoder: Encoder, seed: int, checkpoint: Path | None) -> Outcome:
         """Fine-tune a copy of the encoder and predict the test part by it. Raises UserError."""
         train, classes, options = self.parts.part(seed), len(self.parts.names), self.options
-        recipe, training, plan = _begin(encoder, len(train), classes, options, seed)
-        views = TrainingViews(train.source, Augment(training_transform(encoder.size, encoder.mean, encoder.std)), seed)
+        recipe, training, plan = _begin(encoder, train, classes, options, seed)
+        views = TrainingViews(train, Augment(training_transform(encoder.size, encoder.mean, encoder.std)), seed)
 
         def update(batches: Sequence[TrainingBatch]) -> Tensor:
             return training.update([_even(batch.images, labels_of(train, batch)) for batch in batches])
@@ -74,11 +76,12 @@ class FineTune(Classification):
         with progress_bar(name=f"{encoder.name}: finetune", unit="steps", part=True, quiet=self.quiet) as progress:
             unreadable = train_epochs(
                 training, update, views, plan, epochs=recipe.epochs, workers=options.workers,
-                checkpoint=checkpoint, progress=progress,
+                device=training.device, checkpoint=checkpoint, progress=progress,
             )  # fmt: skip
-        predictions, labels, missed = _predict(training, encoder, self.parts.test, options, self.quiet)
+        scored = Scored.mean([_scores(training, encoder, part, options, self.quiet) for part in self.parts.tests])
+        scored = replace(scored, unreadable=unreadable | scored.unreadable)
         facts = asdict(recipe) | {"batch_size": plan.images_per_step, "precision": training.precision}
-        return Outcome.of(predictions, labels, classes, facts=facts, unreadable=unreadable | missed)
+        return Outcome.of(scored, self.parts.test.labels, facts=facts)
 
 
 def resolved_recipe(options: EvaluateOptions, depth: int) -> FinetuneRecipe:
@@ -93,7 +96,7 @@ def resolved_recipe(options: EvaluateOptions, depth: int) -> FinetuneRecipe:
 
 
 def _begin(
-    encoder: Encoder, images: int, classes: int, options: EvaluateOptions, seed: int
+    encoder: Encoder, train: Labelled, classes: int, options: EvaluateOptions, seed: int
 ) -> tuple[FinetuneRecipe, FineTuning, Any]:
     network = encoder.network(0.0)
     recipe = resolved_recipe(options, depth_of(network))
@@ -101,7 +104,8 @@ def _begin(
         network = encoder.network(recipe.drop_path)
     with user_errors():
         add_head(network, classes, seed_of(seed, 3))
-    plan = plan_batches(images, usual=USUAL_BATCH, asked=options.finetune_batch_size, at_a_time=options.batch_size)
+    at_a_time = train.at_once(options.batch_size)
+    plan = plan_batches(len(train), usual=USUAL_BATCH, asked=options.finetune_batch_size, at_a_time=at_a_time)
     training = FineTuning(
         network,
         recipe,
@@ -110,6 +114,7 @@ def _begin(
         steps_per_epoch=plan.steps_per_epoch,
         seed=seed,
         device=options.device,
+        precision=options.precision,
     )
     return recipe, training, plan
 
@@ -120,17 +125,16 @@ def _even(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return images[:count], labels[:count]
 
 
-def _predict(
-    training: FineTuning, encoder: Encoder, test: Labelled, options: EvaluateOptions, quiet: bool
-) -> tuple[Tensor, Tensor, UnreadableImages]:
-    """Predicted and true classes int64 [m] of the readable test images, and what could not be read."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (encoder.mean, encoder.std))
+def _scores(training: FineTuning, encoder: Encoder, test: Labelled, options: EvaluateOptions, quiet: bool) -> Scored:
+    """What the network says of the readable test images."""
+    shape = (1, 3, *[1] * (2 if encoder.frames is None else 3))
+    mean, std = (torch.tensor(each, device=training.device).view(shape) for each in (encoder.mean, encoder.std))
     unreadable: UnreadableImages = {}
-    predictions, labels = [], []
-    for images, classes in central_views(
-        test, encoder.size, batch_size=options.batch_size, workers=options.workers, unreadable=unreadable,
+    scores, indices = [], []
+    for images, places in central_views(
+        test, encoder, batch_size=options.batch_size, workers=options.workers, unreadable=unreadable,
         name=f"{encoder.name}: test", quiet=quiet,
     ):  # fmt: skip
-        predictions.append(training.predict((images.float() / 255 - mean) / std))
-        labels.append(classes)
-    return torch.cat(predictions), torch.cat(labels), unreadable
+        scores.append(training.scores((copy_to(images, training.device).float() / 255 - mean) / std))
+        indices.append(places)
+    return Scored(torch.cat(scores), np.concatenate(indices), unreadable)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from mae.evaluation.probes import knn_predict
+from mae.evaluation.probes import knn_votes
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features
 from pipelines.evaluate.protocol import Probe
@@ -21,11 +22,14 @@ class Knn(Probe):
         """Pooling, and how the neighbours vote."""
         return {"pool": self.options.pool, **self._votes()}
 
-    def predict(self, known: Features, queries: Tensor, seed: int) -> tuple[Tensor, dict[str, Any]]:
-        """The classes with the most votes."""
+    def fit(self, known: Features, seed: int) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+        """The votes for each class."""
         k, temperature, classes = self.options.neighbours, self.options.temperature, len(self.parts.names)
-        votes = self._votes()
-        return knn_predict(known.values, known.labels, queries, k=k, temperature=temperature, classes=classes), votes
+
+        def scores(queries: Tensor) -> Tensor:
+            return knn_votes(known.values, known.labels, queries, k=k, temperature=temperature, classes=classes)
+
+        return scores, self._votes()
 
     def _votes(self) -> dict[str, Any]:
         return {"neighbours": self.options.neighbours, "temperature": self.options.temperature}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from mae.evaluation.probes import logistic_predict
+from mae.evaluation.probes import fit_logistic
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features
 from pipelines.evaluate.protocol import Probe
@@ -21,8 +22,7 @@ class LogisticRegression(Probe):
         """Pooling, and the seed that draws the fifth."""
         return {"pool": self.options.pool, "seed": seed}
 
-    def predict(self, known: Features, queries: Tensor, seed: int) -> tuple[Tensor, dict[str, Any]]:
-        """The most probable classes."""
-        classes = len(self.parts.names)
-        predictions, penalty = logistic_predict(known.values, known.labels, queries, classes=classes, seed=seed)
-        return predictions, {"penalty": penalty}
+    def fit(self, known: Features, seed: int) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+        """The logits of the regression."""
+        fitted = fit_logistic(known.values, known.labels, classes=len(self.parts.names), seed=seed)
+        return fitted.logits, {"penalty": fitted.penalty}

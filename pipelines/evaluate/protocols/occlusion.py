@@ -16,6 +16,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.evaluation.probes import fit_logistic, knn_predict
 from pipelines.commandline.terminal import plain
 from pipelines.errors import UserError, user_errors
@@ -90,13 +91,13 @@ class Occlusion(Measurement):
         predict, facts = self._probe(known, seed)
         kinds, shares, unreadable = self._kinds(occluders), options.shares(), UnreadableImages()
         figures: dict[str, list[list[float | None]]] = {}
-        loader = test.batches(encoder.size, options.batch_size, workers=options.workers)
+        loader = test.batches(encoder.size, options.batch_size, workers=options.workers, device=encoder.device)
         told = f"{encoder.name}: occlusion"
         for batch in progress_bar(loader, name=told, unit="batches", part=True, quiet=self.quiet):
             unreadable |= {test.source.keys[bad.index].as_py(): bad.reason for bad in batch.unreadable}
             if not len(batch.images):
                 continue
-            labels = torch.from_numpy(test.labels[batch.indices])
+            labels = copy_to(torch.from_numpy(test.labels[batch.indices]), encoder.device)
             filling = occluders.filling(batch)
             whole = right_about(encoder, predict, batch.images, labels)
             for kind in kinds:

@@ -40,9 +40,8 @@ def size_of(batch: ViewBatch) -> tuple[int, int]:
 
 def filled_in(model: MaskedAutoencoder, images: Tensor, region: Tensor) -> dict[str, Tensor]:
     """By who filled them in, the images uint8 [B, 3, H, W], or clips [B, 3, T, H, W], whose ``region`` was hidden."""
-    device = model.pos_embed.device
     filled = {
-        MODEL: recover(model, images.to(device), region.to(device)).cpu(),
+        MODEL: recover(model, images, region).cpu(),
         NEIGHBOURS: interpolate(images, region, model.patch_size),
     }
     if images.ndim == 5:
@@ -51,8 +50,8 @@ def filled_in(model: MaskedAutoencoder, images: Tensor, region: Tensor) -> dict[
 
 
 def right_about(encoder: Encoder, predict: Predict, images: Tensor, labels: Tensor) -> Tensor:
-    """1 where the probe is right, int64 [B]."""
-    return (predict(encoder.features(images)).cpu() == labels).long()
+    """1 where the probe is right, int64 [B], on the encoder's device, as ``labels`` are."""
+    return (predict(encoder.features(images)) == labels).long()
 
 
 def recovery(

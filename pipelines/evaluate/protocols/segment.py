@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mae.devices import copy_to
 from mae.evaluation.intervals import bootstrap_interval
 from mae.evaluation.probes import Logistic
 from mae.evaluation.segmentation import class_ious, fit_patches, mean_iou, overlaps, segment
@@ -23,7 +24,14 @@ from pipelines.errors import UserError
 from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.outcome import Measured, UnreadableImages
-from pipelines.evaluate.protocols.whole_images import DenseMeasurement, Masked, patch_features, read_masked, view_size
+from pipelines.evaluate.protocols.whole_images import (
+    DenseMeasurement,
+    Masked,
+    by_slot,
+    patch_features,
+    read_masked,
+    view_size,
+)
 from pipelines.evaluate.supervised import check_readable
 from pipelines.progress import progress_bar
 from pipelines.views.image_views import Unreadable
@@ -63,17 +71,20 @@ class Segment(DenseMeasurement):
         test, classes, unreadable = self.parts.test, len(self.parts.names), UnreadableImages()
         known = self._training_patches(encoder, seed, unreadable)
         probe = fit_patches(known.features, known.targets, known.images, seed=seed)
-        rows: list[list[float]] = []
+        rows: list[Tensor] = []
         for seen in self._masked(encoder, test, unreadable, "segment"):
             for item, features in zip(seen, patch_features(encoder, seen), strict=True):
                 assert item.mask is not None
-                truth = item.mask.astype(np.int64) * (int(test.labels[item.index]) + 1)
-                found = segment(_scores(probe, features), (truth.shape[0], truth.shape[1])).cpu().numpy()
-                rows.append(overlaps(found, truth, classes).tolist())
+                counts = torch.zeros(2 * classes, dtype=torch.int64, device=features.device)
+                for slot, masks in by_slot(features, item.mask):
+                    truth = copy_to(masks, features.device).long() * (int(test.labels[item.index]) + 1)
+                    found = segment(_scores(probe, slot), (truth.shape[1], truth.shape[2]))
+                    counts += overlaps(found.expand_as(truth), truth, classes)
+                rows.append(counts)
         if not rows:
             raise UserError(f"{test.source.name} has no readable masks to test on")
         facts = {"penalty": probe.penalty, "patches": len(known.images)}
-        return Measured({"overlaps": rows}, facts, unreadable)
+        return Measured({"overlaps": torch.stack(rows).tolist()}, facts, unreadable)
 
     def figures(self, found: Sequence[Measured], first: Sequence[Measured] | None) -> dict[str, Any]:
         """``segment`` is the mIoU, ``segment_per_class`` its parts."""
@@ -96,13 +107,14 @@ class Segment(DenseMeasurement):
         for seen in self._masked(encoder, train, unreadable, "learning to segment"):
             for item, features in zip(seen, patch_features(encoder, seen), strict=True):
                 assert item.mask is not None
-                grid = (features.shape[1], features.shape[2])
-                share = area_resample(torch.from_numpy(item.mask)[None].float(), grid).flatten()
-                targets = torch.zeros(len(share), len(self.parts.names))
-                targets[:, 0], targets[:, int(train.labels[item.index]) + 1] = 1 - share, share
-                chosen = torch.randperm(len(share), generator=generator)[:each]
-                owner = torch.full((len(chosen),), item.index)
-                parts.append((features.flatten(1).T[chosen.to(features.device)], targets[chosen], owner))
+                slots = by_slot(features, item.mask)
+                for slot, masks in slots:
+                    share = area_resample(masks.float(), (slot.shape[1], slot.shape[2])).mean(0).flatten()
+                    targets = torch.zeros(len(share), len(self.parts.names))
+                    targets[:, 0], targets[:, int(train.labels[item.index]) + 1] = 1 - share, share
+                    chosen = torch.randperm(len(share), generator=generator)[: max(1, each // len(slots))]
+                    owner = torch.full((len(chosen),), item.index)
+                    parts.append((slot.flatten(1).T[copy_to(chosen, slot.device)], targets[chosen], owner))
         if not parts:
             raise UserError(f"{train.source.name} has no readable masks to learn from")
         features, targets, images = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -113,8 +125,8 @@ class Segment(DenseMeasurement):
     def _masked(self, encoder: Encoder, part: Labelled, unreadable: UnreadableImages, what: str) -> Any:
         """Pictures that have a mask, a batch at a time; what can't be read goes into ``unreadable``."""
         size = view_size(encoder, self.options.dense_size)
-        at_once, workers = self.options.batch_size, self.options.workers
-        batches = read_masked(part.source, size, batch_size=at_once, workers=workers)
+        at_once, workers = part.at_once(self.options.batch_size), self.options.workers
+        batches = read_masked(part.source, size, batch_size=at_once, workers=workers, clip=part.clip)
         told = f"{encoder.name}: {what}"
         for batch in progress_bar(batches, name=told, unit="batches", part=True, quiet=self.quiet):
             unreadable |= {part.source.keys[i.index].as_py(): i.reason for i in batch if isinstance(i, Unreadable)}

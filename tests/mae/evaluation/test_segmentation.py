@@ -15,17 +15,15 @@ def brute_ious(predicted, truth, classes):
 
 
 def test_overlaps_are_those_of_sets():
-    rng = np.random.default_rng(0)
-    predicted, truth = rng.integers(0, 3, (2, 9, 7))
-    sums = overlaps(predicted, truth, 4)
+    predicted, truth = np.random.default_rng(0).integers(0, 3, (2, 9, 7))
+    sums = overlaps(torch.from_numpy(predicted), torch.from_numpy(truth), 4).numpy()
     assert class_ious(sums) == pytest.approx(brute_ious(predicted, truth, 4), nan_ok=True)
     assert np.isnan(class_ious(sums)[3])
     assert float(mean_iou(sums)) == pytest.approx(np.nanmean(brute_ious(predicted, truth, 4)))
 
 
 def test_sums_of_images_are_as_one_image():
-    rng = np.random.default_rng(1)
-    predicted, truth = rng.integers(0, 3, (2, 5, 6, 7))
+    predicted, truth = torch.from_numpy(np.random.default_rng(1).integers(0, 3, (2, 5, 6, 7)))
     sums = sum(overlaps(p, t, 3) for p, t in zip(predicted, truth, strict=True))
     assert (sums == overlaps(predicted.reshape(-1, 7), truth.reshape(-1, 7), 3)).all()
 

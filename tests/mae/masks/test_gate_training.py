@@ -7,9 +7,11 @@ import torch
 
 from mae.masks.gate import Gate, load_gate
 from mae.masks.gate_loss import GateObjective
-from mae.masks.gate_training import GateSettings, GateTraining, second_view
+from mae.masks.gate_training import GateSettings, GateTraining
 from mae.masks.learner import Look, look_noise
 from mae.masks.masking import Masking, Part
+from mae.masks.second_views import random_crops
+from mae.masks.second_views import second_view as cropped
 from mae.models.mask import hidden_count
 from tests.tiny_mae import nano
 
@@ -30,15 +32,19 @@ def images(count=6):
     return pictures, places[0] * 4 + places[1]
 
 
-def training(**settings):
+def training(*, teacher=False, **settings):
     torch.manual_seed(0)
     model = nano()
     gate = Gate(16, width=16, depth=1)
-    return model, GateTraining(gate, model.patch_embed, GateSettings(**settings))
+    return model, GateTraining(gate, model, GateSettings(**settings), teacher=teacher)
 
 
 def look(pictures, seed=0, **more):
     return Look(pictures, (4, 4), 0.5, look_noise(seeded(seed), len(pictures), torch.device("cpu")), **more)
+
+
+def second_view(images, noise):
+    return cropped(images, random_crops(noise))
 
 
 def test_second_views_are_crops_and_half_are_mirrored():
@@ -177,12 +183,40 @@ def test_figures_are_the_last_steps():
     gate.masks(look(pictures))
     gate.apply(1.0, GO)
     first = gate.figures()
-    assert set(first) == {"gate_background", "gate_contrast", "gate_area"}
-    assert 0 <= first["gate_area"] <= 1
+    assert set(first) == {"gate_background", "gate_contrast", "gate_area", "gate_important_hidden", "gate_other_hidden"}
+    assert all(0 <= first[name] <= 1 for name in ("gate_area", "gate_important_hidden", "gate_other_hidden"))
     gate.masks(look(pictures * 0))
     assert gate.figures()["gate_contrast"] == first["gate_contrast"]
     gate.apply(1.0, GO)
     assert gate.figures()["gate_contrast"] != first["gate_contrast"]
+
+
+@pytest.mark.parametrize(("sign", "expected"), [("hide", (1.0, 5 / 13)), ("keep", (0.0, 8 / 13))])
+def test_it_counts_what_its_masks_hide_of_the_important_and_of_the_others(monkeypatch, sign, expected):
+    pictures, _ = images()
+    _, gate = training(ratio=1.0, sign=sign)
+    logits = torch.full((6, 16), -1.0)
+    logits[:, 3:6] = 1.0
+    monkeypatch.setattr(gate.network, "whole", lambda *_: logits)
+    saliency = torch.zeros(6, 16)
+    saliency[:, 3], saliency[:, 4] = 1.0, 0.5
+    for share in (0.25, 0.75):
+        gate.masks(look(pictures, saliency=saliency, share=share))
+    gate.gather()
+    gate.apply(1.0, GO)
+    figures = gate.figures()
+    names = ("gate_important_hidden", "gate_other_hidden", "gate_salient_hidden")
+    assert [float(figures[name]) for name in names] == pytest.approx([*expected, expected[0]])
+
+
+def test_maps_teach_only_a_gate_with_a_teacher():
+    pictures, _ = images()
+    learnt = []
+    for saliency in (None, torch.rand(6, 16, generator=seeded())):
+        _, gate = training()
+        gate.masks(look(pictures, saliency=saliency))
+        learnt.append(gate.network.project.weight.grad)
+    assert torch.equal(*learnt)
 
 
 def test_a_teacher_pulls_at_the_start_and_not_after_the_warm_start():
@@ -194,7 +228,7 @@ def test_a_teacher_pulls_at_the_start_and_not_after_the_warm_start():
     saliency[:, 0] = 1.0  # where nothing is
     logits = {}
     for progress in (0.0, 0.6):
-        _, gate = training(objective=GateObjective(teacher=20.0), warm_start=0.5, learning_rate=0.01)
+        _, gate = training(teacher=True, objective=GateObjective(teacher=20.0), warm_start=0.5, learning_rate=0.01)
         gate.network.positions = True
         for step in range(60):
             gate.masks(look(pictures, step, progress=progress, saliency=saliency))

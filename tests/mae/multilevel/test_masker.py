@@ -9,7 +9,8 @@ import torch
 from mae.masks.gate import Gate
 from mae.masks.masking import mask_from_priorities
 from mae.models.mask import hidden_count
-from mae.multilevel.masker import PATHS, GridMasker, MlpMasker, draw_log_probability, loss_weights, top_mask
+from mae.multilevel.draws import PATHS, Choice, Drawn, draw_log_probability, loss_weights, top_mask
+from mae.multilevel.masker import GridMasker, MlpMasker
 
 
 def noise(*shape, seed=0):
@@ -112,18 +113,18 @@ def test_the_value_and_the_derivative_of_each_path(path):
     probabilities = (0.1 + 0.8 * noise(3, 8)).requires_grad_()
     mask = top_mask(probabilities, 0.5, noise(3, 8, seed=1))
     errors, hidden = noise(3, 8, seed=2), mask.hidden.float()
-    loss = (errors * loss_weights(probabilities, mask, path)).sum() / hidden.sum()
+    loss = (errors * loss_weights(Choice(probabilities), Drawn(mask, None), path)).sum() / hidden.sum()
     (found,) = torch.autograd.grad(loss, probabilities)
     p, count = probabilities.detach(), hidden.sum()
     plain, total = (errors * hidden).sum() / count, (p * hidden).sum(1, keepdim=True)
+    relative = (errors * p * hidden).sum(1, keepdim=True) / total
+    by_weight = hidden * (errors / total - relative / total) / len(p)
     value, derivative = {
         "weighted": ((errors * p * hidden).sum() / count, errors * hidden / count),
-        "relative": (
-            ((errors * p * hidden).sum(1, keepdim=True) / total).mean(),
-            hidden * (errors / total - (errors * p * hidden).sum(1, keepdim=True) / total**2) / len(p),
-        ),
+        "relative": (relative.mean(), by_weight),
         "straight-through": (plain, errors / count),
         "drawn": (plain, (errors * hidden).sum(1, keepdim=True) / count * by_chance(p, mask)),
+        "drawn-relative": (relative.mean(), by_weight + relative / len(p) * by_chance(p, mask)),
     }[path]
     torch.testing.assert_close(loss.detach(), value)
     torch.testing.assert_close(found, derivative)

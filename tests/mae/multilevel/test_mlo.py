@@ -8,9 +8,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mae.masks.gate import Gate
 from mae.masks.masking import Masking
-from mae.multilevel.masker import PATHS, GridMasker, MlpMasker
-from mae.multilevel.mlo import MultilevelSettings, hidden_errors, patch_errors
+from mae.multilevel.draws import PATHS
+from mae.multilevel.masker import GridMasker, MlpMasker
+from mae.multilevel.mlo import hidden_errors, patch_errors
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
+from mae.multilevel.settings import MultilevelSettings
 from mae.pixels import normalise
 from mae.training.flops import flop_counter, training_flops
 from mae.training.training import TrainingSettings
@@ -30,7 +32,7 @@ def training(*, seed=0, outer=6, masker=None, dtype=torch.float32, precision="fp
         CLASSES,
         Masking(mask_ratio=ratio),
         plain,
-        MultilevelSettings(head_rate=0.02, masker_rate=0.01, **settings),
+        MultilevelSettings(**{"head_rate": 0.02, "masker_rate": 0.01} | settings),
         outer,
         masker=(masker or GridMasker(Gate(16, 16, 1, positions=True), model.grid)).to(dtype),
     )
@@ -182,8 +184,8 @@ def test_exact_equals_autograd_through_the_unrolled_updates(path, unroll):
 def test_a_finite_difference_points_where_the_exact_one_does(path):
     found = {}
     for method in ("exact", "finite"):
-        run = training(path=path, hypergradient=method, radius=0.01, exploration=float(path == "drawn"))
-        other = training(path=path, hypergradient="exact", exploration=float(path == "drawn"))
+        run = training(path=path, hypergradient=method, radius=0.01, exploration=float("drawn" in path))
+        other = training(path=path, hypergradient="exact", exploration=float("drawn" in path))
         for step in range(3):
             other.update(batches_of(other, step))
         run._point, run.step = other._point, other.step
@@ -370,7 +372,7 @@ def test_the_papers_mlp_can_be_the_masker():
         ({"radius": 0.0}, "positive"),
         ({"exploration": -1.0}, "from 0 on"),
         ({"path": "drawn"}, "--mlo-exploration above 0"),
-        ({"masker": "cnn"}, "gate, mlp"),
+        ({"masker": "cnn"}, "gate, mlp, mix"),
     ],
 )
 def test_mistakes_in_settings_are_named(settings, message):

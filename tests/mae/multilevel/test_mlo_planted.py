@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from mae.masks.masking import Masking
-from mae.multilevel.mlo import MultilevelSettings
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
+from mae.multilevel.settings import MultilevelSettings
 from mae.pixels import normalise
 from mae.training.training import TrainingSettings
 from tests.planted import PATTERNS, patterns_of, scenes

@@ -10,9 +10,9 @@ from mae.masks.gate import Gate
 from mae.masks.masking import Masking
 from mae.multilevel.differentiable_rules import sgd
 from mae.multilevel.masker import GridMasker
-from mae.multilevel.mlo import MultilevelSettings
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.nested import Nested
+from mae.multilevel.settings import MultilevelSettings
 from mae.training.training import TrainingSettings
 from tests.redrawn_masks import foretell, trained
 from tests.tiny_mae import nano
@@ -72,7 +72,9 @@ def expected(run, inputs):
             chance = chance * row[first] / row.sum() * row[second] / (row.sum() - row[first])
         masked = inputs["mae"][0]._replace(noise=torch.stack([noise_of(order) for order in orders]))
         drawn = inputs | {"mae": [masked]}
-        assert run._losses.choose(run._point, masked).mask.ids_hidden.flip(1).tolist() == [list(o) for o in orders]
+        assert run._losses.choose(run._point, masked).drawn.mask.ids_hidden.flip(1).tolist() == [
+            list(o) for o in orders
+        ]
         true = true + chance * run.solver.upper_loss(run._point, drawn)
         found = run.solver.hypergradient(run._point, drawn)
         estimate = estimate + chance.detach() * torch.cat([value.flatten() for value in found.values()])

@@ -72,7 +72,7 @@ def test_a_plane_is_carried_on_and_a_constant_exactly():
 def test_blending_takes_the_seam_away(monkeypatch):
     """What is filled in 60 too bright leaves an edge; with blending there is none."""
 
-    def too_bright(model, small, covered):
+    def too_bright(model, small, covered, precision):
         return torch.where(covered[:, None], 150, small).to(torch.uint8)
 
     monkeypatch.setattr(completion, "recover", too_bright)
@@ -88,7 +88,7 @@ def test_blending_leaves_a_picture_alone_that_is_right(monkeypatch):
     """What is filled in has a bar across the edge of the region, as it should; it must not be brought in twice."""
     images = torch.full((1, 3, 48, 48), 60, dtype=torch.uint8)
     images[:, :, 20:28] = 220
-    monkeypatch.setattr(completion, "recover", lambda model, small, covered: images)
+    monkeypatch.setattr(completion, "recover", lambda model, small, covered, precision: images)
     hidden = torch.zeros(1, 48, 48, dtype=torch.bool)
     hidden[0, 16:32, 16:32] = True
     model = MaskedAutoencoder.from_size("mini", 48, 8)

@@ -40,11 +40,11 @@ def _without_machine(compile):
     return lambda function, **options: compile(function, **{"backend": "eager"} | options)
 
 
-@pytest.mark.parametrize("decode_ratio", [1.0, 0.5])
-def test_batches_of_another_size_are_not_compiled(compilations, decode_ratio):
-    expected, _ = losses(decode_ratio=decode_ratio)
+@pytest.mark.parametrize("options", [{}, {"decode_ratio": 0.5}, {"decode_ratio": 0.5, "visible_weight": 0.5}], ids=str)
+def test_batches_of_another_size_are_not_compiled(compilations, options):
+    expected, _ = losses(**options)
     assert not compilations
-    found, run = losses(decode_ratio=decode_ratio, compile=True)
+    found, run = losses(**options, compile=True)
     assert found == pytest.approx(expected, abs=1e-6)
     assert len(compilations) == 1, "one graph without breaks, for the one size of a whole batch"
     assert list(run.model.state_dict()) == list(nano().state_dict())

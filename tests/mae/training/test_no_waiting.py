@@ -25,8 +25,9 @@ BLIND = ("random", "tube", "block", "grid", "color-red", "color-green", "color-b
 @pytest.mark.parametrize("decode_ratio", [1.0, 0.5])
 @pytest.mark.parametrize("masking", [*({"strategy": name} for name in BLIND), *SALIENT], ids=str)
 def test_a_step_never_waits(masking, decode_ratio):
-    settings = TrainingSettings(epochs=1, batch_size=4, accumulate=2, decode_ratio=decode_ratio)
-    run = Training(nano(), Masking(**masking), settings, 10)
+    further = {"decode_ratio": 0.5, "visible_weight": 0.5} if decode_ratio < 1 else {}
+    settings = TrainingSettings(epochs=1, batch_size=4, accumulate=2, **further)
+    run = Training(nano(), Masking(**masking, mask_granularity=2 if further else 1), settings, 10)
     batches = [Batch(torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8), torch.rand(n, 16)) for n in (4, 3)]
     run.update(batches)
     with NoWaiting():
@@ -37,7 +38,7 @@ def test_a_step_never_waits(masking, decode_ratio):
 def learners(model):
     yield AttentionMasks(model, AttentionSettings(shown=0.1))
     yield HardMasks(Gate(16, width=16, depth=1), model.embed, HardSettings())
-    yield GateTraining(Gate(16, width=16, depth=1), model.patch_embed, GateSettings())
+    yield GateTraining(Gate(16, width=16, depth=1), model, GateSettings())
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

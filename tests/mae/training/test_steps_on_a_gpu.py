@@ -12,8 +12,8 @@ from mae.masks.hard import HardMasks, HardSettings
 from mae.masks.learner import Look, look_noise
 from mae.masks.masking import Masking, Part
 from mae.models.video import VideoMaskedAutoencoder
-from mae.multilevel.mlo import MultilevelSettings
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
+from mae.multilevel.settings import MultilevelSettings
 from mae.pixels import normalise
 from mae.training.training import Batch, Training, TrainingSettings
 from tests.fake_cuda import CUDA, fake_cuda
@@ -73,7 +73,7 @@ LEARNERS = {
     "attention": lambda model: AttentionMasks(model, AttentionSettings(shown=0.1)),
     "hard": lambda model: HardMasks(Gate(16, width=16, depth=1), model.embed, HardSettings(), CUDA),
     "gate": lambda model: GateTraining(
-        Gate(16, width=16, depth=1), model.embed, GateSettings(warm_start=1.0), CUDA, teacher=True
+        Gate(16, width=16, depth=1), model, GateSettings(warm_start=1.0), CUDA, teacher=True
     ),
 }
 
@@ -119,11 +119,24 @@ def test_an_exchange_between_processes():
         assert cuda.copies == 2  # which images are here, and that they are
 
 
-@pytest.mark.parametrize("masker", ["gate", "mlp"])
-def test_a_step_of_three_levels(masker):
+OWN = {
+    "path": "drawn",
+    "exploration": 1.0,
+    "share": 0.5,
+    "head": "solved",
+    "buffer": 16,
+    "unroll": (2, 1),
+    "through": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "levels", [{"masker": "gate"}, {"masker": "mlp"}, {"masker": "mix"} | OWN], ids=["gate", "mlp", "mix"]
+)
+def test_a_step_of_three_levels(levels):
     with fake_cuda() as cuda:
         settings = TrainingSettings(epochs=1, batch_size=4)
-        run = MultilevelTraining(nano().to(CUDA), 3, Masking(), settings, MultilevelSettings(masker), 10, CUDA)
+        run = MultilevelTraining(nano().to(CUDA), 3, Masking(), settings, MultilevelSettings(**levels), 10, CUDA)
         labels = torch.zeros(4, dtype=torch.int64)
 
         def given():

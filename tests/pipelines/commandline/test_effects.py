@@ -12,7 +12,8 @@ from pipelines.build.options import BuildOptions
 from pipelines.commandline.effects import check_effects, idle_options
 from pipelines.commandline.option import declared_options
 from pipelines.compare.options import CompareOptions
-from pipelines.pretrain.options import ATTENTION, GATE, HARD, LEVELS, SALIENT, PretrainOptions
+from pipelines.pretrain.multilevel_options import LEVELS
+from pipelines.pretrain.options import ATTENTION, CUSTOM, GATE, HARD, SALIENT, PretrainOptions
 from tests.pipelines.pretraining import losses, nano_options, run
 from tests.test_cli import KINDS
 
@@ -35,6 +36,8 @@ PRETRAIN = [
         "with --salient-of image; it belongs to --salient-of salient, --salient-of salient-only and --salient-cap",
     ),
     ("--salient-ratio 0.3 --salient-schedule 0:0.5 --saliency maps", "with --salient-schedule; the schedule sets"),
+    ("--mlo-head-rate 0.1 --masking mlo", "with --mlo-head solved; a solved head takes no steps"),
+    ("--mlo-buffer 64 --masking mlo --mlo-head steps", "with --mlo-head steps; it belongs to a solved head"),
     ("--mlo-split 0.2 --masking hard", "with --masking hard; it belongs to --masking mlo"),
     ("--hard-final 0.5 --masking attention-high", "with --masking attention-high; it belongs to --masking hard"),
     ("--attention-shown 0.1 --masking attention-high", "with --masking attention-high; it belongs to --masking att"),
@@ -70,7 +73,8 @@ OTHERS = [
     ("evaluate run a --protocol finetune --pool cls", "--pool has no effect with --protocol finetune; it is for knn"),
     (
         "evaluate run a --protocol propagate --label-fraction 0.5",
-        "--label-fraction has no effect with --protocol propagate; it is for knn and logistic and linear and finetune",
+        "--label-fraction has no effect with --protocol propagate; it is for knn and logistic and linear and "
+        "attentive and finetune and occlusion and segment",
     ),
     (
         "evaluate run a --protocol occlusion --occluder block --occluder random --occluder-maps maps",
@@ -88,8 +92,14 @@ OTHERS = [
     ),
     ("build-saliency a --out b --ray-workers 2", "--ray-workers has no effect with --engine local; leave it out"),
     ("inspect maps --gallery-size 3", "--gallery-size has no effect without --gallery; leave it out"),
-    ("inspect shapes:4 --limit 3", "--limit has no effect with shapes:4; it belongs to maps, and to --gate"),
-    ("inspect shapes:4 --source b", "--source has no effect with shapes:4; it belongs to maps, and to --gate"),
+    (
+        "inspect shapes:4 --limit 3",
+        "--limit has no effect with shapes:4; it belongs to maps, to --gate",
+    ),
+    (
+        "inspect shapes:4 --source b",
+        "--source has no effect with shapes:4; it belongs to maps, to --gate",
+    ),
     ("verify maps a --sample 0 --seed 3", "--seed has no effect with --sample 0; nothing is drawn"),
     ("publish maps me/x --dry-run there --private", "--private has no effect with --dry-run; nothing is uploaded"),
     ("publish maps me/x --source a", "--source has no effect without --with-images; leave it out"),
@@ -171,7 +181,7 @@ def test_the_panels_of_the_help_follow_the_table():
     idle = {name for name, _ in idle_options(PretrainOptions("a", "b"))}
     for option in declared_options(PretrainOptions):
         belongs = any(option.name in row.options for row in STRATEGIES.values())
-        assert (option.option.panel in (SALIENT, GATE, ATTENTION, HARD, LEVELS)) == belongs, option.name
+        assert (option.option.panel in (SALIENT, GATE, ATTENTION, HARD, CUSTOM, *LEVELS)) == belongs, option.name
         assert not belongs or option.name in idle
 
 
@@ -188,6 +198,7 @@ WITH_ANY_OTHER = {
     *("epochs", "blr", "weight_decay", "warmup_epochs", "precision", "compile", "deterministic", "shard_model"),
     *("seed", "workers", "checkpoint_every", "keep", "resume", "track", "augment_on", "max_rejected"),
     *("image_column", "caption_column", "limit", "split", "allow_outside", "device"),
+    *("visible_weight", "class_tokens", "mask_granularity", "health_every"),
 }
 """Options of ``pretrain`` that have an effect, or are refused, whatever else is asked for."""
 

@@ -104,11 +104,12 @@ def test_a_comparison(content, out):
 
 
 def test_the_report(content, out):
-    found = run(content, out)
+    found = run(content | {"power": 5, "margin": 40}, out)
     report = (out / "report.md").read_text()
     for text in (
         "4 of 4 runs are finished (2 arms × 2 seeds: 0, 3)",
-        "| arm | seeds | knn % | − random | adjusted p | reading |",
+        "| arm | seeds | knn % | − random | adjusted p | p of equality within 40 | reading |",
+        "| knn: arm | deviation | to see 5 | for other images | equal within 40 |",
         "| image | salient, 0.5 of image, top, 0.75 hidden |",
         "Holm's method for the 1 arms",
         "24 images, 6 steps",
@@ -121,6 +122,40 @@ def test_the_report(content, out):
     for line in report.splitlines():
         if line.startswith("!["):
             assert (out / line.partition("(")[2].rstrip(")")).exists()
+
+
+def test_learning_curves(content, out, trainings):
+    """Runs on fewer images take as many steps; a share of the labels judges the same weights again."""
+    plan = {"seeds": 1, "limits": [8], "label_fractions": ["50 %"], "evaluate": content["evaluate"] | {"pool": "mean"}}
+    found = run(content | plan, out)
+    runs = {(o.unit.arm, o.unit.limit): o.record for o in (*found.finished, *found.limited)}
+    assert set(runs) == {(arm, limit) for arm in ("random", "image") for limit in (None, 8)}
+    few = RunFolder(out / "runs" / "image" / "seed-0-images-8").config()
+    assert (few["images"], few["steps"], few["options"]["epochs"]) == (8, 6, 6)
+    assert config_of(out, "image", 0)["steps"] == 6
+    whole, half = (judged["result"] for judged in (runs["image", None],
+                   runs["image", None]["label_fractions"]["0.5"]))  # fmt: skip
+    assert (whole["train_images"], half["train_images"], half["label_fraction"]) == (22, 8, 0.5)
+    by_images, by_labels = found.curves["images"]["knn"], found.curves["labels"]["knn"]
+    assert [point.place for point in by_images] == [8, 24]
+    assert [point.place for point in by_labels] == [0.5, 1]
+    assert by_labels[0].means["image"].mean == half["rows"][0]["knn"]
+    assert by_images[0].means["image"].mean == runs["image", 8]["result"]["rows"][0]["knn"]
+    assert by_images[1].means == by_labels[1].means == found.means["knn"]
+    report = (out / "report.md").read_text()
+    assert "4 of 4 runs are finished (2 arms × 2 numbers of images × 1 seed: 0)" in report
+    assert "| knn % by pretraining images | 8 | 24 |" in report
+    assert "| knn − random | 50 % | 100 % |" in report
+    assert (out / "plots" / "curves.png").exists()
+    assert json.loads((out / "results.json").read_text())["curves"]["labels"]["knn"][0]["place"] == 0.5
+
+    trainings.clear()
+    run(content | plan, out)
+    assert trainings == []
+    run(content | plan | {"label_fractions": ["50 %", 0.25]}, out)
+    assert trainings == [("evaluate", arm, "seed-0") for arm in ("random", "image")]  # of one share alone
+    with pytest.raises(UserError, match="limits: 24 must be below the 24 images that there are"):
+        run(content | plan | {"limits": [24]}, out)
 
 
 def test_one_seed_has_no_interval_and_says_so(content, out):

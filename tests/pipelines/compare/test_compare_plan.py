@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from pipelines.compare.plan import asked_plan, read_plan
 from pipelines.errors import UserError
 from pipelines.pretrain.settings import settings_of
 
-LEFT_OUT = ("block", "color-red", "color-blue", "color-purple", "tube")
-"""Strategies that can be arms, and are none where no arms are named."""
+VARIANTS = ("blocks-2", "class-tokens-8", "visible-loss", "saliency-loss")
+LEFT_OUT = ("block", "color-red", "color-blue", "color-purple", "tube", *VARIANTS)
+"""Strategies and variants that can be arms, and are none where no arms are named."""
 
 GOOD = """
 source: shapes:24
@@ -23,6 +25,10 @@ arms:
   all: {salient_ratio: 0.75}
   inverse:
 """
+
+
+def asked(arms, seeds=None, **options):
+    return CompareOptions("plan.yaml", Path("out"), arms=arms, seeds=seeds, **options)
 
 
 @pytest.fixture
@@ -145,7 +151,24 @@ def test_what_one_arm_uses_all_may_share(read):
     shared = "{temperature: 2, hard_final: 0.4}"
     arms = "{weighted: {salient_pick: weighted}, hard: {masking: hard}, random: }"
     plan = read(f"{{source: a, saliency: b, pretrain: {shared}, arms: {arms}}}")
-    assert plan.narrowed("hard,random", None).pretrain == {"temperature": 2.0, "hard_final": 0.4}
+    assert plan.narrowed(asked("hard,random")).pretrain == {"temperature": 2.0, "hard_final": 0.4}
+
+
+def test_places_of_learning_curves(read):
+    plan = read(GOOD + "limits: [12, 8]\nlabel_fractions: [10 %, 0.01]")
+    assert (plan.limits, plan.label_fractions) == ((8, 12), (0.01, 0.1))
+    judged = plan.fraction_options(plan.evaluate_options(4, Path("run")), 0.1)
+    assert (judged.label_fraction, judged.file) == (0.1, Path("run/evaluation-labels-0.1.json"))
+    for text, message in (
+        ("limits: [20]", "limits: 20 is not a number of images from 1 to below the limit of all runs"),
+        ("limits: 8", "limits: takes a list of numbers of images, not 8"),
+        ("label_fractions: [x]", "label_fractions: takes a list of shares such as 0.01 or 10 %, not ['x']"),
+        ("label_fractions: [1]", "label_fractions: 1 does not lie between 0 and the 1 of all runs"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            read(GOOD + text)
+    with pytest.raises(UserError, match="label_fractions: --label-fraction has no effect"):
+        read(GOOD.replace("[knn], pool: mean", "[propagate]") + "label_fractions: [0.1]")
 
 
 def test_flags_stand_in_for_a_plan():
@@ -162,12 +185,19 @@ def test_flags_stand_in_for_a_plan():
 
 
 def test_a_part_of_a_plan(read):
-    plan = read(GOOD).narrowed("inverse,random", "7")
+    plan = read(GOOD).narrowed(asked("inverse,random", "7"))
     assert (list(plan.arms), plan.seeds) == (["random", "inverse"], tuple(range(7)))
+    assert (plan.power, plan.margin) == (None, None)
+    plan = read(GOOD + "power: 2\nmargin: 1.5\n").narrowed(asked(None, margin=0.5))
+    assert (plan.power, plan.margin) == (2, 0.5)
+    with pytest.raises(UserError, match="margin: 0 is not a number of percentage points above 0"):
+        read(GOOD).narrowed(asked(None, margin=0.0))
+    with pytest.raises(UserError, match=r"plan.yaml: power: takes a number of percentage points, not 'x'"):
+        read(GOOD + "power: x")
     with pytest.raises(UserError, match="'x' is not one of: random, all, inverse"):
-        read(GOOD).narrowed("random,x", None)
+        read(GOOD).narrowed(asked("random,x"))
     with pytest.raises(UserError, match="baseline: 'random'"):
-        read(GOOD).narrowed("all,inverse", None)
+        read(GOOD).narrowed(asked("all,inverse"))
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.75])

@@ -5,11 +5,11 @@ import torch
 
 from mae.masks.gate import Gate
 from pipelines.evaluate.encoder import open_encoder
-from tests.fake_cuda import CUDA, fake_cuda
+from tests.fake_cuda import CUDA, TF32, fake_cuda
 from tests.tiny_mae import nano
 
 
-@pytest.mark.parametrize(("precision", "products"), [("auto", torch.bfloat16), ("fp32", torch.float32)])
+@pytest.mark.parametrize(("precision", "products"), [("auto", torch.bfloat16), ("fp32", TF32)])
 def test_features_never_wait(precision, products, tmp_path, monkeypatch):
     import pipelines.evaluate.encoder as module
 

@@ -330,7 +330,10 @@ def test_a_diverged_encoder_is_not_judged(base, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"protocols": ("knn", "finetuned")}, "--protocol 'finetuned' is not one of: knn, logistic, linear, finetune"),
+        (
+            {"protocols": ("knn", "finetuned")},
+            "--protocol 'finetuned' is not one of: knn, logistic, linear, attentive, finetune",
+        ),
         ({"test_fraction": 1.0}, "--test-fraction is 1"),
         ({"neighbours": 0}, "--neighbours"),
         ({"temperature": 0.0}, "--temperature above 0"),

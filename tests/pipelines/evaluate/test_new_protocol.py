@@ -33,9 +33,9 @@ class Centroid(Probe):
     def settings(self, encoder, seed):
         return {"pool": self.options.pool}
 
-    def predict(self, known, queries, seed):
+    def fit(self, known, seed):
         means = [known.values[known.labels == label].mean(0) for label in range(len(self.parts.names))]
-        return torch.cdist(queries, torch.stack(means)).argmin(1), {"distance": "euclidean"}
+        return lambda queries: -torch.cdist(queries, torch.stack(means)), {"distance": "euclidean"}
 
 
 class Mirror(Measurement):
@@ -152,7 +152,7 @@ def accuracy_by_hand(options):
 def test_what_is_finished_is_found_again(tmp_path, monkeypatch):
     options = EvaluateOptions("timm:test_vit@none", SCENES, protocols=("centroid",), out=tmp_path / "x.json", workers=0)
     result = evaluate(options, quiet=True)
-    monkeypatch.setattr(Centroid, "predict", lambda *_: pytest.fail("it is finished"))
+    monkeypatch.setattr(Centroid, "fit", lambda *_: pytest.fail("it is finished"))
     assert evaluate(options, quiet=True) == result
     with pytest.raises(UserError, match="timm:test_vit@none has no mirror"):
         evaluate(replace(options, protocols=("mirror",)), quiet=True)

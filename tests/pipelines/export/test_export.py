@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import cli
 from mae.formats.foreign import build, foreign_kind, load_foreign
-from mae.formats.interchange import encoder_weights
+from mae.formats.interchange import encoder_weights, from_timm
 from mae.masks.masking import mask_from_priorities
 from mae.models.vit import MaskedAutoencoder
 from pipelines.errors import UserError
@@ -84,7 +84,7 @@ def test_the_reference_finds_its_names_under_model(saved, tmp_path):
 
 
 @pytest.mark.parametrize("size", [32, (32, 16), (8, 24)])
-@pytest.mark.parametrize("options", [{}, {"mlp_ratio": 2.0}, {"channels": 1}])
+@pytest.mark.parametrize("options", [{}, {"mlp_ratio": 2.0}, {"channels": 1}, {"class_tokens": 3}])
 def test_timm_computes_the_same(tmp_path, size, options):
     model = random_model(size, **options)
     model.save_pretrained(tmp_path / "model")
@@ -95,7 +95,7 @@ def test_timm_computes_the_same(tmp_path, size, options):
     with torch.no_grad():
         expected = model.encode(images)
         for other in (theirs.eval(), from_folder.eval()):
-            assert equal(dict(other.state_dict()), encoder_weights(model.state_dict()))
+            assert equal(from_timm(other.state_dict()), encoder_weights(model.state_dict()))
             torch.testing.assert_close(other.forward_features(images), expected, rtol=0, atol=1e-5)
             torch.testing.assert_close(other(images), expected[:, 0], rtol=0, atol=1e-5)
 
@@ -362,6 +362,19 @@ def test_a_mistake_is_one_line(saved, tmp_path, place, kind, out, message):
     with pytest.raises(UserError, match=message):
         export(tmp_path / place, kind, tmp_path / out)
     assert not (tmp_path / "out").exists()
+
+
+def test_several_class_tokens_go_to_timm_and_back_and_nowhere_else(tmp_path):
+    random_model(class_tokens=3).save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", "timm", tmp_path / "timm")
+    assert load_foreign(tmp_path / "timm").config["class_tokens"] == 3
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    ours, theirs = (open_encoder(str(tmp_path / name), pool="cls", device="cpu") for name in ("model", "timm"))
+    assert torch.equal(ours.features(images), theirs.features(images))
+    assert torch.equal(ours.patches(images), theirs.patches(images))
+    for kind in ("mae", "transformers"):
+        with pytest.raises(UserError, match=f"--to {kind} has one class token, and this model has 3; --to timm takes"):
+            export(tmp_path / "model", kind, tmp_path / kind)
 
 
 def test_images_that_are_not_square_stay_out_of_transformers(tmp_path):

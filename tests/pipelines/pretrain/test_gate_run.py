@@ -18,6 +18,7 @@ from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.export import export
 from pipelines.inspect.inspect import inspect
 from pipelines.inspect.options import InspectOptions
+from pipelines.pretrain.pretrain import summary
 from pipelines.sources.open_source import open_source
 from tests.pipelines.pretraining import SOURCE, losses, run, stopping
 from tests.tiny_mae import write_maps
@@ -32,7 +33,12 @@ def gate_of(folder):
     return load_gate(list_checkpoints(folder.folder)[-1] / "gate.safetensors").state_dict()
 
 
-def test_a_stopped_run_goes_on_to_the_bit(base, tmp_path):
+MIDDLE = {"gate_reads": "middle", "gate_slots": 4}
+
+
+@pytest.mark.parametrize("changes", [{}, MIDDLE])
+def test_a_stopped_run_goes_on_to_the_bit(base, tmp_path, changes):
+    base = replace(base, **changes)
     whole = run(base)
     stopped = replace(base, out=tmp_path / "stopped")
     with stopping(11), pytest.raises(KeyboardInterrupt):
@@ -41,7 +47,9 @@ def test_a_stopped_run_goes_on_to_the_bit(base, tmp_path):
     assert losses(resumed) == losses(whole)
     ours, theirs = gate_of(resumed), gate_of(whole)
     assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
-    assert {"gate_background", "gate_contrast", "gate_area"} <= set(whole.metrics()[0])
+    names = ("background", "contrast", "area", "important_hidden", "other_hidden")
+    assert {f"gate_{name}" for name in names} <= set(whole.metrics()[0])
+    assert "of the important patches and " in summary(whole)[1]
     assert resumed.metrics()[-1]["gate_contrast"] == whole.metrics()[-1]["gate_contrast"]
     assert whole.config()["masking"]["strategy"] == "gate"
 
@@ -68,6 +76,8 @@ def test_a_teacher_changes_what_the_gate_learns(base, tmp_path):
         ({"gate_ratio": 1.5}, "--gate-ratio 1.5 must lie between 0 and 1"),
         ({"gate_sign": "both"}, "--gate-sign 'both' is not one of: hide, keep"),
         ({"gate_contrast": -1.0}, "at least 0"),
+        ({"gate_reads": "pixels"}, "--gate-reads 'pixels' is not one of: patches, middle, middle-all"),
+        ({"gate_width": 20}, "the width must be a multiple of 16"),
         ({"masking": "gates"}, "--masking 'gates' is not one of: random"),
         ({"gate_teacher": "nowhere"}, "nowhere"),
     ],
@@ -77,8 +87,10 @@ def test_mistakes(base, changes, message):
         run(replace(base, **changes))
 
 
+@pytest.mark.usefixtures("pictures")
 def test_its_scores_are_drawn_and_judged_at_every_checkpoint(base, tmp_path):
     done = run(base)
+    assert Image.open(done.folder / "plots" / "hidden.png").size[0] > 300
     found = inspect(
         InspectOptions(
             str(done.folder), source="shapes:30,split=test,size=32", gate=True, gallery=tmp_path / "gate.png", limit=20
@@ -97,6 +109,7 @@ def test_its_scores_are_drawn_and_judged_at_every_checkpoint(base, tmp_path):
 
 
 def test_a_gate_of_video_is_looked_at_on_still_clips(base, tmp_path):
+    base = replace(base, **MIDDLE)
     clips = replace(base, source="shapes-video:8,size=32,frames=4", frames=4, tubelet=2, image_size=(32,), epochs=1)
     done = run(replace(clips, mask_ratio=0.75))
     found = inspect(
@@ -121,9 +134,9 @@ def test_a_comparison_draws_the_masks_that_were_learned(base, tmp_path):
     assert Image.open(tmp_path / "masks.png").size[1] > 300
 
 
-@pytest.mark.parametrize("kind", ["mae", "timm", "transformers"])
-def test_the_gate_is_exported_with_its_model(base, tmp_path, kind):
-    done = run(replace(base, epochs=1))
+@pytest.mark.parametrize(("kind", "changes"), [("mae", MIDDLE), ("timm", {}), ("transformers", MIDDLE)])
+def test_the_gate_is_exported_with_its_model(base, tmp_path, kind, changes):
+    done = run(replace(base, epochs=1, **changes))
     export(done.folder, kind, tmp_path / kind)
     taken = load_gate(tmp_path / kind / "gate.safetensors").state_dict()
     assert all(torch.equal(taken[name], weight) for name, weight in gate_of(done).items())
@@ -133,7 +146,7 @@ def test_the_gate_is_exported_with_its_model(base, tmp_path, kind):
 
 
 def test_a_share_of_the_patches_is_judged_beside_all(base, tmp_path):
-    done = run(replace(base, image_size=(32,), epochs=1))
+    done = run(replace(base, image_size=(32,), epochs=1, **MIDDLE))
     whole = str(done.folder)
     names = [f"{whole}@keep=0.5", f"{whole}@keep=0.5,random", f"{whole}@keep=1"]
     opened = [open_encoder(name, pool="mean", device="cpu") for name in (whole, *names)]

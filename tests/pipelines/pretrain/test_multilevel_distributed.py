@@ -12,7 +12,9 @@ from tests.pipelines.pretrain.test_distributed import errors, torchrun
 from tests.pipelines.pretrain.test_pretrain import folder_of
 from tests.pipelines.pretraining import nano_options, run
 
-COMMON = {"masking": "mlo", "source": "shapes:40,size=32", "epochs": 1, "blr": 0.005, "mlo_exploration": 1.0}
+COMMON = {"masking": "mlo", "source": "shapes:40,size=32", "epochs": 1, "blr": 0.005, "mlo_unroll": "2,1"}
+OWN = COMMON | {"mlo_buffer": 16, "mlo_wait": 0.0, "mlo_masker_rate": 0.001}
+STEPS = COMMON | {"mlo_masker": "gate", "mlo_path": "weighted", "mlo_head": "steps", "mlo_through": 0, "mlo_wait": 0.0}
 LOSSES = ("loss", "head_loss", "masker_loss")
 
 
@@ -23,10 +25,10 @@ def runs(tmp_path_factory):
     for name in ("a", "b"):
         folder_of(pictures / name, 20, broken=[3, 4])
     wanted = {
-        "whole": COMMON,
-        "relative": COMMON | {"mlo_path": "relative", "mlo_unroll": "1,2"},
-        "torn": COMMON | {"source": str(pictures), "max_rejected": 0.2},
-        "exact": COMMON | {"mlo_hypergradient": "exact"},
+        "whole": OWN,
+        "relative": STEPS | {"mlo_path": "relative", "mlo_unroll": "1,2"},
+        "torn": OWN | {"source": str(pictures), "max_rejected": 0.2},
+        "exact": STEPS | {"mlo_hypergradient": "exact"},
     }
     (place / "runs.json").write_text(json.dumps([(c | {"out": str(place / n)}, None) for n, c in wanted.items()]))
     done = torchrun("several", place)

@@ -22,11 +22,14 @@ from pipelines.pretrain.settings import settings_of
 from pipelines.sources.open_source import open_source
 from tests.pipelines.pretrain.test_pretrain import folder_of
 from tests.pipelines.pretraining import assert_same_weights, invoke, losses, run
+from tests.tiny_mae import write_maps
 
 
 @pytest.fixture
 def base(base):
-    return replace(base, source="shapes:60,size=32", masking="mlo", keep=9, checkpoint_every=2)
+    return replace(
+        base, source="shapes:60,size=32", masking="mlo", mlo_buffer=16, mlo_unroll="2,1", keep=9, checkpoint_every=2
+    )
 
 
 @contextmanager
@@ -43,7 +46,12 @@ def stopping(step):
         yield
 
 
-@pytest.mark.parametrize("changes", [{}, {"mlo_masker": "mlp", "mlo_exploration": 1.0, "mlo_unroll": "1,2"}])
+STEPS = {"mlo_masker": "mlp", "mlo_path": "weighted", "mlo_head": "steps", "mlo_unroll": "1,2"}
+STEPS |= {"mlo_through": 0, "mlo_wait": 0.0}
+PAPER = {"mlo_form": "paper", "mlo_buffer": None, "mlo_unroll": None}
+
+
+@pytest.mark.parametrize("changes", [{"mlo_wait": 0.0}, STEPS])
 def test_a_stopped_run_goes_on_to_the_bit(base, tmp_path, changes):
     base = replace(base, epochs=2, **changes)
     whole = run(base)
@@ -53,7 +61,8 @@ def test_a_stopped_run_goes_on_to_the_bit(base, tmp_path, changes):
     resumed = run(replace(stopped, resume=True))
     assert losses(resumed) == losses(whole)
     for name in ("head_loss", "masker_loss"):
-        assert [line[name] for line in resumed.metrics()] == [line[name] for line in whole.metrics()]
+        assert [line.get(name) for line in resumed.metrics()] == [line.get(name) for line in whole.metrics()]
+    assert resumed.config()["options"] == {**whole.config()["options"], "out": str(stopped.out)}
     assert_same_weights(resumed.folder, whole.folder)
     ours, theirs = (
         torch.load(list_checkpoints(r.folder)[-1] / "training.pt", weights_only=True)["point"] for r in (resumed, whole)
@@ -108,7 +117,7 @@ def test_pairs_of_one_image_stay_together(base):
 
 
 def test_pictures_and_cost(base, pictures):
-    done = run(replace(base, epochs=1))
+    done = run(replace(base, epochs=1, **PAPER))
     for name in ("loss", "levels", "reconstructions", "scores"):
         assert Image.open(done.folder / "plots" / f"{name}.png").size[0] > 300
     cost = json.loads((done.folder / "cost.json").read_text())
@@ -156,6 +165,20 @@ def test_unreadable_images_are_passed_over(base, tmp_path):
     assert all(np.isfinite(losses(done)))
 
 
+def test_a_mix_reads_maps_and_tells_its_numbers(base, tmp_path, pictures):
+    maps = write_maps(tmp_path / "maps", open_source(base.source))
+    done = run(replace(base, epochs=1, saliency=maps, mlo_wait=0.0))
+    assert done.config()["maps"] is not None
+    last = done.metrics()[-1]
+    assert last["masker_waits"] == 0
+    assert {f"masker_{name}" for name in ("map", "contrast", "distinct", "center", "clumps", "share")} <= set(last)
+    assert last["masker_map"] != 0
+    told = invoke("inspect", done.folder).output
+    assert "contrast" in told
+    assert "temperature" in told
+    assert Image.open(done.folder / "plots" / "scores.png").size[0] > 300
+
+
 def test_bf16_and_other_paths(base, tmp_path):
     for name, changes in {
         "bf16": {"precision": "bf16"},
@@ -172,11 +195,17 @@ def test_bf16_and_other_paths(base, tmp_path):
     [
         ({"mlo_masker": "cnn"}, "--mlo-masker 'cnn' is not one of: gate, mlp"),
         ({"mlo_path": "soft"}, "--mlo-path 'soft' is not one of"),
-        ({"mlo_path": "drawn"}, "--mlo-path drawn needs masks that are drawn: --mlo-exploration above 0"),
+        ({"mlo_exploration": 0.0}, "--mlo-path drawn needs masks that are drawn: --mlo-exploration above 0"),
+        (
+            {"mlo_form": "paper", "mlo_head": "solved"},
+            "--mlo-unroll 2,1 is not|--mlo-head solved is not --mlo-form paper",
+        ),
+        ({"mlo_share": 0.0}, "--mlo-share is 0; it must be above 0 and at most 1"),
+        ({"mlo_through": 3}, "--mlo-through is 3; it must lie between 0 and 2"),
         ({"mlo_unroll": "2"}, "--mlo-unroll '2' is not two numbers, such as 2,1"),
         ({"mlo_unroll": "0,1"}, "from 1 on"),
         ({"mlo_split": 1.0}, "--mlo-split is 1; it must lie between 0 and 1"),
-        ({"mlo_masker_rate": 0.0}, "--mlo-masker-rate is 0.0; it must be a positive number"),
+        ({"mlo_masker_rate": -1.0}, "--mlo-masker-rate is -1.0; it must be a number from 0 on"),
         ({"accumulate": 2}, "--accumulate is not for --masking mlo"),
         ({"decode_ratio": 0.5}, "--decode-ratio is not for --masking mlo"),
         ({"mlo_split": 0.01, "batch_size": 16}, "split of level 'masker' has 8 images, fewer than --batch-size 16"),

@@ -9,15 +9,17 @@ from mae.masks.attention import AttentionSettings
 from mae.masks.decoded import DECODER_MASKINGS
 from mae.masks.gate import SIGNS
 from mae.masks.gate_loss import GateObjective
+from mae.masks.gate_reading import READS
 from mae.masks.gate_training import GateSettings
 from mae.masks.hard import HardSettings
 from mae.masks.masking import Masking
 from mae.masks.strategies import STRATEGIES
 from mae.models.video import POSITIONS
 from mae.models.vit import SIZES
-from mae.multilevel.masker import PATHS
-from mae.multilevel.mlo import MASKERS, MultilevelSettings
+from mae.multilevel.draws import PATHS
+from mae.multilevel.forms import FORMS, settled
 from mae.multilevel.nested import METHODS
+from mae.multilevel.settings import CROPS, HEADS, MASKERS, settings_from
 from mae.training.training import PRECISIONS, TrainingSettings
 from pipelines.commandline.option import declared_options
 from pipelines.pretrain.options import PretrainOptions
@@ -29,8 +31,12 @@ from pipelines.views.joined_maps import ON_MISSING
 CHOICES = {
     "masking": tuple(STRATEGIES),
     "gate_sign": tuple(SIGNS),
+    "gate_reads": READS,
+    "mlo_form": tuple(FORMS),
     "mlo_masker": MASKERS,
     "mlo_path": tuple(PATHS),
+    "mlo_head": HEADS,
+    "mlo_crops": CROPS,
     "mlo_hypergradient": tuple(METHODS),
     "mlo_pool": ("cls", "mean"),
     "on_missing": ON_MISSING,
@@ -82,9 +88,15 @@ def test_defaults_are_those_of_the_settings():
         "gate": gate,
         "attention-high": AttentionSettings(0.0),
         "hard": HardSettings(),
-        "mlo": MultilevelSettings(),
+        "mlo": settings_from({}),
     }.items():
         assert settings_of(asked(masking=name)).learner == settings, name
+
+
+def test_options_of_the_levels_are_those_of_the_forms():
+    known = {field.name for field in fields(PretrainOptions) if field.name.startswith("mlo_")}
+    assert known == set(settled({}))
+    assert set(STRATEGIES["mlo"].options) == known
 
 
 def test_the_usual_mask_ratio_is_a_videos_or_an_images():

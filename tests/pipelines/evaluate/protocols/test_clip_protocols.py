@@ -133,8 +133,6 @@ def test_a_video_that_can_not_be_read_is_recorded_and_many_are_an_error(base, tm
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"protocols": ("knn", "linear")}, "--protocol linear is for models of images, and .* is of video: give knn"),
-        ({"protocols": ("segment",)}, "--protocol segment is for models of images"),
         ({"protocols": ("occlusion",), "occluder": ("block",)}, "--occluder block is of images, .* give block-static,"),
         ({"source": "shapes-video:4,size=16", "beside": ("{run}@keep=0.5",)}, "@keep is for models of images"),
     ],
@@ -152,6 +150,8 @@ def test_what_there_is_not_for_images(base, tmp_path):
         judge(replace(image, protocols=("occlusion",), occluder=("block-moving",)))
     with pytest.raises(UserError, match="--frame-stride is of clips"):
         judge(replace(image, frame_stride=2))
+    with pytest.raises(UserError, match="--clips is of clips"):
+        judge(replace(image, clips=2))
     words = [image.run, CLIPS, "--frame-stride", 0]
     assert "--frame-stride is 0; it must be at least 1" in invoke("evaluate", *words).stderr
 
@@ -284,7 +284,6 @@ def test_arms_of_video_are_compared(tmp_path, monkeypatch):
         ({"random": {}, "image": {"frames": None}}, {}, "arms: random and image differ in frames"),
         ({"random": {}, "long": {"frames": 8}}, {}, "arms: random and long differ in frames \\(4, 8\\)"),
         ({"random": {}, "fast": {"frame_stride": 4}}, {}, "say which one they are judged with"),
-        (None, {"protocols": ["linear", "occlusion"]}, "evaluate: --protocol linear is for models of images"),
         (None, {"occluder": ["block"]}, "evaluate: --occluder block is of images"),
         (None, {"source": "shapes:8"}, "shapes:8 draws images, and what is wanted are videos"),
     ],

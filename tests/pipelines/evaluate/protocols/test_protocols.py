@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
+from mae.evaluation.attentive_probe import AttentiveSweep
 from mae.evaluation.finetune import FineTuning
 from mae.evaluation.linear_probe import LinearSweep
 from pipelines.errors import UserError
@@ -28,7 +29,7 @@ from pipelines.evaluate.supervised import plan_batches
 from tests.pipelines.evaluate.test_evaluate import COLOURS, invoke, picture, save_run, tree
 from tests.tiny_mae import nano
 
-ALL = ("knn", "logistic", "linear", "finetune")
+ALL = ("knn", "logistic", "linear", "attentive", "finetune")
 QUICK_RECIPES = {"linear_epochs": 3, "linear_batch_size": 8, "finetune_epochs": 2, "finetune_batch_size": 8}
 
 
@@ -55,26 +56,32 @@ def row(options):
     return judge(options)["rows"][0]
 
 
+def update_of(kind):
+    return "update_in_parts" if kind is AttentiveSweep else "update"
+
+
 @contextmanager
 def counting(*kinds):
     """Counts the steps of every training within it."""
     steps = []
     with pytest.MonkeyPatch.context() as patch:
         for kind in kinds:
-            update = kind.update
+            name = update_of(kind)
+            update = getattr(kind, name)
 
             def counted(self, *arguments, _update=update):
                 steps.append(type(self).__name__)
                 return _update(self, *arguments)
 
-            patch.setattr(kind, "update", counted)
+            patch.setattr(kind, name, counted)
         yield steps
 
 
 @contextmanager
 def stopping(kind, step):
     """Ctrl-C when this many steps of a training are done."""
-    update = kind.update
+    name = update_of(kind)
+    update = getattr(kind, name)
 
     def stops(self, *arguments):
         if self.step == step:
@@ -82,7 +89,7 @@ def stopping(kind, step):
         return update(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind, "update", stops)
+        patch.setattr(kind, name, stops)
         yield
 
 
@@ -114,7 +121,7 @@ def test_the_head_is_chosen_on_training_images_alone(base, monkeypatch):
     """Its accuracy on the held-out part is the best there is, and the held-out part is none of what it learned from."""
     seen = {}
     choose, train = linear._choose, linear.train_epochs
-    monkeypatch.setattr(linear, "_choose", lambda *a: seen.setdefault("held", a[2]) and choose(*a))
+    monkeypatch.setattr(linear, "_choose", lambda *a: seen.setdefault("held", a[3]) and choose(*a))
 
     def remember(learner, update, views, *arguments, **options):
         seen["fitted"] = views.source
@@ -281,7 +288,9 @@ def test_other_weights_are_judged_anew(base, tmp_path):
     assert steps
 
 
-@pytest.mark.parametrize(("protocol", "kind"), [("linear", LinearSweep), ("finetune", FineTuning)])
+@pytest.mark.parametrize(
+    ("protocol", "kind"), [("linear", LinearSweep), ("attentive", AttentiveSweep), ("finetune", FineTuning)]
+)
 @pytest.mark.parametrize("step", [2, 3, 5])
 def test_an_interrupted_training_goes_on_to_the_bit(base, tmp_path, protocol, kind, step):
     options = replace(base, protocols=(protocol,), out=tmp_path / "whole.json")
@@ -302,7 +311,7 @@ def test_an_interrupted_training_goes_on_to_the_bit(base, tmp_path, protocol, ki
         assert len(list((tmp_path / "stopped.cells").glob("*.pt"))) == (step >= 3)
         with counting(kind) as steps:
             resumed = judge(stopped)
-    assert len(steps) == {"linear": 9, "finetune": 6}[protocol] - step // 3 * 3
+    assert len(steps) == {"linear": 9, "attentive": 9, "finetune": 6}[protocol] - step // 3 * 3
     assert resumed == whole
     assert_same(weights[-1], expected)
 
@@ -321,7 +330,7 @@ def assert_same(one, other):
         assert one == other
 
 
-@pytest.mark.parametrize("protocol", ["linear", "finetune"])
+@pytest.mark.parametrize("protocol", ["linear", "attentive", "finetune"])
 def test_workers_change_nothing(base, tmp_path, protocol):
     alone, helped = (
         judge(replace(base, protocols=(protocol,), workers=workers, out=tmp_path / f"{workers}.json"))

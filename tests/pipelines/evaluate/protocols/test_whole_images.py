@@ -86,14 +86,17 @@ def test_features_by_place_are_those_of_the_tokens(tmp_path):
     assert view_size(encoder, None).of(60, 30) == (32, 32)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "resnet10t"])
-def test_models_of_timm_have_features_by_place(name):
+@pytest.mark.parametrize(("name", "any_size"), [("test_vit", True), ("resnet10t", False)])
+def test_models_of_timm_have_features_by_place(name, any_size):
     encoder = open_encoder(f"timm:{name}@none", pool="mean", device="cpu")
     features = encoder.patches(torch.zeros(1, 3, *encoder.size, dtype=torch.uint8))
     assert features.ndim == 4
     assert min(features.shape) >= 1
-    with pytest.raises(UserError, match="--dense-size 64"):
-        view_size(encoder, 64)
+    if any_size:
+        assert view_size(encoder, 64).of(100, 64) == (64, 96)
+    else:
+        with pytest.raises(UserError, match="--dense-size 64"):
+            view_size(encoder, 64)
 
 
 def test_plain_encoders_see_colour_and_place_alone():
