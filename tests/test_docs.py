@@ -180,6 +180,8 @@ def run(words, clip):
     small = dict(SMALL.get(name, {}))
     if name == "pretrain" and "--frames" in words:
         small |= VIDEO
+    if "mlo" in words:
+        small |= {"--batch-size": "1"}  # times the steps of the autoencoder to one of the head
     for protocol in {*OF_PROTOCOLS}.intersection(words):
         small |= OF_PROTOCOLS[protocol]
     if name == "build-saliency" and not any(word.startswith("shapes") for word in words):
