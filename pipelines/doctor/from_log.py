@@ -42,8 +42,8 @@ def _length(metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any], _: 
 
 
 def _course(metrics: Sequence[Mapping[str, Any]], *_: Any) -> Finding | None:
-    """The loss of the last tenth against the lowest tenth."""
-    losses = [line["loss"] for line in metrics]
+    """The loss on hidden patches in the last tenth against the lowest tenth."""
+    losses = [line.get("hidden_loss", line["loss"]) for line in metrics]
     size = max(1, len(losses) // 10)
     means = [statistics.fmean(losses[i : i + size]) for i in range(0, len(losses) - size + 1, size)]
     if len(means) < 3:
