@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mae.masks.gate_loss import background_distance, frame_of
+from mae.mask_learners.gate_loss import background_distance, frame_of
 from mae.masks.masking import Masking
 from mae.models.vit import SIZES, MaskedAutoencoder
 from mae.pixels import normalise

@@ -13,7 +13,7 @@ import time
 import torch
 
 from mae.evaluation.kept_encoder import CHOOSERS, KeptEncoder
-from mae.masks.gate import Gate
+from mae.mask_learners.gate import Gate
 from mae.models.vit import MaskedAutoencoder
 
 

@@ -22,9 +22,9 @@ from typing import NamedTuple
 import torch
 from bench_step import BATCHES, MASK_RATIO, ROUNDS, SIDE, Setting, Way, machine, measure, our_training, quotient
 
-from mae.masks.gate import gate_width
-from mae.masks.gate_training import GateSettings
-from mae.masks.learner import MaskLearner
+from mae.mask_learners.gate import gate_width
+from mae.mask_learners.gate_training import GateSettings
+from mae.mask_learners.learner import MaskLearner
 from mae.masks.masking import Masking
 from mae.masks.strategies import STRATEGIES, blind, learned
 from mae.models.vit import SIZES, MaskedAutoencoder

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mae.masks.gate import Gate
+from mae.mask_learners.gate import Gate
 from mae.masks.masking import Masking
 from mae.multilevel.masker import GridMasker
 from mae.multilevel.mlo import LEVELS, Inputs

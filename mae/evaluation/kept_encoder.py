@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mae.masks.gate import Gate
+from mae.mask_learners.gate import Gate
 from mae.masks.masking import center_prior, top_order
 from mae.models.vit import MaskedAutoencoder
 from mae.precision import unrounded

@@ -1,4 +1,4 @@
-"""How a mask is chosen: by noise, by maps, or by a network that learns beside the autoencoder.
+"""How a mask is chosen by noise and by maps, and the table of all strategies.
 
 Reads ``mae.models``.
 """

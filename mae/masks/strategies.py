@@ -1,8 +1,8 @@
 """Every way to mask, a row each: what it needs, which options are its own, and where it is made.
 
 A blind strategy follows from noise and maps: its row names a function of the settings and the draw, see
-``mae.masks.blind``. A learned one names a module that has what :class:`mae.masks.learner.LearnerModule` lists. The
-command line reads this table for ``--help``, so it imports nothing heavy, and what makes the masks is a name here.
+``mae.masks.blind``. A learned one names a module that has what ``mae.mask_learners.learner.LearnerModule`` lists.
+The command line reads this table for ``--help``, so it imports nothing heavy, and what makes the masks is a name here.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("tube", "mae.masks.blind:random", needs=("videos",), compared=False),
         Strategy(
             "gate",
-            "mae.masks.gate_training",
+            "mae.mask_learners.gate_training",
             learned=True,
             own_maps="gate_teacher",
             options=(
@@ -105,18 +105,18 @@ STRATEGIES: dict[str, Strategy] = {
                 *("gate_reads", "gate_width", "gate_depth", "gate_slots"),
             ),
         ),
-        Strategy("attention-high", "mae.masks.attention", learned=True, needs=("images",), options=_MOMENTA),
+        Strategy("attention-high", "mae.mask_learners.attention", learned=True, needs=("images",), options=_MOMENTA),
         Strategy(
             "attention-hint",
-            "mae.masks.attention",
+            "mae.mask_learners.attention",
             learned=True,
             needs=("images",),
             options=("attention_shown", *_MOMENTA),
         ),
-        Strategy("hard", "mae.masks.hard", learned=True, needs=("images",), options=("hard_final",)),
+        Strategy("hard", "mae.mask_learners.hard", learned=True, needs=("images",), options=("hard_final",)),
         Strategy(
             "custom",
-            "mae.masks.custom",
+            "mae.mask_learners.custom",
             learned=True,
             needs=("a file",),
             options=("masks",),

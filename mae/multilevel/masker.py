@@ -1,6 +1,6 @@
 """Networks that can be T of MLO-MAE (arXiv 2402.18128): what is known of the patches in, what should be hidden out.
 
-The paper's MLP, which fits one grid; the gate (``mae.masks.gate``), or any other network from (embeddings, grid) to
+The paper's MLP, which fits one grid; the gate, or any other network from (embeddings, grid) to
 logits; and a mix of a few features of the patches, with as many numbers to learn.
 
 Shapes: B images, N patches of width D.

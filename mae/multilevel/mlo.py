@@ -22,7 +22,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mae.masks.gate import Gate
+from mae.mask_learners.gate import Gate
 from mae.models.mask import Mask
 from mae.models.vit import MaskedAutoencoder
 from mae.multilevel.draws import Choice, Drawn, draw_masks, loss_weights

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mae.devices import copy_to
 from mae.distributed import World
-from mae.masks.learner import MaskLearner
+from mae.mask_learners.learner import MaskLearner
 from mae.masks.masking import Masking, Part
 from mae.models.mask import Mask
 from mae.models.vit import MaskedAutoencoder

@@ -1,4 +1,4 @@
 """One optimiser step and what surrounds it: checkpoints, guard, several processes, compiling.
 
-Reads ``mae.masks`` and ``mae.models``.
+Reads ``mae.mask_learners``, ``mae.masks`` and ``mae.models``.
 """

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from mae.distributed import World
-from mae.masks.learner import MaskLearner
+from mae.mask_learners.learner import MaskLearner
 from mae.masks.masking import Masking
 from mae.models.vit import MaskedAutoencoder
 from mae.training.flops import Peak, training_flops

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from mae.devices import copy_to
 from mae.distributed import World
+from mae.mask_learners.learner import Look, MaskLearner, look_noise
 from mae.masks.decoded import DECODER_MASKINGS, choose_decoded
-from mae.masks.learner import Look, MaskLearner, look_noise
 from mae.masks.masking import Masking, Part
 from mae.models.mask import Mask
 from mae.models.video import VideoMaskedAutoencoder

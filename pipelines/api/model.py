@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mae.formats.foreign import build, foreign_kind, load_foreign
 from mae.formats.interchange import is_decoder
-from mae.masks.gate import Gate, load_gate
+from mae.mask_learners.gate import Gate, load_gate
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise

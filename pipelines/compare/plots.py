@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae.masks.learner import Look, look_noise
+from mae.mask_learners.learner import Look, look_noise
 from mae.pixels import normalise
 from pipelines.compare.statistics import Mean
 from pipelines.compare.unit import Unit

@@ -19,7 +19,7 @@ from mae.evaluation.classifier import vision_transformer
 from mae.evaluation.kept_encoder import KeptEncoder
 from mae.formats.foreign import build, foreign_kind, load_foreign
 from mae.formats.interchange import encoder_weights
-from mae.masks.gate import load_gate
+from mae.mask_learners.gate import load_gate
 from mae.models.video import VideoMaskedAutoencoder, new_model
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise

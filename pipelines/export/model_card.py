@@ -39,7 +39,7 @@ _GATE = """A gate was trained with it: a small network that scores patches as im
 patch embeddings (before positions), [B, N, D] → logits [B, N]. With saliency-mae:
 
 ```python
-from mae.masks.gate import load_gate
+from mae.mask_learners.gate import load_gate
 
 gate = load_gate("gate.safetensors")
 ```

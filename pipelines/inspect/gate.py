@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae.masks.gate import GATE_FILE, Gate, important_counts, load_gate
+from mae.mask_learners.gate import GATE_FILE, Gate, important_counts, load_gate
 from mae.masks.masking import top_ranks
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mae.masks.hidden_counts import HiddenCounts
+from mae.mask_learners.hidden_counts import HiddenCounts
 from pipelines.plots import loss_curve
 
 _KINDS = dict(

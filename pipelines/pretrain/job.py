@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from mae.distributed import World
-from mae.masks.custom import file_and_name
+from mae.mask_learners.custom import file_and_name
 from mae.training.any_training import Trained, training_facts
 from mae.training.checkpoints import load_training
 from pipelines.commandline.effects import idle_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mae.masks.learner import MaskLearner
+from mae.mask_learners.learner import MaskLearner
 from mae.training.checkpoints import load_model, load_state
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.settings import new_learner

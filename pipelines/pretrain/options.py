@@ -433,7 +433,7 @@ class PretrainOptions:
 
 def recorded_scores(masks: str) -> str:
     """``FILE.py:NAME@HASH`` without the folder: the same code is the same option. ValueError if there is no file."""
-    from mae.masks.custom import file_and_name, file_hash  # with torch
+    from mae.mask_learners.custom import file_and_name, file_hash  # with torch
 
     path, name = file_and_name(masks)
     return f"{path.name}:{name}@{file_hash(masks)[:12]}"

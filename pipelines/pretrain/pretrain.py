@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 
 from mae.distributed import World
-from mae.masks.custom import ScoresError
+from mae.mask_learners.custom import ScoresError
 from mae.training.checkpoints import save_checkpoint, settle_checkpoints
 from mae.training.determinism import NotDeterministicError, deterministic
 from pipelines.commandline.terminal import say, warn

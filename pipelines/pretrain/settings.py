@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from mae.masks.learner import LearnerModule, MaskLearner
+from mae.mask_learners.learner import LearnerModule, MaskLearner
 from mae.masks.masking import Masking
 from mae.masks.strategies import STRATEGIES, Strategy, learned
 from mae.models.vit import MaskedAutoencoder

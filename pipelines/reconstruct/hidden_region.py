@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mae.devices import copy_to
-from mae.masks.gate import Gate, important_counts
-from mae.masks.gate_loss import GateObjective
+from mae.mask_learners.gate import Gate, important_counts
+from mae.mask_learners.gate_loss import GateObjective
 from mae.masks.masking import top_ranks
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from mae.evaluation.image_quality import psnr, ssim
-from mae.masks.gate import Gate, load_gate
+from mae.mask_learners.gate import Gate, load_gate
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.recovery.completion import complete, seam

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from mae.formats.foreign import build, foreign_kind, load_foreign
 from mae.formats.interchange import is_decoder, to_transformers, transformers_config
-from mae.masks.gate import load_gate
+from mae.mask_learners.gate import load_gate
 from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import best_loss, load_model, load_state
 from tests.tiny_mae import nano

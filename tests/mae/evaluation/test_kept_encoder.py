@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mae.evaluation.kept_encoder import KeptEncoder
-from mae.masks.gate import Gate
+from mae.mask_learners.gate import Gate
 from mae.masks.masking import center_prior
 from tests.tiny_mae import nano
 

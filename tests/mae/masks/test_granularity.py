@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from mae.masks.attention import AttentionMasks, AttentionSettings
-from mae.masks.gate import Gate
-from mae.masks.gate_training import GateSettings, GateTraining
+from mae.mask_learners.attention import AttentionMasks, AttentionSettings
+from mae.mask_learners.gate import Gate
+from mae.mask_learners.gate_training import GateSettings, GateTraining
+from mae.mask_learners.hard import HardMasks, HardSettings
+from mae.mask_learners.learner import Look, look_noise
 from mae.masks.granularity import block_means, to_patches
-from mae.masks.hard import HardMasks, HardSettings
-from mae.masks.learner import Look, look_noise
 from mae.masks.masking import Masking, Part
 from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, STRATEGIES, blind
 from mae.training.training import Training, TrainingSettings

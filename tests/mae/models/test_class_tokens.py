@@ -7,7 +7,7 @@ from transformers import PixioConfig, PixioModel
 from mae.evaluation.classifier import vision_transformer
 from mae.evaluation.kept_encoder import KeptEncoder
 from mae.formats.interchange import from_timm, model_config, to_timm
-from mae.masks.attention import Teacher
+from mae.mask_learners.attention import Teacher
 from mae.masks.masking import Masking
 from mae.models.video import VideoMaskedAutoencoder, inflate
 from mae.models.vit import MaskedAutoencoder

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mae.masks.gate import Gate
+from mae.mask_learners.gate import Gate
 from mae.masks.masking import mask_from_priorities
 from mae.models.mask import hidden_count
 from mae.multilevel.draws import PATHS, Choice, Drawn, draw_log_probability, loss_weights, top_mask

@@ -6,7 +6,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mae.masks.gate import Gate
+from mae.mask_learners.gate import Gate
 from mae.masks.masking import Masking
 from mae.multilevel.draws import PATHS
 from mae.multilevel.masker import GridMasker, MlpMasker

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mae.masks.gate import Gate
+from mae.mask_learners.gate import Gate
 from mae.masks.masking import Masking
 from mae.multilevel.differentiable_rules import sgd
 from mae.multilevel.masker import GridMasker

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mae.masks.gate import Gate, save_gate
+from mae.mask_learners.gate import Gate, save_gate
 from mae.masks.masking import Masking
 from mae.training.checkpoints import best_loss, list_checkpoints, load_model, load_training, save_checkpoint, save_state
 from mae.training.training import Batch, Training, TrainingSettings
@@ -310,7 +310,7 @@ WRITER = """
 import sys, torch
 from pathlib import Path
 from mae.training.checkpoints import list_checkpoints, load_training, save_checkpoint
-from mae.masks.gate import Gate, save_gate
+from mae.mask_learners.gate import Gate, save_gate
 from mae.masks.masking import Masking
 from mae.training.training import Batch, Training, TrainingSettings
 from mae.models.vit import MaskedAutoencoder

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mae.masks.attention import AttentionMasks, AttentionSettings
-from mae.masks.gate import Gate
-from mae.masks.gate_training import GateSettings, GateTraining
-from mae.masks.hard import HardMasks, HardSettings
+from mae.mask_learners.attention import AttentionMasks, AttentionSettings
+from mae.mask_learners.gate import Gate
+from mae.mask_learners.gate_training import GateSettings, GateTraining
+from mae.mask_learners.hard import HardMasks, HardSettings
 from mae.masks.masking import Masking
 from mae.masks.strategies import blind
 from mae.training.training import Batch, Training, TrainingSettings

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from mae.evaluation.kept_encoder import KeptEncoder
-from mae.masks.attention import AttentionMasks, AttentionSettings
-from mae.masks.gate import Gate
-from mae.masks.gate_exchange import Exchange
-from mae.masks.gate_training import GateSettings, GateTraining
-from mae.masks.hard import HardMasks, HardSettings
-from mae.masks.learner import Look, look_noise
+from mae.mask_learners.attention import AttentionMasks, AttentionSettings
+from mae.mask_learners.gate import Gate
+from mae.mask_learners.gate_exchange import Exchange
+from mae.mask_learners.gate_training import GateSettings, GateTraining
+from mae.mask_learners.hard import HardMasks, HardSettings
+from mae.mask_learners.learner import Look, look_noise
 from mae.masks.masking import Masking, Part
 from mae.models.video import VideoMaskedAutoencoder
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import cli
 import saliency_mae as sm
-from mae.masks.gate import GATE_FILE, Gate, save_gate
+from mae.mask_learners.gate import GATE_FILE, Gate, save_gate
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.training.checkpoints import load_model

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mae.masks.gate import Gate
+from mae.mask_learners.gate import Gate
 from pipelines.evaluate.encoder import open_encoder
 from tests.fake_cuda import CUDA, TF32, fake_cuda
 from tests.tiny_mae import nano

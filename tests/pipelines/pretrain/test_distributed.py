@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae.masks.gate import load_gate
+from mae.mask_learners.gate import load_gate
 from mae.training.checkpoints import list_checkpoints, load_model, load_state
 from mae.training.training import Training
 from pipelines.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.masks.gate import load_gate
+from mae.mask_learners.gate import load_gate
 from mae.training.checkpoints import list_checkpoints
 from pipelines.compare.plots import mask_sheet
 from pipelines.compare.unit import Unit

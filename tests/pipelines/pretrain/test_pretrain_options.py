@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from mae.masks.attention import AttentionSettings
+from mae.mask_learners.attention import AttentionSettings
+from mae.mask_learners.gate import SIGNS
+from mae.mask_learners.gate_loss import GateObjective
+from mae.mask_learners.gate_reading import READS
+from mae.mask_learners.gate_training import GateSettings
+from mae.mask_learners.hard import HardSettings
 from mae.masks.decoded import DECODER_MASKINGS
-from mae.masks.gate import SIGNS
-from mae.masks.gate_loss import GateObjective
-from mae.masks.gate_reading import READS
-from mae.masks.gate_training import GateSettings
-from mae.masks.hard import HardSettings
 from mae.masks.masking import Masking
 from mae.masks.strategies import STRATEGIES
 from mae.models.video import POSITIONS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mae.distributed import World
-from mae.masks.learner import Look
+from mae.mask_learners.learner import Look
 from mae.masks.masking import Draw, Masking, mask_from_priorities
 from mae.masks.strategies import Strategy
 from mae.models.mask import Mask

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mae.masks.gate import SIGNS, Gate, gate_priorities, gate_width, grid_positions, important_counts, stand_out
+from mae.mask_learners.gate import SIGNS, Gate, gate_priorities, gate_width, grid_positions, important_counts, stand_out
 from mae.masks.masking import mask_from_priorities
 from mae.models.mask import hidden_count
 

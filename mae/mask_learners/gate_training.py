@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 
 from mae.devices import copy_to
-from mae.masks.gate import GATE_FILE, SIGNS, Gate, gate_priorities, important_patches, save_gate, tenth_width
-from mae.masks.gate_exchange import Exchange
-from mae.masks.gate_loss import GateObjective, gate_loss, teacher_loss
-from mae.masks.gate_reading import READS, middle_blocks
-from mae.masks.hidden_counts import HiddenCounts
-from mae.masks.learner import Look
+from mae.mask_learners.gate import GATE_FILE, SIGNS, Gate, gate_priorities, important_patches, save_gate, tenth_width
+from mae.mask_learners.gate_exchange import Exchange
+from mae.mask_learners.gate_loss import GateObjective, gate_loss, teacher_loss
+from mae.mask_learners.gate_reading import READS, middle_blocks
+from mae.mask_learners.hidden_counts import HiddenCounts
+from mae.mask_learners.learner import Look
+from mae.mask_learners.momentum import MomentumEncoder
+from mae.mask_learners.network_learner import NetworkLearner
+from mae.mask_learners.second_views import random_crops, second_view
+from mae.mask_learners.slot_learning import SlotLearner
 from mae.masks.masking import Part, check_cap, mask_from_priorities, salient_set
-from mae.masks.momentum import MomentumEncoder
-from mae.masks.network_learner import NetworkLearner
-from mae.masks.second_views import random_crops, second_view
-from mae.masks.slot_learning import SlotLearner
 from mae.models.mask import Mask, hidden_count
 from mae.models.vit import MaskedAutoencoder
 
@@ -84,7 +84,7 @@ class GateSettings:
 
 
 class GateTraining(NetworkLearner):
-    """A gate in training beside an autoencoder: a :class:`mae.masks.learner.MaskLearner`.
+    """A gate in training beside an autoencoder: a :class:`mae.mask_learners.learner.MaskLearner`.
 
     The gate reads normalised images by the ``model`` in training, without gradients. ``teacher``: the looks bring the
     maps of a warm start.
@@ -248,7 +248,7 @@ class GateTraining(NetworkLearner):
             self._slots.load_state(state["slots"])
 
     def save(self, folder: Path) -> None:
-        """``gate.safetensors``, which ``mae.masks.gate.load_gate`` reads."""
+        """``gate.safetensors``, which ``mae.mask_learners.gate.load_gate`` reads."""
         save_gate(self.network, folder / GATE_FILE)
 
 

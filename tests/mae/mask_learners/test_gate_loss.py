@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mae.masks.gate_loss import (
+from mae.mask_learners.gate_loss import (
     GateObjective,
     area_penalty,
     background_distance,

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from mae.distributed import World
-from mae.masks.learner import Look
+from mae.mask_learners.learner import Look
+from mae.mask_learners.momentum import MomentumEncoder
 from mae.masks.masking import forced_priorities, mask_from_priorities, top_ranks
-from mae.masks.momentum import MomentumEncoder
 from mae.models.blocks import Block
 from mae.models.linear import linear
 from mae.models.mask import Mask, hidden_count
@@ -101,7 +101,7 @@ def attention_priorities(attention: Tensor, hidden: int, shown: float, noise: Te
 
 
 class AttentionMasks:
-    """Masks by a teacher's attention: a :class:`mae.masks.learner.MaskLearner` of a ``model`` on its device."""
+    """Masks by a teacher's attention: a :class:`mae.mask_learners.learner.MaskLearner` of a ``model`` on its device."""
 
     needs_saliency = False
     needs_errors = False

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from mae.distributed import World
-from mae.masks.gate import Gate
-from mae.masks.gate_exchange import Exchange
-from mae.masks.gate_slots import Slots, SlotView, agreement, log_assignments, slot_contrast, slot_sums
-from mae.masks.learner import Look
-from mae.masks.momentum import follow
-from mae.masks.second_views import align
+from mae.mask_learners.gate import Gate
+from mae.mask_learners.gate_exchange import Exchange
+from mae.mask_learners.gate_slots import Slots, SlotView, agreement, log_assignments, slot_contrast, slot_sums
+from mae.mask_learners.learner import Look
+from mae.mask_learners.momentum import follow
+from mae.mask_learners.second_views import align
 
 
 class SlotLearner:

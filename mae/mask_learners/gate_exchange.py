@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mae.devices import copy_to
 from mae.distributed import World
-from mae.masks.learner import Look
+from mae.mask_learners.learner import Look
 
 
 class Exchange:

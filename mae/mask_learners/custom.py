@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from mae.distributed import World
-from mae.masks.granularity import block_mask, block_means
-from mae.masks.learner import Look
-from mae.masks.masking import as_tubes, mask_from_priorities, on_slots, top_ranks
+from mae.mask_learners.learner import Look
+from mae.masks.masking import mask_from_priorities, top_ranks
 from mae.models.mask import Mask
 from mae.models.vit import MaskedAutoencoder
 
@@ -131,7 +130,7 @@ def _module(path: str, sha256: str, masks: str) -> Any:
 
 
 class CustomMasks:
-    """Masks by a :class:`Scorer`: a :class:`mae.masks.learner.MaskLearner` that learns nothing itself."""
+    """Masks by a :class:`Scorer`: a :class:`mae.mask_learners.learner.MaskLearner` that learns nothing itself."""
 
     name = "custom"
     needs_saliency = needs_errors = False
@@ -153,22 +152,17 @@ class CustomMasks:
     @torch.no_grad()
     def draw(self, look: Look) -> Mask:
         """The masks of a batch. ScoresError."""
-        patches, tubes = math.prod(look.grid), len(look.grid) == 3 and look.tubes
-        still = look.grid[1:] if tubes else look.grid
+        patches, still = math.prod(look.grid), math.prod(look.still)
         uniform, ties = look.noise(2, patches)
         given: dict[str, Any] = {"images": look.images, "grid": look.grid, "noise": uniform, "progress": look.progress}
         if self.reads_model:
             given["tokens"] = self.embed(look.images).float()
         with torch.autocast(look.images.device.type, enabled=False):
-            scores = self.scorer.scores(given, len(look.images), {patches, math.prod(still)})
-        if len(look.grid) == 3:
-            fitted, _ = on_slots(scores, None, look.grid, in_tubes=tubes)
-            assert fitted is not None
-            scores = fitted
-        scores = block_means(scores, still, look.granularity)
+            scores = self.scorer.scores(given, len(look.images), {patches, still})
+        # Scores of one time slot are those of all.
+        scores = look.on_mask_grid(scores.repeat(1, patches // scores.shape[1]))
         ranks = top_ranks(scores, ties[:, : scores.shape[1]].to(scores.device))
-        mask = block_mask(mask_from_priorities(-ranks.float(), look.mask_ratio), still, look.granularity)
-        return as_tubes(mask, look.grid[0]) if tubes else mask
+        return look.to_patches(mask_from_priorities(-ranks.float(), look.mask_ratio))
 
     def hear(self, look: Look, decoded: Tensor, errors: Tensor) -> None:
         """Not asked for."""

@@ -55,22 +55,23 @@ class Look:
     @property
     def mask_grid(self) -> tuple[int, ...]:
         """The grid on which a mask is chosen: of tubes, that of one time slot; that of the blocks."""
-        return block_grid(self._still, self.granularity)
+        return block_grid(self.still, self.granularity)
 
     @property
-    def _still(self) -> tuple[int, ...]:
+    def still(self) -> tuple[int, ...]:
+        """The grid of one time slot where a video's masks are tubes, else the whole grid."""
         return self.grid[1:] if self.tubes and len(self.grid) == 3 else self.grid
 
     def on_mask_grid(self, scores: Tensor) -> Tensor:
         """Scores of patches, [B, N], on the grid on which a mask is chosen: the means over tubes and blocks."""
-        if self._still != self.grid:
+        if self.still != self.grid:
             scores = scores.view(len(scores), self.grid[0], -1).mean(1)
-        return block_means(scores, self._still, self.granularity)
+        return block_means(scores, self.still, self.granularity)
 
     def to_patches(self, mask: Mask) -> Mask:
         """A mask that was chosen on ``mask_grid`` as one of the patches, [B, N]."""
-        mask = block_mask(mask, self._still, self.granularity)
-        return as_tubes(mask, self.grid[0]) if self._still != self.grid else mask
+        mask = block_mask(mask, self.still, self.granularity)
+        return as_tubes(mask, self.grid[0]) if self.still != self.grid else mask
 
 
 class MaskLearner(Protocol):

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mae.masks.gate_exchange import Exchange
+from mae.mask_learners.gate_exchange import Exchange
 
 _VECTOR = 64
 _SHARP, _SOFT, _CONTRAST = 0.04, 0.1, 0.2

@@ -5,13 +5,13 @@ from copy import deepcopy
 import pytest
 import torch
 
-from mae.masks.gate import Gate, load_gate
-from mae.masks.gate_loss import GateObjective
-from mae.masks.gate_training import GateSettings, GateTraining
-from mae.masks.learner import Look, look_noise
+from mae.mask_learners.gate import Gate, load_gate
+from mae.mask_learners.gate_loss import GateObjective
+from mae.mask_learners.gate_training import GateSettings, GateTraining
+from mae.mask_learners.learner import Look, look_noise
+from mae.mask_learners.second_views import random_crops
+from mae.mask_learners.second_views import second_view as cropped
 from mae.masks.masking import Masking, Part
-from mae.masks.second_views import random_crops
-from mae.masks.second_views import second_view as cropped
 from mae.models.mask import hidden_count
 from tests.tiny_mae import nano
 

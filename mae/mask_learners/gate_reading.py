@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.masks.momentum import MomentumEncoder
+from mae.mask_learners.momentum import MomentumEncoder
 from mae.models.vit import MaskedAutoencoder
 
 READS = ("patches", "middle", "middle-all")

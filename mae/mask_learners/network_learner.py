@@ -1,7 +1,7 @@
 """What mask learners with a small network of their own have in common: its optimiser, and the sums of a step.
 
 A subclass looks at batches, adds to ``loss`` and ``terms`` what each contributes, and lets gradients add up in the
-network; the rest of :class:`mae.masks.learner.MaskLearner` is here.
+network; the rest of :class:`mae.mask_learners.learner.MaskLearner` is here.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mae.distributed import World
-from mae.masks.gate import Gate
-from mae.masks.learner import Look, sum_gradients
+from mae.mask_learners.gate import Gate
+from mae.mask_learners.learner import Look, sum_gradients
 from mae.optimisation import guarded_step, parameter_groups
 
 

@@ -3,8 +3,8 @@
 It reads patch embeddings without their positions and no grid: attention among patches alone, so the scores move with
 the patches when these are permuted, and one gate serves every grid, of images (rows, columns) and of video (T, rows,
 columns). A gate that knew places could learn a centre prior and look at nothing; ``positions`` is there to compare.
-A gate that reads a momentum encoder (``mae.masks.gate_reading``) sees tokens that know their places. What it learns by
-is in ``mae.masks.gate_loss``; masks are drawn from its scores here, by the Gumbel top-k trick.
+A gate that reads a momentum encoder (``gate_reading``) sees tokens that know their places. What it learns by
+is in ``mae.mask_learners.gate_loss``; masks are drawn from its scores here, by the Gumbel top-k trick.
 
 Shapes: B images, N patches, D the width of the embeddings read. A logit above 0 calls a patch important.
 """
@@ -22,11 +22,11 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mae.masks.gate_loss import frame_of
-from mae.masks.gate_reading import checkerboard, read_middle, spread
-from mae.masks.gate_slots import Slots
+from mae.mask_learners.gate_loss import frame_of
+from mae.mask_learners.gate_reading import checkerboard, read_middle, spread
+from mae.mask_learners.gate_slots import Slots
+from mae.mask_learners.momentum import MomentumEncoder
 from mae.masks.masking import capped, top_ranks, weighted_scores
-from mae.masks.momentum import MomentumEncoder
 from mae.models.blocks import Block
 from mae.models.vit import MaskedAutoencoder
 
@@ -59,7 +59,7 @@ class Gate(nn.Module):
     16), ``depth`` the number of its attention blocks. ``positions`` adds each patch's place in the grid. ``reader`` is
     the momentum encoder that it reads in the place of a model's patch embeddings, and carries with it. A ``sparse``
     gate reads every second patch, as on a checkerboard, and gives the others their neighbours' mean. ``slots`` is the
-    number of slots that it assigns patches to (``mae.masks.gate_slots``), 0 for none. ValueError for a width or depth
+    number of slots that it assigns patches to (``gate_slots``), 0 for none. ValueError for a width or depth
     that can't be.
     """
 

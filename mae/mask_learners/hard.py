@@ -6,7 +6,7 @@ objective, for exact values change all the time). A share of the mask, growing o
 the patches of the highest predicted error; the rest is random.
 
 The paper predicts with a second decoder behind the autoencoder's encoder, and takes the masks from a moving average of
-all that, which has to see the whole image. Here a gate's small network (``mae.masks.gate``) reads the patch embeddings:
+all that, which has to see the whole image. Here a gate's small network (``gate``) reads the patch embeddings:
 it costs a few percent of that, and knows neither what the encoder makes of a patch nor where it lies.
 
 Shapes: B images, N patches, M' of them decoded.
@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.masks.gate import Gate
-from mae.masks.learner import Look
+from mae.mask_learners.gate import Gate
+from mae.mask_learners.learner import Look
+from mae.mask_learners.network_learner import NetworkLearner
 from mae.masks.masking import forced_priorities, mask_from_priorities, top_ranks
-from mae.masks.network_learner import NetworkLearner
 from mae.models.mask import Mask, hidden_count
 from mae.models.vit import MaskedAutoencoder
 
@@ -68,7 +68,7 @@ def relative_loss(predicted: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class HardMasks(NetworkLearner):
-    """Masks by predicted errors: a :class:`mae.masks.learner.MaskLearner`.
+    """Masks by predicted errors: a :class:`mae.mask_learners.learner.MaskLearner`.
 
     ``embed`` makes of normalised images [B, 3, H, W] the patch embeddings [B, N, D] that ``predictor`` reads, without
     positions (``MaskedAutoencoder.embed``); it is called without gradients.

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.masks.gate_exchange import Exchange
+from mae.mask_learners.gate_exchange import Exchange
 
 _TINY = 1e-6
 _SHARPNESS = 0.03
@@ -47,7 +47,7 @@ class GateObjective:
     """Weight of the contrast beside the background term, whose weight is 1. From 0.1 on it costs accuracy, see
     docs/guide/gate.md."""
     slots: float = 1.0
-    """Weight of the terms of slots (``mae.masks.gate_slots``), for a gate that has some."""
+    """Weight of the terms of slots (``mae.mask_learners.gate_slots``), for a gate that has some."""
     area_weight: float = 20.0
     temperature: float = 0.2
     """Of the contrast's cosines."""

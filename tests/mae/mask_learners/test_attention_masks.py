@@ -9,8 +9,8 @@ import timm.models.vision_transformer as timm_vit
 import torch
 
 from mae.distributed import World
-from mae.masks.attention import AttentionMasks, AttentionSettings, Teacher, attention_priorities
-from mae.masks.learner import Look, look_noise
+from mae.mask_learners.attention import AttentionMasks, AttentionSettings, Teacher, attention_priorities
+from mae.mask_learners.learner import Look, look_noise
 from mae.masks.masking import Masking, Part, mask_from_priorities
 from mae.models.mask import hidden_count
 from mae.models.vit import MaskedAutoencoder

@@ -5,11 +5,11 @@ from copy import deepcopy
 import pytest
 import torch
 
-from mae.masks.gate import Gate, load_gate, save_gate, tenth_width
-from mae.masks.gate_reading import checkerboard, middle_blocks, spread
-from mae.masks.gate_training import GateSettings, GateTraining, new_gate
-from mae.masks.learner import Look, look_noise
-from mae.masks.momentum import MomentumEncoder
+from mae.mask_learners.gate import Gate, load_gate, save_gate, tenth_width
+from mae.mask_learners.gate_reading import checkerboard, middle_blocks, spread
+from mae.mask_learners.gate_training import GateSettings, GateTraining, new_gate
+from mae.mask_learners.learner import Look, look_noise
+from mae.mask_learners.momentum import MomentumEncoder
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 

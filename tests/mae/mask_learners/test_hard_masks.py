@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mae.distributed import World
-from mae.masks.gate import Gate
-from mae.masks.hard import HardMasks, HardSettings, relative_loss
-from mae.masks.learner import Look, look_noise
+from mae.mask_learners.gate import Gate
+from mae.mask_learners.hard import HardMasks, HardSettings, relative_loss
+from mae.mask_learners.learner import Look, look_noise
 from mae.masks.masking import Masking, Part
 from mae.training.training import Batch, Training, TrainingSettings
 from tests.tiny_mae import nano

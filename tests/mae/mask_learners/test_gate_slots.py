@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from mae.masks.gate_loss import frame_of
-from mae.masks.gate_slots import Slots, SlotView, agreement, log_assignments, slot_contrast, slot_sums
-from mae.masks.second_views import align, random_crops, second_view
+from mae.mask_learners.gate_loss import frame_of
+from mae.mask_learners.gate_slots import Slots, SlotView, agreement, log_assignments, slot_contrast, slot_sums
+from mae.mask_learners.second_views import align, random_crops, second_view
 
 
 def seeded(seed=0):

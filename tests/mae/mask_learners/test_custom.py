@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae.masks.custom import new_learner
-from mae.masks.learner import Look
+from mae.mask_learners.custom import new_learner
+from mae.mask_learners.learner import Look
 from mae.models.video import VideoMaskedAutoencoder
 from pipelines.commandline.effects import check_effects
 from pipelines.compare.options import CompareOptions

@@ -1,0 +1,4 @@
+"""Masks that learn beside the autoencoder, or follow it: the gate, attention, hard patches, scores of the user's own.
+
+Reads ``mae.masks`` and ``mae.models``.
+"""
