@@ -86,10 +86,7 @@ class Scorer:
         if found.ndim != 2 or found.shape[0] != count or found.shape[1] not in patches:
             wanted = " or ".join(str([count, number]) for number in sorted(patches))
             raise ScoresError(f"--masks {self.masks} gave scores of shape {list(found.shape)}, not {wanted}")
-        found = found.detach().float()
-        if bad := int((~found.isfinite()).sum()):
-            raise ScoresError(f"--masks {self.masks} gave {bad} of {found.numel()} scores that are infinite or NaN")
-        return found
+        return found.detach().float()
 
 
 def load_scorer(masks: str) -> Scorer:
@@ -142,6 +139,7 @@ class CustomMasks:
         self.scorer, self.embed, self.settings = scorer, embed, settings
         self.reads_model = "tokens" in scorer.asks
         self.loss, self.world = torch.zeros((), device=device), World()
+        self._scores, self._wrong = 0, torch.zeros((), dtype=torch.int64, device=device)
         if scorer.module is not None:
             scorer.module.to(device)
 
@@ -159,6 +157,12 @@ class CustomMasks:
             given["tokens"] = self.embed(look.images).float()
         with torch.autocast(look.images.device.type, enabled=False):
             scores = self.scorer.scores(given, len(look.images), {patches, still})
+        self._scores, self._wrong = (
+            self._scores + scores.numel(),
+            self._wrong + (~scores.isfinite()).sum().to(self._wrong.device),
+        )
+        if scores.device.type == "cpu":
+            self._check()
         # Scores of one time slot are those of all.
         scores = look.on_mask_grid(scores.repeat(1, patches // scores.shape[1]))
         ranks = top_ranks(scores, ties[:, : scores.shape[1]].to(scores.device))
@@ -177,8 +181,16 @@ class CustomMasks:
         """None."""
         return {}
 
+    def _check(self) -> None:
+        """ScoresError if a score so far was infinite or NaN. The host waits for a GPU here, so not at every step."""
+        if wrong := int(self._wrong):
+            which = f"{wrong} of {self._scores} scores that are infinite or NaN"
+            raise ScoresError(f"--masks {self.scorer.masks} gave {which}")
+        self._scores = 0
+
     def state(self) -> dict[str, Any]:
-        """That of a module."""
+        """That of a module, for a checkpoint. ScoresError: of a training on a GPU, wrong scores are told here."""
+        self._check()
         return {} if self.scorer.module is None else dict(self.scorer.module.state_dict())
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -206,5 +218,6 @@ def new_learner(asked: Mapping[str, Any], model: MaskedAutoencoder, device: torc
     images = torch.rand(2, 3, *frames, *model.image_size, generator=torch.Generator().manual_seed(0)).to(device)
     before = {name: value.clone() for name, value in learner.state().items()}
     learner.draw(Look(images, model.grid, 0.5, lambda times, numbers: torch.rand(times, 2, numbers, device=device)))
+    learner.state()  # checks the scores
     learner.load_state(before)
     return learner

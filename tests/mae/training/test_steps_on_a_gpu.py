@@ -5,6 +5,7 @@ import torch
 
 from mae.evaluation.kept_encoder import KeptEncoder
 from mae.mask_learners.attention import AttentionMasks, AttentionSettings
+from mae.mask_learners.custom import CustomMasks, CustomSettings, Scorer
 from mae.mask_learners.gate import Gate
 from mae.mask_learners.gate_exchange import Exchange
 from mae.mask_learners.gate_training import GateSettings, GateTraining
@@ -91,6 +92,21 @@ def test_a_step_with_a_learner(name):
             figures = run.learner.figures()
         assert (trunk, small) == ({BF16}, {FP32})  # what ranks the patches is not rounded
         assert {(t.device, t.dtype) for t in [loss, *figures.values()]} == {(CUDA, FP32)}
+
+
+def test_a_step_with_scores_of_the_users_own():
+    def scores(tokens, noise):
+        return tokens.square().sum(2) + noise
+
+    with fake_cuda() as cuda:
+        scorer = Scorer("masks.py:scores", scores, ("tokens", "noise"), None)
+        run = training(
+            learner=lambda model: CustomMasks(scorer, model.embed, CustomSettings("masks.py:scores", ""), CUDA)
+        )
+        run.update(batches())
+        waiting = batches()
+        with cuda:  # that scores are numbers is looked at when a checkpoint is written
+            assert run.update(waiting).device == CUDA
 
 
 class Two:
