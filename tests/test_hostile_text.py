@@ -19,8 +19,8 @@ from pipelines.evaluate.printed import print_evaluation, remarks
 from pipelines.export.model_card import model_card
 from pipelines.inspect.map_verdict import CENTRE, FIGURES, MAPS, Estimate, MapScores, print_map_scores
 from pipelines.plots import confusion_matrices, contact_sheet
-from pipelines.pretrain import trackers
 from pipelines.pretrain.options import PretrainOptions
+from pipelines.pretrain.record import trackers
 from saliency.shown import code_span, markdown, markdown_table
 from saliency.table.card import CardFacts, build_command, dataset_card
 

@@ -26,7 +26,7 @@ from pipelines.inspect.options import InspectOptions
 from pipelines.plots import bars, contact_sheet, loss_curve
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain
-from pipelines.pretrain.reconstructions import reconstruction_sheet
+from pipelines.pretrain.record.reconstructions import reconstruction_sheet
 from pipelines.pretrain.settings import settings_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import open_source

@@ -10,7 +10,7 @@ import torch
 
 from mae.models.vit import MaskedAutoencoder
 from pipelines.doctor.findings import Finding
-from pipelines.pretrain.throughput import NOTABLE, throughput
+from pipelines.pretrain.record.throughput import NOTABLE, throughput
 from pipelines.run_folder import RunFolder
 
 FEW_STEPS = 500

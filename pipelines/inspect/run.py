@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mae.masks.strategies import is_ranked
-from pipelines.pretrain.throughput import throughput
+from pipelines.pretrain.record.throughput import throughput
 from pipelines.run_folder import RunFolder
 
 

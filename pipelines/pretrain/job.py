@@ -21,9 +21,9 @@ from pipelines.outputs import check_apart, one_writer
 from pipelines.pretrain.model import new_model
 from pipelines.pretrain.options import FREE_ON_RESUME, PretrainOptions, defaults_before
 from pipelines.pretrain.processes import agreed, check_processes, in_turn, newest_of_all
+from pipelines.pretrain.record.trackers import check_trackers
 from pipelines.pretrain.settings import PretrainSettings, settings_of, settle_levels
 from pipelines.pretrain.task import Task, TaskModule
-from pipelines.pretrain.trackers import check_trackers
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import hash_pairs
 from saliency import __version__
@@ -120,5 +120,5 @@ def _recorded_masking(settings: PretrainSettings) -> dict[str, Any]:
 
 
 def _task_module(settings: PretrainSettings) -> TaskModule:
-    name = "multilevel" if settings.strategy.levels else "plain"
+    name = "multilevel.task" if settings.strategy.levels else "plain"
     return cast(TaskModule, importlib.import_module(f"pipelines.pretrain.{name}"))

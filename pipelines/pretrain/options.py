@@ -48,7 +48,7 @@ from pipelines.commandline.shared_options import (
     Workers,
 )
 from pipelines.pretrain.effects import EFFECTS
-from pipelines.pretrain.multilevel_options import (
+from pipelines.pretrain.multilevel.options import (
     MloBuffer,
     MloCrops,
     MloExploration,

@@ -15,11 +15,11 @@ from mae.models.vit import MaskedAutoencoder
 from mae.training.training import Batch, Training
 from pipelines.errors import UserError
 from pipelines.plots import contact_sheet, loss_curve
-from pipelines.pretrain.clip_reconstructions import clip_sheet
-from pipelines.pretrain.gate_masks import draw_masks
 from pipelines.pretrain.global_batches import GlobalBatch, to_batch
 from pipelines.pretrain.options import PretrainOptions
-from pipelines.pretrain.reconstructions import reconstruction_sheet
+from pipelines.pretrain.record.clip_reconstructions import clip_sheet
+from pipelines.pretrain.record.gate_masks import draw_masks
+from pipelines.pretrain.record.reconstructions import reconstruction_sheet
 from pipelines.pretrain.settings import PretrainSettings, new_learner
 from pipelines.run_folder import CONFIG, RunFolder
 from pipelines.sources.random_access import open_images, open_videos

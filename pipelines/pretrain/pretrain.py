@@ -20,18 +20,18 @@ from mae.training.checkpoints import save_checkpoint, settle_checkpoints
 from mae.training.determinism import NotDeterministicError, deterministic
 from pipelines.commandline.terminal import say, warn
 from pipelines.errors import StoppedError, UserError
-from pipelines.pretrain.gate_masks import told_masks
 from pipelines.pretrain.global_batches import GlobalBatch, gather_batches, gather_unreadable
-from pipelines.pretrain.health import HealthLog
 from pipelines.pretrain.hidden_shares import hidden_shares
 from pipelines.pretrain.job import PretrainJob, open_pretraining
-from pipelines.pretrain.multilevel_cost import told_cost
+from pipelines.pretrain.multilevel.cost import told_cost
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.processes import agreed, one_world
+from pipelines.pretrain.record.gate_masks import told_masks
+from pipelines.pretrain.record.health import HealthLog
+from pipelines.pretrain.record.throughput import throughput
+from pipelines.pretrain.record.trackers import Tracking, tracking
+from pipelines.pretrain.record.training_log import TrainingLog
 from pipelines.pretrain.stopping import stop_signals
-from pipelines.pretrain.throughput import throughput
-from pipelines.pretrain.trackers import Tracking, tracking
-from pipelines.pretrain.training_log import TrainingLog
 from pipelines.progress import memory_figure, progress_bar
 from pipelines.run_folder import REJECTED, RunFolder
 from pipelines.views.image_views import ViewBatch

@@ -22,7 +22,7 @@ from pipelines.views.joined_maps import JoinedMaps
 
 
 class Task(Protocol):
-    """:class:`pipelines.pretrain.plain.PlainTask` and :class:`pipelines.pretrain.multilevel.MultilevelTask`."""
+    """:class:`pipelines.pretrain.plain.PlainTask` and :class:`pipelines.pretrain.multilevel.task.MultilevelTask`."""
 
     @property
     def source(self) -> Source:

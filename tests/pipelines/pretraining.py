@@ -11,7 +11,7 @@ from mae.models import vit
 from mae.training.checkpoints import load_model
 from mae.training.training import Training
 from pipelines.commandline.option import declared_options
-from pipelines.pretrain.multilevel import MultilevelTask
+from pipelines.pretrain.multilevel.task import MultilevelTask
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.plain import PlainTask
 from pipelines.pretrain.pretrain import pretrain

@@ -7,7 +7,7 @@ from typer.main import get_command
 import cli
 from pipelines.commandline.terminal import guarded
 from pipelines.errors import UserError, user_errors, without_secrets
-from pipelines.pretrain import trackers
+from pipelines.pretrain.record import trackers
 
 TOKEN = "hf_" + "verySecret" * 3
 

@@ -12,7 +12,7 @@ from pipelines.build.options import BuildOptions
 from pipelines.commandline.effects import check_effects, idle_options
 from pipelines.commandline.option import declared_options
 from pipelines.compare.options import CompareOptions
-from pipelines.pretrain.multilevel_options import LEVELS
+from pipelines.pretrain.multilevel.options import LEVELS
 from pipelines.pretrain.options import ATTENTION, CUSTOM, GATE, HARD, SALIENT, PretrainOptions
 from tests.pipelines.pretraining import losses, nano_options, run
 from tests.test_cli import KINDS

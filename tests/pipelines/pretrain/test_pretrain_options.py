@@ -23,8 +23,8 @@ from mae.multilevel.settings import CROPS, HEADS, MASKERS, settings_from
 from mae.training.training import PRECISIONS, TrainingSettings
 from pipelines.commandline.option import declared_options
 from pipelines.pretrain.options import PretrainOptions
+from pipelines.pretrain.record.trackers import check_trackers
 from pipelines.pretrain.settings import settings_of
-from pipelines.pretrain.trackers import check_trackers
 from pipelines.views.device_views import AUGMENT_ON
 from pipelines.views.joined_maps import ON_MISSING
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mae.models.video import VideoMaskedAutoencoder
 from mae.pixels import denormalise, normalise
 from pipelines.plots import grey_out, overlay
-from pipelines.pretrain.reconstructions import PickMasks
+from pipelines.pretrain.record.reconstructions import PickMasks
 from pipelines.sources.source import Source
 from pipelines.views.clip_views import ClipShape
 from pipelines.views.joined_maps import JoinedMaps

@@ -16,8 +16,8 @@ from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import evaluate
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.export import export
-from pipelines.pretrain.multilevel_cost import told_cost
-from pipelines.pretrain.multilevel_data import StepBatches, open_levels
+from pipelines.pretrain.multilevel.cost import told_cost
+from pipelines.pretrain.multilevel.data import StepBatches, open_levels
 from pipelines.pretrain.settings import settings_of
 from pipelines.sources.open_source import open_source
 from tests.pipelines.pretrain.test_pretrain import folder_of
@@ -106,7 +106,7 @@ def test_no_level_reads_the_others_split_and_each_reads_all_of_its_own(base):
 
 
 def test_pairs_of_one_image_stay_together(base):
-    from pipelines.pretrain.multilevel_data import split_by_key
+    from pipelines.pretrain.multilevel.data import split_by_key
     from pipelines.views.labelled import Labelled
 
     source = open_source("shapes:40,size=32").select(np.repeat(np.arange(40), 2))

@@ -23,10 +23,10 @@ from mae.pixels import normalise
 from pipelines.errors import UserError
 from pipelines.plots import contact_sheet, loss_curve, overlay
 from pipelines.pretrain.global_batches import GlobalBatch
-from pipelines.pretrain.multilevel_cost import write_cost
-from pipelines.pretrain.multilevel_data import LevelData, StepBatches, gentle_crops, open_levels
+from pipelines.pretrain.multilevel.cost import write_cost
+from pipelines.pretrain.multilevel.data import LevelData, StepBatches, gentle_crops, open_levels
 from pipelines.pretrain.options import PretrainOptions
-from pipelines.pretrain.reconstructions import reconstruction_sheet
+from pipelines.pretrain.record.reconstructions import reconstruction_sheet
 from pipelines.pretrain.settings import PretrainSettings
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source

@@ -8,7 +8,7 @@ import pytest
 from mae.training.training import Training
 from pipelines.inspect.run import describe_run
 from pipelines.pretrain import pretrain as module
-from pipelines.pretrain.throughput import throughput
+from pipelines.pretrain.record.throughput import throughput
 from pipelines.views.image_views import Views
 from tests.pipelines.pretraining import SMALL, SOURCE, invoke, run, stopping
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines.errors import UserError
 from pipelines.pretrain import pretrain as module
-from pipelines.pretrain import trackers
+from pipelines.pretrain.record import trackers
 from pipelines.run_folder import RunFolder
 from tests.pipelines.pretraining import SMALL, SOURCE, STEPS, invoke, run, stopping
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mae.training.any_training import Trained
 from pipelines.errors import UserError
-from pipelines.pretrain.divergence import stop, stop_at_weights
+from pipelines.pretrain.record.divergence import stop, stop_at_weights
 from pipelines.run_folder import METRICS, REJECTED, RunFolder
 from pipelines.sources.source import Source
 from pipelines.views.image_views import ViewBatch
