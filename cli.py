@@ -18,7 +18,7 @@ import typer
 from pipelines.build.options import BuildOptions, MergeOptions
 from pipelines.commandline.effects import check_effects
 from pipelines.commandline.machine import settled_options
-from pipelines.commandline.option import Option, given_values
+from pipelines.commandline.option import Option, declared_options, given_values
 from pipelines.commandline.shared_options import SPEED, Quiet
 from pipelines.commandline.terminal import fail, guarded, print_facts, print_version, run_app, say, say_next
 from pipelines.commandline.typer_commands import with_options
@@ -52,6 +52,10 @@ Given = dict[str, Any]
 """What the command line took for the fields of an options dataclass; None or [] where nothing was given."""
 
 
+_KINDS: dict[str, type[Any]] = {}
+"""The options dataclass of every command."""
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the command line on these words, by default those of the process, and exits."""
     sys.exit(run_app(app, "mae-cli", words))
@@ -68,7 +72,12 @@ def _options_of_all(
 
 def command(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command of the function's name and docstring; the fields of ``kind`` and its parameters are its options."""
-    return lambda function: app.command()(guarded(with_options(function, kind)))
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        _KINDS[function.__name__.replace("_", "-")] = kind
+        return app.command()(guarded(with_options(function, kind)))
+
+    return add
 
 
 @command(BuildOptions)
@@ -345,6 +354,20 @@ def demo(given: Given, quiet: Quiet = False) -> None:
         out = options.out or Path("demo-out")
         print_demo(run_demo(out, seed=options.seed, device=options.device, quiet=quiet), out)
         say_next("build-saliency", "IMAGES", "--out", "maps", quiet=quiet)
+
+
+@app.command()
+@guarded
+def config(
+    command: Annotated[str, typer.Argument(help="The command that the file is for.", autocompletion=lambda: [*_KINDS])],
+) -> None:
+    """Print a file for --config of a command, with every option as a comment."""
+    from pipelines.commandline.config_file import config_text
+    from pipelines.errors import UserError
+
+    if command not in _KINDS:
+        raise UserError(f"there is no command {command!r}; there are {', '.join(_KINDS)}")
+    typer.echo(config_text(command, declared_options(_KINDS[command])), nl=False)
 
 
 def _counts(manifest: Any, out: Path) -> str:

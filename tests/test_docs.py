@@ -105,8 +105,14 @@ def _anchors(text):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
-def test_every_command_and_option_exists(page):
+def test_every_command_and_option_exists(page, tmp_path, monkeypatch):
     text = page.read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    for _, block in blocks(text, "yaml"):
+        for name in re.findall(r"^# (\S+\.yaml)$", block, re.M):
+            Path(name).write_text(block)
+            shutil.copy(name, "run/command.yaml")
     for words in (words for _, block in blocks(text, "bash", "console", "sh") for words in commands(block)):
         if "…" not in " ".join(words):
             COMMANDS[words[0]].make_context(words[0], words[1:])
