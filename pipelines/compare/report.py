@@ -40,13 +40,14 @@ from pipelines.compare.unit import UnitOutcome
 from pipelines.errors import UserError
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
+from pipelines.html_page import write_html
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.run_folder import RunFolder
 from saliency import __version__
 from saliency.files import write_text_atomically
 from saliency.shown import code_span, markdown, markdown_table
 
-RESULTS, REPORT = "results.json", "report.md"
+RESULTS, REPORT, PAGE = "results.json", "report.md", "report.html"
 
 _PLOTS = {
     "differences.png": "Paired differences from the baseline: dots are seeds, diamonds means, bars 95 % intervals",
@@ -99,13 +100,15 @@ def summarise(plan: ComparePlan, outcomes: Iterable[UnitOutcome]) -> Comparison:
 
 
 def write_report(comparison: Comparison, out: Path, *, device: str, jobs: int) -> None:
-    """``results.json``, ``plots/`` and ``report.md``; a picture that can't be drawn is left out."""
+    """``results.json``, ``plots/``, and ``report.md`` and ``.html``; a picture that can't be drawn is left out."""
     machine = _machine(device, jobs)
     write_text_atomically(out / RESULTS, json.dumps(_results(comparison, machine), indent=1) + "\n")
     for name in _PLOTS:
         (out / "plots" / name).unlink(missing_ok=True)
     notes = _draw(comparison, out / "plots") if comparison.finished else []
-    write_text_atomically(out / REPORT, _report(comparison, out, machine, notes))
+    text = _report(comparison, out, machine, notes)
+    write_text_atomically(out / REPORT, text)
+    write_html(out / PAGE, text)
 
 
 def tables_of(comparison: Comparison) -> dict[str, list[list[str]]]:

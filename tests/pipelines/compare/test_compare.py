@@ -86,7 +86,8 @@ def config_of(out, arm, seed):
 def test_a_comparison(content, out):
     found = run(content, out)
     assert (len(found.finished), found.failed) == (4, [])
-    assert {path.name for path in out.iterdir()} == {"runs", "records", "plots", "report.md", "results.json"}
+    files = {"report.md", "report.html", "results.json"}
+    assert {path.name for path in out.iterdir()} == {"runs", "records", "plots", *files}
     plots = {path.name for path in (out / "plots").iterdir()}
     assert plots == {"differences.png", "accuracy.png", "loss.png", "masks.png"}
     assert config_of(out, "image", 3)["options"]["seed"] == 3
