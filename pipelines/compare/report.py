@@ -38,6 +38,7 @@ from pipelines.compare.power_report import needs_of, power_lines, power_tables
 from pipelines.compare.statistics import LEVEL, Difference, Mean, paired_differences, percent
 from pipelines.compare.unit import UnitOutcome
 from pipelines.errors import UserError
+from pipelines.evaluate.leaks import leak_lines
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
 from pipelines.html_page import write_html
@@ -329,10 +330,20 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
             f"- judged, the first run: trained on {result['train_images']} images of {code_span(result['source'])}, "
             f"tested on {result['test_images']} of {markdown(result['test'])}"
         )
+        lines += [f"- {markdown(line)}" for line in _leaks(comparison)]
         evaluating = [(o.record or {}).get("evaluate_seconds") or 0 for o in comparison.finished]
         lines.append(f"- evaluation took {sum(evaluating) / len(evaluating):.0f} s a run")
     lines.append(f"- {markdown(', '.join(f'{name} {value}' for name, value in machine.items()))}")
     return [*lines, "", *markdown_table(rows)]
+
+
+def _leaks(comparison: Comparison) -> list[str]:
+    """What the evaluations say of near-duplicates, each sentence once, with the seeds that it is of."""
+    seeds: dict[str, set[int]] = {}
+    for outcome in comparison.finished:
+        for line in leak_lines((outcome.record or {})["result"]):
+            seeds.setdefault(line, set()).add(outcome.unit.seed)
+    return [f"seed {', '.join(map(str, sorted(found)))}: {line}" for line, found in seeds.items()]
 
 
 def masks_in_words(options: PretrainOptions) -> str:
