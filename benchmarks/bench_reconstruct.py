@@ -46,10 +46,8 @@ def write_footage(folder, count):
     noise = torch.rand(1, 3, rows, columns, generator=torch.Generator().manual_seed(0))
     texture = F.interpolate(noise, scale_factor=16, mode="bicubic").clamp(0, 1).mul(255).to(torch.uint8)[0]
     side = round((HEIGHT * WIDTH / 10) ** 0.5)
-    with (
-        open_video(folder / "video.mp4", Fraction(30)) as video,
-        open_video(folder / "masks.mp4", Fraction(30)) as masks,
-    ):
+    files = folder / "video.mp4", folder / "masks.mp4"
+    with open_video(files[0], Fraction(30)) as video, open_video(files[1], Fraction(30)) as masks:
         for number in range(count):
             shift = abs(number % 400 - 200)
             frame = texture[:, shift : shift + HEIGHT, shift : shift + WIDTH].permute(1, 2, 0).numpy()
@@ -58,7 +56,7 @@ def write_footage(folder, count):
             mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
             mask[100 : 100 + side, left : left + side] = 255
             masks.write(mask)
-    return folder / "video.mp4", folder / "masks.mp4"
+    return files
 
 
 def saved_model(spec, folder):
@@ -93,14 +91,13 @@ def stages(models, video, mask, folder):
     """Milliseconds of processor time a frame, on one thread."""
     torch.set_num_threads(1)
     frames, hidden = [], []
-    found = {
-        "decoding the video": [lambda: frames.extend(map(np.array, Live(LiveOptions(str(video)))))],
-        "decoding the masks": [lambda: hidden.extend(frame.mean(2) > 127 for frame in Live(LiveOptions(str(mask))))],
+    read = {
+        "decoding the video": lambda: frames.extend(map(np.array, Live(LiveOptions(str(video))))),
+        "decoding the masks": lambda: hidden.extend(frame.mean(2) > 127 for frame in Live(LiveOptions(str(mask)))),
     }
-    count = 1
-    for name, work in found.items():
-        spent = milliseconds(work, count)
-        print(f"  {name}: {spent / max(1, len(hidden) or len(frames)):.1f}")
+    for name, work in read.items():
+        spent = milliseconds([work], 1)
+        print(f"  {name}: {spent / len(frames):.1f}")
     count = len(frames)
     for name, model in models.items():
         recoverer = StreamRecoverer(model)
