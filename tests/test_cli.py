@@ -29,7 +29,7 @@ from pipelines.publish.options import PublishOptions
 from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.verify.options import VerifyOptions
 from saliency import __version__
-from saliency.names import METHOD_NAMES
+from saliency.names import METHOD_NAMES, MOTION_METHODS
 from tests.pipelines.build.test_build_saliency import write_pictures
 
 ROOT = Path(__file__).parents[1]
@@ -358,7 +358,7 @@ def test_the_help_lists_the_choices(columns):
     text = CliRunner().invoke(cli.app, ["build-saliency", "--help"], env={"COLUMNS": columns}).stdout
     assert "[squash|crop]" in text
     words = re.sub(r"[│\s]+", " ", text)
-    assert f"One of: {', '.join(METHOD_NAMES)}." in words
+    assert f"One of: {', '.join((*METHOD_NAMES, *MOTION_METHODS))}." in words
 
 
 @pytest.mark.parametrize("name", COMMANDS)
