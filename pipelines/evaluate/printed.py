@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pipelines.commandline.terminal import plain
 from pipelines.evaluate.protocol import load
+from pipelines.evaluate.speed import speed_table
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
@@ -31,6 +32,8 @@ def print_evaluation(result: dict[str, Any]) -> None:
     console.print(table)
     for further in (table for each in protocols for table in each.tables(result)):
         console.print(further, highlight=False)
+    if "on_device" in result:
+        console.print(speed_table(result), highlight=False)
     if result["unreadable"]:
         console.print(f"{len(result['unreadable'])} images could not be read", highlight=False)
 

@@ -351,7 +351,7 @@ def test_the_command(saved, tmp_path):
 @pytest.mark.parametrize(
     ("place", "kind", "out", "message"),
     [
-        ("model", "onnx", "out", "--to 'onnx' is not one of: mae, timm, transformers"),
+        ("model", "jax", "out", "--to 'jax' is not one of: mae, timm, transformers"),
         ("model", "mae", "model", "is not an empty folder"),
         ("nothing", "mae", "out", "does not exist"),
         ("empty", "mae", "out", "holds no checkpoint"),
