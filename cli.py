@@ -19,7 +19,7 @@ from pipelines.build.options import BuildOptions, MergeOptions
 from pipelines.commandline.effects import check_effects
 from pipelines.commandline.machine import settled_options
 from pipelines.commandline.option import Option, declared_options, given_values
-from pipelines.commandline.shared_options import SPEED, Quiet
+from pipelines.commandline.shared_options import SPEED, DryRun, Quiet
 from pipelines.commandline.terminal import fail, guarded, print_facts, print_version, run_app, say, say_next
 from pipelines.commandline.typer_commands import with_options
 from pipelines.compare.options import CompareOptions
@@ -84,14 +84,18 @@ def command(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., No
 def build_saliency(
     given: Given,
     report: Annotated[bool, Option("Print the time of each stage and the bottleneck.", panel=SPEED)] = False,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Compute saliency maps of image-caption pairs with CLIP and write them as Parquet."""
     from pipelines.build.build_saliency import build_saliency as build
+    from pipelines.build.dry_run import dry_run as look
     from pipelines.build.stages import Stages
 
     stages = Stages()
     options = _options(BuildOptions, given)
+    if dry_run:
+        return print_facts(look(options))
     manifest = build(options, stages=stages, quiet=quiet)
     say(_counts(manifest, options.out))
     if report:
@@ -234,29 +238,38 @@ def publish(given: Given, quiet: Quiet = False) -> None:
 
 
 @command(PretrainOptions)
-def pretrain(given: Given, quiet: Quiet = False) -> None:
+def pretrain(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> None:
     """Pretrain a masked autoencoder that hides a chosen share of the salient patches."""
+    if dry_run:
+        from pipelines.pretrain.dry_run import dry_run as look
+
+        return print_facts(look(_options(PretrainOptions, given)))
     from pipelines.pretrain.pretrain import pretrain as train
     from pipelines.pretrain.pretrain import summary
     from pipelines.pretrain.processes import agreed, one_world
+    from pipelines.report.run_report import write_report
 
     with one_world(given["device"]) as world:
         with agreed(world):
             options = _options(PretrainOptions, given)
         run = train(options, quiet=quiet, world=world)
         if world.is_main:
+            write_report(run)
             for line in summary(run):
                 say(line)
             say_next("evaluate", options.out, "LABELLED", quiet=quiet)
 
 
 @command(PrepareOptions)
-def prepare(given: Given, quiet: Quiet = False) -> None:
+def prepare(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> None:
     """Write smaller copies of a source's images, with all that is known of them, as Parquet or tars for fast epochs."""
+    from pipelines.prepare.dry_run import dry_run as look
     from pipelines.prepare.prepare import prepare as make
     from pipelines.prepare.prepare import summary
 
     options = _options(PrepareOptions, given)
+    if dry_run:
+        return print_facts(look(options))
     say(summary(make(options, quiet=quiet), options.out))
     say_next("pretrain", options.out, "--out", "run", quiet=quiet)
 
@@ -267,6 +280,7 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
     from pipelines.evaluate.evaluate import evaluate as measure
     from pipelines.evaluate.printed import print_evaluation, remarks
     from pipelines.evaluate.speed import unmet
+    from pipelines.report.run_report import refresh_report
 
     options = _options(EvaluateOptions, given)
     result = measure(options, quiet=quiet)
@@ -274,6 +288,7 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
     for line in remarks(result):
         say(line)
     if options.file is not None:
+        refresh_report(options.file.parent)
         say(f"all figures are in {options.file}")
     if options.require and (missed := unmet(result, options.require)):
         fail("; ".join(missed), 1, "not met")

@@ -26,15 +26,15 @@ from tests.pipelines.video_files import pictures, write_video
 from tests.test_cli import COMMANDS, KINDS, declared_options
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-RUN = [page for page in PAGES if page.name == "README.md" or {"start", "guide", "reference"} & set(page.parts)]
+PAGES = sorted([*ROOT.glob("*.md"), ROOT / "recipes" / "README.md", *ROOT.glob("docs/**/*.md")])
+RUN = [page for page in PAGES if page == ROOT / "README.md" or {"start", "guide", "reference"} & set(page.parts)]
 MODEL = {"--model": "mini", "--image-size": "32", "--patch-size": "8", "--batch-size": "4", "--epochs": "1"}
 SMALL = {
     "build-saliency": {"--batch-size": "8", "--workers": "1"},
     "prepare": {"--workers": "1"},
     "pretrain": {**MODEL, "--workers": "0", "--warmup-epochs": "0"},
     "evaluate": {"--workers": "0"},
-    "compare": {"--seeds": "1"},
+    "compare": {"--seeds": "1", "--jobs": "1"},
 }
 """Settings that a line gets in the place of its own, or as well, so that it takes a second."""
 VIDEO = {"--frames": "4", "--frame-stride": "1"}

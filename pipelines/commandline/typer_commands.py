@@ -42,7 +42,8 @@ def with_options(function: Command, kind: type[Any]) -> Command:
         try:
             function(typed, **mine)
         finally:
-            save_config(function.__name__.replace("_", "-"), kind, typed)
+            if not (mine | typed).get("dry_run"):
+                save_config(function.__name__.replace("_", "-"), kind, typed)
 
     parameters = [*map(_parameter, options), _config(options)]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

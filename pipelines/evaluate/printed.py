@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.commandline.terminal import plain
+from pipelines.evaluate.leaks import leak_lines
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.speed import speed_table
 
@@ -34,6 +35,8 @@ def print_evaluation(result: dict[str, Any]) -> None:
         console.print(further, highlight=False)
     if "on_device" in result:
         console.print(speed_table(result), highlight=False)
+    for line in leak_lines(result):
+        console.print(plain(line), highlight=False)
     if result["unreadable"]:
         console.print(f"{len(result['unreadable'])} images could not be read", highlight=False)
 
