@@ -130,6 +130,7 @@ class DeviceModel:
     ) -> dict[str, NDArray[Any]]:
         """The named outputs, all by default, of images uint8 [B, H, W, 3] and of maps float32 [B, R, C].
 
+        An int8 file sees one image at a time, as on a device: it rounds by the range of all that it sees together.
         ValueError for images of another size, or for maps where the file takes none, and the other way round.
         """
         height, width = self.facts.image_size
@@ -140,7 +141,12 @@ class DeviceModel:
             raise ValueError(f"this file takes {'a map of' if maps is None else 'no map beside'} every image")
         names = list(outputs or self.outputs)
         given = {"image": images} if maps is None else {"image": images, "map": maps}
-        return dict(zip(names, self.session.run(names, given), strict=True))
+        at_once = 1 if self.facts.int8 else max(1, len(images))
+        parts = [
+            self.session.run(names, {name: each[start : start + at_once] for name, each in given.items()})
+            for start in range(0, max(1, len(images)), at_once)
+        ]
+        return {name: np.concatenate(each) for name, each in zip(names, zip(*parts, strict=True), strict=True)}
 
     def features(self, images: NDArray[np.uint8], pool: str = "cls") -> NDArray[np.float32]:
         """Features float32 [B, D] of images uint8 [B, H, W, 3]: the class token, or the ``mean`` of the patches."""

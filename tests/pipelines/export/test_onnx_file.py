@@ -1,6 +1,9 @@
 """Files for ONNX Runtime against the models they come from, and judged by evaluate."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import cli
@@ -27,6 +31,7 @@ from pipelines.evaluate.speed import unmet
 from pipelines.export import onnx_file
 from pipelines.export.onnx_file import export_onnx
 from pipelines.export.options import ExportOptions
+from pipelines.views.geometry import central_view
 from tests.tiny_mae import nano
 
 
@@ -237,3 +242,26 @@ def test_requirements():
         "it is 1.83x as fast on 2 threads, not 2x",
         "it is 4.00x as small, not 5x",
     ]
+
+
+def test_the_program_of_the_docs_runs_without_torch(folder, tmp_path):
+    """On pictures in the place of a camera; it says of each what the file says of the view of it that evaluate has."""
+    page = (Path(__file__).parents[3] / "docs" / "guide" / "on-device.md").read_text()
+    program = re.search(r"^```py\n(.*?)^```", page, re.M | re.S)[1]
+    assert len(program.split("import Image\n")[1].splitlines()) <= 25
+    frames = np.random.default_rng(0).integers(0, 256, (4, 40, 64, 3), np.uint8)
+    frames[2:] //= 4
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"frame-{number}.png")
+    for name in ("torch", "mae", "pipelines"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('this machine has none')\n")
+    (tmp_path / "camera.py").write_text(program)
+    command = [sys.executable, "camera.py", str(folder / "int8.onnx"), "frame-%d.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    opened = DeviceModel(folder / "int8.onnx")
+    seen = np.stack([central_view(Image.fromarray(frame), (32, 32)) for frame in frames])
+    logits = opened.run(seen.transpose(0, 2, 3, 1).copy(), ["logits"])["logits"]
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = [f"{opened.facts.classes[row.argmax()]} {row.max():.0%}" for row in shares]
+    assert done.stdout.splitlines() == expected
