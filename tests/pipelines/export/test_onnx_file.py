@@ -1,9 +1,11 @@
 """Files for ONNX Runtime against the models they come from, and judged by evaluate."""
 
+import copy
 import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,13 @@ import cli
 from mae.evaluation.kept_encoder import KeptEncoder
 from mae.mask_learners.gate import Gate, load_gate, save_gate
 from mae.on_device import kept_speed
-from mae.on_device.conversion import quantised
 from mae.on_device.graph import DeviceEncoder
 from mae.on_device.session import DeviceModel
 from mae.pixels import normalise
 from mae.training.checkpoints import load_model
 from pipelines.errors import UserError
 from pipelines.evaluate import speed
-from pipelines.evaluate.encoder import open_encoder
+from pipelines.evaluate.encoder import device_encoder, open_encoder
 from pipelines.evaluate.requirements import Requirements, parse_requirements
 from pipelines.evaluate.speed import unmet
 from pipelines.export import onnx_file
@@ -37,7 +38,7 @@ from tests.tiny_mae import nano
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A saved model with a gate, and two files made of it: ``map.onnx`` and ``int8.onnx``."""
+    """A saved model with a gate, and two files made of one graph of it: ``whole.onnx`` and ``int8.onnx``."""
     folder = tmp_path_factory.mktemp("on-device")
     torch.manual_seed(0)
     model = nano().eval()
@@ -45,11 +46,19 @@ def folder(tmp_path_factory):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder / "model")
-    save_gate(Gate(16), folder / "model" / "gate.safetensors")
-    settings = {"keep": "0.5", "keep_by": "map", "reconstruct": True}
-    export_onnx(ExportOptions(folder / "model", "onnx", folder / "map.onnx", **settings))
-    command = ["export", folder / "model", "--to", "onnx", "--out", folder / "int8.onnx", "--int8", "--keep", "0.5"]
-    invoke(*command, "--classify", "shapes:60,size=32", "--opset", 18)
+    save_gate(Gate(16, depth=1), folder / "model" / "gate.safetensors")
+    made = []
+
+    def once(*arguments):
+        made[:] = made or [onnx_file.to_onnx.__wrapped__(*arguments)]
+        return copy.deepcopy(made[0])
+
+    once.__wrapped__ = onnx_file.to_onnx
+    command = ["export", folder / "model", "--to", "onnx", "--keep", "0.5", "--reconstruct"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, "to_onnx", once)
+        invoke(*command, "--out", folder / "whole.onnx")
+        invoke(*command, "--out", folder / "int8.onnx", "--int8", "--classify", "shapes:60,size=32")
     return folder
 
 
@@ -65,17 +74,19 @@ def images(count):
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_outputs_are_those_of_the_graph_with_any_batch(folder, count):
-    graph = DeviceEncoder(load_model(folder / "model"), 0.5, "map", reconstruct=True).eval()
-    pixels, saliency = images(count), torch.rand(count, 4, 4)
-    session = onnxruntime.InferenceSession(folder / "map.onnx")
-    found = session.run(None, {"image": pixels.numpy(), "map": saliency.numpy()})
+    gate = load_gate(folder / "model" / "gate.safetensors")
+    graph = DeviceEncoder(load_model(folder / "model"), 0.5, "gate", gate, reconstruct=True).eval()
+    pixels = images(count)
+    session = onnxruntime.InferenceSession(folder / "whole.onnx")
+    found = session.run(None, {"image": pixels.numpy()})
     with torch.no_grad():
-        expected = dict(zip(graph.outputs, graph(pixels, saliency), strict=True))
+        expected = dict(zip(graph.outputs, graph(pixels), strict=True))
     assert [each.name for each in session.get_outputs()] == list(expected)
-    *features, kept, filled = (torch.from_numpy(each) for each in found)
+    *features, kept, scores, filled = (torch.from_numpy(each) for each in found)
     for mine, theirs in zip(features, [*expected.values()][:3], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
     assert torch.equal(kept, expected["kept_patches"])
+    torch.testing.assert_close(scores, expected["gate_scores"], rtol=0, atol=1e-5)
     assert (filled.int() - expected["filled"].int()).abs().max() <= 1
 
 
@@ -90,10 +101,12 @@ def test_int8_keeps_the_gates_choice_and_its_logits_fit_its_features(folder):
     apart = np.abs(found["class_token"] - kept.features(seen, "cls").numpy()).max()
     assert 0 < apart < 0.2, "the blocks are, by little"
     assert found["logits"].shape == (6, len(opened.facts.classes))
+    alone = opened.run(pixels[3:4].numpy())
+    assert np.array_equal(found["class_token"][3:4], alone["class_token"]), "whatever images are with it"
 
 
 def test_a_file_holds_standard_operators_and_no_path_of_the_machine(folder):
-    for name in ("map.onnx", "int8.onnx"):
+    for name in ("whole.onnx", "int8.onnx"):
         model = onnx.load(folder / name)
         assert {node.domain for node in model.graph.node} <= {"", "com.microsoft"}
         assert {each.op_type for each in model.graph.node}.isdisjoint({"NonZero", "ScatterND", "Compress"})
@@ -133,7 +146,6 @@ def test_a_file_gives_evaluate_its_own_features(folder):
     ("name", "message"),
     [
         ("int8.onnx@keep=0.25", "was made with --keep 0.5: export one with 0.25"),
-        ("map.onnx", "chooses patches by a map of each image"),
         ("nothing.onnx", "does not exist"),
         ("bad.onnx", r"does not open in onnxruntime .*: Protobuf parsing failed\.$"),
         ("new.onnx", r"does not open in onnxruntime .*: it needs opset 999, and the newest there is \d+$"),
@@ -158,13 +170,16 @@ def test_a_file_that_can_not_be_judged_is_one_line(folder, name, message):
 
 
 def test_images_and_maps_that_do_not_fit_are_told(folder):
-    opened, pixels = DeviceModel(folder / "map.onnx"), images(1).numpy()
+    opened, pixels = DeviceModel(folder / "int8.onnx"), images(1).numpy()
     with pytest.raises(ValueError, match=r"uint8 \[1, 16, 32, 3\]; this file takes uint8 \[batch, 32, 32, 3\]"):
         opened.run(pixels[:, :16])
+    with pytest.raises(ValueError, match="no map beside"):
+        opened.run(pixels, maps=np.zeros((1, 4, 4), np.float32))
+    opened.inputs, opened.facts = ("image", "map"), replace(opened.facts, keep_by="map")
     with pytest.raises(ValueError, match="a map of every image"):
         opened.run(pixels)
-    with pytest.raises(ValueError, match="no map beside"):
-        DeviceModel(folder / "int8.onnx").run(pixels, maps=np.zeros((1, 4, 4), np.float32))
+    with pytest.raises(ValueError, match="chooses patches by a map of each image"):
+        device_encoder("file", opened, "cls")
 
 
 @pytest.mark.parametrize(
@@ -219,13 +234,10 @@ def test_the_most_patches_that_are_fast_enough_are_kept(monkeypatch):
         kept_speed.patches_for_speed(nano(), 4.0, **settings)
 
 
-def test_every_number_of_patches_can_be_timed(monkeypatch):
-    seen = []
-    monkeypatch.setattr(kept_speed, "quantised", lambda model: seen.append(model) or quantised(model))
-    found = kept_speed.time_patches(nano().eval(), [3, 16], "gate", Gate(16).eval(), int8=True, opset=23)
+def test_every_number_of_patches_can_be_timed():
+    found = kept_speed.time_patches(nano().eval(), [3, 16], "center", None, int8=True, opset=23)
     assert {*found} == {3, 16}
     assert all(seconds > 0 for seconds in found.values())
-    assert len(seen) == 1
 
 
 def test_requirements():
