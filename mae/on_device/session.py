@@ -79,9 +79,9 @@ class Facts:
             )
             sizes = (height, width, facts.patch_size, facts.patches)
             right = all(type(size) is int and 0 < size < 1 << 16 for size in sizes)
-            right &= 0 < float(facts.keep) <= 1 and facts.keep_by in (None, *CHOOSERS)
+            right &= all(type(value) is float for value in (facts.keep, *facts.mean, *facts.std))
+            right &= 0 < facts.keep <= 1 and facts.keep_by in (None, *CHOOSERS) and type(facts.int8) is bool
             right &= isinstance(facts.model, dict) and len(facts.mean) == len(facts.std) == 3
-            right &= all(type(value) is float for value in (*facts.mean, *facts.std))
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"what it says of itself can't be used ({one_line(error, 100)})") from error
         if not right or height % facts.patch_size or width % facts.patch_size:
@@ -120,8 +120,10 @@ class DeviceModel:
             self.facts = Facts.of(self.session.get_modelmeta().custom_metadata_map)
             self.inputs = tuple(each.name for each in self.session.get_inputs())
             self.outputs = tuple(each.name for each in self.session.get_outputs())
-            if self.inputs[:1] != ("image",) or not {"class_token", "patch_mean", "patch_tokens"} <= {*self.outputs}:
-                raise ValueError(f"its inputs are {self.inputs} and its outputs {self.outputs}")
+            image = self.session.get_inputs()[0]
+            fits = (image.name, image.type, *image.shape[1:]) == ("image", "tensor(uint8)", *self.facts.image_size, 3)
+            if not fits or not {*FEATURES.values(), "patch_tokens"} <= {*self.outputs}:
+                raise ValueError("its inputs and outputs are not those that it says it has")
         except ValueError as error:
             raise ValueError(f"{shown}: {error}") from error
 
@@ -140,7 +142,7 @@ class DeviceModel:
         if (maps is None) == ("map" in self.inputs):
             raise ValueError(f"this file takes {'a map of' if maps is None else 'no map beside'} every image")
         names = list(outputs or self.outputs)
-        given = {"image": images} if maps is None else {"image": images, "map": maps}
+        given: dict[str, NDArray[Any]] = {"image": images} if maps is None else {"image": images, "map": maps}
         at_once = 1 if self.facts.int8 else max(1, len(images))
         parts = [
             self.session.run(names, {name: each[start : start + at_once] for name, each in given.items()})

@@ -193,7 +193,11 @@ def _from_file(shown: str, path: Path, keep: str, pool: str, device: str, *, unt
             return replace(device_encoder(shown, opened, pool), file=path)
         check_arguments(opened.facts.model)
         torch.manual_seed(seed)
-        return _from_mae(shown, new_model(opened.facts.model), pool, device, whole=False)
+        try:
+            fresh = new_model(opened.facts.model)
+        except TypeError as error:
+            raise ValueError(f"{path}: it describes no masked autoencoder: {error}") from error
+        return _from_mae(shown, fresh, pool, device, whole=False)
 
 
 def device_encoder(name: str, opened: DeviceModel, pool: str) -> Encoder:
