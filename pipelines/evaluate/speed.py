@@ -90,7 +90,9 @@ def speed_table(result: Mapping[str, Any]) -> Table:
     headings = [f"ms, {count} thread{'s'[: count > 1]}" for count in speed["threads"]]
     other = speed["rows"][min(1, len(speed["rows"]) - 1)]
     title = f"one image at a time; in brackets: times as fast as {other['encoder']}"
-    table = Table("encoder", "patches", "MB", *headings, title=title, title_justify="left")
+    own = any("own_accuracy" in row for row in speed["rows"])
+    headings += ["its own classes, %"] if own else []
+    table = Table("encoder", "patches", "MB", *headings, title=plain(title), title_justify="left")
     theirs = other["latency"]
     for row in speed["rows"]:
         times = [
@@ -100,6 +102,8 @@ def speed_table(result: Mapping[str, Any]) -> Table:
         kept = "all" if row.get("keep_by") is None else f"{row['patches']}, {row['keep_by']}"
         kept += ", int8" if row.get("int8") else ""
         size = "–" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f}"
+        if "own_accuracy" in row:
+            times.append(f"{100 * row['own_accuracy']:.1f} ± {100 * row['own_accuracy_interval']:.1f}")
         table.add_row(plain(row["encoder"]), kept, size, *times)
     return table
 

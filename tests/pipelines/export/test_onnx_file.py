@@ -129,6 +129,8 @@ def test_evaluate_judges_the_file_beside_the_run(folder, monkeypatch):
     assert names == [str(folder / "int8.onnx"), f"{folder}/model@keep=0.5", "untrained"]
     first = result["on_device"]["rows"][0]
     assert first["bytes"] == (folder / "int8.onnx").stat().st_size
+    assert 0.2 < first["own_accuracy"] <= 1, "of images that its classifier was fitted to"
+    assert "its own classes" in text
     assert {*first["latency"]} == {"1"}
     assert first["latency"]["1"] > 0
 
