@@ -1,6 +1,6 @@
 """Run one set of the masking benchmark, or finish what was stopped, and write down its figures.
 
-    python benchmarks/masking/run.py scenes-small [--data FOLDER] [--out FOLDER] [--seeds 0,1,2] [--jobs 2]
+    python benchmarks/masking/run.py scenes-small [--data FOLDER] [--out FOLDER] [--arms random,image] [--seeds 0,1,2]
     python benchmarks/masking/run.py quick --check
 
 A set is a plan in ``plans/``. Its maps are made first. The runs are in ``--out``, and the figures, with the machine and
@@ -12,6 +12,7 @@ figures with those of ``results/SET.json`` instead of replacing them, and exits 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -24,6 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import saliency_mae as sm
 from benchmarks.masking.maps import MAPS, make_maps
 from pipelines.commandline.yaml_text import read_yaml
+from pipelines.compare.plan import ComparePlan, plan_from
+from pipelines.compare.unit import units_of
+from pipelines.pretrain.options import FREE_ON_RESUME
 
 HERE = Path(__file__).resolve().parent
 PLANS, RESULTS = HERE / "plans", HERE / "results"
@@ -34,6 +38,7 @@ def main() -> None:
     parser.add_argument("set", choices=sorted(plan.stem for plan in PLANS.glob("*.yaml")))
     parser.add_argument("--data", type=Path, default=Path(), help="folder with the photos")
     parser.add_argument("--out", type=Path, default=Path("masking-runs"))
+    parser.add_argument("--arms", help="as in compare; by default those of the plan")
     parser.add_argument("--seeds", help="as in compare; by default those of the plan")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--check", action="store_true")
@@ -41,27 +46,41 @@ def main() -> None:
     out = asked.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.chdir(asked.data)  # the plans name the photos below it
-    compared = run(asked.set, out, seeds=asked.seeds, jobs=asked.jobs)
+    compared = run(asked.set, out, jobs=asked.jobs, arms=asked.arms, seeds=asked.seeds)
     found = figures(asked.set, json.loads((compared / "results.json").read_text()))
     place = RESULTS / f"{asked.set}.json"
     if asked.check:
         sys.exit(different(found, json.loads(place.read_text())))
     place.parent.mkdir(exist_ok=True)
+    if place.exists():
+        found["accuracy"] = joined(json.loads(place.read_text())["accuracy"], found["accuracy"])
     place.write_text(json.dumps(found, indent=1) + "\n")
     print(f"figures in {place}")
 
 
-def run(name: str, out: Path, *, seeds: str | None = None, jobs: int = 1) -> Path:
+def run(name: str, out: Path, *, jobs: int = 1, **some: str | None) -> Path:
     """The folder of the comparison, with what was not finished yet done."""
     plan: dict[str, Any] = read_yaml(PLANS / f"{name}.yaml")
     for part in (plan, *plan["arms"].values()):
         if part.get("saliency") in MAPS:
             part["saliency"] = str(make_maps(part["saliency"], out))
     folder = out / name
-    compared = sm.compare(plan, folder, seeds=seeds, jobs=jobs)
+    share_runs(plan_from(plan), folder, out / "shared")
+    compared = sm.compare(plan, folder, jobs=jobs, **some)
     if compared.comparison is None or compared.comparison.failed:
         sys.exit(f"{name}: some runs failed; see {folder / 'report.md'}")
     return folder
+
+
+def share_runs(plan: ComparePlan, folder: Path, shared: Path) -> None:
+    """Make every run of the plan a link into ``shared``, so that arms with equal options are one run in all sets."""
+    for unit in units_of(plan, folder):
+        options = {key: value for key, value in unit.pretrain.recorded().items() if key not in FREE_ON_RESUME}
+        run = shared / hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        if not unit.pretrain.out.exists():
+            run.mkdir(parents=True, exist_ok=True)
+            unit.pretrain.out.parent.mkdir(parents=True, exist_ok=True)
+            unit.pretrain.out.symlink_to(run)
 
 
 def figures(name: str, results: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +93,17 @@ def figures(name: str, results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def joined(kept: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Accuracies by protocol, arm and seed: those found now, and of those kept the arms and seeds that were not run."""
+    return {
+        protocol: {
+            arm: kept.get(protocol, {}).get(arm, {}) | found[protocol].get(arm, {})
+            for arm in kept.get(protocol, {}) | found[protocol]
+        }
+        for protocol in found
+    }
+
+
 def different(found: dict[str, Any], kept: dict[str, Any]) -> int:
     """1, after a line for each, if accuracies that both have are not the same; else 0."""
     wrong = [
@@ -81,7 +111,7 @@ def different(found: dict[str, Any], kept: dict[str, Any]) -> int:
         for protocol, arms in found["accuracy"].items()
         for arm, by_seed in arms.items()
         for seed, value in by_seed.items()
-        if value != kept["accuracy"][protocol][arm][seed]
+        if value != kept["accuracy"][protocol].get(arm, {}).get(seed, value)
     ]
     print("\n".join(wrong) or "every figure is the one that is kept")
     return 1 if wrong else 0

@@ -158,6 +158,23 @@ def test_learning_curves(content, out, trainings):
         run(content | plan | {"limits": [24]}, out)
 
 
+def test_an_arm_with_images_of_its_own(content, out, trainings):
+    """It learns from them for as long as its learning curve asks, and is judged on the images of all arms."""
+    other = "shapes:40,size=32,radius=0.05"
+    plan = {"seeds": 1, "limits": [8], "arms": {"random": None, "other": {"masking": "random", "source": other}}}
+    found = run(content | {"saliency": None} | plan, out)
+    assert found.failed == []
+    sources = {arm: config_of(out, arm, 0)["options"]["source"] for arm in ("random", "other")}
+    assert sources == {"random": SOURCE, "other": other}
+    assert {arm: config_of(out, arm, 0)["images"] for arm in sources} == {"random": 24, "other": 40}
+    few = [RunFolder(out / "runs" / arm / "seed-0-images-8").config() for arm in sources]
+    assert [each["steps"] for each in few] == [6, 10]
+    assert {o.record["result"]["source"] for o in found.finished} == {PROBES}
+    assert f"| other | random, 0.75 hidden | masking random, source {other} |" in (out / "report.md").read_text()
+    with pytest.raises(UserError, match="limits: 32 must be below the 24 images that there are"):
+        run(content | {"saliency": None} | plan | {"limits": [32]}, out)
+
+
 def test_one_seed_has_no_interval_and_says_so(content, out):
     run(content | {"seeds": 1}, out)
     report = (out / "report.md").read_text()
