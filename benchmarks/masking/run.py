@@ -61,9 +61,11 @@ def main() -> None:
 def run(name: str, out: Path, *, jobs: int = 1, **some: str | None) -> Path:
     """The folder of the comparison, with what was not finished yet done."""
     plan: dict[str, Any] = read_yaml(PLANS / f"{name}.yaml")
-    for part in (plan, *plan["arms"].values()):
+    for part in filter(None, (plan, *plan["arms"].values())):
         if part.get("saliency") in MAPS:
             part["saliency"] = str(make_maps(part["saliency"], out))
+        if "masks" in part:
+            part["masks"] = str(HERE / part["masks"])
     folder = out / name
     share_runs(plan_from(plan), folder, out / "shared")
     compared = sm.compare(plan, folder, jobs=jobs, **some)
@@ -89,8 +91,36 @@ def figures(name: str, results: dict[str, Any]) -> dict[str, Any]:
         "set": name,
         "date": date.today().isoformat(),
         "plan": (PLANS / f"{name}.yaml").read_text(),
-        **{key: results[key] for key in ("machine", "accuracy")},
+        "machine": results["machine"],
+        "seconds": {
+            "pretrain": _mean(results["runs"], "pretrain_seconds"),
+            "evaluate": _mean(results["runs"], "evaluate_seconds"),
+        },
+        "accuracy": results["accuracy"] | further_accuracies(results["runs"]),
     }
+
+
+def further_accuracies(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """With a share of the labels, and by occluder, where the plan asks for them: by figure, arm and seed."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for run in runs:
+        judged = {"": run["result"]} | {
+            f", {float(share):.0%} of the labels": part["result"]
+            for share, part in run.get("label_fractions", {}).items()
+        }
+        for words, result in judged.items():
+            for arm, row in ((run["arm"], result["rows"][0]), ("untrained", result["rows"][-1])):
+                values = {f"{name}{words}": row[name] for name in result["protocols"] if words}
+                values |= {f"under {name}": curve["area"] for name, curve in row.get("occlusion_curves", {}).items()}
+                for name, value in values.items():
+                    found.setdefault(name, {}).setdefault(arm, {})[str(run["seed"])] = value
+    return found
+
+
+def _mean(runs: list[dict[str, Any]], name: str) -> float | None:
+    """Over the runs that know this figure."""
+    known = [run[name] for run in runs if run.get(name) is not None]
+    return round(sum(known) / len(known), 1) if known else None
 
 
 def joined(kept: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
