@@ -52,9 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     asked = parser.parse_args()
-    found = [json.loads(place.read_text()) for place in sorted(RESULTS.glob("*.json"))]
-    sets = [each for each in found if "set" in each and each["set"] != "quick"]
-    text = "\n".join([HEAD, *map(section, sets)])
+    sets = sets_found()
+    text = page(sets)
     if asked.check:
         sys.exit(0 if PAGE.read_text() == text else f"{PAGE.name} is not what the figures say; write it anew")
     PAGE.write_text(text)
@@ -64,6 +63,17 @@ def main() -> None:
         if each["set"] == "map-quality":
             draw_map_quality(each, json.loads((RESULTS / "hits.json").read_text()))
     print(PAGE)
+
+
+def sets_found() -> list[dict[str, Any]]:
+    """The figures of every set but the quick one, by name."""
+    found = [json.loads(place.read_text()) for place in sorted(RESULTS.glob("*.json"))]
+    return [each for each in found if each.get("set", "quick") != "quick"]
+
+
+def page(sets: list[dict[str, Any]]) -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *map(section, sets)])
 
 
 def section(found: dict[str, Any]) -> str:
@@ -165,14 +175,17 @@ def draw_map_quality(found: dict[str, Any], hits: dict[str, float]) -> None:
     plan = parse_yaml(found["plan"], found["set"])
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
+    maps = {arm: "shuffled" if arm == "shuffled" else options.get("saliency") for arm, options in plan["arms"].items()}
+    drawn: list[float] = []
     for arm, each in differences_of(accuracy_of(found)["logistic"], plan).items():
-        if arm == UNTRAINED:
+        if arm not in maps:
             continue
-        share = 100 * hits["shuffled" if arm == "shuffled" else plan["arms"][arm]["saliency"]]
-        mean = in_points(each.mean)
+        share, mean = 100 * hits[maps[arm]], in_points(each.mean)
         axis.errorbar(share, mean.mean, yerr=mean.half_width, fmt="D", color="tab:blue", markersize=5, capsize=3)
-        place = {"xytext": (5, 4), "ha": "left"} if share < 60 else {"xytext": (-5, 4), "ha": "right"}
+        side, height = (5 if share < 60 else -5), (-12 if any(abs(share - other) < 1 for other in drawn) else 4)
+        place = {"xytext": (side, height), "ha": "left" if side > 0 else "right"}
         axis.annotate(arm, (share, mean.mean), textcoords="offset points", fontsize=8, **place)
+        drawn.append(share)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set_xlabel("share of the object's area in the 25 % most salient patches, %")
     axis.set_ylabel("gain over random masks, percentage points")

@@ -19,6 +19,7 @@ from pipelines.compare.plan import ComparePlan
 from pipelines.compare.report import Comparison, summarise, write_report
 from pipelines.compare.unit import FINISHED, NEW, Unit, UnitOutcome, attempt, state_of, units_of
 from pipelines.errors import UserError, user_errors
+from pipelines.estimates import shown_time
 from pipelines.evaluate.data import open_test
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
@@ -202,14 +203,8 @@ def _line(outcome: UnitOutcome, done: int, total: int, each: float) -> str:
         text = f"{outcome.unit.name}: {figures}"
     else:
         text = f"{outcome.unit.name}: FAILED: {one_line(outcome.failed)}"
-    left = f", about {_duration(each * (total - done))} left" if done < total else ""
-    return f"[{done}/{total}] {text} ({_duration(outcome.seconds)}{left})"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    left = f", about {shown_time(each * (total - done))} left" if done < total else ""
+    return f"[{done}/{total}] {text} ({shown_time(outcome.seconds)}{left})"
 
 
 def _keep_trace(outcome: UnitOutcome, out: Path) -> None:
