@@ -70,9 +70,8 @@ def test_every_plan_can_be_read_and_its_maps_made(place):
     asked = read_yaml(place)
     plan = plan_from(asked)
     plan.check_shared()
-    assert {part["saliency"] for part in filter(None, (asked, *asked["arms"].values())) if "saliency" in part} <= set(
-        MAPS
-    )
+    parts = filter(None, (asked, *asked["arms"].values()))
+    assert {part["saliency"] for part in parts if "saliency" in part} <= set(MAPS)
 
 
 def test_a_figure_that_is_another_one_is_told(capsys):
