@@ -247,12 +247,14 @@ def pretrain(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> Non
     from pipelines.pretrain.pretrain import pretrain as train
     from pipelines.pretrain.pretrain import summary
     from pipelines.pretrain.processes import agreed, one_world
+    from pipelines.report.run_report import write_report
 
     with one_world(given["device"]) as world:
         with agreed(world):
             options = _options(PretrainOptions, given)
         run = train(options, quiet=quiet, world=world)
         if world.is_main:
+            write_report(run)
             for line in summary(run):
                 say(line)
             say_next("evaluate", options.out, "LABELLED", quiet=quiet)
@@ -277,6 +279,7 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
     """Evaluate an encoder by probes, fine-tuning, occlusion or masks, against the same encoder with random weights."""
     from pipelines.evaluate.evaluate import evaluate as measure
     from pipelines.evaluate.printed import print_evaluation, remarks
+    from pipelines.report.run_report import refresh_report
 
     options = _options(EvaluateOptions, given)
     result = measure(options, quiet=quiet)
@@ -284,6 +287,7 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
     for line in remarks(result):
         say(line)
     if options.file is not None:
+        refresh_report(options.file.parent)
         say(f"all figures are in {options.file}")
     say_next("compare", options.source, "--out", "comparison", quiet=quiet)
 

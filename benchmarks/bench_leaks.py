@@ -11,9 +11,10 @@ import time
 
 import numpy as np
 
-from pipelines.inspect.leaks import hash_source, within
+from pipelines.inspect.leaks import hash_source
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source import Source
+from pipelines.views.duplicates import within
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ SMALL = {
     "prepare": {"--workers": "1"},
     "pretrain": {**MODEL, "--workers": "0", "--warmup-epochs": "0"},
     "evaluate": {"--workers": "0"},
-    "compare": {"--seeds": "1"},
+    "compare": {"--seeds": "1", "--jobs": "1"},
 }
 """Settings that a line gets in the place of its own, or as well, so that it takes a second."""
 VIDEO = {"--frames": "4", "--frame-stride": "1"}

@@ -38,15 +38,17 @@ from pipelines.compare.power_report import needs_of, power_lines, power_tables
 from pipelines.compare.statistics import LEVEL, Difference, Mean, mean_interval, paired_differences, percent
 from pipelines.compare.unit import UnitOutcome
 from pipelines.errors import UserError
+from pipelines.evaluate.leaks import leak_lines
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
+from pipelines.html_page import write_html
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.run_folder import RunFolder
 from saliency import __version__
 from saliency.files import write_text_atomically
 from saliency.shown import code_span, markdown, markdown_table
 
-RESULTS, REPORT = "results.json", "report.md"
+RESULTS, REPORT, PAGE = "results.json", "report.md", "report.html"
 
 _PLOTS = {
     "differences.png": "Paired differences from the baseline: dots are seeds, diamonds means, bars 95 % intervals",
@@ -99,13 +101,15 @@ def summarise(plan: ComparePlan, outcomes: Iterable[UnitOutcome]) -> Comparison:
 
 
 def write_report(comparison: Comparison, out: Path, *, device: str, jobs: int) -> None:
-    """``results.json``, ``plots/`` and ``report.md``; a picture that can't be drawn is left out."""
+    """``results.json``, ``plots/``, and ``report.md`` and ``.html``; a picture that can't be drawn is left out."""
     machine = _machine(device, jobs)
     write_text_atomically(out / RESULTS, json.dumps(_results(comparison, machine), indent=1) + "\n")
     for name in _PLOTS:
         (out / "plots" / name).unlink(missing_ok=True)
     notes = _draw(comparison, out / "plots") if comparison.finished else []
-    write_text_atomically(out / REPORT, _report(comparison, out, machine, notes))
+    text = _report(comparison, out, machine, notes)
+    write_text_atomically(out / REPORT, text)
+    write_html(out / PAGE, text)
 
 
 def tables_of(comparison: Comparison) -> dict[str, list[list[str]]]:
@@ -346,10 +350,20 @@ def _what_was_run(comparison: Comparison, machine: dict[str, Any]) -> list[str]:
             f"- judged, the first run: trained on {result['train_images']} images of {code_span(result['source'])}, "
             f"tested on {result['test_images']} of {markdown(result['test'])}"
         )
+        lines += [f"- {markdown(line)}" for line in _leaks(comparison)]
         evaluating = [(o.record or {}).get("evaluate_seconds") or 0 for o in comparison.finished]
         lines.append(f"- evaluation took {sum(evaluating) / len(evaluating):.0f} s a run")
     lines.append(f"- {markdown(', '.join(f'{name} {value}' for name, value in machine.items()))}")
     return [*lines, "", *markdown_table(rows)]
+
+
+def _leaks(comparison: Comparison) -> list[str]:
+    """What the evaluations say of near-duplicates, each sentence once, with the seeds that it is of."""
+    seeds: dict[str, set[int]] = {}
+    for outcome in comparison.finished:
+        for line in leak_lines((outcome.record or {})["result"]):
+            seeds.setdefault(line, set()).add(outcome.unit.seed)
+    return [f"seed {', '.join(map(str, sorted(found)))}: {line}" for line, found in seeds.items()]
 
 
 def masks_in_words(options: PretrainOptions) -> str:

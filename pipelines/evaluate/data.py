@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,12 +18,16 @@ from pipelines.errors import UserError
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features, compute_features
 from pipelines.evaluate.options import EvaluateOptions
+from pipelines.progress import progress_bar
+from pipelines.sources.formats import is_built_in
 from pipelines.sources.random_access import open_images, open_videos
 from pipelines.sources.source import Source
 from pipelines.views.clip_views import ClipShape
+from pipelines.views.duplicates import Hashes
 from pipelines.views.labelled import Labelled, open_labelled, unlabelled
 
 BACKGROUND, OBJECT = "background", "object"
+_SMALL = 64  # pixels, of images that are read to be hashed alone
 
 
 class Parts:
@@ -45,6 +49,7 @@ class Parts:
         self._identities: dict[int | None, str] = {}
         self._encoder: Encoder | None = None
         self._features: dict[tuple[str, int], Features] = {}
+        self._hashes: dict[tuple[str, int], Hashes] = {}
 
     def part(self, seed: int) -> Labelled:
         """The training images that are used with a seed: all, or the share --label-fraction of them."""
@@ -79,6 +84,14 @@ class Parts:
         """The features of the test images, for each of :attr:`tests`. Raises UserError."""
         return [self._features_of(encoder, ("test", number), part) for number, part in enumerate(self.tests)]
 
+    def hashes(self, part: Literal["train", "test"], seed: int) -> Hashes:
+        """What the images of the test part, or those used with a seed, look like: as seen already, or read now."""
+        key = (part, self._key(seed) if part == "train" else 0)
+        if key not in self._hashes:
+            chosen = self.part(seed) if part == "train" else self.test
+            self._hashes[key] = hash_part(chosen, self._options, self._quiet)
+        return self._hashes[key]
+
     def facts(self, seed: int) -> dict[str, Any]:
         """What the result says of the images."""
         labels = self.test.labels
@@ -107,10 +120,29 @@ class Parts:
             self._encoder, self._features = encoder, {}
         if key not in self._features:
             at_once, workers = self._options.batch_size, self._options.workers
+            first_clip = key[0] == "train" or key[1] == 0
+            hashes: list[Hashes] | None = None
+            if first_clip and key not in self._hashes and is_hashed(part, self._options):
+                hashes = []
             self._features[key] = compute_features(
-                encoder, part, batch_size=at_once, workers=workers, quiet=self._quiet
+                encoder, part, batch_size=at_once, workers=workers, quiet=self._quiet, hashes=hashes
             )
+            if hashes is not None:
+                self._hashes[key] = Hashes.joined(hashes)
         return self._features[key]
+
+
+def is_hashed(part: Labelled, options: EvaluateOptions) -> bool:
+    """Whether near-duplicates of a part's images are looked for: not of built-in scenes, which are drawn."""
+    return options.leaks != "off" and not is_built_in(part.source.name)
+
+
+def hash_part(part: Labelled, options: EvaluateOptions, quiet: bool) -> Hashes:
+    """What the images of a part look like, read for this alone; what can't be read is left out."""
+    loader = part.batches((_SMALL, _SMALL), options.batch_size, workers=options.workers, greys=True)
+    name = f"near-duplicates: {part.source.name}"
+    batches = progress_bar(loader, name=name, unit="batches", part=True, quiet=quiet)
+    return Hashes.joined([Hashes.of(batch.indices, batch.greys) for batch in batches if len(batch.indices)])
 
 
 class Data:

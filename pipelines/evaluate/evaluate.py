@@ -22,6 +22,7 @@ from pipelines.evaluate.clip_encoders import clip_of, on_clips
 from pipelines.evaluate.data import Data
 from pipelines.evaluate.encoder import Encoder, open_encoder
 from pipelines.evaluate.keep_plots import draw_kept
+from pipelines.evaluate.leaks import leaks_of, open_pretraining
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Measured, Outcome
 from pipelines.evaluate.protocol import Protocol, load
@@ -60,6 +61,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
     seeds = options.all_seeds()
     named, clip = _open(options, seeds[0])
     data = Data(options, clip, quiet=quiet)
+    pretraining = open_pretraining(options, clip)
     protocols = [load(name)(options, data, quiet=quiet) for name in dict.fromkeys(options.protocols)]
     cells = Cells(folder, fresh=options.fresh)
     found = [
@@ -67,6 +69,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
     ]
     rows = _rows(protocols, found, seeds)
     parts, precision = data.told(), usable_precision(options.precision, options.device)
+    leaks = leaks_of(options, parts, pretraining, cells, seed=seeds[0], quiet=quiet)
     result = {
         "source": options.source,
         "test": options.test or f"{options.test_fraction:.0%} of {options.source} held out (seed {options.seed})",
@@ -80,6 +83,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
         "seeds": list(seeds),
         "class_names": parts.names,
         "unreadable": _unreadable(found),
+        **({"leaks": leaks} if leaks else {}),
         "rows": rows,
     }
     if options.untrained and (baselines := _baselines(protocols, named[0], clip, seeds, cells)):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Required, TypedDict
 
 from pipelines.errors import UserError
-from pipelines.run_folder import CONFIG, FrameStride
+from pipelines.run_folder import CONFIG, Count, FrameStride
 from saliency.files import user_path
 from saliency.shape import read_fitting
 from saliency.table.imported import are_true_masks
@@ -23,6 +23,10 @@ _NOT_HOW_MADE = ("images_without_map", "package_version", "precision", "imported
 class RecordedOptions(TypedDict, total=False):
     """What is asked of a run's options."""
 
+    source: str
+    split: str | None
+    limit: Count | None
+    image_column: str | None
     saliency: str | None
     frame_stride: FrameStride
 
@@ -56,7 +60,7 @@ def refuse_same(
 
     ``metadata`` and ``made`` are the tables' (empty: not known).
     """
-    if trained_with and _same_place(str(trained_with), place):
+    if trained_with and same_place(str(trained_with), place):
         raise UserError(f"--occluder-maps {place}: {name} was trained with these maps; occlude by independent ones")
     if made and _how_made(made) == _how_made(metadata):
         raise UserError(
@@ -87,7 +91,8 @@ def training_record(name: str) -> TrainingRecord | None:
     return None
 
 
-def _same_place(one: str, other: str) -> bool:
+def same_place(one: str, other: str) -> bool:
+    """Whether two texts name one folder, or one thing of the Hub."""
     return one == other or user_path(one).resolve() == user_path(other).resolve()
 
 

@@ -76,6 +76,13 @@ class _Shared:
         int,
         _Data("Clips of each test video, evenly spaced in time. The scores of a video are their mean.", least=1),
     ] = 1
+    leaks: Annotated[
+        Literal["off", "train", "pretraining"],
+        _Data(
+            "Where to look for near-duplicates of the test images: in the training images, or also in those that the "
+            "run was pretrained on, which are read for it."
+        ),
+    ] = "train"
     limit: Limit = None
     test_limit: Annotated[int | None, _Data("Take the first N samples of --test.", least=1)] = None
     split: Split = None

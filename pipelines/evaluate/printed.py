@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.commandline.terminal import plain
+from pipelines.evaluate.leaks import leak_lines
 from pipelines.evaluate.protocol import load
 
 
@@ -31,6 +32,8 @@ def print_evaluation(result: dict[str, Any]) -> None:
     console.print(table)
     for further in (table for each in protocols for table in each.tables(result)):
         console.print(further, highlight=False)
+    for line in leak_lines(result):
+        console.print(plain(line), highlight=False)
     if result["unreadable"]:
         console.print(f"{len(result['unreadable'])} images could not be read", highlight=False)
 

@@ -68,7 +68,7 @@ def summary(run: RunFolder) -> list[str]:
     """Lines that say what a finished run came to: its last loss, where its pictures are, its cost and its speed."""
     metrics = run.metrics()
     loss = "".join(f", loss {line['loss']:.4f}" for line in metrics[-1:])
-    done = f"{run.folder}: step {run.config()['steps']}{loss}; pictures in {run.folder / 'plots'}"
+    done = f"{run.folder}: step {run.config()['steps']}{loss}; report in {run.folder}"
     masks = told_masks(metrics, run.config()["masking"]["mask_ratio"])
     return [line for line in (done, masks, told_cost(run.folder), throughput(metrics).hint()) if line]
 

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from pipelines.sources.images import BadImage
 from pipelines.sources.source import Source, Video
+from pipelines.views.duplicates import grey_version
 from pipelines.views.geometry import View, central_box, random_view, stack_views, view_image, view_maps
 from pipelines.views.image_views import Seen, Unreadable, Views, stream_of
 from saliency.maps import FULL
@@ -94,9 +96,15 @@ class ClipViews(Views):
         try:
             video = self.source.open_video(index)
             frames, view = self.choose(epoch, index, video, size)
-            return Seen(index, read_clip(video, frames, view, size), view)
+            clip = read_clip(video, frames, view, size)
+            return Seen(index, clip, view, grey=self._grey(clip) if self.greys else None)
         except (BadImage, OSError) as error:
             return Unreadable(index, " ".join(str(error).split()))
+
+    @staticmethod
+    def _grey(clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Of the clip's middle frame, as far as it is seen."""
+        return grey_version(Image.fromarray(clip[:, clip.shape[1] // 2].transpose(1, 2, 0)))
 
     def choose(self, epoch: int, index: int, video: Video, size: tuple[int, int]) -> tuple[NDArray[np.int64], View]:
         """The frames of clip ``index``, and how they are seen."""

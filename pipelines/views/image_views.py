@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, Sampler
 
 from pipelines.sources.images import BadImage, EncodedImage
 from pipelines.sources.source import Source
+from pipelines.views.duplicates import grey_version
 from pipelines.views.geometry import USUAL_CROPS, View, central_box, random_view, stack_views, view_image
 from pipelines.views.workers import WorkerBatches, worker_batches
 
@@ -34,6 +35,8 @@ class Seen:
     index: int
     pixels: NDArray[np.uint8]
     view: View
+    grey: NDArray[np.uint8] | None = field(default=None, kw_only=True)
+    """The whole image as :func:`pipelines.views.duplicates.grey_version` has it, where that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Unreadable:
 class ViewBatch:
     """Views: images uint8 [B, 3, H, W], boxes [B, 4], flips bool [B], indices int64 [B]; and what was unreadable.
 
-    ``places`` int64 [B] is where each stood among all that were asked for, readable or not.
+    ``places`` int64 [B] is where each stood among all that were asked for, readable or not; ``greys`` uint8
+    [B, 32, 32] are grey versions, where they are asked for.
     """
 
     images: Tensor
@@ -57,6 +61,7 @@ class ViewBatch:
     indices: NDArray[np.int64]
     unreadable: list[Unreadable]
     places: NDArray[np.int64]
+    greys: NDArray[np.uint8] | None = None
 
     def pin_memory(self) -> ViewBatch:
         """The batch in memory that a GPU can fetch while it computes; the loader calls it."""
@@ -68,8 +73,10 @@ class Views(Dataset[Seen | Unreadable]):
     """Views of ``size`` (height, width): random ones if ``augment``, else the largest central one.
 
     ``sizes`` are those of the epochs, where they have sizes of their own; ``crops`` gives the bounds of a random crop's
-    share of the image in an epoch, where they are not the usual ones.
+    share of the image in an epoch, where they are not the usual ones. ``greys`` adds grey versions.
     """
+
+    greys = False
 
     def __init__(
         self,
@@ -95,7 +102,9 @@ class Views(Dataset[Seen | Unreadable]):
             view = self._view(epoch, index, size, *image.size)
             x0, y0, x1, y1 = view.box
             needed = math.ceil(max(size[0] / (y1 - y0), size[1] / (x1 - x0)))
-            return self.show(index, image.decode(draft=needed), view, size)
+            decoded = image.decode(draft=needed)
+            seen = self.show(index, decoded, view, size)
+            return replace(seen, grey=grey_version(decoded)) if self.greys else seen
         except (BadImage, OSError) as error:
             return Unreadable(index, " ".join(str(error).split()))
 
@@ -183,7 +192,9 @@ def collate(items: list[Seen | Unreadable]) -> ViewBatch:
     images = torch.from_numpy(np.stack([item.pixels for item in seen])) if seen else torch.empty(0, 3, 0, 0)
     boxes, flips = stack_views([item.view for item in seen])
     places = np.asarray([place for place, item in enumerate(items) if isinstance(item, Seen)], np.int64)
-    return ViewBatch(images, boxes, flips, np.asarray([item.index for item in seen], np.int64), unreadable, places)
+    greys = [item.grey for item in seen if item.grey is not None]
+    indices = np.asarray([item.index for item in seen], np.int64)
+    return ViewBatch(images, boxes, flips, indices, unreadable, places, np.stack(greys) if greys else None)
 
 
 def stream_of(seed: int, *key: int) -> np.random.Generator:

@@ -49,11 +49,22 @@ class Labelled:
         return self.select(balanced_share(self.labels, fraction, seed))
 
     def batches(
-        self, size: tuple[int, int], batch_size: int, *, workers: int, device: torch.device | None = None
+        self,
+        size: tuple[int, int],
+        batch_size: int,
+        *,
+        workers: int,
+        device: torch.device | None = None,
+        greys: bool = False,
     ) -> WorkerBatches:
-        """All pairs in order as encoders of this size see them, so many images at a time, for copies to ``device``."""
+        """All pairs in order as encoders of this size see them, so many images at a time, for copies to ``device``.
+
+        ``greys`` adds grey versions.
+        """
         pin, order = device is not None and device.type == "cuda", InOrder(len(self), self.at_once(batch_size))
-        return load_views(self.views(size), order, workers=workers, pin=pin)
+        views = self.views(size)
+        views.greys = greys
+        return load_views(views, order, workers=workers, pin=pin)
 
     def views(self, size: tuple[int, int]) -> Views:
         """What encoders of this size (height, width) see of the pairs: central views of images, or of clips."""

@@ -1,11 +1,10 @@
 import json
+import multiprocessing
 import os
 import pickle
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 
 from mae.mask_learners.gate import Gate, save_gate
 from mae.masks.masking import Masking
+from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import best_loss, list_checkpoints, load_model, load_training, save_checkpoint, save_state
 from mae.training.training import Batch, Training, TrainingSettings
 from tests.tiny_mae import nano
@@ -306,55 +306,54 @@ def test_a_state_elsewhere_with_texts_beside_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-WRITER = """
-import sys, torch
-from pathlib import Path
-from mae.training.checkpoints import list_checkpoints, load_training, save_checkpoint
-from mae.mask_learners.gate import Gate, save_gate
-from mae.masks.masking import Masking
-from mae.training.training import Batch, Training, TrainingSettings
-from mae.models.vit import MaskedAutoencoder
-
-torch.manual_seed(0)
-model = MaskedAutoencoder(32, 8, 64, 2, 4, 64, 2, 4)
-run = Training(model, Masking(), TrainingSettings(epochs=1000, batch_size=2, blr=0.01), 10)
-for checkpoint in list_checkpoints(Path(sys.argv[1]))[-1:]:
-    load_training(checkpoint, run)
-images = torch.arange(2 * 3 * 32 * 32).remainder(251).to(torch.uint8).view(2, 3, 32, 32)
-print("ready", run.step, flush=True)
-for _ in range(int(sys.argv[2])):
-    run.update([Batch(images)])
-    save_checkpoint(Path(sys.argv[1]), run, keep=1, loss=1 / run.step)
-    print("saved", run.step, flush=True)
-"""
+def write(folder, steps, told):
+    """In a process of its own: go on from the newest checkpoint, and save one after every step."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    run = Training(
+        MaskedAutoencoder(32, 8, 64, 2, 4, 64, 2, 4), Masking(), TrainingSettings(1000, batch_size=2, blr=0.01), 10
+    )
+    for checkpoint in list_checkpoints(folder)[-1:]:
+        load_training(checkpoint, run)
+    images = torch.arange(2 * 3 * 32 * 32).remainder(251).to(torch.uint8).view(2, 3, 32, 32)
+    told.send(run.step)
+    for _ in range(steps):
+        run.update([Batch(images)])
+        save_checkpoint(folder, run, keep=1, loss=1 / run.step)
+        told.send(run.step)
 
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     """Checkpoints are all that the process does, so a kill lands in one; each time the next process goes on."""
-    root = Path(__file__).parents[3]
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["pytest", "timm", "huggingface_hub", "mae.training.checkpoints"])
 
     def start(steps):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(steps)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        told, telling = processes.Pipe(duplex=False)
+        writer = processes.Process(target=write, args=(tmp_path, steps, telling))
+        writer.start()
+        telling.close()
+        return writer, told
 
     reached, torn = 0, 0
     for number in range(8):
-        with start(10_000) as writer:
-            assert int(writer.stdout.readline().split()[1]) >= reached
-            assert writer.stdout.readline().startswith("saved")
-            time.sleep(0.1 + 0.0137 * number)
-            writer.send_signal(signal.SIGKILL)
+        writer, told = start(10_000)
+        assert told.recv() >= reached
+        assert told.recv() > reached
+        time.sleep(0.1 + 0.0137 * number)
+        writer.kill()
+        writer.join()
         newest = list_checkpoints(tmp_path)[-1]
         load_model(newest)
         reached = int(newest.stem.removeprefix("step-"))
         torn += any(path.name.startswith(".tmp-") for path in (tmp_path / "checkpoints").iterdir())
     assert torn  # at least one kill fell into the middle of a checkpoint
     assert reached >= 8
-    with start(1) as last:
-        assert last.communicate()[0].split() == ["ready", str(reached), "saved", str(reached + 1)]
-    assert last.returncode == 0
+    last, told = start(1)
+    assert [told.recv(), told.recv()] == [reached, reached + 1]
+    last.join()
+    assert last.exitcode == 0
     places = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert places == {"best", f"step-{reached + 1:08d}"}
 

@@ -62,11 +62,9 @@ def test_a_machine_that_cannot_compile_says_so(monkeypatch):
 @pytest.mark.slow
 def test_compiled_losses_are_the_eager_ones():
     try:
-        torch.compile(torch.sin)(torch.zeros(8))
-    except Exception as error:
-        pytest.skip(f"no compiler: {str(error)[:80]}")
-    torch._dynamo.reset()
-    found, run = losses(compile=True)
+        found, run = losses(compile=True)
+    except ValueError as error:
+        pytest.skip(str(error))
     expected, eager = losses()
     assert found == pytest.approx(expected, abs=1e-5)
     assert run.model._compiled_call_impl is not None

@@ -87,7 +87,8 @@ def config_of(out, arm, seed):
 def test_a_comparison(content, out):
     found = run(content, out)
     assert (len(found.finished), found.failed) == (4, [])
-    assert {path.name for path in out.iterdir()} == {"runs", "records", "plots", "report.md", "results.json"}
+    files = {"report.md", "report.html", "results.json"}
+    assert {path.name for path in out.iterdir()} == {"runs", "records", "plots", *files}
     plots = {path.name for path in (out / "plots").iterdir()}
     assert plots == {"differences.png", "accuracy.png", "loss.png", "masks.png"}
     assert config_of(out, "image", 3)["options"]["seed"] == 3
@@ -118,6 +119,14 @@ def test_the_report(content, out):
         "same weights and see the same views",
     ):
         assert text in report
+    assert "near-duplicate" not in report  # scenes are drawn
+    for record in out.glob("records/*/*.json"):
+        told = json.loads(record.read_text())
+        told["result"]["leaks"] = {"train": {"images": 8, "compared": 8, "found": 1, "examples": [["a", "b"]]}}
+        record.write_text(json.dumps(told))
+    run(content | {"power": 5, "margin": 40}, out)
+    line = "- seed 0, 3: 1 of 8 test images has a near-duplicate among the training images: a is b."
+    assert line in (out / "report.md").read_text().splitlines()
     mean = found.means["knn"]["image"]
     assert f"| image | 2 | {100 * mean.mean:.1f} ± {100 * mean.half_width:.1f} |" in report
     rows = {(o.unit.arm, o.unit.seed): o.record["result"]["rows"] for o in found.finished}

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.inspect.leaks import describe_leaks, find_leaks, hash_source, within
+from pipelines.inspect.leaks import describe_leaks, hash_source
 from pipelines.sources.images import decode_rgb
 from pipelines.sources.open_source import open_source
+from pipelines.views.duplicates import find_leaks, within
 from tests.pipelines.pretraining import invoke
 
 COUNT = 60
