@@ -102,7 +102,7 @@ def test_tables_are_paired_and_adjusted():
     accuracy = {"knn": {arm: dict(enumerate(by_seed)) for arm, by_seed in values.items()}}
     lines = table(accuracy, {"arms": {"random": None, "a": None, "not-run": None}, "margin": 12})
     assert lines[2] == "| random | 3 | 20.0 ± 24.8 |  |  |"
-    assert lines[3] == "| a | 3 | 30.0 ± 24.7 | +10.0 ± 0.2 | **< 0.001 better, equal within 12** |"
+    assert lines[3] == "| a | 3 | 30.0 ± 24.7 | +10.0 ± 0.2 | < 0.001 **better, equal within 12** |"
     assert lines[4] == "| untrained | 3 | 10.0 ± 0.0 | −10.0 ± 24.8 | reference |"
     assert len(lines) == 5
 

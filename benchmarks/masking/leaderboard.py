@@ -150,7 +150,7 @@ def reading(difference: Difference, margin: float | None) -> str:
         return ""
     p = f"{difference.adjusted_p:.3f}" if difference.adjusted_p >= 0.001 else "< 0.001"
     words = difference.reading.replace("equal", f"equal within {margin}")
-    return p if words == "no difference shown" else f"**{p} {words}**"
+    return p if words == "no difference shown" else f"{p} **{words}**"
 
 
 def draw_gains(found: dict[str, Any]) -> None:
