@@ -18,8 +18,8 @@ import typer
 from pipelines.build.options import BuildOptions, MergeOptions
 from pipelines.commandline.effects import check_effects
 from pipelines.commandline.machine import settled_options
-from pipelines.commandline.option import Option, given_values
-from pipelines.commandline.shared_options import SPEED, Quiet
+from pipelines.commandline.option import Option, declared_options, given_values
+from pipelines.commandline.shared_options import SPEED, DryRun, Quiet
 from pipelines.commandline.terminal import fail, guarded, print_facts, print_version, run_app, say, say_next
 from pipelines.commandline.typer_commands import with_options
 from pipelines.compare.options import CompareOptions
@@ -52,6 +52,10 @@ Given = dict[str, Any]
 """What the command line took for the fields of an options dataclass; None or [] where nothing was given."""
 
 
+_KINDS: dict[str, type[Any]] = {}
+"""The options dataclass of every command."""
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the command line on these words, by default those of the process, and exits."""
     sys.exit(run_app(app, "mae-cli", words))
@@ -68,21 +72,30 @@ def _options_of_all(
 
 def command(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command of the function's name and docstring; the fields of ``kind`` and its parameters are its options."""
-    return lambda function: app.command()(guarded(with_options(function, kind)))
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        _KINDS[function.__name__.replace("_", "-")] = kind
+        return app.command()(guarded(with_options(function, kind)))
+
+    return add
 
 
 @command(BuildOptions)
 def build_saliency(
     given: Given,
     report: Annotated[bool, Option("Print the time of each stage and the bottleneck.", panel=SPEED)] = False,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Compute saliency maps of image-caption pairs with CLIP and write them as Parquet."""
     from pipelines.build.build_saliency import build_saliency as build
+    from pipelines.build.dry_run import dry_run as look
     from pipelines.build.stages import Stages
 
     stages = Stages()
     options = _options(BuildOptions, given)
+    if dry_run:
+        return print_facts(look(options))
     manifest = build(options, stages=stages, quiet=quiet)
     say(_counts(manifest, options.out))
     if report:
@@ -225,29 +238,38 @@ def publish(given: Given, quiet: Quiet = False) -> None:
 
 
 @command(PretrainOptions)
-def pretrain(given: Given, quiet: Quiet = False) -> None:
+def pretrain(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> None:
     """Pretrain a masked autoencoder that hides a chosen share of the salient patches."""
+    if dry_run:
+        from pipelines.pretrain.dry_run import dry_run as look
+
+        return print_facts(look(_options(PretrainOptions, given)))
     from pipelines.pretrain.pretrain import pretrain as train
     from pipelines.pretrain.pretrain import summary
     from pipelines.pretrain.processes import agreed, one_world
+    from pipelines.report.run_report import write_report
 
     with one_world(given["device"]) as world:
         with agreed(world):
             options = _options(PretrainOptions, given)
         run = train(options, quiet=quiet, world=world)
         if world.is_main:
+            write_report(run)
             for line in summary(run):
                 say(line)
             say_next("evaluate", options.out, "LABELLED", quiet=quiet)
 
 
 @command(PrepareOptions)
-def prepare(given: Given, quiet: Quiet = False) -> None:
+def prepare(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> None:
     """Write smaller copies of a source's images, with all that is known of them, as Parquet or tars for fast epochs."""
+    from pipelines.prepare.dry_run import dry_run as look
     from pipelines.prepare.prepare import prepare as make
     from pipelines.prepare.prepare import summary
 
     options = _options(PrepareOptions, given)
+    if dry_run:
+        return print_facts(look(options))
     say(summary(make(options, quiet=quiet), options.out))
     say_next("pretrain", options.out, "--out", "run", quiet=quiet)
 
@@ -257,6 +279,8 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
     """Evaluate an encoder by probes, fine-tuning, occlusion or masks, against the same encoder with random weights."""
     from pipelines.evaluate.evaluate import evaluate as measure
     from pipelines.evaluate.printed import print_evaluation, remarks
+    from pipelines.evaluate.speed import unmet
+    from pipelines.report.run_report import refresh_report
 
     options = _options(EvaluateOptions, given)
     result = measure(options, quiet=quiet)
@@ -264,7 +288,10 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
     for line in remarks(result):
         say(line)
     if options.file is not None:
+        refresh_report(options.file.parent)
         say(f"all figures are in {options.file}")
+    if options.require and (missed := unmet(result, options.require)):
+        fail("; ".join(missed), 1, "not met")
     say_next("compare", options.source, "--out", "comparison", quiet=quiet)
 
 
@@ -317,11 +344,19 @@ def compare(given: Given, quiet: Quiet = False) -> None:
 
 
 @command(ExportOptions)
-def export(given: Given) -> None:
-    """Write a model's weights as facebookresearch/mae, timm or transformers read them, equal to the bit."""
+def export(given: Given, quiet: Quiet = False) -> None:
+    """Write a model as facebookresearch/mae, timm or transformers read it, equal to the bit, or as a file for ONNX
+    Runtime.
+    """
+    options = _options(ExportOptions, given)
+    if options.to == "onnx":
+        from pipelines.export.onnx_file import export_onnx
+
+        print_facts(export_onnx(options, quiet=quiet))
+        say_next("evaluate", options.out, "LABELLED", "--beside", options.run, quiet=quiet)
+        return
     from pipelines.export.export import export as write
 
-    options = _options(ExportOptions, given)
     line = write(options.run, options.to, options.out)
     say(f"the weights are in {options.out}; open them with\n{line}")
 
@@ -345,6 +380,20 @@ def demo(given: Given, quiet: Quiet = False) -> None:
         out = options.out or Path("demo-out")
         print_demo(run_demo(out, seed=options.seed, device=options.device, quiet=quiet), out)
         say_next("build-saliency", "IMAGES", "--out", "maps", quiet=quiet)
+
+
+@app.command()
+@guarded
+def config(
+    command: Annotated[str, typer.Argument(help="The command that the file is for.", autocompletion=lambda: [*_KINDS])],
+) -> None:
+    """Print a file for --config of a command, with every option as a comment."""
+    from pipelines.commandline.config_file import config_text
+    from pipelines.errors import UserError
+
+    if command not in _KINDS:
+        raise UserError(f"there is no command {command!r}; there are {', '.join(_KINDS)}")
+    typer.echo(config_text(command, declared_options(_KINDS[command])), nl=False)
 
 
 def _counts(manifest: Any, out: Path) -> str:

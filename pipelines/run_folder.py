@@ -1,4 +1,4 @@
-"""A run folder: ``config.json``, ``metrics.jsonl``, ``rejected.jsonl``, ``checkpoints/`` and ``plots/``.
+"""A run folder: ``config.json``, ``metrics.jsonl``, ``rejected.jsonl``, ``checkpoints/``, ``plots/``, ``report.html``.
 
 A folder may be anyone's. What is read of it has the shape that is declared here, or is refused, so that whoever has it
 can rely on it.

@@ -26,8 +26,8 @@ from tests.pipelines.video_files import pictures, write_video
 from tests.test_cli import COMMANDS, KINDS, declared_options
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-RUN = [page for page in PAGES if page.name == "README.md" or {"start", "guide", "reference"} & set(page.parts)]
+PAGES = sorted([*ROOT.glob("*.md"), ROOT / "recipes" / "README.md", *ROOT.glob("docs/**/*.md")])
+RUN = [page for page in PAGES if page == ROOT / "README.md" or {"start", "guide", "reference"} & set(page.parts)]
 MODEL = {"--model": "mini", "--image-size": "32", "--patch-size": "8", "--batch-size": "4", "--epochs": "1"}
 SMALL = {
     "build-saliency": {"--batch-size": "8", "--workers": "1"},
@@ -105,8 +105,14 @@ def _anchors(text):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
-def test_every_command_and_option_exists(page):
+def test_every_command_and_option_exists(page, tmp_path, monkeypatch):
     text = page.read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    for _, block in blocks(text, "yaml"):
+        for name in re.findall(r"^# (\S+\.yaml)$", block, re.M):
+            Path(name).write_text(block)
+            shutil.copy(name, "run/command.yaml")
     for words in (words for _, block in blocks(text, "bash", "console", "sh") for words in commands(block)):
         if "…" not in " ".join(words):
             COMMANDS[words[0]].make_context(words[0], words[1:])

@@ -288,11 +288,11 @@ def _wait_until(done: Callable[[], bool], seconds: float) -> bool:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """A digest of every file under a folder, without the times that are written in it."""
+    """A digest of every file under a folder, without the times that are written in it, and how it was called."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(_without_times(path)).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name not in ("command.yaml", "report.html")
     }
 
 

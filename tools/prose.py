@@ -40,7 +40,8 @@ _STYLE = "docs/style.md"  # quotes what it warns of
 def pages() -> list[Path]:
     """README, CONTRIBUTING and all of docs, but the generated pages."""
     generated = {ROOT / "docs" / "reference" / name for name in ("options.md", "python.md")}
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    others = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "recipes/README.md")]
+    found = [*others, *sorted((ROOT / "docs").rglob("*.md"))]
     return [page for page in found if page not in generated and page != ROOT / _STYLE]
 
 

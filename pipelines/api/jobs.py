@@ -31,6 +31,7 @@ from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain as train
 from pipelines.publish.options import PublishOptions
 from pipelines.publish.publish import publish as upload
+from pipelines.report.run_report import refresh_report, write_report
 from pipelines.verify.options import VerifyOptions
 from pipelines.verify.verify import verify as check
 
@@ -133,7 +134,7 @@ def pretrain(source: Place, out: Place, *, quiet: bool = False, **options: Any) 
     2
     """
     asked = options_of(PretrainOptions, {"source": source, "out": out} | options)
-    return Run(train(asked, quiet=quiet).folder)
+    return Run(write_report(train(asked, quiet=quiet)).parent)
 
 
 @declared_by(EvaluateOptions)
@@ -147,7 +148,10 @@ def evaluate(run: Place, source: Place, *, quiet: bool = False, **options: Any) 
     ['run', 'untrained']
     """
     asked = options_of(EvaluateOptions, {"run": run, "source": source} | options)
-    return Evaluation(measure(asked, quiet=quiet))
+    found = Evaluation(measure(asked, quiet=quiet))
+    if asked.file is not None:
+        refresh_report(asked.file.parent)
+    return found
 
 
 @declared_by(CompareOptions)

@@ -139,6 +139,7 @@ class BuildOptions:
         Option(
             "Make only part i of n of a job array, given as i/n. Merge the parts afterwards.",
             parse=parse_part,
+            between="/",
             panel=MACHINE,
         ),
     ] = None

@@ -33,6 +33,8 @@ class Option:
     """Reads the field's value from a text; ValueError says in a line what is wrong with it."""
     written: str | None = None
     """The field's default as it is typed, for ``parse`` to read."""
+    between: str = "x"
+    """What stands between the parts of a tuple in the text that ``parse`` reads."""
     settled: bool = False
     """Where it is not given, the command settles it by the machine; the field's default is the library's alone."""
     panel: str | None = None

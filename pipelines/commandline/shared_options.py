@@ -49,4 +49,7 @@ Precision = Annotated[
     Option("Precision of the model. auto is bf16 on a GPU that supports it, and otherwise fp32.", panel=SPEED),
 ]
 Quiet = Annotated[bool, Option("Print no progress and no hints; results, warnings and errors remain.")]
+DryRun = Annotated[
+    bool, Option("Say what would be read, computed and written, measure for a few seconds, and write nothing.")
+]
 Seed = Annotated[int, Option("Seed of all random numbers.", least=0)]

@@ -7,11 +7,14 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING
 from functools import wraps
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+from pipelines.commandline.config_file import read_config, save_config
 from pipelines.commandline.option import Argument, Declared, declared_as, declared_options
+from pipelines.errors import StoppedError, UserError
 
 Command = Callable[..., None]
 
@@ -22,22 +25,47 @@ _WIDEST_CHOICES = 23
 def with_options(function: Command, kind: type[Any]) -> Command:
     """``function`` as typer takes it: the fields of the dataclass ``kind``, and its further parameters, are options.
 
+    One more option, ``--config``, names a file with values of these, over which the command line goes; and where the
+    command had an ``out`` folder, the options are saved in it.
+
     The function's first argument is what the command line took for the fields, {name: value} with None or an empty
     list where nothing was given: see ``pipelines.commandline.option.given_values``. Its further parameters are options
     of its own, listed last.
     """
     own = list(_own_options(function))
-    names = {each.name for each in own}
+    options = [*declared_options(kind), *own]
 
     @wraps(function)
     def call(**typed: Any) -> None:
-        mine = {name: typed.pop(name) for name in names}
-        function(typed, **mine)
+        del typed["config"]
+        mine = {each.name: typed.pop(each.name) for each in own}
+        try:
+            function(typed, **mine)
+        except (KeyboardInterrupt, StoppedError):  # it will go on
+            save_config(function.__name__, kind, typed)
+            raise
+        if not (mine | typed).get("dry_run"):
+            save_config(function.__name__, kind, typed)
 
-    parameters = [_parameter(each) for each in (*declared_options(kind), *own)]
+    parameters = [*map(_parameter, options), _config(options)]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     return call
+
+
+def _config(options: list[Declared]) -> inspect.Parameter:
+    """``--config``, which is read first, and gives the options their defaults."""
+
+    def read(context: typer.Context, place: Path | None) -> None:
+        if place is not None:
+            try:
+                context.default_map = {**(context.default_map or {}), **read_config(place, options)}
+            except UserError as error:
+                raise typer.BadParameter(str(error)) from error
+
+    text = "YAML file of options, or a folder that this command wrote to. The command line overrides it."
+    info = typer.Option(None, help=text, callback=read, is_eager=True)
+    return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=info, annotation=Path | None)
 
 
 def _own_options(function: Command) -> Iterator[Declared]:

@@ -52,17 +52,7 @@ def prepare(options: PrepareOptions, *, quiet: bool = False) -> Manifest:
     ``max_rejected``; whatever was written until then stays and is not made again.
     """
     check_apart(options.out, [options.source])
-    entries = open_entries(
-        options.source,
-        Wishes(
-            options.image_column,
-            options.caption_column,
-            options.captions,
-            options.limit,
-            options.split,
-            allow_outside=options.allow_outside,
-        ),
-    )
+    entries = entries_of(options)
     warn([] if quiet else entries.warnings)
     out = options.out
     with one_writer(out):
@@ -79,6 +69,19 @@ def prepare(options: PrepareOptions, *, quiet: bool = False) -> Manifest:
             manifest.save(out)
     _check_rejected(options, manifest, manifest.taken)
     return manifest
+
+
+def entries_of(options: PrepareOptions) -> Entries:
+    """The rows of the source. Raises UserError."""
+    wishes = Wishes(
+        options.image_column,
+        options.caption_column,
+        options.captions,
+        options.limit,
+        options.split,
+        allow_outside=options.allow_outside,
+    )
+    return open_entries(options.source, wishes)
 
 
 def summary(manifest: Manifest, out: Path) -> str:

@@ -131,7 +131,9 @@ class PretrainOptions:
     temperature: Temperature = 1.0
     salient_schedule: Annotated[
         tuple[float, float] | None,
-        Option("A:B changes the salient ratio from A to B over training.", parse=parse_schedule, panel=SALIENT),
+        Option(
+            "A:B changes the salient ratio from A to B over training.", parse=parse_schedule, between=":", panel=SALIENT
+        ),
     ] = None
     tubes: Annotated[bool, Option("Give masks by maps or a gate to all time slots alike.", panel=VIDEO)] = True
     saliency_weight: SaliencyWeight = 0.0

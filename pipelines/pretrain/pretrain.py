@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 
 from mae.distributed import World
@@ -69,7 +69,7 @@ def summary(run: RunFolder) -> list[str]:
     """Lines that say what a finished run came to: its last loss, where its pictures are, its cost and its speed."""
     metrics = run.metrics()
     loss = "".join(f", loss {line['loss']:.4f}" for line in metrics[-1:])
-    done = f"{run.folder}: step {run.config()['steps']}{loss}; pictures in {run.folder / 'plots'}"
+    done = f"{run.folder}: step {run.config()['steps']}{loss}; report in {run.folder}"
     masks = told_masks(metrics, run.config()["masking"]["mask_ratio"])
     return [line for line in (done, masks, told_cost(run.folder), throughput(metrics).hint()) if line]
 
@@ -97,8 +97,7 @@ def _train(job: PretrainJob, trackers: Tracking, quiet: bool) -> None:
         if training.step < training.total_steps:
             with agreed(world):
                 log.reject({})  # a resumed run may allow fewer
-        for group in log.waiting_for(_groups(_load(job), task.batches_per_step)):
-            batches = _readable(group, job, log)
+        for batches in step_batches(job, log):
             schedules = training.schedules()
             loss, noted = task.step(batches)
             indices = [batch.indices for batch in batches]
@@ -166,6 +165,12 @@ def _plan(job: PretrainJob) -> str:
         f"{len(source)} {what}, {training.steps_per_epoch} steps per epoch, {training.total_steps} steps{resumed}; "
         f"{job.config['parameters'] / 1e6:.3g} M parameters on {training.device}"
     )
+
+
+def step_batches(job: PretrainJob, log: TrainingLog) -> Generator[list[GlobalBatch], None, None]:
+    """The batches of every step to the end of training, this process's part of each. Raises UserError."""
+    for group in log.waiting_for(_groups(_load(job), job.task.batches_per_step)):
+        yield _readable(group, job, log)
 
 
 def _readable(group: list[ViewBatch], job: PretrainJob, log: TrainingLog) -> list[GlobalBatch]:

@@ -28,11 +28,11 @@ ROOT = Path(__file__).parents[3]
 
 
 def tree(folder):
-    """Every file of a maps folder but the reader's cache, by its sha256."""
+    """Every file of a maps folder but the reader's cache and how it was called, by its sha256."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and ".cache" not in path.parts
+        if path.is_file() and ".cache" not in path.parts and path.name != "command.yaml"
     }
 
 

@@ -31,7 +31,8 @@ def rejects(folder):
 
 
 def tree(folder):
-    files = (path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    own = (path for path in folder.rglob("*") if ".cache" not in path.parts and path.name != "command.yaml")
+    files = (path for path in own if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -1,0 +1,83 @@
+"""``build-saliency --dry-run``: what would be read, computed and written, and how long it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow.parquet as pq
+
+from pipelines.build.job import Job, open_job
+from pipelines.build.local_engine import build_here
+from pipelines.build.options import BuildOptions
+from pipelines.build.shard_plan import Plan
+from pipelines.build.stages import Stages
+from pipelines.commandline.machine import half_the_cores
+from pipelines.errors import UserError, user_errors
+from pipelines.estimates import SECONDS, EnoughError, peak_memory, room, shown_rest, shown_size
+from pipelines.outputs import check_apart
+from saliency.table.manifest import Shard, read_manifest
+
+
+def dry_run(options: BuildOptions) -> dict[str, str]:
+    """{what: how it is}, after some seconds of the build in a temporary folder. Raises UserError as the build does."""
+    check_apart(options.out, [options.source])
+    if options.engine == "ray":
+        raise UserError("--dry-run measures this machine: leave --engine ray out")
+    job = open_job(options)
+    pairs = job.plan.size(job.plan.own())
+    with user_errors():
+        before = None if options.append else read_manifest(options.out)
+    left = None if pairs is None else pairs - (before.taken if before else 0)
+    if left == 0:
+        return {"source": options.source, "left to do": f"nothing: {options.out} has every pair"}
+    with TemporaryDirectory() as folder:
+        rate, bytes_per_map, rejected = _measured(job, options, Path(folder))
+    written = "unknown" if left is None else shown_size(left * bytes_per_map)
+    return {
+        "source": f"{options.source}: {'a stream' if pairs is None else f'{pairs} pairs'}"
+        + (f", {before.taken} of them done" if before else ""),
+        "maps": f"{options.method}, {job.recipe.grid} × {job.recipe.grid} cells, {job.tower.size} px, "
+        f"{job.tower.precision} on {options.device}",
+        "speed": f"{rate:.3g} pairs/s" + (f"; {rejected} could not be read" if rejected else ""),
+        "time": shown_rest(rate, left, "pairs"),
+        "memory": peak_memory(options.device),
+        "to write": f"{written} in {options.out} ({bytes_per_map:.0f} bytes a map), {room(options.out)}",
+    }
+
+
+def _measured(job: Job, options: BuildOptions, folder: Path) -> tuple[float, float, int]:
+    """Pairs a second after the first batch, bytes of a map in its table, and how many pairs were rejected."""
+    plan = Plan(job.plan.pairs, min(options.batch_size, options.shard_size))
+    times, shards = [time.perf_counter()], list[Shard]()
+    counts = [0]
+
+    def progress(pairs: int) -> None:
+        times.append(time.perf_counter())
+        counts.append(pairs)
+        if times[-1] - times[1] > SECONDS:
+            raise EnoughError
+
+    try:
+        workers = options.workers or half_the_cores()
+        build_here(replace(job, plan=plan), plan.own(), folder, shards.append, Stages(), progress, workers=workers)
+    except EnoughError:
+        pass
+    first = 1 if len(times) > 2 else 0  # with the first batch come the start of threads and any compilation
+    rate = sum(counts[first + 1 :]) / max(times[-1] - times[first], 1e-9)
+    size = sum(map(_bytes, (folder / "data").glob("*.parquet")))
+    return rate, size / max(1, sum(shard.written for shard in shards)), sum(shard.rejected for shard in shards)
+
+
+def _bytes(table: Path) -> int:
+    """Of a table's columns, without the head and foot that a large file has once."""
+    return sum(_columns(pq.read_metadata(table)))
+
+
+def _columns(metadata: pq.FileMetaData) -> Iterator[int]:
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            yield metadata.row_group(group).column(column).total_compressed_size

@@ -1,0 +1,107 @@
+"""``pretrain --dry-run``: what would be read, learned and written, after some steps of the training itself."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mae.distributed import World
+from mae.training.any_training import Trained
+from pipelines.errors import UserError
+from pipelines.estimates import SECONDS, peak_memory, room, shown_size, shown_time
+from pipelines.pretrain.job import PretrainJob, open_pretraining
+from pipelines.pretrain.options import PretrainOptions
+from pipelines.pretrain.pretrain import step_batches
+from pipelines.pretrain.processes import one_world
+from pipelines.pretrain.record.training_log import TrainingLog
+from pipelines.run_folder import CONFIG
+
+
+@dataclass(frozen=True)
+class _Measured:
+    steps: int
+    seconds: float
+    """Of the steps after the first one."""
+    startup: float
+    """Of the first step, with what it waits for."""
+    waited: float
+    """Of the seconds, those in which the training waited for the loader."""
+
+
+def dry_run(options: PretrainOptions) -> dict[str, str]:
+    """{what: how it is}, after some steps in a temporary folder. Raises UserError as the training does."""
+    with one_world(options.device) as world:
+        if world.size > 1:
+            raise UserError("--dry-run measures one process: start it without torchrun")
+        with TemporaryDirectory() as folder, ExitStack() as stack:
+            out = Path(folder) / "run"
+            job = open_pretraining(replace(options, out=out, resume=False, track=()), world, stack)
+            return _facts(options, job, _measure(job, world))
+
+
+def _measure(job: PretrainJob, world: World) -> _Measured:
+    """Steps of a training for a few seconds, two of them at least; no checkpoint is written."""
+    training = job.task.training
+    log = TrainingLog(job.run, training, job.task.source, max_rejected=job.options.max_rejected)
+    started, waited, steps = time.perf_counter(), 0.0, 0
+    startup = 0.0
+    with closing(step_batches(job, log)) as groups:
+        while training.step < training.total_steps:
+            before = time.perf_counter()
+            batches = next(groups)
+            waited += time.perf_counter() - before
+            loss, _ = job.task.step(batches)
+            float(loss)  # waits for the device
+            if not startup:
+                startup, started, waited = time.perf_counter() - started, time.perf_counter(), 0.0
+                continue
+            steps += 1
+            if time.perf_counter() - started > SECONDS:
+                break
+    return _Measured(steps, time.perf_counter() - started, startup, waited)
+
+
+def _facts(options: PretrainOptions, job: PretrainJob, measured: _Measured) -> dict[str, str]:
+    training, task, masking = job.task.training, job.task, job.config["masking"]
+    what = "images" if task.source.videos is None else "videos"
+    each = measured.seconds / measured.steps if measured.steps else measured.startup
+    total = measured.startup + each * (training.total_steps - 1)
+    checkpoint = checkpoint_bytes(training)
+    count = options.keep + 1  # the best one beside the newest
+    facts = {
+        "source": f"{options.source}: {len(task.source)} {what}",
+        "maps": "none" if task.maps is None else f"{options.saliency}: {task.maps.missing} {what} have none",
+        "masks": f"{options.masking_name}, {masking['mask_ratio']:.0%} of {' × '.join(map(str, training.model.grid))} "
+        "patches hidden",
+        "model": f"{options.model}, {job.config['parameters'] / 1e6:.3g} M parameters, {job.config['precision']} on "
+        f"{training.device}",
+        "training": f"{_steps(training.total_steps)} of {task.images_per_step} {what}, {training.steps_per_epoch} an "
+        "epoch",
+        "speed": f"{task.images_per_step / each:.3g} {what}/s over {_steps(max(1, measured.steps))}, waiting for the "
+        f"loader {measured.waited / measured.seconds if measured.steps else 0:.0%} of the time",
+        "time": f"about {shown_time(total)}, without checkpoints and pictures",
+        "memory": peak_memory(str(training.device)) + (", and its workers" if options.workers else ""),
+        "to write": f"up to {count} checkpoints of {shown_size(checkpoint)} in {options.out}, {room(options.out)}",
+    }
+    if any(path.name != ".lock" for path in options.out.glob("*")) if options.out.is_dir() else options.out.exists():
+        begun = (options.out / CONFIG).exists()
+        facts["note"] = f"{options.out} " + (
+            "holds a run: this is the time of a whole one" if begun else "is not empty: give another --out"
+        )
+    return facts
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' if count > 1 else ''}"
+
+
+def checkpoint_bytes(training: Trained) -> int:
+    """Of weights, and of the two moments that AdamW keeps of each one that learns."""
+    model = training.model
+    learned = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    weights = sum(each.numel() * each.element_size() for each in itertools.chain(model.parameters(), model.buffers()))
+    return weights + 8 * learned

@@ -1,0 +1,96 @@
+"""``--dry-run`` of the long commands: what it says is what the command then does, and it writes nothing."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from pipelines.build.build_saliency import build_saliency
+from pipelines.build.dry_run import dry_run as build_dry_run
+from pipelines.build.options import BuildOptions
+from pipelines.errors import UserError
+from pipelines.estimates import room, shown_rest, shown_size, shown_time
+from pipelines.prepare.dry_run import dry_run as prepare_dry_run
+from pipelines.prepare.options import PrepareOptions
+from pipelines.prepare.prepare import prepare
+from pipelines.pretrain.dry_run import dry_run as pretrain_dry_run
+from pipelines.pretrain.pretrain import pretrain
+from pipelines.sources.prepared_folder import totals
+from tests.pipelines.build.test_build_saliency import write_pictures
+from tests.pipelines.pretraining import SMALL, invoke, nano_options, nano_runs
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    for command in ("build", "prepare", "pretrain"):
+        monkeypatch.setattr(f"pipelines.{command}.dry_run.SECONDS", 0.05)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0123, "0.012 s"), (9.94, "9.9 s"), (59.6, "1 min 0 s"), (3725, "1 h 2 min"), (200_000, "2 d 7 h")],
+)
+def test_times_have_two_units(seconds, text):
+    assert shown_time(seconds) == text
+
+
+def test_sizes_and_the_room_for_them(tmp_path):
+    assert [shown_size(count) for count in (999, 1234, 5.6e8, 3e12)] == ["999 bytes", "1.23 kB", "560 MB", "3 TB"]
+    assert room(tmp_path / "not" / "there").endswith(" free")
+    assert shown_rest(2.0, 300, "pairs") == "about 2 min 30 s for 300 pairs"
+    assert "stream" in shown_rest(2.0, None, "pairs")
+
+
+def size_in(text):
+    number, unit = re.match(r"([\d.e+]+) (bytes|kB|MB)", text).groups()
+    return float(number) * {"bytes": 1, "kB": 1e3, "MB": 1e6}[unit]
+
+
+def test_a_build_is_foretold(tiny_clip, tmp_path):
+    source = write_pictures(tmp_path / "photos", [f"number {i}" for i in range(40)])
+    options = BuildOptions(str(source), tmp_path / "maps", clip=tiny_clip, batch_size=10, shard_size=40)
+    facts = build_dry_run(options)
+    assert not options.out.exists()
+    assert facts["source"] == f"{source}: 40 pairs"
+    assert "for 40 pairs" in facts["time"]
+    manifest = build_saliency(options, quiet=True)
+    table = options.out / "data" / manifest.shards[0].file
+    assert 0.5 < size_in(facts["to write"]) / table.stat().st_size < 1.1  # the head and foot of the file do not count
+    assert build_dry_run(options)["left to do"].startswith("nothing")
+    with pytest.raises(UserError, match="leave --engine ray out"):
+        build_dry_run(replace(options, engine="ray"))
+
+
+def test_preparing_is_foretold(tmp_path):
+    source = write_pictures(tmp_path / "photos", [f"number {i}" for i in range(12)], size=(90, 60))
+    options = PrepareOptions(str(source), tmp_path / "small", size=32, workers=1)
+    facts = prepare_dry_run(options)
+    assert not options.out.exists()
+    made = totals(prepare(options, quiet=True))
+    assert facts["source"] == f"{source}: 12 rows"
+    assert size_in(facts["to write"]) == pytest.approx(made.bytes_out, rel=0.01)
+
+
+def test_a_training_is_foretold(tmp_path, monkeypatch):
+    nano_runs(monkeypatch)
+    options = replace(nano_options(tmp_path / "run"), batch_size=8)
+    facts = pretrain_dry_run(options)
+    assert not options.out.exists()
+    run = pretrain(options, quiet=True)
+    assert facts["training"].startswith(f"{run.config()['steps']} steps of 8 images, 3 an epoch")
+    checkpoint = max((run.folder / "checkpoints").glob("step-*"))
+    written = sum(file.stat().st_size for file in checkpoint.iterdir())
+    foretold = size_in(facts["to write"].partition("of ")[2])
+    assert foretold == pytest.approx(written, rel=0.25)  # of so small a model names and sums are a part
+    assert "holds a run" in pretrain_dry_run(options)["note"]
+
+
+def test_the_command_line_foretells_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nano_runs(monkeypatch)
+    done = invoke("pretrain", "shapes:16", "--out", "run", *SMALL, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "16 images" in done.output
+    assert not list(tmp_path.iterdir())
+    done = invoke("pretrain", "shapes:16", "--out", "run", *SMALL, "--salient-ratio", "0.3", "--dry-run")
+    assert done.exit_code == 2
