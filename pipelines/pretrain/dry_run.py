@@ -19,6 +19,7 @@ from pipelines.pretrain.pretrain import step_batches
 from pipelines.pretrain.processes import one_world
 from pipelines.pretrain.record.training_log import TrainingLog
 from pipelines.run_folder import CONFIG
+from pipelines.views.joined_maps import JoinedMaps
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def _facts(options: PretrainOptions, job: PretrainJob, measured: _Measured) -> d
     count = options.keep + 1  # the best one beside the newest
     facts = {
         "source": f"{options.source}: {len(task.source)} {what}",
-        "maps": "none" if task.maps is None else f"{options.saliency}: {task.maps.missing} {what} have none",
+        "maps": f"{options.saliency}: {task.maps.missing} {what} have none"
+        if isinstance(task.maps, JoinedMaps)
+        else "none",
         "masks": f"{options.masking_name}, {masking['mask_ratio']:.0%} of {' × '.join(map(str, training.model.grid))} "
         "patches hidden",
         "model": f"{options.model}, {job.config['parameters'] / 1e6:.3g} M parameters, {job.config['precision']} on "
