@@ -13,16 +13,17 @@ from typing import Any
 
 from safetensors.torch import save
 
-from mae.formats.foreign import Weights, build, foreign_kind, load_foreign
+from mae.formats.foreign import Weights
 from mae.formats.interchange import State, to_timm, to_transformers, transformers_config
 from mae.formats.videomae import to_videomae, videomae_config
 from mae.mask_learners.gate import GATE_FILE
 from mae.models.vit import SIZES
 from mae.pixels import IMAGE_MEAN, IMAGE_STD
 from mae.storage import save_torch
-from mae.training.checkpoints import gate_file, load_model
+from mae.training.checkpoints import gate_file
 from pipelines.errors import UserError, user_errors
 from pipelines.export.model_card import model_card
+from pipelines.export.weights import open_weights
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 
 _TIMM_NAMES = {
@@ -73,18 +74,6 @@ def export(model: Path, kind: str, out: Path) -> str:
 
 def _not_empty(out: Path) -> str:
     return f"--out {out} is not an empty folder; give a new one"
-
-
-def open_weights(path: Path) -> Weights:
-    """The weights of a run, a saved model, or another's file or folder; ValueError if there are none."""
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; give a run folder, a saved model or an MAE checkpoint")
-    if path.is_file() or foreign_kind(path):
-        weights = load_foreign(path)
-        build(weights, fresh_decoder=True)  # shapes that do not fit are found here, and not by whoever opens the export
-        return weights
-    model = load_model(path)
-    return Weights(model.state_dict(), dict(model._hub_mixin_config))  # type: ignore[arg-type]
 
 
 _Files = dict[str, Callable[[Any], object]]
