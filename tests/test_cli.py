@@ -64,7 +64,6 @@ GIVEN = {
     ("pretrain", "salient_schedule"): ((0.0, 0.5), ["0:0.5"]),
     ("reconstruct", "size"): ((640, 480), ["640x480"]),
     ("encode", "size"): ((640, 480), ["640x480"]),
-    ("evaluate", "require"): ((-1.0, 2.0, None), ["accuracy=-1,latency=2x"]),
 }
 """The values of options that are read from a text in a way of their own, and the texts."""
 
