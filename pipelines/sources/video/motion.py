@@ -33,7 +33,7 @@ _ENCODED_SIDE, _DIFFERENCE_SIDE = 320, 128  # pixels
 _AT_ONCE = 64  # frames
 _ENCODER = {
     "preset": "veryfast",
-    "crf": "23",
+    "qp": "26",
     "x264-params": "bframes=0:ref=1:keyint=infinite:scenecut=0:rc-lookahead=0:sync-lookahead=0:threads=1",
 }
 
@@ -137,7 +137,7 @@ def encoded_motion(pictures: Iterable[Image.Image]) -> NDArray[np.float32]:
     except (ValueError, av.error.FFmpegError) as error:
         raise BadImage("it has no motion vectors, and PyAV has no encoder of H.264 (libx264) here") from error
     decoder = av.CodecContext.create("h264", "r")
-    decoder.options = EXPORT
+    decoder.options, decoder.thread_count = EXPORT, 1
     encoder.options, encoder.pix_fmt = _ENCODER, "yuv420p"
     maps: list[NDArray[np.float32] | None] = []
     for packet in _encode(encoder, pictures):
