@@ -95,8 +95,9 @@ def _made(model: Any, share: float, by: str, gate: Gate | None, options: ExportO
 
 def _converted(module: DeviceEncoder, options: ExportOptions) -> tuple[Any, str]:
     """The file's content, and how far its features are from the module's. ValueError if this runtime can't run it."""
-    torch.manual_seed(0)
-    inputs = module.example(3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inputs = module.example(3)
     with torch.no_grad():
         expected = module(*inputs)  # before it is traced: tables that are made at the first call are kept
     model = to_onnx(module, inputs, (module.inputs, module.outputs), options.opset)
