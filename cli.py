@@ -279,6 +279,7 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
     """Evaluate an encoder by probes, fine-tuning, occlusion or masks, against the same encoder with random weights."""
     from pipelines.evaluate.evaluate import evaluate as measure
     from pipelines.evaluate.printed import print_evaluation, remarks
+    from pipelines.evaluate.speed import unmet
     from pipelines.report.run_report import refresh_report
 
     options = _options(EvaluateOptions, given)
@@ -289,6 +290,8 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
     if options.file is not None:
         refresh_report(options.file.parent)
         say(f"all figures are in {options.file}")
+    if options.require and (missed := unmet(result, options.require)):
+        fail("; ".join(missed), 1, "not met")
     say_next("compare", options.source, "--out", "comparison", quiet=quiet)
 
 
@@ -341,11 +344,19 @@ def compare(given: Given, quiet: Quiet = False) -> None:
 
 
 @command(ExportOptions)
-def export(given: Given) -> None:
-    """Write a model's weights as facebookresearch/mae, timm or transformers read them, equal to the bit."""
+def export(given: Given, quiet: Quiet = False) -> None:
+    """Write a model as facebookresearch/mae, timm or transformers read it, equal to the bit, or as a file for ONNX
+    Runtime.
+    """
+    options = _options(ExportOptions, given)
+    if options.to == "onnx":
+        from pipelines.export.onnx_file import export_onnx
+
+        print_facts(export_onnx(options, quiet=quiet))
+        say_next("evaluate", options.out, "LABELLED", "--beside", options.run, quiet=quiet)
+        return
     from pipelines.export.export import export as write
 
-    options = _options(ExportOptions, given)
     line = write(options.run, options.to, options.out)
     say(f"the weights are in {options.out}; open them with\n{line}")
 

@@ -1,10 +1,12 @@
-"""Work done ahead by threads, in order, and no further ahead than it is told."""
+"""Work done ahead, or behind, by threads, in order, and no further than it is told."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Executor, Future
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import Full, Queue
 from typing import TypeVar
 
@@ -50,3 +52,25 @@ def prefetch(
             yield entry.result()
     finally:
         left.set()
+
+
+@contextmanager
+def one_behind(*, depth: int) -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Gives a function that hands work to a thread, which does it in order, at most ``depth`` pieces under way.
+
+    An error of a piece is raised at a later one or at the end of the block, which waits for all of it.
+    """
+    waiting: deque[Future[object]] = deque()
+
+    def put(work: Callable[[], object]) -> None:
+        waiting.append(thread.submit(work))
+        while waiting and (len(waiting) > depth or waiting[0].done()):
+            waiting.popleft().result()
+
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            yield put
+            while waiting:
+                waiting.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)

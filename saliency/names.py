@@ -6,6 +6,9 @@ METHOD_NAMES = (
 )
 """The methods a saliency map can be made by: the rows of :data:`saliency.methods.methods.METHODS`."""
 
+MOTION_METHODS = ("motion", "frame-difference")
+"""The methods that read the motion of a video, and no CLIP."""
+
 OWN_WEIGHTS = ("hf-hub:", "local-dir:")
 """How the names of CLIP models begin that bring their weights along."""
 

@@ -190,7 +190,9 @@ def run(words, clip):
         small |= {"--batch-size": "1"}  # times the steps of the autoencoder to one of the head
     for protocol in {*OF_PROTOCOLS}.intersection(words):
         small |= OF_PROTOCOLS[protocol]
-    if name == "build-saliency" and not any(word.startswith("shapes") for word in words):
+    if name == "build-saliency" and {"motion", "frame-difference"}.intersection(words):
+        small.pop("--batch-size")  # it needs no model
+    elif name == "build-saliency" and not any(word.startswith("shapes") for word in words):
         small["--clip"] = clip
         words = _without(words, {"--pretrained", "--clip-size"})
     if name == "build-saliency" and any(word.startswith("local-dir:") for word in words):

@@ -1,11 +1,18 @@
 """The maps of the benchmark: true ones, and true ones made worse on purpose.
 
+    python benchmarks/masking/maps.py [--out FOLDER]
+
+writes ``results/hits.json``: by map of the plan map-quality, the mean share of an object's area that lies in the 25 %
+most salient patches of a whole picture.
+
 A worse map is the true one changed in one way, by an amount that is its distance from the truth: ``blurred`` by a
 Gaussian, ``moved`` in a direction that differs from image to image, or ``noisy``, mixed with smoothed noise.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, shift
 
@@ -49,7 +57,7 @@ class Maps:
     source: str
     worse: Worse | None = None
     true: str | None = None
-    """The name of the true maps that ``worse`` changes."""
+    """The name of the true maps, which ``worse`` changes."""
     clip: bool = False
     """Those of the shipped CLIP and Grad-CAM, as ``build-saliency`` makes them, instead."""
 
@@ -60,7 +68,7 @@ _worse = partial(Maps, _SMALL, true="scenes-small")
 MAPS = {
     "scenes-small": Maps(_SMALL),
     "scenes-large": Maps(_LARGE),
-    "clip-small": Maps(_SMALL, clip=True),
+    "clip-small": Maps(_SMALL, clip=True, true="scenes-small"),
     "quick": Maps("shapes:256,objects=1,size=48,radius=0.15-0.23"),
     "tiny-imagenet": Maps("tiny_imagenet100/train.parquet"),
     "blurred-0.1": _worse(partial(blurred, sigma=0.1)),
@@ -88,3 +96,32 @@ def make_maps(name: str, folder: Path) -> Path:
         np.save(files / f"{row.key}.npy", asked.worse(row.map.astype(np.float64), rng).astype(np.float32))
     sm.import_maps(asked.source, files, out=out, quiet=True, made_by=f"true masks, {name}")
     return out
+
+
+def hits(name: str, folder: Path, side: int = 6) -> tuple[float, float]:
+    """The share of an object's area in the 25 % highest of side × side patches, by its map and by another image's."""
+    of_maps, of_truth = (
+        torch.nn.functional.adaptive_avg_pool2d(
+            torch.from_numpy(np.stack([row.map.astype(np.float32) for row in sm.open_maps(make_maps(each, folder))])),
+            side,
+        ).flatten(1)
+        for each in (name, MAPS[name].true or name)
+    )
+    certain = torch.zeros_like(of_maps).scatter_(1, of_maps.topk(side * side // 4, dim=1).indices, 1)
+    area = of_truth / of_truth.sum(1, keepdim=True)
+    return tuple(float((area * chosen).sum(1).mean()) for chosen in (certain, certain.roll(1, 0)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("masking-runs"))
+    folder = parser.parse_args().out
+    found = {name: round(hits(name, folder)[0], 4) for name, maps in MAPS.items() if maps.true is not None}
+    found["scenes-small"], found["shuffled"] = (round(share, 4) for share in hits("scenes-small", folder))
+    place = Path(__file__).parent / "results" / "hits.json"
+    place.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"shares in {place}")
+
+
+if __name__ == "__main__":
+    main()

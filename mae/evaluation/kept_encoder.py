@@ -75,4 +75,4 @@ class KeptEncoder:
         return torch.stack(rows).to(images.device)
 
     def _by_place(self, images: Tensor) -> Tensor:
-        return center_prior(self.model.grid, images.device).expand(len(images), -1)
+        return center_prior(self.model.grid, images.device).expand(images.shape[0], -1)

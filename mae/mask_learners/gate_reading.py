@@ -44,15 +44,15 @@ def spread(values: Tensor, grid: Sequence[int]) -> Tensor:
     places, patches = checkerboard(tuple(grid), values.device), math.prod(grid)
     flat = values.flatten(2) if values.ndim > 2 else values[..., None]
     there = flat.new_zeros(1, patches, 1).index_fill(1, places, 1)
-    placed = flat.new_zeros(len(flat), patches, flat.shape[2]).index_copy(1, places, flat)
+    placed = flat.new_zeros(flat.shape[0], patches, flat.shape[2]).index_copy(1, places, flat)
     count = _around(there, rows, columns)
     mean = torch.where(count > 0, _around(placed, rows, columns) / count.clamp_min(1), flat.mean(1, keepdim=True))
-    return torch.where(there > 0, placed, mean).reshape(len(flat), patches, *values.shape[2:])
+    return torch.where(there > 0, placed, mean).reshape(flat.shape[0], patches, *values.shape[2:])
 
 
 def _around(values: Tensor, rows: int, columns: int) -> Tensor:
     """The sum [B, N, C] of each patch's four neighbours."""
-    cells = F.pad(values.view(len(values), -1, rows, columns, values.shape[2]), (0, 0, 1, 1, 1, 1))
+    cells = F.pad(values.view(values.shape[0], -1, rows, columns, values.shape[2]), (0, 0, 1, 1, 1, 1))
     around = cells[:, :, :-2, 1:-1] + cells[:, :, 2:, 1:-1] + cells[:, :, 1:-1, :-2] + cells[:, :, 1:-1, 2:]
     return around.reshape(values.shape)
 

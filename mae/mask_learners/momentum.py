@@ -71,7 +71,7 @@ class MomentumEncoder(nn.Module):
         if self.cls_token is None:
             return tokens + positions
         count = self.cls_token.shape[1]
-        first = (self.cls_token + positions[:, :count]).expand(len(tokens), -1, -1)
+        first = (self.cls_token + positions[:, :count]).expand(tokens.shape[0], -1, -1)
         return torch.cat([first, tokens + positions[:, count:]], dim=1)
 
     @torch.no_grad()

@@ -227,7 +227,7 @@ class Masking:
     @property
     def needs_saliency(self) -> bool:
         """Whether a call needs the saliency of its images."""
-        return "maps" in self.row.needs
+        return "maps" in self.row.needs or "motion" in self.row.needs
 
     def ratio_at(self, progress: float) -> float:
         """The salient ratio at training ``progress``, 0 (start) to 1 (end); beyond them it stays at the ends."""

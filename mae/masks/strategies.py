@@ -17,7 +17,7 @@ SALIENT_PICKS = ("top", "weighted")
 SALIENT_RATIO = 0.25
 """How much is hidden because it is salient, where nothing is asked for."""
 
-Need = Literal["maps", "another image", "labels", "images", "videos", "a file"]
+Need = Literal["maps", "motion", "another image", "labels", "images", "videos", "a file"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Strategy:
     """``module:function`` of a blind strategy, ``module`` of a learned one."""
     learned: bool = False
     needs: tuple[Need, ...] = ()
-    """``maps`` of its images; ``another image`` in the batch, whose map it takes; a class ``label`` of each; ``images``
-    or ``videos``, where it masks nothing else; and ``a file`` of the user's code."""
+    """``maps`` of its images; the ``motion`` of its clips, in place of maps; ``another image`` in the batch, whose map
+    it takes; a class ``label`` of each; ``images`` or ``videos``, where it masks nothing else; and ``a file`` of the
+    user's code."""
     options: tuple[str, ...] = ()
     """Options of ``pretrain`` that belong to it, and have no effect where no strategy they belong to is chosen."""
     barred: tuple[str, ...] = ()
@@ -62,10 +63,10 @@ class Strategy:
         return ", ".join([self.name, *filter(None, [words]), f"{asked['mask_ratio']:g} hidden"])
 
 
-def _salient(name: str, *needs: Need) -> Strategy:
+def _salient(name: str, *needs: Need, made_by: str = "", compared: bool = True) -> Strategy:
     return Strategy(
         name,
-        f"mae.masks.blind:{name}",
+        f"mae.masks.blind:{made_by or name}",
         needs=needs,
         ranked=True,
         tubes="asked",
@@ -74,6 +75,7 @@ def _salient(name: str, *needs: Need) -> Strategy:
             "salient_schedule",
         ),
         words="{ratio} of {salient_of}, {salient_pick}",
+        compared=compared,
     )
 
 
@@ -94,6 +96,9 @@ STRATEGIES: dict[str, Strategy] = {
         _salient("inverse", "maps"),
         _salient("shuffled", "maps", "another image"),
         _salient("center"),
+        # What moves in a clip: by the vectors of its codec, and by what changes from frame to frame.
+        _salient("motion", "videos", "motion", made_by="salient", compared=False),
+        _salient("frame-difference", "videos", "motion", made_by="salient", compared=False),
         Strategy("tube", "mae.masks.blind:random", needs=("videos",), compared=False),
         Strategy(
             "gate",

@@ -32,6 +32,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if plain or not ONEDNN or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     compiling = torch.compiler.is_compiling()
+    if compiling and _is_exporting():
+        return F.linear(x, weight, bias)  # an exported graph runs where neither this processor nor this package is
     if not compiling and torch._C._are_functorch_transforms_active():
         return F.linear(x, weight, bias)  # oneDNN's operation has no rules for vmap and forward derivatives
     rows = x.reshape(-1, x.shape[-1])
@@ -56,6 +58,10 @@ def _processor() -> str:
 
 ONEDNN = prefers_onednn()
 """Whether float32 products on the CPU are oneDNN's; looked up once, for it is asked at every layer."""
+
+
+# Before torch 2.7 nothing says so; there only an export compiles without dynamo.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: not torch.compiler.is_dynamo_compiling())
 
 
 def _multiply(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:

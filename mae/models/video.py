@@ -164,16 +164,16 @@ class VideoMaskedAutoencoder(
         """Clips [B, C, T, H, W] as tubelets [B, N, t·p·p·C]: frame by frame and row by row, a pixel's channels last."""
         self._check_images(images, grid)
         (slots, rows, columns), t, p = grid or self.grid, self.tubelet, self.patch_size
-        cells = images.reshape(len(images), self.channels, slots, t, rows, p, columns, p)
+        cells = images.reshape(images.shape[0], self.channels, slots, t, rows, p, columns, p)
         cells = cells.permute(0, 2, 4, 6, 3, 5, 7, 1)  # [B, slots, h, w, t, p, p, C]
-        return cells.reshape(len(images), slots * rows * columns, self.numbers_per_patch)
+        return cells.reshape(images.shape[0], slots * rows * columns, self.numbers_per_patch)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Tubelets [B, N, t·p·p·C] as clips [B, C, T, H, W]; undoes ``patchify``."""
         (slots, rows, columns), t, p = self.grid, self.tubelet, self.patch_size
-        cells = patches.reshape(len(patches), slots, rows, columns, t, p, p, self.channels)
+        cells = patches.reshape(patches.shape[0], slots, rows, columns, t, p, p, self.channels)
         cells = cells.permute(0, 7, 1, 4, 2, 5, 3, 6)  # [B, C, slots, t, h, p, w, p]
-        return cells.reshape(len(patches), self.channels, self.frames, *self.image_size)
+        return cells.reshape(patches.shape[0], self.channels, self.frames, *self.image_size)
 
     def _new_embedding(self, width: int) -> TubeletEmbed:
         return TubeletEmbed(self.tubelet, self.patch_size, self.channels, width)

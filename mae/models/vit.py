@@ -226,18 +226,18 @@ class MaskedAutoencoder(
         """Images [B, C, H, W] as patches [B, N, p·p·C]: pixels row by row, the channels of a pixel side by side."""
         self._check_images(images, grid)
         (rows, columns), p = grid or self.grid, self.patch_size
-        cells = images.reshape(len(images), self.channels, rows, p, columns, p)  # [B, C, h, p, w, p]
-        return cells.permute(0, 2, 4, 3, 5, 1).reshape(len(images), rows * columns, p * p * self.channels)
+        cells = images.reshape(images.shape[0], self.channels, rows, p, columns, p)  # [B, C, h, p, w, p]
+        return cells.permute(0, 2, 4, 3, 5, 1).reshape(images.shape[0], rows * columns, p * p * self.channels)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Patches [B, N, p·p·C] as images [B, C, H, W]; undoes ``patchify``."""
         (rows, columns), p = self.grid, self.patch_size
-        cells = patches.reshape(len(patches), rows, columns, p, p, self.channels)  # [B, h, w, p, p, C]
-        return cells.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), self.channels, *self.image_size)
+        cells = patches.reshape(patches.shape[0], rows, columns, p, p, self.channels)  # [B, h, w, p, p, C]
+        return cells.permute(0, 5, 1, 3, 2, 4).reshape(patches.shape[0], self.channels, *self.image_size)
 
     def encode(self, images: Tensor) -> Tensor:
         """Tokens [B, C+N, D] of images [B, C, H, W] with nothing hidden: the class tokens, then every patch."""
-        return self._encode(self._embed(self.patchify(images)) + self.pos_embed[:, self.class_tokens :])
+        return self.encode_embedded(self.embed_patches(self.patchify(images)))
 
     def features(self, images: Tensor, pool: str = "mean") -> Tensor:
         """One vector per image, [B, D]: the ``mean`` of the patch tokens or of the class tokens (``cls``)."""
@@ -253,18 +253,32 @@ class MaskedAutoencoder(
     def embed(self, images: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Patch embeddings [B, N, D] of images [B, C, H, W] of any size in patches, without positions."""
         height, width = images.shape[-2:]
-        return self._embed(self.patchify(images, grid or self.grid_of((height, width))))
+        return self.embed_patches(self.patchify(images, grid or self.grid_of((height, width))))
 
     def encode_visible(self, images: Tensor, ids_keep: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Tokens [B, C+K, D] of the patches ``ids_keep`` [B, K] alone, in that order, after the class tokens."""
         return self._encode_visible(self.patchify(images, grid), ids_keep, grid)
 
+    def embed_patches(self, patches: Tensor) -> Tensor:
+        """Embeddings [..., D] of patches [..., p·p·C], without positions: what ``patch_embed`` gives."""
+        projection = self.patch_embed.proj
+        return linear(patches, projection.weight.movedim(1, -1).flatten(1), projection.bias)
+
+    def encode_embedded(
+        self, embedded: Tensor, ids_keep: Tensor | None = None, grid: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Tokens [B, C+K, D] of the embeddings [B, K, D] of the patches ``ids_keep`` [B, K], or of all of them."""
+        first, positions = self.class_tokens, self.positions(grid)[0]
+        return self._encode(
+            embedded + (positions[:, first:] if ids_keep is None else _rows(positions[0], ids_keep + first))
+        )
+
     def decode(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Predictions [B, N, p·p·C] from tokens [B, C+K, D] and the place of each patch, ``ids_restore`` [B, N]."""
         x = self.decoder_embed(latent)
         first, missing = self.class_tokens, ids_restore.shape[1] + self.class_tokens - x.shape[1]
-        blanks = self.mask_token.expand(len(x), missing, -1)  # [B, N-K, decoder width]
-        patches = _take(torch.cat([x[:, first:], blanks], dim=1), ids_restore)  # [B, N, decoder width], in image order
+        blanks = self.mask_token.expand(x.shape[0], missing, -1)  # [B, N-K, decoder width]
+        patches = take(torch.cat([x[:, first:], blanks], dim=1), ids_restore)  # [B, N, decoder width], in image order
         x = torch.cat([x[:, :first], patches], dim=1) + self.positions(grid)[1]
         for block in self.decoder_blocks:
             x = block(x)
@@ -292,7 +306,7 @@ class MaskedAutoencoder(
         patches = self.patchify(images, grid)
         latent = self._encode_visible(patches, mask.ids_keep, grid)
         prediction = self._fill_in(latent, mask.ids_keep, hidden, grid, visible=visible)
-        target = self._target(_take(patches, torch.cat([mask.ids_keep, hidden], 1) if visible else hidden))
+        target = self._target(take(patches, torch.cat([mask.ids_keep, hidden], 1) if visible else hidden))
         error = F.mse_loss(prediction.float(), target, reduction="none" if each else "mean")
         return error.mean(-1) if each else error
 
@@ -319,15 +333,9 @@ class MaskedAutoencoder(
         """Patches to tokens [B, N, width]; its projection ``proj`` is a convolution."""
         return PatchEmbed(self.image_size, self.patch_size, self.channels, width)
 
-    def _embed(self, patches: Tensor) -> Tensor:
-        """Tokens [..., D] of patches [..., p·p·C], without positions; what the projection of ``patch_embed`` gives."""
-        projection = self.patch_embed.proj
-        return linear(patches, projection.weight.movedim(1, -1).flatten(1), projection.bias)
-
     def _encode_visible(self, patches: Tensor, ids_keep: Tensor, grid: tuple[int, ...] | None) -> Tensor:
         """Tokens [B, C+K, D] of patches [B, N, p·p·C]; the hidden ones are not even embedded."""
-        places = ids_keep + self.class_tokens
-        return self._encode(self._embed(_take(patches, ids_keep)) + _rows(self.positions(grid)[0][0], places))
+        return self.encode_embedded(self.embed_patches(take(patches, ids_keep)), ids_keep, grid)
 
     def _fill_in(
         self,
@@ -345,9 +353,9 @@ class MaskedAutoencoder(
         count = hidden.shape[1]
         # Nothing in the decoder knows an order but the positions: the tokens stay as they stand, visible, then hidden.
         first = self.class_tokens
-        before = torch.arange(first, device=hidden.device).expand(len(hidden), -1)
+        before = torch.arange(first, device=hidden.device).expand(hidden.shape[0], -1)
         places = torch.cat([before, ids_keep + first, hidden + first], dim=1)  # [B, C+K+M']
-        blanks = self.mask_token.expand(len(latent), count, -1)
+        blanks = self.mask_token.expand(latent.shape[0], count, -1)
         x = torch.cat([self.decoder_embed(latent), blanks], dim=1) + _rows(self.positions(grid)[1][0], places)
         *blocks, last = self.decoder_blocks
         for block in blocks:
@@ -361,7 +369,7 @@ class MaskedAutoencoder(
         x = patches
         if self.cls_token is not None:
             first = self.cls_token + self.pos_embed[:, : self.class_tokens]
-            x = torch.cat([first.expand(len(patches), -1, -1), patches], dim=1)
+            x = torch.cat([first.expand(patches.shape[0], -1, -1), patches], dim=1)
         for block in self.blocks:
             x = block(x)
         tokens: Tensor = self.norm(x)
@@ -431,9 +439,9 @@ def sincos_positions(grid: tuple[int, ...], width: int, laid_on: tuple[int, ...]
     return torch.cat([torch.zeros(1, width), patches.float()])[None]
 
 
-def _take(tokens: Tensor, ids: Tensor) -> Tensor:
+def take(tokens: Tensor, ids: Tensor) -> Tensor:
     """The tokens [B, n, D] at ``ids`` [B, k], [B, k, D]."""
-    first = torch.arange(len(tokens), device=ids.device)[:, None] * tokens.shape[1]
+    first = torch.arange(tokens.shape[0], device=ids.device)[:, None] * tokens.shape[1]
     return _rows(tokens.flatten(0, 1), ids + first)
 
 

@@ -36,24 +36,52 @@ def complete(
     images = copy_to(images, device)
     small, covered = shrink_visible(images, hidden, model.image_size)
     filled = recover(model, small, covered, precision)
-    return enlarge_into(images, copy_to(hidden, device), filled, copy_to(covered, device), blend=blend)
+    return enlarge_into(images, hidden, filled, copy_to(covered, device), blend=blend)
 
 
 def enlarge_into(images: Tensor, hidden: Tensor, small: Tensor, covered: Tensor, *, blend: bool = True) -> Tensor:
     """Images uint8 [B, 3, H, W] whose pixels under ``hidden`` bool [B, H, W] are those of smaller pictures.
 
     ``small`` uint8 [B, 3, h, w] is what a model filled in where ``covered`` bool [B, h, w] (:func:`shrink_visible`).
+    All work is done in the box around what is hidden, which waits for the device if ``hidden`` does not lie on the
+    host.
     """
-    size = (small.shape[2], small.shape[3])
+    size, reach = (images.shape[2], images.shape[3]), _reach(hidden, (small.shape[2], small.shape[3]))
+    box = box_around(hidden, reach)
+    if box is None:
+        return images
     known = covered[:, None].float()
     # Only what the model filled in is enlarged: its edge must not be mixed with what lies around it.
     filled = spread_inwards(*_outwards(small.float() * known, known))
-    large = _enlarge(filled, (images.shape[2], images.shape[3]))
+    large = _enlarge_part(filled, size, box)
+    there, given = copy_to(hidden[(..., *box)], images.device)[:, None], images[(..., *box)]
     if blend:
-        edge = _edge(hidden, size)
-        large = large + spread_inwards((images.float() - large) * edge, edge)
-    completed = large.round().clamp(0, 255).to(torch.uint8)
-    return torch.where(hidden[:, None], completed, images)
+        edge = _edge(there.float(), reach)
+        corner = (box[0].start, box[1].start)
+        large = large + spread_inwards((given.float() - large) * edge, edge, corner, size)
+    completed = images.clone()
+    completed[(..., *box)] = torch.where(there, large.round().clamp(0, 255).to(torch.uint8), given)
+    return completed
+
+
+Box = tuple[slice, slice]
+"""Rows and columns of a picture."""
+
+
+def box_around(hidden: Tensor, margin: tuple[int, int]) -> Box | None:
+    """The smallest box that holds all that is hidden, bool [B, H, W], and a margin of rows and columns.
+
+    None where nothing is hidden.
+    """
+    sides = []
+    flat = hidden.any(0)
+    for axis in (1, 0):
+        there = torch.nonzero(flat.any(axis))[:, 0]
+        if not len(there):
+            return None
+        start, end = max(int(there[0]) - margin[1 - axis], 0), int(there[-1]) + margin[1 - axis] + 1
+        sides.append(slice(start, min(end, flat.shape[1 - axis])))
+    return sides[0], sides[1]
 
 
 def shrink_visible(images: Tensor, hidden: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -62,31 +90,39 @@ def shrink_visible(images: Tensor, hidden: Tensor, size: tuple[int, int]) -> tup
     uint8 [B, 3, h, w] and bool [B, h, w]: a pixel is hidden if any that it covers is, and no visible one knows anything
     of a hidden one. What is hidden may lie on the host with the images on a GPU, and then does so at ``size`` as well.
     """
+    pixels, box = images.float(), box_around(hidden, (0, 0))
+    if box is None:
+        mean = F.adaptive_avg_pool2d(pixels, size)
+        return mean.round().to(torch.uint8), hidden.new_zeros(len(hidden), *size)
     share = F.adaptive_avg_pool2d((~hidden)[:, None].float(), size)
     covered = share[:, 0] < 1 - 1e-4
-    visible, share = copy_to(~hidden, images.device)[:, None].float(), copy_to(share, images.device)
-    mean = F.adaptive_avg_pool2d(images.float() * visible, size) / share.clamp_min(1e-6)
+    pixels[(..., *box)] *= copy_to(~hidden[(..., *box)], images.device)[:, None]
+    mean = F.adaptive_avg_pool2d(pixels, size) / copy_to(share, images.device).clamp_min(1e-6)
     return mean.round().clamp(0, 255).to(torch.uint8), covered
 
 
-def spread_inwards(values: Tensor, weights: Tensor) -> Tensor:
+def spread_inwards(
+    values: Tensor, weights: Tensor, corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None
+) -> Tensor:
     """Values float [B, C, H, W], known where ``weights`` [B, 1, H, W] is 1 and 0 elsewhere, carried on smoothly.
 
     Pull and push (Gortler et al. 1996, "The lumigraph"): means of what is known at every halving, and from the coarsest
-    on what is not known takes the value above it. Zero where nothing is known at all.
+    on what is not known takes the value above it. Zero where nothing is known at all. Where values and weights are a
+    part of pictures of that ``size``, from the row and column ``corner`` on, outside of which nothing is known, the
+    result is that part of the result for the whole.
     """
-    levels = [(values, weights)]
-    while max(values.shape[2:]) > 1:
-        padded_values, padded_weights = (_even(each) for each in levels[-1])
-        share = F.avg_pool2d(padded_weights, 2)
-        mean = F.avg_pool2d(padded_values * padded_weights, 2) / share.clamp_min(1e-6)
-        values, weights = mean, (4 * share).clamp(max=1)  # one known pixel of four is knowledge enough
-        levels.append((values, weights))
-    filled = levels[-1][0] * (levels[-1][1] > 0)
-    for known, weight in reversed(levels[:-1]):
-        height, width = known.shape[2:]
-        above = _enlarge(filled, (height + height % 2, width + width % 2))[:, :, :height, :width]
-        filled = weight * known + (1 - weight) * above
+    size = size or (values.shape[2], values.shape[3])
+    levels = [(values, weights, corner)]
+    while max(size) > 1:
+        values, weights, corner = _halved(*levels[-1])
+        size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+        levels.append(_grown(values, weights, corner, size))
+    filled, above = levels[-1][0] * (levels[-1][1] > 0), levels[-1][2]
+    for known, weight, corner in reversed(levels[:-1]):
+        top, left = (place - 2 * start for place, start in zip(corner, above, strict=True))
+        doubled = _enlarge(filled, (2 * filled.shape[2], 2 * filled.shape[3]))
+        doubled = doubled[:, :, top : top + known.shape[2], left : left + known.shape[3]]
+        filled, above = weight * known + (1 - weight) * doubled, corner
     return filled
 
 
@@ -96,6 +132,9 @@ def seam(images: Tensor, hidden: Tensor) -> Tensor:
     """
     steps = torch.zeros(len(images), device=images.device)
     edges = torch.zeros(len(images), device=images.device)
+    box = box_around(hidden, (1, 1))
+    if box is not None:
+        images, hidden = images[(..., *box)], hidden[(..., *box)]
     pixels = images.float()
     for axis in (2, 3):
         crossing = (hidden.diff(dim=axis - 1) != 0).float()
@@ -104,14 +143,18 @@ def seam(images: Tensor, hidden: Tensor) -> Tensor:
     return steps / edges
 
 
-def _edge(hidden: Tensor, size: tuple[int, int]) -> Tensor:
-    """The visible pixels just outside the region, 1 or 0, [B, 1, H, W]: as far as a pixel of the model's is wide."""
-    there = hidden[:, None].float()
-    reach = [max(1, math.ceil(large / small)) for large, small in zip(hidden.shape[1:], size, strict=True)]
-    reached = there
+def _reach(hidden: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+    """How many rows and columns of a picture a pixel of the model's is wide, rounded up."""
+    height, width = (max(1, math.ceil(large / small)) for large, small in zip(hidden.shape[1:], size, strict=True))
+    return height, width
+
+
+def _edge(hidden: Tensor, reach: tuple[int, int]) -> Tensor:
+    """The visible pixels just outside the region [B, 1, H, W], as far as ``reach``: 1, others 0."""
+    reached = hidden
     for kernel, padding in (((2 * reach[0] + 1, 1), (reach[0], 0)), ((1, 2 * reach[1] + 1), (0, reach[1]))):
         reached = F.max_pool2d(reached, kernel, stride=1, padding=padding)  # a side at a time: far cheaper
-    return reached - there
+    return reached - hidden
 
 
 def _outwards(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,11 +170,39 @@ def _outwards(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return values * weights, weights
 
 
-def _even(values: Tensor) -> Tensor:
-    """One more row or column of zeros where a side is odd."""
-    height, width = values.shape[2:]
-    return F.pad(values, (0, width % 2, 0, height % 2))
+def _halved(values: Tensor, weights: Tensor, corner: tuple[int, int]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """The next level of the pyramid, of parts that start at ``corner`` of their pictures."""
+    sides = [(start % 2, (start + count) % 2) for start, count in zip(corner, values.shape[2:], strict=True)]
+    padding = (*sides[1], *sides[0])
+    weights, values = F.pad(weights, padding), F.pad(values, padding)
+    share = F.avg_pool2d(weights, 2)
+    mean = F.avg_pool2d(values * weights, 2) / share.clamp_min(1e-6)
+    # One known pixel of four is knowledge enough.
+    return mean, (4 * share).clamp(max=1), (corner[0] // 2, corner[1] // 2)
+
+
+def _grown(
+    values: Tensor, weights: Tensor, corner: tuple[int, int], size: tuple[int, int]
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """One more pixel on each side that is not the picture's, for the level below to interpolate with."""
+    starts = [min(start, 1) for start in corner]
+    ends = [min(whole - start - count, 1) for whole, start, count in zip(size, corner, values.shape[2:], strict=True)]
+    padding = (starts[1], ends[1], starts[0], ends[0])
+    grown = (corner[0] - starts[0], corner[1] - starts[1])
+    return F.pad(values, padding), F.pad(weights, padding), grown
 
 
 def _enlarge(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+def _enlarge_part(images: Tensor, size: tuple[int, int], box: Box) -> Tensor:
+    """The ``box`` of the images at ``size``, as :func:`_enlarge` gives it, without the rest."""
+    for axis, part in zip((2, 3), box, strict=True):
+        ratio = images.shape[axis] / size[axis - 2]
+        places = ((torch.arange(part.start, part.stop, device=images.device) + 0.5) * ratio - 0.5).clamp(min=0)
+        before = places.long()
+        after = (before + 1).clamp(max=images.shape[axis] - 1)
+        share = (places - before).view((-1, 1) if axis == 2 else (-1,))
+        images = torch.lerp(images.index_select(axis, before), images.index_select(axis, after), share)
+    return images

@@ -126,7 +126,7 @@ def _fill(model: MaskedAutoencoder, pixels: Tensor, covered: Tensor, count: int,
             prediction = (_by_channel(prediction) * deviation + mean).flatten(2)
         return (model.unpatchify(prediction) * 255).round().clamp(0, 255).to(torch.uint8)
     if model.norm_pix:
-        mean, deviation = _statistics(patches, covered, model.grid)
+        mean, deviation = patch_statistics(patches, covered, model.grid)
         prediction = prediction * deviation + mean
     return denormalise(model.unpatchify(prediction))
 
@@ -137,7 +137,7 @@ def _mask_of(hidden: Tensor, count: int) -> Mask:
     return Mask(order[:, : hidden.shape[1] - count], torch.argsort(order, dim=1), hidden)
 
 
-def _statistics(patches: Tensor, covered: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def patch_statistics(patches: Tensor, covered: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and deviation [b, N, 1] for the prediction of every patch, from visible pixels of patches [b, N, p·p·C]."""
     visible = (~covered).repeat_interleave(patches.shape[2] // covered.shape[2], dim=2)
     share, means, deviations = visible_statistics(patches, visible)
@@ -148,7 +148,7 @@ def _statistics(patches: Tensor, covered: Tensor, grid: tuple[int, ...]) -> tupl
 
 
 def _colour_statistics(tubelets: Tensor, covered: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """As ``_statistics`` for normalised tubelets [b, N, t·p·p·3]: of each channel, [b, N, 1, 3], of colours in 0..1."""
+    """As ``patch_statistics`` for tubelets [b, N, t·p·p·3]: of each channel, [b, N, 1, 3], colours in 0..1."""
     usual = [torch.tensor(values, device=tubelets.device) for values in (IMAGE_MEAN, IMAGE_STD)]
     colours = (_by_channel(tubelets) * usual[1] + usual[0]).transpose(2, 3)  # [b, N, 3, t·p·p]
     share, means, deviations = visible_statistics(colours, (~covered)[:, :, None].expand_as(colours))
@@ -182,9 +182,9 @@ def nearness(share: Tensor, grid: tuple[int, ...], newest: int | None = None) ->
     """
     sides = torch.meshgrid(*(torch.arange(side, device=share.device) for side in grid), indexing="ij")
     places = torch.stack([side.flatten() for side in sides], dim=1).float()
-    apart = torch.cdist(places if newest is None else places[-newest:], places)
+    apart = ((places if newest is None else places[-newest:])[:, None] - places).square().sum(2)
     # In logarithms, so that the only visible patch counts fully however far it is.
-    weights = -0.5 * apart.square() + share.clamp(min=1e-12).log()[:, None, :]
+    weights = -0.5 * apart + share.clamp(min=1e-12).log()[:, None, :]
     return weights.masked_fill((share == 0)[:, None, :] & (share.sum(1) > 0)[:, None, None], -torch.inf).softmax(2)
 
 

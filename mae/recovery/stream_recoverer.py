@@ -89,7 +89,7 @@ class StreamRecoverer:
         if not len(places):
             return frames[:count]
         filled = self._fill(small, places, prediction)
-        large = enlarge_into(given, copy_to(hidden, device), filled, covered, blend=self._blend)
+        large = enlarge_into(given, hidden, filled, covered, blend=self._blend)
         return large[:count].to(frames.device)
 
     def _remember(self, small: Tensor, covered: Tensor) -> None:

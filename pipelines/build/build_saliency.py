@@ -15,6 +15,7 @@ from pipelines.build.append import APPENDED, JOINING, finished_maps, join_append
 from pipelines.build.job import NOT_OF_A_MAP, open_job
 from pipelines.build.local_engine import build_here
 from pipelines.build.maps_folder import Engine, make_maps
+from pipelines.build.motion import open_motion
 from pipelines.build.options import BuildOptions
 from pipelines.build.shard_plan import Plan
 from pipelines.build.stages import Stages
@@ -47,6 +48,13 @@ def build_saliency(options: BuildOptions, *, quiet: bool = False, stages: Stages
 
 def _opened(options: BuildOptions, stages: Stages, quiet: bool, build: Callable[..., Manifest]) -> Manifest:
     """Open the job here or on the cluster, and hand it to ``build``."""
+    if options.shows_motion:
+        motion = open_motion(options)
+        warn([] if quiet else motion.source.warnings)
+        manifest = build(options, motion.settings, motion.plan, motion.engine(), stages, quiet)
+        if not quiet:
+            motion.warn_of_encoded()
+        return manifest
     if options.engine == "ray":
         from pipelines.build.ray_engine import Cluster
 

@@ -20,7 +20,7 @@ from pipelines.sources.tables.first_captions import captions_together
 from saliency import __version__
 from saliency.methods.methods import check_method, layer_name
 from saliency.methods.windows import finest_grid
-from saliency.table.shard import SCHEMA_VERSION
+from saliency.table.shard import version_of
 from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
 
 DEFAULT_CLIP = ("ViT-B-16", "openai")
@@ -63,6 +63,11 @@ def open_job(options: BuildOptions) -> Job:
             f"{options.source} has no captions: a map needs an image and a text; "
             + ("write NAME.txt next to each clip" if options.clips else "name one with --caption-column")
         )
+    if options.clip_maps_kind == "per-slot" and (isinstance(source, StreamSource) or source.videos is None):
+        raise UserError(
+            f"--clip-maps per-slot is for videos, and {options.source} is a source of images; folders of frames are "
+            "clips with --clips"
+        )
     if isinstance(source, StreamSource) and (options.shard or options.engine == "ray"):
         raise UserError(
             f"{options.source} is read as a stream, which can't be dealt out: download it (hf download --repo-type "
@@ -80,7 +85,7 @@ def open_job(options: BuildOptions) -> Job:
         recipe = recipe_of(options, tower)
         if options.compile:
             tower.compile()
-        settings = _settings(options, tower, recipe.grid, source)
+        settings = _settings(options, tower, recipe, source)
     plan = Plan(len(source) if isinstance(source, Source) else None, options.shard_size, options.shard)
     return Job(source, tower, plan, recipe, settings)
 
@@ -99,15 +104,18 @@ def recipe_of(options: BuildOptions, tower: Tower) -> Recipe:
     """How maps are made of what the tower sees; ValueError if the method can't read the tower."""
     check_method(options.method, tower)
     grid = options.grid or finest_grid(max(tower.grid), options.tiles)
-    return Recipe(options.method, grid, options.tiles, options.fit, options.batch_size, static=options.compile)
+    slots = options.slots if options.clip_maps_kind == "per-slot" else 1
+    return Recipe(
+        options.method, grid, options.tiles, options.fit, options.batch_size, static=options.compile, slots=slots
+    )
 
 
-def _settings(options: BuildOptions, tower: Tower, grid: int, source: Source | StreamSource) -> dict[str, Any]:
+def _settings(options: BuildOptions, tower: Tower, recipe: Recipe, source: Source | StreamSource) -> dict[str, Any]:
     """Everything that decides the maps; batch size, threads, device and --compile move the last bits alone."""
     clip = "demo" if options.clip is None and is_built_in(options.source) else options.clip
     metadata = {
-        "schema_version": SCHEMA_VERSION,
-        "grid": grid,
+        **version_of(recipe.slots),
+        "grid": recipe.grid,
         "clip": clip or DEFAULT_CLIP[0],
         "pretrained": options.pretrained if clip else options.pretrained or DEFAULT_CLIP[1],
         "weights_sha256": tower.weights_sha256,

@@ -21,7 +21,8 @@ from torchvision.io import decode_jpeg
 from pipelines.build.pairs import Pair
 from pipelines.build.stages import DECODE, READ, Stages
 from pipelines.sources.images import BadImage, decode_sized, image_size, is_plain_jpeg
-from pipelines.sources.source import Rejected
+from pipelines.sources.source import Rejected, Video
+from pipelines.sources.video.slots import slot_frames
 from pipelines.views.geometry import central_box
 from saliency.maps import FULL, Box
 from saliency.methods.windows import squash_windows
@@ -40,7 +41,7 @@ _JPEG = b"\xff\xd8\xff"
 @dataclass(frozen=True)
 class Prepared:
     """An image ready for the model: a row (but for the score) for each of its captions, and the pixels of its windows,
-    uint8 [T, 3, S, S]."""
+    uint8 [T, 3, S, S], or of the frames of its slots."""
 
     rows: list[Row]
     pixels: NDArray[np.uint8]
@@ -58,9 +59,11 @@ class _Seen:
 
 
 def prepare_pairs(
-    pairs: Sequence[Pair], tower: Tower, fit: str, tiles: int, stages: Stages
+    pairs: Sequence[Pair], tower: Tower, fit: str, tiles: int, stages: Stages, slots: int = 1
 ) -> list[Prepared | Rejected]:
     """Read, decode and resize the images of some pairs, or say why that can't be done.
+
+    With ``slots`` they are the frames in the middle of each slot of a video.
 
     Pairs that follow each other and show the same image, to the byte, share one that is decoded once.
     """
@@ -69,7 +72,7 @@ def prepare_pairs(
     for pair in pairs:
         try:
             caption = _caption(pair)
-            seen = _see_pair(pair, last, tower, fit, tiles, stages)
+            seen = _see_pair(pair, last, tower, fit, tiles, stages, slots)
         except (BadImage, OSError) as error:
             made.append(Rejected(pair.key, pair.caption, " ".join(str(error).split())))
             continue
@@ -89,7 +92,9 @@ def _caption(pair: Pair) -> str:
     return pair.caption
 
 
-def _see_pair(pair: Pair, before: _Seen | None, tower: Tower, fit: str, tiles: int, stages: Stages) -> _Seen:
+def _see_pair(
+    pair: Pair, before: _Seen | None, tower: Tower, fit: str, tiles: int, stages: Stages, slots: int
+) -> _Seen:
     """A pair's image: the one ``before``, if it is the same. Raises BadImage or OSError."""
     if before is not None and before.row is not None and before.row == pair.row:
         return before
@@ -99,7 +104,10 @@ def _see_pair(pair: Pair, before: _Seen | None, tower: Tower, fit: str, tiles: i
         digest = hashlib.sha256(data).hexdigest()
         if before is not None and before.sha256 == digest:
             return before
-        pixels, size, box = see(data, tower, fit, tiles)
+        if slots > 1 and pair.video is not None:
+            pixels, size, box = see_slots(pair.video(), tower, fit, slots)
+        else:
+            pixels, size, box = see(data, tower, fit, tiles)
         return _Seen(pair.row, digest, size, box, Prepared([], pixels))
 
 
@@ -115,6 +123,14 @@ def see(data: bytes, tower: Tower, fit: str, tiles: int) -> tuple[NDArray[np.uin
             return tower.shrink(pixels)[None], (pixels.shape[2], pixels.shape[1]), FULL
     image, size = decode_sized(data, draft=_DRAFT * tower.size * tiles)
     return see_image(image, size, tower, fit, tiles)
+
+
+def see_slots(video: Video, tower: Tower, fit: str, slots: int) -> tuple[NDArray[np.uint8], tuple[int, int], Box]:
+    """As :func:`see` of the frames in the middle of each slot of a video, uint8 [slots, 3, S, S]."""
+    frames, places = np.unique(slot_frames(video.times, slots), return_inverse=True)
+    pictures = video.read(frames.tolist(), draft=_DRAFT * tower.size)
+    seen = [see_image(picture, video.size, tower, fit, 1) for picture in pictures]
+    return np.concatenate([pixels for pixels, _, _ in seen])[places], video.size, seen[0][2]
 
 
 def _plain_jpeg(data: bytes, *, least: int, draft: int) -> Tensor | None:

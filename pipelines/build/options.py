@@ -23,7 +23,7 @@ from pipelines.commandline.shared_options import (
     Split,
     Workers,
 )
-from saliency.names import METHOD_NAMES, OWN_WEIGHTS
+from saliency.names import METHOD_NAMES, MOTION_METHODS, OWN_WEIGHTS
 
 MAPS = "Maps"
 """A panel of ``--help``."""
@@ -46,6 +46,13 @@ class BuildOptions:
 
     effects: ClassVar[tuple[Effect, ...]] = (
         Effect(("ray_workers",), lambda options: options.engine == "ray", "with --engine {engine}"),
+        Effect(
+            ("clip", "pretrained", "clip_size", "tiles", "fit", "compile", "precision", "batch_size", "device"),
+            lambda options: not options.shows_motion,
+            "with --method {method}",
+            "it needs no model",
+        ),
+        Effect(("slots",), lambda options: options.takes_slots, "with --clip-maps {clip_maps_kind}"),
         Effect(("captions",), lambda options: not options.clips, "with --clips", "a clip has one caption"),
         Effect(
             ("pretrained",),
@@ -69,9 +76,9 @@ class BuildOptions:
     method: Annotated[
         str,
         Option(
-            "Method that computes the maps (docs/guide/maps.md). Those after naclip need "
-            "pip install 'saliency-mae[cam]'.",
-            choices=METHOD_NAMES,
+            "Method that computes the maps (docs/guide/maps.md). Those from gradcam++ to scorecam need "
+            "pip install 'saliency-mae[cam]'. The last two show what moves in videos, and need no model.",
+            choices=(*METHOD_NAMES, *MOTION_METHODS),
         ),
     ] = "gradcam"
     grid: Annotated[
@@ -97,10 +104,19 @@ class BuildOptions:
     captions: CaptionsOfAnImage = "first"
     clips: Annotated[
         bool,
-        Option(
-            "Treat a folder of frames as one clip, as pretrain --frames does, and make one map per clip.", panel=DATA
-        ),
+        Option("Treat a folder of frames as one clip, as pretrain --frames does.", panel=DATA),
     ] = False
+    clip_maps: Annotated[
+        Literal["middle", "per-slot"] | None,
+        Option(
+            "Make one map per clip, of its middle, or one for each of --slots parts of its time [default: middle, "
+            "per-slot with --method motion and frame-difference]",
+            panel=MAPS,
+        ),
+    ] = None
+    slots: Annotated[
+        int, Option("Number of equal parts of a clip's time that have a map each.", least=2, panel=MAPS)
+    ] = 16
     split: Split = None
     allow_outside: AllowOutside = False
     limit: Limit = None
@@ -139,13 +155,20 @@ class BuildOptions:
         check_declared(self)
         from saliency.methods.methods import METHODS  # torch comes with it, which the options' help does without
         from saliency.methods.windows import windows
+        from saliency.table.shard import LARGEST_SLOTS
 
         if self.workers < 1:
             raise ValueError(f"--workers is {self.workers}; it must be at least 1")
         if self.grid is not None and not 1 <= self.grid <= 256:
             raise ValueError(f"--grid is {self.grid}; it must be between 1 and 256")
-        if self.compile and METHODS[self.method].deep:
+        if self.slots > LARGEST_SLOTS:
+            raise ValueError(f"--slots is {self.slots}; it must be at most {LARGEST_SLOTS}")
+        if self.shows_motion and self.engine == "ray":
+            raise ValueError(f"--method {self.method} needs no model, and works without --engine ray")
+        if self.compile and not self.shows_motion and METHODS[self.method].deep:
             raise ValueError(f"--method {self.method} reads the blocks that --compile compiles; leave one of them out")
+        if self.clip_maps == "per-slot" and self.tiles > 1:
+            raise ValueError("--tiles is for one map per image: leave it out, or give --clip-maps middle")
         windows(self.tiles)
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
@@ -153,6 +176,21 @@ class BuildOptions:
             raise ValueError("--append makes all new files in one run: leave --shard out, or use --engine ray")
         if self.engine == "ray" and self.shard is not None:
             raise ValueError("--shard is for job arrays; --engine ray deals out the shards itself")
+
+    @property
+    def shows_motion(self) -> bool:
+        """Whether the maps show what moves, by no model."""
+        return self.method in MOTION_METHODS
+
+    @property
+    def clip_maps_kind(self) -> str:
+        """``clip_maps``, or its default with the method."""
+        return self.clip_maps or ("per-slot" if self.shows_motion else "middle")
+
+    @property
+    def takes_slots(self) -> bool:
+        """Whether ``slots`` decides the maps: of motion, the middle one as well."""
+        return self.shows_motion or self.clip_maps_kind == "per-slot"
 
     @property
     def takes_weights(self) -> bool:

@@ -6,10 +6,11 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from pipelines.build.shard_plan import Plan
 from pipelines.sources.open_source import StreamSource
-from pipelines.sources.source import Sample, Source
+from pipelines.sources.source import Sample, Source, Video
 
 CAPTIONS_A_LOOK = 8
 """An image with more captions is looked at again. The model follows the captions of a batch's images in step, so one
@@ -29,6 +30,8 @@ class Pair:
     """Why its caption can't be read, where it has one."""
     row: int | None = None
     """The row of the source's images that it shows; pairs with the same row show the same image."""
+    video: Callable[[], Video] | None = None
+    """Opens its video, where its image is the middle frame of one."""
 
 
 def by_image(pairs: Iterable[tuple[int, Pair]]) -> Iterator[tuple[int, list[Pair]]]:
@@ -55,7 +58,8 @@ def read_shards(source: Source | StreamSource, plan: Plan, todo: Iterable[int]) 
             caption = source.captions[i].as_py() if source.captions is not None else None
             url = source.urls[i].as_py() if source.urls is not None else None
             key, read, fault, row = source.keys[i].as_py(), _Reader(source, i), source.fault(i), source.row(i)
-            yield number, Pair(key, caption, url, bool(duplicate[i]), read, fault, row)
+            video = None if source.videos is None else partial(source.open_video, i)
+            yield number, Pair(key, caption, url, bool(duplicate[i]), read, fault, row, video)
 
 
 def _read_stream(source: StreamSource, shard_size: int, *, skip: int) -> Iterator[tuple[int, Pair]]:

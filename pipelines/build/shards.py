@@ -43,16 +43,18 @@ class Recipe:
     batch_size: int
     static: bool = False
     """Every batch has the same size, the last ones filled up: for a compiled model."""
+    slots: int = 1
+    """Frames of a clip that have a map each; more than one only where there is one window."""
 
     @property
     def images_at_once(self) -> int:
-        """Images a batch, so that it holds ``batch_size`` windows: at least one image."""
-        return max(1, self.batch_size // len(windows(self.tiles)))
+        """Images a batch, so that it holds ``batch_size`` windows or frames: at least one image."""
+        return max(1, self.batch_size // (len(windows(self.tiles)) * self.slots))
 
 
 @dataclass
 class ShardMaps:
-    """The maps of one shard as they come, batch by batch: a row and a raw map [G, G] for every good pair."""
+    """The maps of one shard, batch by batch: a row and a raw map, [G, G] or [K, G, G] of slots, for every good pair."""
 
     tower: Tower
     recipe: Recipe
@@ -96,6 +98,8 @@ class ShardMaps:
             if recipe.static and len(rows) < recipe.images_at_once:
                 filled = [i % len(rows) for i in range(recipe.images_at_once)]
                 pixels, features = pixels[filled], features[:, filled]
+            if recipe.slots > 1:
+                pixels, features = pixels.flatten(0, 1)[:, None], features.repeat_interleave(recipe.slots, dim=1)
             raw, scores = map_windows(
                 self.tower,
                 pixels,
@@ -105,6 +109,9 @@ class ShardMaps:
                 grid=recipe.grid,
                 at_once=recipe.batch_size,
             )
+            if recipe.slots > 1:
+                raw = raw.reshape(len(raw), -1, recipe.slots, *raw.shape[2:])
+                scores = scores.reshape(len(scores), -1, recipe.slots).mean(2)
             running = _Running(rows, raw, scores)
         self._collect()
         self._running = running
@@ -139,8 +146,9 @@ class ShardMaps:
     def write(self, out: Path, name: str, metadata: dict[str, Any]) -> Shard:
         """Write the rejects, then the table; what the manifest is to say of them."""
         with self.stages.time(WRITE):
-            grid = self.recipe.grid
-            raw = torch.stack(self.maps).numpy() if self.maps else np.zeros((0, grid, grid), np.float32)
+            grid, slots = self.recipe.grid, self.recipe.slots
+            none = np.zeros((0, grid, grid) if slots == 1 else (0, slots, grid, grid), np.float32)
+            raw = torch.stack(self.maps).numpy() if self.maps else none
             return write_maps(out, name, self.rows, raw, self.rejected, metadata)
 
 
@@ -181,7 +189,7 @@ def map_shards(
 
     def work(numbered: tuple[int, list[Pair]]) -> tuple[int, int, list[Prepared | Rejected]]:
         number, pairs = numbered
-        return number, len(pairs), prepare_pairs(pairs, tower, recipe.fit, recipe.tiles, stages)
+        return number, len(pairs), prepare_pairs(pairs, tower, recipe.fit, recipe.tiles, stages, recipe.slots)
 
     current: int | None = None
     shard = ShardMaps(tower, recipe, stages)

@@ -88,7 +88,7 @@ def save_config(command: str, kind: type[Any], typed: Mapping[str, Any]) -> None
     from saliency.files import write_text_atomically
 
     with suppress(ValueError, OSError):
-        text = config_text(command, declared_options(kind), resolved_values(kind, typed))
+        text = config_text(command.replace("_", "-"), declared_options(kind), resolved_values(kind, typed))
         write_text_atomically(Path(out) / SAVED, text)
 
 

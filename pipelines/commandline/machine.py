@@ -35,10 +35,14 @@ def usable_precision(precision: str, device: str) -> str:
         raise UserError(str(error)) from error
 
 
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+
+
 def half_the_cores(processes: int = 1) -> int:
     """Workers of each of several processes on this machine, 1 to 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return max(1, min(16, cores // 2 // processes))
+    return max(1, min(16, usable_cores() // 2 // processes))
 
 
 def settled_options(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:

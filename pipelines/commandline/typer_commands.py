@@ -14,7 +14,7 @@ import typer
 
 from pipelines.commandline.config_file import read_config, save_config
 from pipelines.commandline.option import Argument, Declared, declared_as, declared_options
-from pipelines.errors import UserError
+from pipelines.errors import StoppedError, UserError
 
 Command = Callable[..., None]
 
@@ -41,9 +41,11 @@ def with_options(function: Command, kind: type[Any]) -> Command:
         mine = {each.name: typed.pop(each.name) for each in own}
         try:
             function(typed, **mine)
-        finally:
-            if not (mine | typed).get("dry_run"):
-                save_config(function.__name__.replace("_", "-"), kind, typed)
+        except (KeyboardInterrupt, StoppedError):  # it will go on
+            save_config(function.__name__, kind, typed)
+            raise
+        if not (mine | typed).get("dry_run"):
+            save_config(function.__name__, kind, typed)
 
     parameters = [*map(_parameter, options), _config(options)]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

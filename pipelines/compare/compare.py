@@ -104,24 +104,27 @@ def _ready(plan: ComparePlan, out: Path, jobs: int, device: str | None, workers:
     """The units with the device and workers that they will run with."""
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be at least 1")
-    check_apart(out, [plan.source, plan.saliency])
+    own = [options.get(name) for options in plan.arms.values() for name in ("source", "saliency")]
+    check_apart(out, [plan.source, plan.saliency, *own])
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
     if any(not path.name.startswith(".") for path in out.glob("*")) and not (out / "runs").is_dir():
         raise UserError(f"--out {out} is not empty and holds no comparison; give an empty folder")
-    own = max(0, min(16, cores() // jobs - 1))  # a run that has one core decodes in its own process
-    common = {"device": device or ("cuda" if torch.cuda.is_available() else "cpu"), "workers": own}
+    decoding = max(0, min(16, cores() // jobs - 1))  # a run that has one core decodes in its own process
+    common = {"device": device or ("cuda" if torch.cuda.is_available() else "cpu"), "workers": decoding}
     given = {"device": device, "workers": workers}
     given = {name: value for name, value in given.items() if value is not None}
     placed = replace(plan, pretrain=common | plan.pretrain | given, evaluate=common | plan.evaluate | given)
-    return units_of(placed, out, _images(placed) if plan.limits else 0)
+    return units_of(placed, out, _images(placed) if plan.limits else {})
 
 
-def _images(plan: ComparePlan) -> int:
-    """How many images a run of the plan learns from. UserError."""
+def _images(plan: ComparePlan) -> dict[str, int]:
+    """How many images a run of each arm learns from. UserError."""
     with user_errors():
-        options = plan.pretrain_options(plan.baseline, plan.seeds[0], Path("run"))
-    return len(open_training(options))
+        asked = {arm: plan.pretrain_options(arm, plan.seeds[0], Path("run")) for arm in plan.arms}
+    sources = {options.source: options for options in asked.values()}
+    counts = {source: len(open_training(options)) for source, options in sources.items()}
+    return {arm: counts[options.source] for arm, options in asked.items()}
 
 
 def _check_clips(units: Sequence[Unit]) -> None:

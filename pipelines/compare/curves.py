@@ -54,16 +54,22 @@ Curves = dict[str, dict[str, list[Point]]]
 """By axis and protocol the points, ascending; the last one is that of the comparison itself."""
 
 
-def values_of(judged: Iterable[tuple[str, int, Mapping[str, Any]]]) -> Values:
-    """The figures in the results of ``evaluate``, each with its arm and seed, and those of the untrained encoders."""
+def values_of(judged: Iterable[tuple[str, int, Mapping[str, Any]]], figure: str = "{}") -> Values:
+    """The figures in the results of ``evaluate``, each with its arm and seed, and those of the untrained encoders.
+
+    ``figure`` is the name of a figure, where ``{}`` stands for the protocol's; a protocol without it is left out.
+    """
     values: Values = {}
     for arm, seed, result in judged:
         rows = result["rows"]
         for protocol in result["protocols"]:
+            name = figure.format(protocol)
+            if name not in rows[0]:
+                continue
             table = values.setdefault(protocol, {})
-            table.setdefault(arm, {})[seed] = float(rows[0][protocol])
-            if rows[-1].get(protocol) is not None and len(rows) > 1:  # no protocol has to judge the untrained one too
-                table.setdefault(UNTRAINED, {}).setdefault(seed, float(rows[-1][protocol]))
+            table.setdefault(arm, {})[seed] = float(rows[0][name])
+            if rows[-1].get(name) is not None and len(rows) > 1:  # no protocol has to judge the untrained one too
+                table.setdefault(UNTRAINED, {}).setdefault(seed, float(rows[-1][name]))
     for table in values.values():
         if UNTRAINED in table:
             table[UNTRAINED] = table.pop(UNTRAINED)  # last

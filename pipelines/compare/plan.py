@@ -34,13 +34,13 @@ _SECTIONS = (
 )
 _SHARED = "all arms share it; give it under pretrain"
 _NOT_COMMON = {
-    "source": "give it at the top",
+    "source": "give it at the top, or to an arm",
     "out": "every arm and seed has a folder of its own",
     "seed": "give seeds at the top",
     "resume": "unfinished runs always resume",
     "saliency": "give it at the top, or to an arm",
 }
-_NOT_OF_AN_ARM = {name: why for name, why in _NOT_COMMON.items() if name != "saliency"} | dict.fromkeys(
+_NOT_OF_AN_ARM = {name: why for name, why in _NOT_COMMON.items() if name not in ("source", "saliency")} | dict.fromkeys(
     ("image_column", "caption_column", "captions", "limit", "split", "allow_outside", "workers", "device"), _SHARED
 )
 _NOT_OF_EVALUATE = {
@@ -170,8 +170,8 @@ class ComparePlan:
         return replace(options, label_fraction=fraction, protocols=protocols, out=file)
 
     def _asked(self, arm: str, seed: int, out: Path) -> PretrainOptions:
-        given: dict[str, Any] = {"keep": 1, "saliency": self.saliency} | self.pretrain | self.arms[arm]
-        return PretrainOptions(self.source, out, seed=seed, **given)
+        given: dict[str, Any] = {"source": self.source, "keep": 1, "saliency": self.saliency}
+        return PretrainOptions(out=out, seed=seed, **given | self.pretrain | self.arms[arm])
 
     def evaluate_options(self, seed: int, run: Path) -> EvaluateOptions:
         """How a run is judged. ValueError for a bad value."""

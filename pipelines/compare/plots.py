@@ -23,6 +23,7 @@ from pipelines.pretrain.plain import open_training
 from pipelines.pretrain.settings import settings_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source
+from pipelines.views.clip_motion import ClipMotion
 from pipelines.views.image_views import ViewBatch
 from pipelines.views.joined_maps import join_maps
 from pipelines.views.loaders import first_views
@@ -132,7 +133,9 @@ def _sample(options: PretrainOptions, config: dict[str, Any]) -> tuple[Source, V
     chosen = np.unique(np.linspace(0, len(source) - 1, _SHEET_IMAGES).round().astype(np.int64))
     source = source.select(chosen)
     rows, columns = config["options"]["image_size"] * (2 if len(config["options"]["image_size"]) == 1 else 1)
-    return source, first_views(source, (rows, columns), len(source), settings_of(options).clip)
+    settings = settings_of(options)
+    moving = "motion" in settings.strategy.needs
+    return source, first_views(source, (rows, columns), len(source), settings.clip, moving=moving)
 
 
 def _masks(
@@ -141,7 +144,9 @@ def _masks(
     """What an arm hides, bool [B, h, w], and the maps [B, h, w] that it goes by, if any; of clips the middle slot's."""
     grid = tuple(RunFolder(options.out).config()["grid"])
     maps = None
-    if options.saliency is not None:
+    if options.strategy is not None and "motion" in options.strategy.needs:
+        maps = ClipMotion(options.masking_name).on_views(batch, grid)
+    elif options.saliency is not None:
         maps = join_maps(options.saliency, source, on_missing="random").on_views(batch, grid)
     generator = torch.Generator().manual_seed(_SHEET_SEED)
     try:

@@ -35,7 +35,7 @@ from pipelines.compare.plan import UNTRAINED, ComparePlan
 from pipelines.compare.plots import forest, loss_curves, losses, mask_sheet
 from pipelines.compare.power import SeedsNeeded
 from pipelines.compare.power_report import needs_of, power_lines, power_tables
-from pipelines.compare.statistics import LEVEL, Difference, Mean, paired_differences, percent
+from pipelines.compare.statistics import LEVEL, Difference, Mean, mean_interval, paired_differences, percent
 from pipelines.compare.unit import UnitOutcome
 from pipelines.errors import UserError
 from pipelines.evaluate.leaks import leak_lines
@@ -218,6 +218,8 @@ def _report(comparison: Comparison, out: Path, machine: dict[str, Any], notes: S
     lines += [f"- FAILED {outcome.unit.name}: {markdown(outcome.failed)}" for outcome in comparison.failed]
     if finished:
         lines += ["", "## Result", "", *_tables(tables_of(comparison)), *_explanation(comparison)]
+        if top5 := _top5(comparison):
+            lines += ["", "## Top-5 accuracy", "", *top5, "Differences in top-5 accuracy are not tested."]
         if plan.power is not None or plan.margin is not None:
             lines += ["", "## How many seeds", "", *_tables(power_tables(plan, comparison.needs))]
             lines += [line for text in power_lines(plan, comparison.needs) for line in (text, "")]
@@ -237,6 +239,24 @@ def _counted(plan: ComparePlan) -> str:
     seeds = ", ".join(map(str, plan.seeds))
     sizes = f" × {1 + len(plan.limits)} numbers of images" if plan.limits else ""
     return f"{len(plan.arms)} arms{sizes} × {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}: {seeds}"
+
+
+def _top5(comparison: Comparison) -> list[str]:
+    """A row an arm, of the protocols that have such a figure: those with more than five classes."""
+    plan = comparison.plan
+    judged = [(o.unit.arm, o.unit.seed, (o.record or {})["result"]) for o in comparison.finished]
+    values = values_of(judged, "{}_top5")
+    if not values:
+        return []
+    head, *rows = [["arm"], *([arm] for arm in (*plan.arms, UNTRAINED))]
+    for protocol, table in values.items():
+        head += [f"{protocol} %", f"− {plan.baseline}"]
+        differences = paired_differences(table, plan.baseline)
+        for row in rows:
+            mean, found = table.get(row[0]), differences.get(row[0])
+            row += [percent(mean_interval(list(mean.values()))) if mean else "–"]
+            row += [percent(found.mean, sign=True) if found else ""]
+    return [*markdown_table([head, *rows]), ""]
 
 
 def _explanation(comparison: Comparison) -> list[str]:

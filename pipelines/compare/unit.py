@@ -72,10 +72,11 @@ class UnitOutcome:
     """The traceback, where the failure is a bug."""
 
 
-def units_of(plan: ComparePlan, out: Path, images: int = 0) -> list[Unit]:
+def units_of(plan: ComparePlan, out: Path, images: Mapping[str, int] | None = None) -> list[Unit]:
     """Every arm at every seed, the seeds of a comparison side by side, then those of its curves.
 
-    ``images`` is how many a run learns from; only a plan with ``limits`` asks for it. UserError for a bad value.
+    ``images`` is how many a run of each arm learns from; only a plan with ``limits`` asks for it. UserError for a bad
+    value.
     """
     units = []
     try:
@@ -86,7 +87,7 @@ def units_of(plan: ComparePlan, out: Path, images: int = 0) -> list[Unit]:
                 if limit is None:
                     options = settle_levels(plan.pretrain_options(arm, seed, run))
                 else:
-                    options = settle_levels(plan.limited_options(arm, seed, run, limit, images))
+                    options = settle_levels(plan.limited_options(arm, seed, run, limit, (images or {})[arm]))
                 judged = plan.evaluate_options(seed, run)
                 shares = plan.label_fractions if limit is None else ()
                 fractions = {share: plan.fraction_options(judged, share) for share in shares}

@@ -52,6 +52,11 @@ def diff(options: DiffOptions, *, quiet: bool = False) -> MapDifference:
             f"{options.before} has maps of {before.grid}×{before.grid} cells and {options.after} of "
             f"{after.grid}×{after.grid}: only maps of one grid can be compared; build with --grid {before.grid}"
         )
+    if before.slots != after.slots:
+        raise UserError(
+            f"{options.before} has {before.slots} maps a row and {options.after} {after.slots}: build with the same "
+            "--slots"
+        )
     pairs = _compared(before, after, options.area, quiet)
     found = _summary(options, before, after, pairs)
     return found if options.out is None else _written(options, options.out, before, after, pairs, found)
@@ -94,7 +99,10 @@ def _compared(before: SaliencyTable, after: SaliencyTable, area: float, quiet: b
     with progress_bar(total=count, unit="pairs", name="maps", part=True, quiet=quiet) as bar:
         for start in range(0, count, _BATCH):
             part = slice(start, start + _BATCH)
-            one, other = before.raw_maps(theirs[part]), after.raw_maps(rows[part])
+            one, other = (
+                table.raw_slot_maps(places).reshape(-1, table.slots * table.grid, table.grid)
+                for table, places in ((before, theirs[part]), (after, rows[part]))
+            )
             moved = (before.boxes(theirs[part]) != after.boxes(rows[part])).any(axis=1)
             changed["map"][part] = moved | (one != other).any(axis=(1, 2))
             empty = (np.ptp(one, axis=(1, 2)) == 0) | (np.ptp(other, axis=(1, 2)) == 0)

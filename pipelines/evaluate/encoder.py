@@ -1,4 +1,4 @@
-"""Anything that turns images into features: a run, the same untrained, MAE weights of others, or a timm model."""
+"""Anything that turns images into features: a run, the same untrained, MAE weights of others, a file, a timm model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from mae.evaluation.kept_encoder import KeptEncoder
 from mae.formats.foreign import build, foreign_kind, load_foreign
 from mae.formats.interchange import encoder_weights
 from mae.mask_learners.gate import load_gate
+from mae.models.saved import check_arguments
 from mae.models.video import VideoMaskedAutoencoder, new_model
 from mae.models.vit import MaskedAutoencoder
+from mae.on_device.session import FEATURES, DeviceModel
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, normalise
 from mae.precision import rounded
 from mae.stored import one_line
@@ -61,6 +63,8 @@ class Encoder:
     """How many frames its clips have; None of images."""
     device: torch.device = _HOST
     """Where it computes."""
+    file: Path | None = None
+    """The file for ONNX Runtime that computes it."""
 
     def blank(self, count: int) -> Tensor:
         """As many black images or clips."""
@@ -81,9 +85,10 @@ def open_encoder(
 
     ``name`` is a run folder, a saved model's folder, a folder of a ViTMAE or of a timm ``vit_*``, a checkpoint of the
     reference (``FILE.pth`` or ``mae:FILE``), any of these with ``@keep=0.5`` for the features of half of the patches
-    (by the run's gate, or ``@keep=0.5,random`` or ``,center``), or a timm model: ``vit_tiny_patch16_224`` or
-    ``timm:vit_tiny_patch16_224``, with ``@FILE`` for weights from a file and ``@none`` for none. Random weights follow
-    from ``seed``. ``precision`` is the features': fp32, bf16, or auto, which is bf16 on a GPU that has it. UserError.
+    (by the run's gate, or ``@keep=0.5,random`` or ``,center``), a ``FILE.onnx`` of ``export``, or a timm model:
+    ``vit_tiny_patch16_224`` or ``timm:vit_tiny_patch16_224``, with ``@FILE`` for weights from a file and ``@none`` for
+    none. Random weights follow from ``seed``. ``precision`` is the features': fp32, bf16, or auto, which is bf16 on a
+    GPU that has it. UserError.
     """
     opened = _open(name, pool=pool, device=device, untrained=untrained, seed=seed)
     return _in_precision(replace(opened, device=torch.device(device)), usable_precision(precision, device))
@@ -114,6 +119,8 @@ def _open(name: str, *, pool: str, device: str, untrained: bool, seed: int) -> E
     shown = "untrained" if untrained else name
     name, _, keep = name.partition("@keep=")
     path = Path(name.removeprefix("mae:"))
+    if path.suffix == ".onnx":
+        return _from_file(shown, path, keep, pool, device, untrained=untrained, seed=seed)
     if name.startswith("mae:") or path.is_dir() or foreign_kind(path):
         with user_errors():
             model, whole = _open_mae(path)
@@ -171,6 +178,53 @@ def _from_mae(name: str, model: MaskedAutoencoder, pool: str, device: str, *, wh
         stride=None if getattr(model, "position_kind", "") == "table" else model.patch_size,
         autoencoder=model if whole else None,
         frames=frames,
+    )
+
+
+def _from_file(shown: str, path: Path, keep: str, pool: str, device: str, *, untrained: bool, seed: int) -> Encoder:
+    """A file of ``export --to onnx``; untrained, the model that it was made of with random weights. UserError."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; a name that ends in .onnx is a file of export --to onnx")
+    with user_errors():
+        opened = DeviceModel(path)
+        if keep and keep.partition(",")[0] not in (f"{opened.facts.keep:g}", str(opened.facts.keep)):
+            raise ValueError(f"{path} was made with --keep {opened.facts.keep:g}: export one with {keep} to judge it")
+        if not untrained:
+            return replace(device_encoder(shown, opened, pool), file=path)
+        check_arguments(opened.facts.model)
+        torch.manual_seed(seed)
+        try:
+            fresh = new_model(opened.facts.model)
+        except TypeError as error:
+            raise ValueError(f"{path}: it describes no masked autoencoder: {error}") from error
+        return _from_mae(shown, fresh, pool, device, whole=False)
+
+
+def device_encoder(name: str, opened: DeviceModel, pool: str) -> Encoder:
+    """The features that a file for ONNX Runtime gives; ValueError if it needs maps of its images."""
+    facts = opened.facts
+    if facts.keep_by == "map":
+        raise ValueError(f"{name} chooses patches by a map of each image, and there is none here")
+
+    def run(images: Tensor, output: str) -> Tensor:
+        rows = images.permute(0, 2, 3, 1).contiguous().numpy()
+        return torch.from_numpy(opened.run(rows, [output])[output])
+
+    def patches(images: Tensor) -> Tensor:
+        return run(images, "patch_tokens").transpose(1, 2).reshape(len(images), -1, *facts.grid)
+
+    def network(drop_path: float) -> nn.Module:
+        raise UserError(f"finetune trains weights, and {name} is a file for ONNX Runtime: give the run")
+
+    return Encoder(
+        name,
+        facts.image_size,
+        lambda images: run(images, FEATURES[pool]),
+        network,
+        lambda: opened.sha256,
+        facts.mean,
+        facts.std,
+        patches=patches if facts.keep_by is None else None,
     )
 
 

@@ -25,7 +25,9 @@ from pipelines.evaluate.keep_plots import draw_kept
 from pipelines.evaluate.leaks import leaks_of, open_pretraining
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Measured, Outcome
+from pipelines.evaluate.own_classes import own_accuracy
 from pipelines.evaluate.protocol import Protocol, load
+from pipelines.evaluate.speed import measure_speed
 from pipelines.outputs import check_apart, one_writer
 from pipelines.plots import confusion_matrices
 from pipelines.views.clip_views import ClipShape
@@ -88,6 +90,10 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
     }
     if options.untrained and (baselines := _baselines(protocols, named[0], clip, seeds, cells)):
         result["baselines"] = baselines
+    if clip is None and (any(each.file for each in named) or (options.require and options.require.on_device)):
+        result["on_device"] = measure_speed(named)
+        for row, encoder in zip(result["on_device"]["rows"], named, strict=True):
+            row |= own_accuracy(encoder, parts, options, quiet=quiet)
     if out:
         remove_leftovers(out.parent, {out.name}, deep=False)
         write_text_atomically(out, to_json(result))

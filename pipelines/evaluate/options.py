@@ -23,6 +23,7 @@ from pipelines.commandline.shared_options import (
     Split,
     Workers,
 )
+from pipelines.evaluate.requirements import Requirements, parse_requirements
 from pipelines.evaluate.table import PROTOCOLS, QUICK, ProtocolOptions, check_choice, check_least, protocol_effects
 
 _Data, _What, _Result, _Machine = (partial(Option, panel=panel) for panel in (DATA, "Protocols", "Results", MACHINE))
@@ -35,8 +36,8 @@ class _Shared:
     run: Annotated[
         str,
         Argument(
-            "The encoder: a run folder or RUN/checkpoints/best, an MAE checkpoint (.pth), a ViTMAE or timm folder, or "
-            "a timm model (timm:NAME, timm:NAME@FILE, timm:NAME@none)."
+            "The encoder: a run folder or RUN/checkpoints/best, an MAE checkpoint (.pth), a ViTMAE or timm folder, "
+            "FILE.onnx of export, or a timm model (timm:NAME, timm:NAME@FILE, timm:NAME@none)."
         ),
     ]
     source: SourcePlace
@@ -111,6 +112,14 @@ class EvaluateOptions(ProtocolOptions, _Shared):
 
     out: Annotated[Path | None, _Result("JSON file to write. If not given: evaluation.json in the run folder.")] = None
     confusion: Annotated[Path | None, _Result("PNG file for the encoder's confusion matrices.")] = None
+    require: Annotated[
+        Requirements | None,
+        _Result(
+            "Exit with code 1 unless the encoder comes to this against the first --beside, such as "
+            "`accuracy=-1,latency=2x`: at most one point less, and twice as fast.",
+            parse=parse_requirements,
+        ),
+    ] = None
     fresh: Annotated[bool, _Result("Compute everything again, even what an earlier command has finished.")] = False
     precision: Precision = "auto"
     batch_size: Annotated[int, _Machine("Images per batch.")] = 256
@@ -129,6 +138,14 @@ class EvaluateOptions(ProtocolOptions, _Shared):
         with_classes = [name for name, row in PROTOCOLS.items() if row.accuracy]
         if self.confusion and not set(self.protocols) & set(with_classes):
             raise ValueError(f"--confusion draws what these protocols take for what: {', '.join(with_classes)}")
+        if self.require is not None and not self.beside:
+            raise ValueError("--require compares with the first --beside: name the run there")
+        if (
+            self.require is not None
+            and self.require.accuracy is not None
+            and not set(self.protocols) & set(with_classes)
+        ):
+            raise ValueError(f"--require accuracy needs one of these protocols: {', '.join(with_classes)}")
         self.all_seeds()
 
     @property

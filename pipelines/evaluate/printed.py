@@ -10,6 +10,7 @@ from rich.table import Table
 from pipelines.commandline.terminal import plain
 from pipelines.evaluate.leaks import leak_lines
 from pipelines.evaluate.protocol import load
+from pipelines.evaluate.speed import speed_table
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
@@ -32,6 +33,8 @@ def print_evaluation(result: dict[str, Any]) -> None:
     console.print(table)
     for further in (table for each in protocols for table in each.tables(result)):
         console.print(further, highlight=False)
+    if "on_device" in result:
+        console.print(speed_table(result), highlight=False)
     for line in leak_lines(result):
         console.print(plain(line), highlight=False)
     if result["unreadable"]:

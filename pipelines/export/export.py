@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import save
 
-from mae.formats.foreign import Weights, build, foreign_kind, load_foreign
+from mae.formats.foreign import Weights
 from mae.formats.interchange import State, to_timm, to_transformers, transformers_config
 from mae.formats.videomae import to_videomae, videomae_config
 from mae.mask_learners.gate import GATE_FILE
 from mae.models.vit import SIZES
 from mae.pixels import IMAGE_MEAN, IMAGE_STD
 from mae.storage import save_torch
-from mae.training.checkpoints import gate_file, load_model
+from mae.training.checkpoints import gate_file
 from pipelines.errors import UserError, user_errors
 from pipelines.export.model_card import model_card
+from pipelines.export.options import Format
+from pipelines.export.weights import open_weights
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 
 _TIMM_NAMES = {
@@ -41,12 +43,12 @@ def export(model: Path, kind: str, out: Path) -> str:
     """Write the model (a run, a saved model, or what :func:`mae.formats.foreign.load_foreign` reads) into the folder
     ``out``.
 
-    ``kind`` is ``mae``, ``timm`` or ``transformers``. A gate that was trained with the model goes along. Returns the
-    line of Python that loads the result. Raises UserError for what is no model, does not fit the other format, or a
-    folder that is not empty.
+    ``kind`` is ``mae``, ``timm`` or ``transformers``; ``onnx`` is written by :mod:`pipelines.export.onnx_file`. A gate
+    that was trained with the model goes along. Returns the line of Python that loads the result. Raises UserError for
+    what is no model, does not fit the other format, or a folder that is not empty.
     """
-    if kind not in _WRITERS:
-        raise UserError(f"--to {kind!r} is not one of: {', '.join(_WRITERS)}")
+    if kind not in get_args(Format):
+        raise UserError(f"--to {kind!r} is not one of: {', '.join(get_args(Format))}")
     there = {path.name for path in out.glob("*") if not path.name.startswith(".")}
     if (out.exists() and not out.is_dir()) or _LAST in there:
         raise UserError(_not_empty(out))
@@ -73,18 +75,6 @@ def export(model: Path, kind: str, out: Path) -> str:
 
 def _not_empty(out: Path) -> str:
     return f"--out {out} is not an empty folder; give a new one"
-
-
-def open_weights(path: Path) -> Weights:
-    """The weights of a run, a saved model, or another's file or folder; ValueError if there are none."""
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; give a run folder, a saved model or an MAE checkpoint")
-    if path.is_file() or foreign_kind(path):
-        weights = load_foreign(path)
-        build(weights, fresh_decoder=True)  # shapes that do not fit are found here, and not by whoever opens the export
-        return weights
-    model = load_model(path)
-    return Weights(model.state_dict(), dict(model._hub_mixin_config))  # type: ignore[arg-type]
 
 
 _Files = dict[str, Callable[[Any], object]]

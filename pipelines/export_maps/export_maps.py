@@ -68,8 +68,8 @@ def _write(shards: list[ShardFile], names: list[str], options: ExportMapsOptions
     encode = _ENCODERS[options.to]
     with closing(progress_bar(total=len(names), unit="maps", name="files", quiet=quiet)) as bar:
         for name, row in zip(names, _rows(shards, ("saliency", "vmin", "scale")), strict=True):
-            side = round(len(row["saliency"]) ** 0.5)
-            stored = np.asarray(row["saliency"], np.uint8).reshape(side, side)
+            stored = np.asarray(row["saliency"], np.uint8).reshape(shards[0].slots, shards[0].grid, shards[0].grid)
+            stored = stored[0] if len(stored) == 1 else stored
             data = encode(stored, row["vmin"], row["scale"])
             write_atomically(options.out / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
             bar.update(1)
@@ -88,7 +88,7 @@ def _index(shards: list[ShardFile], names: list[str]) -> Iterator[bytes]:
 
 def _png(stored: NDArray[np.uint8], vmin: float, scale: float) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(stored).save(buffer, "PNG")
+    Image.fromarray(np.hstack(list(stored)) if stored.ndim == 3 else stored).save(buffer, "PNG")  # slots side by side
     return buffer.getvalue()
 
 

@@ -37,7 +37,7 @@ class VideoWriter:
         from av import VideoFrame
         from av.video.reformatter import Colorspace
 
-        if not self._lossless:
+        if not self._lossless and (frame.shape[0] % 2 or frame.shape[1] % 2):
             frame = np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], mode="edge")
         if self._stream is None:
             self._begin(frame.shape[1], frame.shape[0])

@@ -20,7 +20,9 @@ from pipelines.inspect.map_scores import evenly_spaced
 from pipelines.inspect.map_verdict import PairScores
 from pipelines.plots import contact_sheet, overlay
 from pipelines.sources.images import BadImage, decode_rgb
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, Video
+from pipelines.sources.video.slots import slot_frames
+from saliency.maps import Box
 from saliency.quality import as_box, energy_inside, lay_on_image, pointing
 from saliency.table.table import SaliencyTable
 
@@ -105,6 +107,8 @@ def _map_cells(source: Source, table: SaliencyTable, rows: NDArray[np.int64], pa
     laid = lay_on_image(values, (pixels.shape[0], pixels.shape[1]), box)
     cells: Row = {"image": pixels, "caption": table.captions[int(row[0])].as_py()}
     cells |= {"map over image": overlay(pixels, laid), "map": values}
+    if table.slots > 1 and source.videos is not None:
+        cells |= _ends(source.open_video(pair), table.raw_slot_maps(row)[0], box)
     if not source.has_masks:
         return cells
     mask = source.read_mask(pair)
@@ -113,6 +117,18 @@ def _map_cells(source: Source, table: SaliencyTable, rows: NDArray[np.int64], pa
     whole = lay_on_image(values, (mask.shape[0], mask.shape[1]), box)
     verdict = f"{_hit(pointing(whole, mask))}\nenergy {energy_inside(whole, mask):.2f}\n(chance {mask.mean():.2f})"
     return cells | {"true mask": _shrink(mask), "verdict": verdict}
+
+
+def _ends(video: Video, maps: NDArray[np.float32], box: Box) -> Row:
+    """The maps of a clip's first and last slot over the frames in their middle; that of the middle one is shown."""
+    frames = slot_frames(video.times, len(maps))
+    cells: Row = {}
+    for name, slot in (("first slot", 0), ("last slot", len(maps) - 1)):
+        (picture,) = video.read([int(frames[slot])], draft=_SIDE)
+        picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        pixels = np.asarray(picture)
+        cells[name] = overlay(pixels, lay_on_image(maps[slot], (pixels.shape[0], pixels.shape[1]), box))
+    return cells
 
 
 def _hit(share: float) -> str:

@@ -27,7 +27,7 @@ from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
 from saliency.files import write_text_atomically
 from saliency.names import COMPARED
-from saliency.table.imported import are_true_masks, is_imported
+from saliency.table.imported import are_true_masks, is_imported, is_motion, without_clip
 from saliency.table.manifest import Manifest, read_manifest
 from saliency.table.table import SaliencyTable
 
@@ -183,13 +183,16 @@ def _describe_maps(table: SaliencyTable, manifest: Manifest | None) -> tuple[dic
     """How the maps were made and how many there are, as text and as plain values."""
     made = table.metadata
     numbers: dict[str, Any] = {"maps": len(table), "grid": [table.grid, table.grid], "made_with": made}
-    facts = {"maps": str(len(table)), "grid": f"{table.grid}×{table.grid}"} | _made(made)
+    facts = {"maps": str(len(table)), "grid": f"{table.grid}×{table.grid}"}
+    if table.slots > 1:
+        facts["slots"], numbers["slots"] = f"{table.slots}, equal parts of a video's time", table.slots
+    facts |= _made(made)
     if manifest:
         facts["pairs"] = f"{manifest.taken} in = {manifest.written} written + {manifest.rejected} rejected"
         numbers |= {"pairs": {"in": manifest.taken, "written": manifest.written, "rejected": manifest.rejected}}
     if len(table):
         scores, empty = table.clip_scores, int((table.strengths <= 0).sum())
-        if not is_imported(made):
+        if not without_clip(made):
             facts["cos(image, caption)"] = f"{scores.mean():.3f} ± {scores.std():.3f} (deviation)"
             numbers["clip_score"] = {"mean": float(scores.mean()), "deviation": float(scores.std())}
         facts["empty maps"] = f"{empty} ({empty / len(table):.1%})"
@@ -199,6 +202,8 @@ def _describe_maps(table: SaliencyTable, manifest: Manifest | None) -> tuple[dic
 
 def _made(made: Mapping[str, Any]) -> dict[str, str]:
     """How maps were made, in lines of text."""
+    if is_motion(made):
+        return {"clip": "none: the maps show motion", "method": str(made["method"])}
     if is_imported(made):
         method = str(made["method"]) if are_true_masks(made) else f"{made['method']} from {made.get('imported_from')}"
         by = f", made by {made['made_by']}" if made.get("made_by") else ""

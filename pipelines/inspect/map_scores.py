@@ -41,7 +41,7 @@ from saliency.quality import (
     score_pixels,
     uniform_scores,
 )
-from saliency.table.imported import is_imported
+from saliency.table.imported import is_imported, without_clip
 from saliency.table.manifest import read_manifest
 from saliency.table.table import SaliencyTable
 
@@ -187,8 +187,9 @@ def _score_pairs(
 
 def _remaker(table: SaliencyTable, device: str) -> tuple[Remaker | None, str | None]:
     """What makes maps under other captions, or a line that says why there is nothing."""
-    if is_imported(table.metadata):
-        return None, "the maps are imported, and no CLIP makes them anew"
+    if without_clip(table.metadata):
+        what = "are imported" if is_imported(table.metadata) else "show motion"
+        return None, f"the maps {what}, and no CLIP makes them anew"
     from pipelines.build.remade_maps import Remaker  # with torch and a CLIP, which nothing else here needs
 
     try:

@@ -19,6 +19,7 @@ from pipelines.pretrain.pretrain import step_batches
 from pipelines.pretrain.processes import one_world
 from pipelines.pretrain.record.training_log import TrainingLog
 from pipelines.run_folder import CONFIG
+from pipelines.views.joined_maps import JoinedMaps, ViewMaps
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _facts(options: PretrainOptions, job: PretrainJob, measured: _Measured) -> d
     count = options.keep + 1  # the best one beside the newest
     facts = {
         "source": f"{options.source}: {len(task.source)} {what}",
-        "maps": "none" if task.maps is None else f"{options.saliency}: {task.maps.missing} {what} have none",
+        "maps": _maps(options, task.maps, what),
         "masks": f"{options.masking_name}, {masking['mask_ratio']:.0%} of {' × '.join(map(str, training.model.grid))} "
         "patches hidden",
         "model": f"{options.model}, {job.config['parameters'] / 1e6:.3g} M parameters, {job.config['precision']} on "
@@ -93,6 +94,12 @@ def _facts(options: PretrainOptions, job: PretrainJob, measured: _Measured) -> d
             "holds a run: this is the time of a whole one" if begun else "is not empty: give another --out"
         )
     return facts
+
+
+def _maps(options: PretrainOptions, maps: ViewMaps | None, what: str) -> str:
+    if isinstance(maps, JoinedMaps):
+        return f"{options.saliency}: {maps.missing} {what} have none"
+    return "none" if maps is None else "made of the frames of a clip"
 
 
 def _steps(count: int) -> str:

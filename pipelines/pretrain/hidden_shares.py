@@ -55,7 +55,10 @@ def hidden_shares(masking: Masking, maps: JoinedMaps, grid: tuple[int, ...], see
     views = [training_view(seed, 0, pair, *size) for pair, size in zip(pairs.tolist(), sizes, strict=True)]
     boxes, flips = stack_views(views)
     unread = torch.empty(len(pairs), 3, 0, 0, dtype=torch.uint8)
-    batch = ViewBatch(unread, boxes, flips, pairs, [], np.arange(len(pairs)))
+    slots = grid[0] if len(grid) == 3 else 1
+    whole = (np.arange(slots) + 0.5) / slots  # as if a clip were all of its video
+    moments = np.tile(whole.astype(np.float32), (len(pairs), 1))
+    batch = ViewBatch(unread, boxes, flips, pairs, [], np.arange(len(pairs)), moments=moments)
     saliency = maps.on_views(batch, grid)
     seen = saliency.sum(1) > 0
     if not seen.any():

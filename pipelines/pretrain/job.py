@@ -26,6 +26,7 @@ from pipelines.pretrain.settings import PretrainSettings, settings_of, settle_le
 from pipelines.pretrain.task import Task, TaskModule
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import hash_pairs
+from pipelines.views.joined_maps import JoinedMaps
 from saliency import __version__
 from saliency.files import write_text_atomically
 
@@ -103,7 +104,7 @@ def run_config(options: PretrainOptions, settings: PretrainSettings, task: Task,
         "options": options.recorded(),
         "images": len(task.source),
         "keys_sha256": hash_pairs(task.source, captions=False),
-        "maps": {**maps.table.metadata, "images_without_map": maps.missing} if maps else None,
+        "maps": {**maps.table.metadata, "images_without_map": maps.missing} if isinstance(maps, JoinedMaps) else None,
         "masking": _recorded_masking(settings),
         **training_facts(task.training),
         "versions": {"saliency-mae": __version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -402,8 +402,13 @@ class PretrainOptions:
 
     @property
     def reads_maps(self) -> bool:
-        """Whether a step needs the maps of its images: the masks do, the loss does, or what learns the masks does."""
+        """Whether a step needs the maps of its images: the masks do, the loss does, or what learns the masks does.
+
+        Where the motion of clips is in their place, none does.
+        """
         strategy = self.strategy
+        if strategy is not None and "motion" in strategy.needs:
+            return False
         if strategy is None or self.saliency_weight > 0 or "maps" in strategy.needs:
             return strategy is not None
         if strategy.levels:

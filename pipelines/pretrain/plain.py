@@ -24,8 +24,9 @@ from pipelines.pretrain.settings import PretrainSettings, new_learner
 from pipelines.run_folder import CONFIG, RunFolder
 from pipelines.sources.random_access import open_images, open_videos
 from pipelines.sources.source import Source, hash_pairs
+from pipelines.views.clip_motion import ClipMotion
 from pipelines.views.image_views import EpochBatches
-from pipelines.views.joined_maps import JoinedMaps, join_maps
+from pipelines.views.joined_maps import ViewMaps, join_maps
 
 _PICTURED = 8
 _PICTURED_CLIPS = 3
@@ -35,7 +36,7 @@ class Data(NamedTuple):
     """What plain pretraining reads."""
 
     source: Source
-    maps: JoinedMaps | None
+    maps: ViewMaps | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class PlainTask:
 
     settings: PretrainSettings
     source: Source
-    maps: JoinedMaps | None
+    maps: ViewMaps | None
     training: Training
     crops: None = None
 
@@ -159,6 +160,8 @@ def open_data(options: PretrainOptions, settings: PretrainSettings) -> Data:
             f"{options.source} has {len(source)} {'images' if options.frames is None else 'videos'}, fewer than one "
             f"step takes ({images_per_step}): lower --batch-size"
         )
+    if "motion" in settings.strategy.needs:
+        return Data(source, ClipMotion(settings.strategy.name))
     if not settings.needs_maps:
         return Data(source, None)
     if settings.maps is None:

@@ -35,6 +35,7 @@ from pipelines.pretrain.stopping import stop_signals
 from pipelines.progress import memory_figure, progress_bar
 from pipelines.run_folder import REJECTED, RunFolder
 from pipelines.views.image_views import ViewBatch
+from pipelines.views.joined_maps import JoinedMaps
 from pipelines.views.loaders import training_views
 
 _FLUSH_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
@@ -144,7 +145,7 @@ def _stopped(job: PretrainJob, by: str) -> StoppedError:
 def _tell_hidden_shares(job: PretrainJob) -> None:
     """Say what the masks hide of the maps, where maps rank the patches."""
     masking, maps = job.settings.masking, job.task.maps
-    if maps is None or not masking.needs_saliency:
+    if not isinstance(maps, JoinedMaps) or not masking.needs_saliency:
         return
     try:
         shares = hidden_shares(masking, maps, job.task.training.model.grid, job.options.seed)
@@ -203,6 +204,7 @@ def _load(job: PretrainJob) -> Iterable[ViewBatch]:
         device=training.device,
         workers=options.workers,
         crops=task.crops,
+        moving=task.maps is not None and task.maps.moving,
     )
 
 

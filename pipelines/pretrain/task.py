@@ -18,7 +18,7 @@ from pipelines.pretrain.settings import PretrainSettings
 from pipelines.run_folder import RunFolder
 from pipelines.sources.source import Source
 from pipelines.views.image_views import Crops
-from pipelines.views.joined_maps import JoinedMaps
+from pipelines.views.joined_maps import ViewMaps
 
 
 class Task(Protocol):
@@ -29,7 +29,7 @@ class Task(Protocol):
         """What is trained on."""
 
     @property
-    def maps(self) -> JoinedMaps | None:
+    def maps(self) -> ViewMaps | None:
         """The maps of the source, where steps need them."""
 
     @property

@@ -28,6 +28,7 @@ from pipelines.sources.source import Source
 from saliency.files import write_atomically
 from saliency.quality import as_box, lay_on_image
 from saliency.table.rows import pair_hashes, read_rows
+from saliency.table.shard import ShardFile
 
 LONGEST_SIDE = 256
 """Pixels of a picture."""
@@ -60,6 +61,7 @@ def write_preview(
     in the source, can't be read or has other bytes is passed over.
     """
     known = None if source is None else pair_hashes(source.keys, source.captions)
+    grid = ShardFile(files[0]).grid
     written = 0
 
     def write(file: Any) -> None:
@@ -68,7 +70,7 @@ def write_preview(
         with _writer(file) as writer, closing(bar):
             for start in range(0, len(rows), _ROWS):
                 table = read_rows(files, rows[start : start + _ROWS], _COLUMNS)
-                shown = _pictured(table, source, known)
+                shown = _pictured(table, source, known, grid)
                 written += len(shown)
                 writer.write_table(pa.Table.from_pylist(shown, _schema()))
                 bar.update(len(table))
@@ -93,7 +95,7 @@ def _writer(file: Any) -> pq.ParquetWriter:
     return pq.ParquetWriter(file, _schema(), compression="zstd", use_dictionary=False, **pages)
 
 
-def _pictured(table: pa.Table, source: Source | None, known: pa.Array | None) -> list[dict[str, Any]]:
+def _pictured(table: pa.Table, source: Source | None, known: pa.Array | None, grid: int) -> list[dict[str, Any]]:
     """The rows that can be shown, with their pictures."""
     places = [-1] * len(table)
     if source is not None:
@@ -101,8 +103,8 @@ def _pictured(table: pa.Table, source: Source | None, known: pa.Array | None) ->
         places = pc.fill_null(pc.index_in(hashes, value_set=known), -1).to_pylist()
     shown = []
     for row, place in zip(table.to_pylist(), places, strict=True):
-        side = round(len(row["saliency"]) ** 0.5)
-        values = np.asarray(row["saliency"], np.float32).reshape(side, side)
+        slots = np.asarray(row["saliency"], np.float32).reshape(-1, grid, grid)
+        values = slots[(len(slots) - 1) // 2]  # the middle frame's
         box = np.asarray(row["crop_box"], np.float32)
         if source is None:
             picture = heat_map(values, box, (row["height"], row["width"]))

@@ -54,7 +54,7 @@ class ReconstructOptions:
 
     effects: ClassVar[tuple[Effect, ...]] = (
         *STREAM_EFFECTS,
-        Effect(("lossless",), STREAM_EFFECTS[0].when, "with {input}", "it is for videos"),
+        Effect(("lossless", "side"), STREAM_EFFECTS[0].when, "with {input}", "it is for videos"),
     )
 
     run: Run
@@ -86,6 +86,9 @@ class ReconstructOptions:
     size: RawSize = None
     fps: Fps = None
     stall_timeout: StallTimeout = 10.0
+    side: Annotated[
+        bool, Option("Also write a video that shows the completed one beside what was given.", panel=VIDEO)
+    ] = False
     lossless: Annotated[bool, Option("Write lossless FFV1 (.mkv) instead of H.264 (.mp4).", panel=VIDEO)] = False
     precision: Precision = "auto"
     device: Device = "cpu"

@@ -1,22 +1,26 @@
 """``reconstruct`` of a stream of frames: a video whose occluded regions a masked autoencoder fills in as it comes.
 
-``NAME.mp4`` is the completed video and ``NAME-side.mp4`` shows it beside what was given, both there only when they are
-whole; ``report.json`` says what was done, what was wrong with the stream, and how near the truth it came where that is
-known. Before a video is compressed, all pixels outside of the occlusion are those given, to the bit. A video model
-remembers a window of the stream, an image model completes every frame on its own; memory does not grow with the length.
+``NAME.mp4`` is the completed video and, where it is asked for, ``NAME-side.mp4`` shows it beside what was given. They
+are there only when they are whole. ``report.json`` says what was done, what was wrong with the stream, and how near the
+truth it came where that is known. Before a video is compressed, all pixels outside of the occlusion are those given, to
+the bit. A video model remembers a window of the stream, an image model completes every frame on its own; memory does
+not grow with the length. A thread reads ahead, and another one writes behind.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +28,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mae.evaluation.image_quality import SSIM_REACH, psnr, ssim
-from mae.recovery.completion import seam
+from mae.recovery.completion import box_around, seam
 from mae.recovery.stream_recoverer import Recoverer, stream_recoverer
 from pipelines.commandline.machine import usable_precision
 from pipelines.errors import UserError, user_errors, without_secrets
 from pipelines.frames.companions import Companion
-from pipelines.frames.live import Live, faults_in_words
+from pipelines.frames.live import Live, Watched, faults_in_words
 from pipelines.frames.options import STDIN
 from pipelines.frames.video_writer import VideoWriter, open_video, video_suffix
 from pipelines.outputs import one_writer
+from pipelines.prefetch import one_behind
 from pipelines.progress import progress_bar
 from pipelines.reconstruct.hidden_region import Occlusions
 from pipelines.reconstruct.options import ReconstructOptions
@@ -41,6 +46,7 @@ from pipelines.sources.images import BadImage
 from saliency.files import remove_leftovers, write_text_atomically
 
 _GREY = 128
+_BEHIND = 4  # frames that wait to be written
 _REPORT = "report.json"
 
 
@@ -58,11 +64,14 @@ class VideoReconstruction:
     latency: int = 1
     """In frames."""
     seconds: float = 0.0
+    delay: float = 0.0
+    """The median time in seconds from a frame's arrival until it was written, over the last thousand."""
 
     def facts(self, stall_timeout: float) -> dict[str, str]:
         """Lines of text by title."""
         facts = {"completed": f"{self.frames} frames in {self.file}, {self.frames / self.seconds:.3g} a second"}
-        facts |= {"latency": f"{self.latency} frames"} | faults_in_words(self.faults, stall_timeout)
+        facts["latency"] = f"{self.latency} frames, {1000 * self.delay:.0f} ms"
+        facts |= faults_in_words(self.faults, stall_timeout)
         return facts | {name: f"{value:.4g}" for name, value in self.means.items()}
 
 
@@ -77,30 +86,33 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
     live = Live(stream)
     masks = _companion("--mask", options.mask, live, masks=True)
     truth = _companion("--truth", options.truth, live, masks=False)
-    name = stream_name(options.input)
-    suffix = video_suffix(lossless=options.lossless)
-    check_written(options, [f"{name}{suffix}", f"{name}{SIDE}{suffix}"], [])
-    found = VideoReconstruction(options.out / f"{name}{suffix}")
+    name, suffix = stream_name(options.input), video_suffix(lossless=options.lossless)
+    files = [options.out / f"{name}{end}{suffix}" for end in ("", SIDE)[: 1 + options.side]]
+    check_written(options, [file.name for file in files], [])
+    found = VideoReconstruction(files[0])
     recoverer = stream_recoverer(
         model, blend=options.blend, precision=usable_precision(options.precision, options.device)
     )
     found.latency = recoverer.latency
-    figures = Figures()
+    record = Record(files)
     with ExitStack() as stack:
         stack.callback(live.close)
         occlusions = Occlusions(options, model, gate, _in_order(masks))
-        given = _given(live, occlusions, truth, itself=options.truth is not None)
-        writers: list[VideoWriter] = []
-        for frame, completed in _completed(recoverer, progress_bar(given, unit="frames", quiet=quiet)):
-            if not writers:
-                files = (found.file, found.file.with_stem(f"{name}{SIDE}"))
+        given = Watched(_given(live, occlusions, truth, itself=options.truth is not None), threading.TIMEOUT_MAX)
+        stack.callback(given.close)
+        bar = progress_bar(given, unit="frames", quiet=quiet)
+        for frame, completed in _completed(recoverer, bar):
+            if not found.frames:
                 stack.enter_context(one_writer(options.out, name=name))
                 remove_leftovers(options.out, {file.name for file in files} | {_REPORT}, deep=False)
-                writers = [stack.enter_context(open_video(file, live.fps, lossless=options.lossless)) for file in files]
-            figures.add(frame, completed)
-            _write(writers, frame, completed)
+                record.open(stack, live.fps, lossless=options.lossless)
+                behind = stack.enter_context(one_behind(depth=_BEHIND))
+            behind(partial(record.add, frame, completed))
+            if record.delays:
+                bar.set_postfix(latency=f"{1000 * record.delays[-1]:.0f} ms", refresh=False)
             found.frames += 1
-    found.means, found.faults = figures.means(), dict(live.faults.shown())
+    found.delay = statistics.median(record.delays)
+    found.means, found.faults = record.figures.means(), dict(live.faults.shown())
     for word, companion in (("mask", masks), ("truth", truth)):
         if companion is not None and companion.ended is not None and companion.ended >= 0:
             found.faults[f"{word}_ended"] = companion.ended
@@ -131,6 +143,8 @@ class Frame:
     pixels: Tensor
     hidden: Tensor
     truth: Tensor | None
+    arrived: float = field(default_factory=time.monotonic)
+    """When it was read, in seconds of the monotonic clock."""
 
 
 class Figures:
@@ -147,9 +161,10 @@ class Figures:
             return
         self._count("seam", float(seam(completed[None], hidden)[0]))
         if frame.truth is not None:
-            near = _around(frame.hidden, SSIM_REACH)  # a fraction of the cost, the same figures
+            near = box_around(hidden, (SSIM_REACH, SSIM_REACH))  # a fraction of the cost, the same figures
+            assert near is not None
             for name, measure in (("psnr", psnr), ("ssim", ssim)):
-                value = measure(completed[None][near], frame.truth[None][near], hidden[near])
+                value = measure(completed[None][(..., *near)], frame.truth[None][(..., *near)], hidden[(..., *near)])
                 self._count(name, float(value[0]))
             self._count("seam_of_truth", float(seam(frame.truth[None], hidden)[0]))
 
@@ -163,19 +178,37 @@ class Figures:
             self._sums[name] = total + value, count + 1
 
 
+class Record:
+    """What becomes of the completed frames: ``files`` of one video or two, and figures."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+        self.figures = Figures()
+        self.delays: deque[float] = deque(maxlen=1000)
+        """Seconds from a frame's arrival until it was written."""
+        self._writers: list[VideoWriter] = []
+
+    def open(self, stack: ExitStack, fps: Fraction, *, lossless: bool) -> None:
+        """Begin the videos, which are whole when the stack is closed without an error."""
+        self._writers = [stack.enter_context(open_video(file, fps, lossless=lossless)) for file in self.files]
+
+    def add(self, frame: Frame, completed: Tensor) -> None:
+        """Write a frame; to the second video, if there is one, all pictures of it beside each other."""
+        self.figures.add(frame, completed)
+        pictures = [completed]
+        if len(self._writers) > 1:
+            shown = [frame.pixels.masked_fill(frame.hidden, _GREY), completed]
+            shown += [] if frame.truth is None else [frame.truth]
+            pictures.append(torch.cat(shown, dim=2))
+        for writer, picture in zip(self._writers, pictures, strict=True):
+            writer.write(picture.permute(1, 2, 0).numpy())
+        self.delays.append(time.monotonic() - frame.arrived)
+
+
 def _companion(option: str, place: Path | None, live: Live, *, masks: bool) -> Companion | None:
     if place is None or (not masks and str(place) == live.options.input):
         return None
     return Companion(option, place, live, masks=masks)
-
-
-def _around(hidden: Tensor, margin: int) -> tuple[Any, slice, slice]:
-    """The smallest box that holds all that is hidden, bool [H, W], and a margin; to index the last two dimensions."""
-    sides = []
-    for axis in (1, 0):
-        there = torch.nonzero(hidden.any(axis))[:, 0]
-        sides.append(slice(max(int(there[0]) - margin, 0), int(there[-1]) + margin + 1))
-    return (..., sides[0], sides[1])
 
 
 def _in_order(masks: Companion | None) -> Callable[[str], Tensor] | None:
@@ -211,13 +244,6 @@ def _completed(recoverer: Recoverer, given: Iterable[Frame]) -> Iterator[tuple[F
     rest = recoverer.flush()
     for completed in () if rest is None else rest:
         yield waiting.popleft(), completed
-
-
-def _write(writers: Sequence[VideoWriter], frame: Frame, completed: Tensor) -> None:
-    shown = [frame.pixels.masked_fill(frame.hidden, _GREY), completed]
-    shown += [] if frame.truth is None else [frame.truth]
-    for writer, picture in zip(writers, (completed, torch.cat(shown, dim=2)), strict=True):
-        writer.write(picture.permute(1, 2, 0).numpy())
 
 
 def _pixels(array: NDArray[np.uint8]) -> Tensor:

@@ -117,6 +117,12 @@ class MovingScene:
         drawn = [np.clip(self._draw(frame)[0], 0, 255).round().astype(np.uint8) for frame in frames]
         return [Image.fromarray(pixels) for pixels in drawn]
 
+    def read_moving(
+        self, frames: Sequence[int], *, draft: int | None = None, pictures: bool = True
+    ) -> tuple[list[Image.Image], None]:
+        """These frames; they carry no motion."""
+        return self.read(frames, draft=draft) if pictures else [], None
+
     def masks(self, frames: Sequence[int]) -> NDArray[np.bool_]:
         """Where the object that moves is in these frames."""
         return np.stack([self._draw(frame)[1] for frame in frames])

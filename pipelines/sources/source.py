@@ -326,6 +326,14 @@ class Video(Protocol):
         """These frames, ascending numbers, in upright RGB; ``draft`` as in
         :func:`pipelines.sources.images.decode_rgb`."""
 
+    def read_moving(
+        self, frames: Sequence[int], *, draft: int | None = None, pictures: bool = True
+    ) -> tuple[list[Image.Image], NDArray[np.float32] | None]:
+        """As :meth:`read`, with the frames' motion as :mod:`pipelines.sources.video.motion` has it, [k, G, G].
+
+        None for the motion where the video carries none. Without ``pictures`` their list is empty.
+        """
+
     def masks(self, frames: Sequence[int]) -> NDArray[np.bool_] | None:
         """The true masks of these frames, bool [k, H, W]; None where a frame has none."""
 

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from pipelines.sources.images import BadImage
 from pipelines.sources.source import Source, Video
+from pipelines.sources.video.motion import encoded_motion
+from pipelines.sources.video.slots import moments
 from pipelines.views.duplicates import grey_version
 from pipelines.views.geometry import View, central_box, random_view, stack_views, view_image, view_maps
 from pipelines.views.image_views import Seen, Unreadable, Views, stream_of
@@ -57,14 +59,25 @@ def clip_frames(
     return np.asarray(np.maximum(shown, 0), np.int64)
 
 
-def read_clip(video: Video, frames: NDArray[np.int64], view: View, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The frames of a video in one view, resized to ``size`` (height, width), uint8 [3, T, h, w]."""
+def read_clip(
+    video: Video, frames: NDArray[np.int64], view: View, size: tuple[int, int], *, moving: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    """The frames of a video in one view, resized to ``size`` (height, width), uint8 [3, T, h, w].
+
+    Second, if ``moving``, the motion of the whole frames, [T, G, G]: what the file carries, or else that from each of
+    these frames to the next.
+    """
     x0, y0, x1, y1 = view.box
     needed = math.ceil(max(size[0] / (y1 - y0), size[1] / (x1 - x0)))
     different, places = np.unique(frames, return_inverse=True)
-    images = video.read(different.tolist(), draft=needed)
+    motion = None
+    if moving:
+        images, motion = video.read_moving(different.tolist(), draft=needed)
+        motion = encoded_motion(images) if motion is None else motion
+    else:
+        images = video.read(different.tolist(), draft=needed)
     seen = np.stack([view_image(image, view, size) for image in images], axis=1)
-    return np.ascontiguousarray(seen[:, places])
+    return np.ascontiguousarray(seen[:, places]), None if motion is None else motion[places]
 
 
 def masks_on_view(masks: NDArray[np.bool_], view: View, grid: tuple[int, int]) -> Tensor:
@@ -75,7 +88,10 @@ def masks_on_view(masks: NDArray[np.bool_], view: View, grid: tuple[int, int]) -
 
 
 class ClipViews(Views):
-    """Views of clips: pixels are uint8 [3, T, H, W]; else as :class:`pipelines.views.image_views.Views`."""
+    """Views of clips: pixels are uint8 [3, T, H, W]; else as :class:`pipelines.views.image_views.Views`.
+
+    ``moving`` adds the frames' motion.
+    """
 
     def __init__(
         self,
@@ -86,9 +102,10 @@ class ClipViews(Views):
         augment: bool,
         seed: int = 0,
         sizes: Sequence[tuple[int, int]] | None = None,
+        moving: bool = False,
     ) -> None:
         super().__init__(source, size, augment=augment, seed=seed, sizes=sizes)
-        self.shape = shape
+        self.shape, self.moving = shape, moving
 
     def __getitem__(self, item: tuple[int, int]) -> Seen | Unreadable:
         epoch, index = item
@@ -96,8 +113,10 @@ class ClipViews(Views):
         try:
             video = self.source.open_video(index)
             frames, view = self.choose(epoch, index, video, size)
-            clip = read_clip(video, frames, view, size)
-            return Seen(index, clip, view, grey=self._grey(clip) if self.greys else None)
+            clip, motion = read_clip(video, frames, view, size, moving=self.moving)
+            when = moments(video.times)[frames].astype(np.float32)
+            grey = self._grey(clip) if self.greys else None
+            return Seen(index, clip, view, grey=grey, moments=when, motion=motion)
         except (BadImage, OSError) as error:
             return Unreadable(index, " ".join(str(error).split()))
 

@@ -7,7 +7,7 @@ image that can't be read does not stop a run: its batch is one smaller and says 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +37,10 @@ class Seen:
     view: View
     grey: NDArray[np.uint8] | None = field(default=None, kw_only=True)
     """The whole image as :func:`pipelines.views.duplicates.grey_version` has it, where that is asked for."""
+    moments: NDArray[np.float32] | None = field(default=None, kw_only=True)
+    """Of a clip when each frame is shown, as a fraction of its video, [T]."""
+    motion: NDArray[np.float32] | None = field(default=None, kw_only=True)
+    """Of a clip the motion of each whole frame, [T, G, G], where that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class ViewBatch:
     """Views: images uint8 [B, 3, H, W], boxes [B, 4], flips bool [B], indices int64 [B]; and what was unreadable.
 
     ``places`` int64 [B] is where each stood among all that were asked for, readable or not; ``greys`` uint8
-    [B, 32, 32] are grey versions, where they are asked for.
+    [B, 32, 32] are grey versions, where they are asked for. Of clips, ``moments`` float32 [B, T] are their frames'
+    times as fractions of the video, and ``motion`` float32 [B, T, G, G] the motion of whole frames, where asked for.
     """
 
     images: Tensor
@@ -62,10 +67,13 @@ class ViewBatch:
     unreadable: list[Unreadable]
     places: NDArray[np.int64]
     greys: NDArray[np.uint8] | None = None
+    moments: NDArray[np.float32] | None = None
+    motion: Tensor | None = None
 
     def pin_memory(self) -> ViewBatch:
         """The batch in memory that a GPU can fetch while it computes; the loader calls it."""
-        pinned = {name: getattr(self, name).pin_memory() for name in ("images", "boxes", "flips")}
+        names = ("images", "boxes", "flips") if self.motion is None else ("images", "boxes", "flips", "motion")
+        pinned = {name: getattr(self, name).pin_memory() for name in names}
         return replace(self, **pinned)
 
 
@@ -192,9 +200,20 @@ def collate(items: list[Seen | Unreadable]) -> ViewBatch:
     images = torch.from_numpy(np.stack([item.pixels for item in seen])) if seen else torch.empty(0, 3, 0, 0)
     boxes, flips = stack_views([item.view for item in seen])
     places = np.asarray([place for place, item in enumerate(items) if isinstance(item, Seen)], np.int64)
-    greys = [item.grey for item in seen if item.grey is not None]
     indices = np.asarray([item.index for item in seen], np.int64)
-    return ViewBatch(images, boxes, flips, indices, unreadable, places, np.stack(greys) if greys else None)
+    motion = _stacked(item.motion for item in seen)
+    return ViewBatch(
+        images, boxes, flips, indices, unreadable, places,
+        greys=_stacked(item.grey for item in seen),
+        moments=_stacked(item.moments for item in seen),
+        motion=None if motion is None else torch.from_numpy(motion),
+    )  # fmt: skip
+
+
+def _stacked(arrays: Iterable[NDArray[Any] | None]) -> NDArray[Any] | None:
+    """The arrays that there are, stacked; None if there are none."""
+    there = [array for array in arrays if array is not None]
+    return np.stack(there) if there else None
 
 
 def stream_of(seed: int, *key: int) -> np.random.Generator:

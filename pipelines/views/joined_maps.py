@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,16 +17,31 @@ from mae.masks.masking import check_saliency
 from pipelines.errors import UserError, user_errors
 from pipelines.hub import find_maps
 from pipelines.sources.source import Source
+from pipelines.sources.video.slots import slots_at
 from pipelines.views.geometry import view_maps
 from pipelines.views.image_views import ViewBatch
+from saliency.maps import FULL
 from saliency.table.table import SaliencyTable
 
 ON_MISSING = ("error", "random")
 
 
+class ViewMaps(Protocol):
+    """What gives the maps of views: those of a table, or what moves in clips."""
+
+    @property
+    def moving(self) -> bool:
+        """Whether clips have to be read with the motion of their frames."""
+
+    def on_views(self, batch: ViewBatch, grid: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+        """The saliency of every patch of every view of a batch, float32 [B, N]."""
+
+
 @dataclass(frozen=True)
 class JoinedMaps:
     """The maps of a source's pairs: ``rows[i]`` is the table's row for pair i, −1 where it has none."""
+
+    moving = False
 
     table: SaliencyTable
     rows: NDArray[np.int64]
@@ -38,15 +54,36 @@ class JoinedMaps:
     def on_views(self, batch: ViewBatch, grid: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """The mean raw saliency of every patch of every view of a batch, float32 [B, N]; 0 where there is no map.
 
-        It is looked up here and resampled on ``device``, without waiting for it. A clip's map is that of every slot of
-        a ``grid`` of (slots, rows, columns).
+        It is looked up here and resampled on ``device``, without waiting for it. Of clips ``grid`` is (slots, rows,
+        columns): a slot has the mean of the maps of its frames' times, or the one map that a clip has.
         """
         *slots, height, width = grid
-        rows = self.rows[batch.indices]
-        maps, covered = torch.from_numpy(self.table.raw_maps(rows)), torch.from_numpy(self.table.boxes(rows))
-        place = torch.device(device)
+        rows, place = self.rows[batch.indices], torch.device(device)
+        covered = torch.from_numpy(self.table.boxes(rows))
+        if slots and self.table.slots > 1 and batch.moments is not None:
+            stored = self.table.raw_slot_maps(rows)
+            of_frames = stored[np.arange(len(rows))[:, None], slots_at(batch.moments, self.table.slots)]
+            return slots_on_views(torch.from_numpy(of_frames), batch, grid, place, covered)
+        maps = torch.from_numpy(self.table.raw_maps(rows))
         maps, covered, boxes, flips = (copy_to(tensor, place) for tensor in (maps, covered, batch.boxes, batch.flips))
         return view_maps(maps, covered, boxes, flips, (height, width)).repeat(1, math.prod(slots))
+
+
+def slots_on_views(
+    maps: Tensor, batch: ViewBatch, grid: tuple[int, ...], device: torch.device, covered: Tensor | None = None
+) -> Tensor:
+    """Maps of the frames of clips [B, T, G, G] on the views of a batch, float32 [B, N]: of each slot its frames' mean.
+
+    ``grid`` is (slots, rows, columns); ``covered`` [B, 4] what the maps cover, by default all of the frames.
+    """
+    slots, *image_grid = grid
+    count, frames, *cells = maps.shape
+    means = maps.reshape(count, slots, frames // slots, *cells).mean(2)
+    covered = torch.tensor([FULL]).expand(count, -1) if covered is None else covered
+    means, *rest = (copy_to(tensor, device) for tensor in (means, covered, batch.boxes, batch.flips))
+    covered, boxes, flips = (tensor.repeat_interleave(slots, dim=0) for tensor in rest)
+    seen = view_maps(means.flatten(0, 1), covered, boxes, flips, (image_grid[0], image_grid[1]))
+    return seen.view(count, -1)
 
 
 def join_maps(place: Path | str, source: Source, *, on_missing: str) -> JoinedMaps:

@@ -25,11 +25,12 @@ def training_views(
     device: torch.device,
     workers: int,
     crops: Crops | None = None,
+    moving: bool = False,
 ) -> Iterable[ViewBatch]:
     """Random views (height, width) of ``batches`` of (epoch, index), of ``sizes`` where the epochs have their own.
 
     ``crops`` says how much of an image is shown in an epoch, where that is not as usual. With a ``clip`` they are of
-    videos, cropped by the workers. ``augment_on`` is one of AUGMENT_ON.
+    videos, cropped by the workers, with the frames' motion if ``moving``. ``augment_on`` is one of AUGMENT_ON.
     """
     if clip is None and views_on_device(augment_on, device):
         cut = CutViews(source, size, augment=True, seed=seed, sizes=sizes, crops=crops)
@@ -37,12 +38,20 @@ def training_views(
     if clip is None:
         views = Views(source, size, augment=True, seed=seed, sizes=sizes, crops=crops)
     else:
-        views = ClipViews(source, size, clip, augment=True, seed=seed, sizes=sizes)
+        views = ClipViews(source, size, clip, augment=True, seed=seed, sizes=sizes, moving=moving)
     return load_views(views, batches, workers=workers, pin=device.type == "cuda")
 
 
-def first_views(source: Source, size: tuple[int, int], count: int, clip: ClipShape | None = None) -> ViewBatch:
-    """The central views of the first ``count`` images of a source, or with a ``clip`` of its videos."""
-    views = Views(source, size, augment=False) if clip is None else ClipViews(source, size, clip, augment=False)
+def first_views(
+    source: Source, size: tuple[int, int], count: int, clip: ClipShape | None = None, *, moving: bool = False
+) -> ViewBatch:
+    """The central views of the first ``count`` images of a source, or with a ``clip`` of its videos.
+
+    With the motion of these if ``moving``.
+    """
+    if clip is None:
+        views = Views(source, size, augment=False)
+    else:
+        views = ClipViews(source, size, clip, augment=False, moving=moving)
     batch: ViewBatch = next(iter(load_views(views, InOrder(min(count, len(source)), count), workers=0)))
     return batch

@@ -16,7 +16,8 @@ from typing import Any
 from saliency import __version__
 from saliency.shown import code_span, markdown, markdown_table, one_line
 from saliency.table.columns import column_rows
-from saliency.table.imported import are_true_masks, is_imported, kind_of_maps
+from saliency.table.imported import are_true_masks, is_imported, is_motion, kind_of_maps, without_clip
+from saliency.table.shard import slots_of
 
 TAGS = ("saliency-mae", "saliency", "clip", "masked-autoencoder")
 """The first is on the card of every published table; without it a dataset on the Hub is not overwritten."""
@@ -27,7 +28,7 @@ _SIZES = (
 )  # fmt: skip
 _FLAGS = {
     "clip": "--clip", "pretrained": "--pretrained", "method": "--method", "grid": "--grid", "image_size": "--clip-size",
-    "tiles": "--tiles", "precision": "--precision", "fit": "--fit", "shard_size": "--shard-size",
+    "tiles": "--tiles", "slots": "--slots", "precision": "--precision", "fit": "--fit", "shard_size": "--shard-size",
     "captions": "--captions", "limit": "--limit", "split": "--split", "image_column": "--image-column",
     "caption_column": "--caption-column",
 }  # fmt: skip
@@ -80,7 +81,7 @@ def dataset_card(facts: CardFacts) -> str:
     sections = {
         "": f"# {facts.name}\n\n{summary(facts)}",
         "How to load them": _loading(facts),
-        "What a row is": "\n".join(markdown_table(column_rows(int(facts.settings["grid"])))),
+        "What a row is": "\n".join(markdown_table(column_rows(int(facts.settings["grid"]), slots_of(facts.settings)))),
         "How they were made": _making(facts),
         "How good they are": _quality(facts.quality),
         "Licence": _licence(facts),
@@ -104,9 +105,9 @@ def summary(facts: CardFacts) -> str:
 
 def keywords(facts: CardFacts) -> list[str]:
     """The tags of the dataset."""
-    imported = is_imported(facts.settings)
+    imported, no_clip = is_imported(facts.settings), without_clip(facts.settings)
     method = "imported" if imported else str(facts.settings.get("method", ""))
-    return [*(tag for tag in TAGS if not (imported and tag == "clip")), *([method] if method else [])]
+    return [*(tag for tag in TAGS if not (no_clip and tag == "clip")), *([method] if method else [])]
 
 
 def citation(facts: CardFacts) -> str:
@@ -159,9 +160,13 @@ def build_command(settings: Mapping[str, Any], origin: Mapping[str, Any]) -> str
     known = {**{name: origin.get(name) for name in flags}, **{k: v for k, v in settings.items() if k in flags}}
     if known.get("clip") == "demo":  # the shipped one, which is the default for the built-in scenes
         known |= {"clip": None, "pretrained": None}
+    if is_motion(settings):
+        known["clip"] = None
     for name, flag in flags.items():
         if known.get(name) is not None:
             words += [flag, str(known[name])]
+    if "slots" in settings:
+        words += ["--clip-maps", "per-slot"]
     if origin.get("clips"):
         words.append("--clips")
     return shlex.join(map(one_line, words))
@@ -191,6 +196,8 @@ def _files(folder: str) -> list[dict[str, str]]:
 
 
 def _shows(facts: CardFacts) -> str:
+    if is_motion(facts.settings):
+        return "A map shows which parts of a video move against the camera. No CLIP computed them."
     if not is_imported(facts.settings):
         return "A map shows which parts of the image a CLIP uses to compare it with the caption."
     what, place = kind_of_maps(facts.settings), code_span(facts.settings.get("imported_from", "unknown"))
@@ -201,12 +208,13 @@ def _shows(facts: CardFacts) -> str:
 
 
 def _loading(facts: CardFacts) -> str:
-    grid = int(facts.settings["grid"])
+    grid, slots = int(facts.settings["grid"]), slots_of(facts.settings)
+    shape = f"({grid}, {grid})" if slots == 1 else f"({slots}, {grid}, {grid})"
     preview = f'\npictures = load_dataset("{facts.name}", "preview", split="train")' if facts.preview else ""
     return (
         "```python\nimport numpy as np\nfrom datasets import load_dataset\n\n"
         f'maps = load_dataset("{facts.name}", split="train"){preview}\nrow = maps[0]\n'
-        f'raw = row["vmin"] + row["scale"] * np.reshape(row["saliency"], ({grid}, {grid})) / 255\n```\n\n'
+        f'raw = row["vmin"] + row["scale"] * np.reshape(row["saliency"], {shape}) / 255\n```\n\n'
         "If you have the images, `mae-cli` (Python package saliency-mae) checks the join and trains with it:\n\n"
         f"```bash\nmae-cli verify {facts.name} IMAGES\n"
         f"mae-cli pretrain IMAGES --saliency {facts.name} --salient-ratio 0.25 --out run/\n```"
@@ -322,6 +330,8 @@ def _limits(facts: CardFacts) -> str:
         "A map shows what one CLIP attends to, with that model's biases about people, places and words; it is no "
         "ground truth and no mask of an object."
     )
+    if is_motion(facts.settings):
+        shows = "A map shows motion alone: what stands still is not in it."
     if is_imported(facts.settings):
         shows = "A map is as good as what it was imported from. It is the same for all captions of an image, unless "
         shows += "that had a map for each."

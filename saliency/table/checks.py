@@ -22,7 +22,7 @@ import pyarrow as pa
 from saliency.files import open_regular, parse_json
 from saliency.table.manifest import APPEND, NAME, Manifest, part_manifests, read_manifest
 from saliency.table.rows import hashes_of, later_occurrences, pair_hashes, read_rows
-from saliency.table.shard import SCHEMA_VERSION, ShardError, ShardFile, reading, wrong_values
+from saliency.table.shard import ShardError, ShardFile, reading, version_of, wrong_values
 from saliency.table.table import shard_files
 
 PUBLISHED = "published"
@@ -77,6 +77,7 @@ class _Scan:
     files: list[Path] = field(default_factory=list)
     metadata: dict[str, Any] | None = None
     grid: int = 0
+    slots: int = 1
     pairs: list[bytes] = field(default_factory=list)
     empty: int = 0
     size: int = 0
@@ -117,7 +118,7 @@ def _scan_shard(path: Path, manifest: Manifest | None, scan: _Scan) -> None:
             told = f"{path.name} is not the file that was written: its sha256 is {digest[:12]}…"
             scan.problems["sha256"].append(told)
         shard = ShardFile(path)
-        scan.grid = shard.grid
+        scan.grid, scan.slots = shard.grid, shard.slots
         _look_at_settings(shard, manifest, scan)
         for batch in shard.batches(size=_BATCH):
             _look_at_rows(path, batch, scan)
@@ -262,7 +263,8 @@ def _verdicts(report: TableReport, scan: _Scan) -> Iterator[Check]:
         "files": f"{len(scan.rows)} shard{'s' * (len(scan.rows) != 1)}, {scan.size / 1e6:.3g} MB",
         "sha256": "every file is the one that was written" if manifest else "nothing to compare with",
         "Parquet": "every row can be read",
-        "schema": f"version {SCHEMA_VERSION}, {scan.grid}×{scan.grid} cells",
+        "schema": f"version {version_of(scan.slots)['schema_version']}, {scan.grid}×{scan.grid} cells"
+        + (f" in {scan.slots} slots" if scan.slots > 1 else ""),
         "settings": "the same in every shard" + (" and in the manifest" if manifest else ""),
         "counts": f"{manifest.taken} in = {manifest.written} written + {manifest.rejected} rejected"
         if manifest

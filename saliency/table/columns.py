@@ -18,13 +18,18 @@ class Column:
     length: str = ""
     """Of a list: how many values it has."""
 
-    def told(self, grid: int) -> str:
-        """What it means, for maps of this grid."""
-        return self.meaning.replace("G×G", f"{grid}×{grid}")
+    def told(self, grid: int, slots: int = 1) -> str:
+        """What it means, for so many maps of this grid a row."""
+        cells = f"{grid}×{grid}" if slots == 1 else f"{slots}×{grid}×{grid}"
+        return self.meaning.replace("G×G", cells)
 
-    def shown_type(self, grid: int | None = None) -> str:
+    def size(self, grid: int, slots: int = 1) -> str:
+        """How many values a list has, for so many maps of this grid a row; empty for what is no list."""
+        return self.length.replace("G·G", str(slots * grid * grid))
+
+    def shown_type(self, grid: int | None = None, slots: int = 1) -> str:
         """The type for a table of maps of some grid, or of any."""
-        length = self.length if grid is None else self.length.replace("G·G", str(grid * grid))
+        length = self.length if grid is None else self.size(grid, slots)
         return self.type + (f"[{length}]" if length else "") + (", may be null" if self.nullable else "")
 
 
@@ -45,7 +50,8 @@ COLUMNS = (
     Column(
         "saliency",
         "uint8",
-        "map of G×G cells in row-major order; 255 is the largest value of the map",
+        "map of G×G cells in row-major order; 255 is the largest value. A table with `slots` K has K such maps, for K "
+        "equal parts of a video's time",
         "cr:UInt8",
         length="G·G",
     ),
@@ -54,7 +60,7 @@ COLUMNS = (
     Column(
         "clip_score",
         "float32",
-        "cosine similarity of image and caption; 0 in imported maps, whose `clip` is `none`",
+        "cosine similarity of image and caption; 0 where `clip` is `none`, as in imported maps",
         "cr:Float32",
     ),
 )
@@ -65,10 +71,10 @@ PREVIEW = (PICTURE, *(column for column in COLUMNS if column.name in ("key", "ur
 """Of the preview, in their order in the file."""
 
 
-def column_rows(grid: int | None = None) -> list[list[str]]:
+def column_rows(grid: int | None = None, slots: int = 1) -> list[list[str]]:
     """The columns of the maps as rows of Markdown under a heading: name, type, meaning."""
     rows = [["column", "type", "meaning"]]
     for column in COLUMNS:
-        meaning = column.meaning if grid is None else column.told(grid)
-        rows.append([f"`{column.name}`", column.shown_type(grid), meaning])
+        meaning = column.meaning if grid is None else column.told(grid, slots)
+        rows.append([f"`{column.name}`", column.shown_type(grid, slots), meaning])
     return rows

@@ -14,7 +14,7 @@ from typing import Any
 
 from saliency.table.card import CardFacts, citation, keywords, summary
 from saliency.table.columns import COLUMNS, PREVIEW, Column
-from saliency.table.shard import SCHEMA_VERSION
+from saliency.table.shard import slots_of, version_of
 
 NAME = "croissant.json"
 
@@ -57,7 +57,7 @@ def croissant(facts: CardFacts, files: Sequence[PublishedFile]) -> dict[str, Any
     The version is that of the schema with a hash of the files: two versions are equal if their files are.
     """
     digest = hashlib.sha256("".join(f"{file.path} {file.sha256}\n" for file in files).encode()).hexdigest()
-    grid = int(facts.settings["grid"])
+    grid, slots = int(facts.settings["grid"]), slots_of(facts.settings)
     sets = {"maps": ("data", COLUMNS), "preview": ("preview", PREVIEW)}
     there = {name: rows for name, rows in sets.items() if any(file.path.startswith(f"{rows[0]}/") for file in files)}
     licence = {} if facts.licence == "other" else {"license": facts.licence}
@@ -68,12 +68,12 @@ def croissant(facts: CardFacts, files: Sequence[PublishedFile]) -> dict[str, Any
         "name": facts.name,
         "description": summary(facts),
         "url": facts.url,
-        "version": f"{SCHEMA_VERSION}.0.0+{digest[:12]}",
+        "version": f"{version_of(slots)['schema_version']}.0.0+{digest[:12]}",
         "citeAs": citation(facts),
         "keywords": keywords(facts),
         **licence,
         "distribution": [*_distribution(facts, there, files)],
-        "recordSet": [_records(name, columns, grid) for name, (_, columns) in there.items()],
+        "recordSet": [_records(name, columns, grid, slots) for name, (_, columns) in there.items()],
     }
 
 
@@ -99,26 +99,26 @@ def _distribution(
         yield {"@type": "cr:FileObject", **told, **inside, "sha256": file.sha256}
 
 
-def _records(name: str, columns: Iterable[Column], grid: int) -> dict[str, Any]:
+def _records(name: str, columns: Iterable[Column], grid: int, slots: int) -> dict[str, Any]:
     return {
         "@type": "cr:RecordSet",
         "@id": name,
         "name": name,
         "key": [{"@id": f"{name}/key"}, {"@id": f"{name}/caption"}],
-        "field": [_field(name, column, grid) for column in columns],
+        "field": [_field(name, column, grid, slots) for column in columns],
     }
 
 
-def _field(name: str, column: Column, grid: int) -> dict[str, Any]:
+def _field(name: str, column: Column, grid: int, slots: int) -> dict[str, Any]:
     source: dict[str, Any] = {"fileSet": {"@id": f"{name}-files"}, "extract": {"column": column.name}}
     if column.croissant == "sc:ImageObject":
         source["transform"] = {"jsonPath": "bytes"}
-    lists = {"isArray": True, "arrayShape": column.length.replace("G·G", str(grid * grid))} if column.length else {}
+    lists = {"isArray": True, "arrayShape": column.size(grid, slots)} if column.length else {}
     return {
         "@type": "cr:Field",
         "@id": f"{name}/{column.name}",
         "name": column.name,
-        "description": column.told(grid),
+        "description": column.told(grid, slots),
         "dataType": column.croissant,
         "source": source,
         **lists,

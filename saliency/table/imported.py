@@ -1,13 +1,16 @@
-"""Maps that no CLIP made: true masks, fixations, or what another tool computed; how the table says so.
+"""Maps that no CLIP made: true masks, fixations, what another tool computed, or motion; how the table says so.
 
-The schema is that of all maps (version 1), so what reads maps reads these: ``clip`` is ``none``, ``method`` begins with
-``imported: ``, there is no layer and no hash of weights, and every ``clip_score``, which can't be null, is stored as 0.
+The schema is that of all maps, so what reads maps reads these: ``clip`` is ``none``, there is no layer and no hash of
+weights, and every ``clip_score``, which can't be null, is stored as 0. The ``method`` of imported maps begins with
+``imported: ``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from saliency.names import MOTION_METHODS
 
 NO_CLIP = "none"
 """The model of imported maps."""
@@ -27,6 +30,16 @@ def method_of(kind: str) -> str:
 def is_imported(metadata: Mapping[str, Any]) -> bool:
     """Whether maps with these settings are imported."""
     return str(metadata.get("method", "")).startswith(_PREFIX)
+
+
+def is_motion(metadata: Mapping[str, Any]) -> bool:
+    """Whether maps with these settings show what moves in videos."""
+    return metadata.get("method") in MOTION_METHODS
+
+
+def without_clip(metadata: Mapping[str, Any]) -> bool:
+    """Whether no CLIP made maps with these settings, so that no image was compared with its caption."""
+    return is_imported(metadata) or is_motion(metadata)
 
 
 def kind_of_maps(metadata: Mapping[str, Any]) -> str:

@@ -21,7 +21,8 @@ from saliency.files import sync
 from saliency.table.shard import ShardFile, schema, wrong_values
 
 MAPS, BOXES, RANGES, COLUMNS = "saliency.u8", "boxes.f32", "ranges.f32", "columns.arrow"
-"""uint8 [n, G, G], float32 [n, 4], float32 [n, 2] (vmin and scale), and key, caption and clip_score as Arrow's IPC."""
+"""uint8 [n, G, G] or [n, K, G, G], float32 [n, 4], float32 [n, 2] (vmin and scale), and key, caption and clip_score as
+Arrow's IPC."""
 
 _LAYOUT = 2  # another number when the files of the copy change
 _STAMP = "stamp"
@@ -88,7 +89,7 @@ def _make(parent: Path, name: str, shards: list[ShardFile]) -> None:
 
 def _is_whole(copy: Path, shards: list[ShardFile]) -> bool:
     """Whether a copy is there, has the size that the shards give it, and is what was written as far as can be seen."""
-    rows, cells = sum(shard.rows for shard in shards), shards[0].grid ** 2
+    rows, cells = sum(shard.rows for shard in shards), shards[0].slots * shards[0].grid ** 2
     sizes = {MAPS: rows * cells, BOXES: rows * 16, RANGES: rows * 8}
     try:
         return (copy / _STAMP).read_bytes() == _stamp(copy) and all(

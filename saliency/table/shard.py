@@ -1,4 +1,7 @@
-"""One Parquet file of a saliency table: its schema (version 1), and the one way in which it is written and read.
+"""One Parquet file of a saliency table: its schema, and the one way in which it is written and read.
+
+Version 1 has one map a row. Version 2 has maps of clips: one for each of K slots of equal length, which share out the
+time of the video, behind one another in ``saliency``. Its metadata name K as ``slots``; all else is as in version 1.
 
 Pages end where their content says so, not after a fixed number of rows (content-defined chunking). The Hub's storage
 keeps chunks of bytes once, so a table with a few other rows is uploaded in a fraction of its size. A dictionary of
@@ -13,7 +16,7 @@ null where there is none, as many cells as the grid has, text that is UTF-8. All
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,10 +30,11 @@ from numpy.typing import NDArray
 from saliency.files import open_regular, parse_json
 from saliency.shown import one_line
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION, SLOTS_VERSION = 1, 2
 METADATA_KEY = b"saliency_mae"
 LARGEST_GRID = 1024
 """Cells a side."""
+LARGEST_SLOTS = 256
 
 CHUNKS = {"min_chunk_size": 64 << 10, "max_chunk_size": 256 << 10, "norm_level": 0}
 """Bytes of values in a page; ``benchmarks/bench_reupload.py`` measures what others would do."""
@@ -60,7 +64,10 @@ class ShardError(ValueError):
 
 
 def schema(grid: int, metadata: dict[str, Any]) -> pa.Schema:
-    """The table's Arrow schema for maps of ``grid`` × ``grid`` cells, carrying ``metadata`` as JSON."""
+    """The table's Arrow schema for maps of ``grid`` × ``grid`` cells, carrying ``metadata`` as JSON.
+
+    A row has as many of them as ``metadata`` has slots.
+    """
     fields = [
         pa.field("key", pa.string(), nullable=False),
         pa.field("url", pa.string()),
@@ -69,12 +76,22 @@ def schema(grid: int, metadata: dict[str, Any]) -> pa.Schema:
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("crop_box", pa.list_(pa.float32(), 4), nullable=False),
-        pa.field("saliency", pa.list_(pa.uint8(), grid * grid), nullable=False),
+        pa.field("saliency", pa.list_(pa.uint8(), slots_of(metadata) * grid * grid), nullable=False),
         pa.field("vmin", pa.float32(), nullable=False),
         pa.field("scale", pa.float32(), nullable=False),
         pa.field("clip_score", pa.float32(), nullable=False),
     ]
     return pa.schema(fields, {METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
+
+
+def slots_of(metadata: Mapping[str, Any]) -> int:
+    """How many maps a row has: one for each slot of a clip, or one in all."""
+    return int(metadata.get("slots", 1))
+
+
+def version_of(slots: int) -> dict[str, int]:
+    """What the metadata of a table with so many maps a row say of its schema."""
+    return {"schema_version": SCHEMA_VERSION} if slots == 1 else {"schema_version": SLOTS_VERSION, "slots": slots}
 
 
 def shard_writer(sink: Any, shape: pa.Schema) -> pq.ParquetWriter:
@@ -116,7 +133,9 @@ class ShardFile:
             raise ShardError(path, f"has a row group of {max(sizes):,} bytes", "Parquet")
         self.metadata = _metadata(path, found)
         self.grid: int = self.metadata["grid"]
-        _check_columns(path, found, self.grid)
+        self.slots = slots_of(self.metadata)
+        """Maps a row."""
+        _check_columns(path, found, self.grid, self.slots)
         self.rows: int = footer.num_rows
         self._footer = footer
 
@@ -178,9 +197,15 @@ def _metadata(path: Path, found: pa.Schema) -> dict[str, Any]:
         raise ShardError(path, f"has {METADATA_KEY.decode()} metadata that is no JSON: {error}") from error
     if not isinstance(metadata, dict):
         raise ShardError(path, f"has {METADATA_KEY.decode()} metadata that is no JSON object")
-    if metadata.get("schema_version") != SCHEMA_VERSION:
+    if metadata.get("schema_version") not in (SCHEMA_VERSION, SLOTS_VERSION):
         version = one_line(repr(metadata.get("schema_version")), 60)
-        raise ShardError(path, f"has schema version {version}, not {SCHEMA_VERSION}, which is what this release reads")
+        raise ShardError(
+            path,
+            f"has schema version {version}, not {SCHEMA_VERSION} or {SLOTS_VERSION}, which is what this release reads",
+        )
+    slots, several = metadata.get("slots", 1), metadata["schema_version"] == SLOTS_VERSION
+    if type(slots) is not int or not (2 <= slots <= LARGEST_SLOTS if several else "slots" not in metadata):
+        raise ShardError(path, f"has slots that do not go with its schema version: {one_line(repr(slots), 60)}")
     grid = metadata.get("grid")
     if type(grid) is not int or not 1 <= grid <= LARGEST_GRID:
         raise ShardError(path, f"has a grid that is no number from 1 to {LARGEST_GRID}: {one_line(repr(grid), 60)}")
@@ -199,14 +224,15 @@ def _fits(name: str, metadata: dict[str, Any]) -> bool:
     return not isinstance(value, int) or 1 <= value <= _LARGEST_COUNT
 
 
-def _check_columns(path: Path, found: pa.Schema, grid: int) -> None:
-    right = schema(grid, {})
+def _check_columns(path: Path, found: pa.Schema, grid: int, slots: int) -> None:
+    right = schema(grid, {"slots": slots})
     if found.remove_metadata().equals(right.remove_metadata()):
         return
     places = {field.name: found.get_all_field_indices(field.name) for field in right}
     names = [field.name for field in right if not _once(found, places[field.name], field)]
     names += sorted(set(found.names) - set(right.names))
-    raise ShardError(path, f"differs from version 1 in {', '.join(names) or 'the columns order'}")
+    version = version_of(slots)["schema_version"]
+    raise ShardError(path, f"differs from version {version} in {', '.join(names) or 'the columns order'}")
 
 
 def _once(found: pa.Schema, places: list[int], field: pa.Field) -> bool:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from saliency.files import write_atomically
 from saliency.maps import FULL, Box, dequantise
-from saliency.table.imported import is_imported
+from saliency.table.imported import without_clip
 from saliency.table.manifest import NAME, part_manifests, read_manifest
 from saliency.table.memory_map import BOXES, COLUMNS, MAPS, RANGES, open_copy
 from saliency.table.rows import pair_hashes
@@ -49,7 +49,8 @@ def write_shard(
     scale: NDArray[np.float32],
     metadata: dict[str, Any],
 ) -> None:
-    """Write one shard atomically. stored: uint8 [n, G, G]; vmin and scale: float32 [n]; see ``maps.quantise``."""
+    """Write one shard atomically. stored: uint8 [n, G, G], or [n, K, G, G] where ``metadata`` has K slots; vmin and
+    scale: float32 [n]; see ``maps.quantise``."""
     shape = schema(int(metadata["grid"]), metadata)
     columns: dict[str, Any] = {
         name: pa.array([getattr(row, name) for row in rows], shape.field(name).type)
@@ -72,19 +73,20 @@ def shard_files(folder: Path) -> list[Path]:
 class SaliencyTable:
     """A finished maps folder, opened for reading. Rows are numbered in file order.
 
-    ``grid`` is the maps' side in cells, ``metadata`` how they were made. Raises ValueError, one clear line, for a
-    folder that is no table, is unfinished, mixes settings, or holds a value that no map has.
+    ``grid`` is the maps' side in cells, ``slots`` how many maps a row has, ``metadata`` how they were made. Raises
+    ValueError, one clear line, for a folder that is no table, is unfinished, mixes settings, or holds a value that no
+    map has.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         shards = whole_table(self.folder)
         self._files = [shard.path for shard in shards]
-        self.metadata, self.grid = shards[0].metadata, shards[0].grid
+        self.metadata, self.grid, self.slots = shards[0].metadata, shards[0].grid, shards[0].slots
         self._cache = open_copy(self.folder, shards)
         self._columns = pa.ipc.open_file(pa.memory_map(str(self._cache / COLUMNS))).read_all()
         count = len(self._columns)
-        shape = (count, self.grid, self.grid)
+        shape = (count, self.slots, self.grid, self.grid)
         self._maps: NDArray[np.uint8] = _map_array(self._cache / MAPS, np.uint8, shape)
         self._boxes: NDArray[np.float32] = _map_array(self._cache / BOXES, np.float32, (count, 4))
         self._ranges: NDArray[np.float32] = _map_array(self._cache / RANGES, np.float32, (count, 2))
@@ -104,8 +106,8 @@ class SaliencyTable:
 
     @property
     def clip_scores(self) -> NDArray[np.float32]:
-        """Every row's cos(image, caption), [n]; NaN of imported maps, for which no CLIP compared them."""
-        if is_imported(self.metadata):
+        """Every row's cos(image, caption), [n]; NaN where no CLIP compared them."""
+        if without_clip(self.metadata):
             return np.full(len(self), np.nan, np.float32)
         return np.asarray(self._columns["clip_score"], np.float32)
 
@@ -146,16 +148,31 @@ class SaliencyTable:
         return found
 
     def maps(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The stored maps of some rows, uint8 [n, G, G]; a row of −1 gives a flat map of zeros."""
-        stored = self._maps[np.maximum(rows, 0)] if len(self) else np.zeros((len(rows), self.grid, self.grid), np.uint8)
+        """The stored maps of some rows, uint8 [n, G, G]; a row of −1 gives a flat map of zeros.
+
+        Of a clip with a map for each slot it is the middle one's, in which the middle frame lies.
+        """
+        return self.slot_maps(rows)[:, (self.slots - 1) // 2]
+
+    def slot_maps(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The stored maps of all slots of some rows, uint8 [n, K, G, G]; zeros for a row of −1."""
+        shape = (len(rows), self.slots, self.grid, self.grid)
+        stored = self._maps[np.maximum(rows, 0)] if len(self) else np.zeros(shape, np.uint8)
         stored[rows < 0] = 0
         return stored
 
     def raw_maps(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The raw maps of some rows, float32 [n, G, G]; zeros for a row of −1."""
+        """The raw maps of some rows, float32 [n, G, G], as :meth:`maps`; zeros for a row of −1."""
+        return dequantise(self.maps(rows), *self._ranges_of(rows))
+
+    def raw_slot_maps(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The raw maps of all slots of some rows, float32 [n, K, G, G]; zeros for a row of −1."""
+        return dequantise(self.slot_maps(rows), *self._ranges_of(rows))
+
+    def _ranges_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         ranges = self._ranges[np.maximum(rows, 0)] if len(self) else np.zeros((len(rows), 2), np.float32)
         ranges[rows < 0] = 0
-        return dequantise(self.maps(rows), ranges[:, 0], ranges[:, 1])
+        return ranges[:, 0], ranges[:, 1]
 
     def boxes(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The part of the image each row's map covers, float32 [n, 4]; the whole image for a row of −1."""

@@ -103,7 +103,7 @@ class MaskedViews(Dataset[Masked | Unreadable]):
     def _clip(self, index: int, clip: ClipShape) -> Masked:
         video = self.source.open_video(index)
         frames = clip_frames(video.times, clip)
-        pixels = read_clip(video, frames, View(), self.size.of(*video.size))
+        pixels, _ = read_clip(video, frames, View(), self.size.of(*video.size))
         different, places = np.unique(frames, return_inverse=True)
         masks = video.masks(different.tolist())
         return Masked(index, pixels, None if masks is None else masks[places])

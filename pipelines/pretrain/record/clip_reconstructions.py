@@ -14,7 +14,7 @@ from pipelines.plots import grey_out, overlay
 from pipelines.pretrain.record.reconstructions import PickMasks
 from pipelines.sources.source import Source
 from pipelines.views.clip_views import ClipShape
-from pipelines.views.joined_maps import JoinedMaps
+from pipelines.views.joined_maps import ViewMaps
 from pipelines.views.loaders import first_views
 
 _FRAMES = 8
@@ -22,7 +22,7 @@ _FRAMES = 8
 
 def clip_sheet(
     source: Source,
-    maps: JoinedMaps | None,
+    maps: ViewMaps | None,
     model: VideoMaskedAutoencoder,
     pick_masks: PickMasks,
     shape: ClipShape,
@@ -33,7 +33,7 @@ def clip_sheet(
     A clip has its frames in the first row, then its map where there are maps, the mask and the reconstruction. With no
     readable clip it is empty.
     """
-    batch = first_views(source, model.image_size, count, shape)
+    batch = first_views(source, model.image_size, count, shape, moving=maps is not None and maps.moving)
     if not len(batch.images):
         return {}
     saliency = maps.on_views(batch, model.grid) if maps else None

@@ -12,7 +12,7 @@ from mae.models.vit import MaskedAutoencoder
 from mae.pixels import denormalise, normalise
 from pipelines.plots import grey_out, overlay
 from pipelines.sources.source import Source
-from pipelines.views.joined_maps import JoinedMaps
+from pipelines.views.joined_maps import ViewMaps
 from pipelines.views.loaders import first_views
 
 PickMasks = Callable[[Tensor, Tensor | None, int], Mask]
@@ -20,7 +20,7 @@ PickMasks = Callable[[Tensor, Tensor | None, int], Mask]
 
 
 def reconstruction_sheet(
-    source: Source, maps: JoinedMaps | None, model: MaskedAutoencoder, pick_masks: PickMasks, count: int
+    source: Source, maps: ViewMaps | None, model: MaskedAutoencoder, pick_masks: PickMasks, count: int
 ) -> dict[str, list[Any]]:
     """Columns of a contact sheet: image, caption, map, mask and reconstruction of a source's first images.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.sources.images import BadImage
+from pipelines.sources.video.motion import EXPORT, filled, has_motion, motion_of_frame
 from pipelines.sources.video.video_end import PROGRAM_STREAMS, Extent, missing_frames, missing_seconds
 from pipelines.sources.video.video_stream import (
     LONGEST_GAP,
@@ -72,17 +73,41 @@ class VideoFile:
 
     def read(self, frames: Sequence[int], *, draft: int | None = None) -> list[Image.Image]:
         """These frames, ascending numbers, in upright RGB, all of one size. Raises BadImage."""
-        found = self._decode(frames, seek=self._index.stamps is not None)
+        return self._read(frames, self._shown)
+
+    def read_moving(
+        self, frames: Sequence[int], *, draft: int | None = None, pictures: bool = True
+    ) -> tuple[list[Image.Image], NDArray[np.float32] | None]:
+        """These frames and their motion, None where no frame that was decoded for them has any. Raises BadImage."""
+        with_vectors: list[Any] = [None]  # the last frame
+
+        def take(frame: Any, aspect: float, *, wanted: bool) -> tuple[Image.Image | None, Any]:
+            with_vectors[0] = frame if has_motion(frame) else with_vectors[0]
+            if not wanted:
+                return None, None
+            moving = None if with_vectors[0] is None else motion_of_frame(with_vectors[0])
+            return self._shown(frame, aspect) if pictures else None, moving
+
+        found = self._read(frames, take, every=True)
+        return [image for image, _ in found if image is not None], filled([moving for _, moving in found])
+
+    def _shown(self, frame: Any, aspect: float) -> Image.Image:
+        image = upright(frame, aspect)
+        return image if image.size == self.size else image.resize(self.size, Image.Resampling.BICUBIC)
+
+    def _read(self, frames: Sequence[int], take: Callable[..., Any], *, every: bool = False) -> list[Any]:
+        """What ``take`` makes of these frames; with ``every``, it is also shown those in between. Raises BadImage."""
+        found = self._decode(frames, take, every, seek=self._index.stamps is not None)
         if found is None or len(found) < len(frames):  # it led behind the first one, or its times can't be trusted
-            found = self._decode(frames, seek=False)
+            found = self._decode(frames, take, every, seek=False)
         if found is None or len(found) < len(frames):
             raise BadImage(f"damaged: only {len(found or ())} of {len(frames)} frames could be decoded")
         return found
 
-    def _decode(self, frames: Sequence[int], *, seek: bool) -> list[Image.Image] | None:
+    def _decode(self, frames: Sequence[int], take: Callable[..., Any], every: bool, *, seek: bool) -> list[Any] | None:
         """The frames that were met; None where decoding began behind the first of them, or times run backwards."""
         stamps, wanted, found, previous = self._index.stamps, set(frames), [], -1
-        with _opened(self._path) as (container, stream):
+        with _opened(self._path, EXPORT if every else {}) as (container, stream):
             if seek and stamps is not None and frames[0] > 0:
                 container.seek(int(stamps[frames[0]]), stream=stream, backward=True)
             aspect = pixel_aspect(stream)
@@ -95,11 +120,12 @@ class VideoFile:
                         return None
                     place = previous + 1
                 previous = place
+                if every:
+                    taken = take(frame, aspect, wanted=place in wanted)
+                elif place in wanted:
+                    taken = take(frame, aspect)
                 if place in wanted:
-                    image = upright(frame, aspect)
-                    found.append(
-                        image if image.size == self.size else image.resize(self.size, Image.Resampling.BICUBIC)
-                    )
+                    found.append(taken)
                 if place >= frames[-1]:
                     break
         return found
@@ -193,15 +219,18 @@ def _continued(stamps: Sequence[int | None], container: Any, stream: Any) -> NDA
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream; whatever ffmpeg says of either becomes BadImage."""
+def _opened(path: str, options: Mapping[str, str] | None = None) -> Iterator[tuple[Any, Any]]:
+    """The container and its first video stream; whatever ffmpeg says of either becomes BadImage.
+
+    ``options`` are further ones of the decoder.
+    """
     av = require_av()
     require_regular(path)
     if Path(path).stat().st_size == 0:
         raise BadImage("empty (0 bytes)")
     try:
         with open_container(path) as container:
-            stream = video_stream(container)
+            stream = video_stream(container, options or {})
             if stream.codec_context.width == 0:  # it may have been too large for the decoder
                 header_size(path)
             stream.codec_context.thread_count = 1  # the loader has processes enough

@@ -11,7 +11,7 @@ import functools
 import stat
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,11 @@ def _own_formats() -> str:
     return ",".join(sorted(require_av().formats_available - set(_PLAYLISTS)))
 
 
-def video_stream(container: Any) -> Any:
-    """The first video stream that is not a still cover, ready to decode. BadImage if there is none, or too large."""
+def video_stream(container: Any, options: Mapping[str, str] | None = None) -> Any:
+    """The first video stream that is not a still cover, ready to decode. BadImage if there is none, or too large.
+
+    ``options`` are further ones of its decoder.
+    """
     av = require_av()
     cover = av.stream.Disposition.attached_pic
     streams = [each for each in container.streams.video if each.codec_context and not each.disposition & cover]
@@ -89,7 +92,7 @@ def video_stream(container: Any) -> Any:
         raise BadImage("it has no video stream")
     stream = streams[0]
     check_size(stream.codec_context.width, stream.codec_context.height)
-    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS), **(options or {})}
     return stream
 
 

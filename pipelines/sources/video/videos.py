@@ -80,6 +80,12 @@ class FrameFolder:
                 raise BadImage(f"frame {name}: {error}") from error
         return images
 
+    def read_moving(
+        self, frames: Sequence[int], *, draft: int | None = None, pictures: bool = True
+    ) -> tuple[list[Image.Image], None]:
+        """These frames; they carry no motion."""
+        return self.read(frames, draft=draft) if pictures else [], None
+
     def masks(self, frames: Sequence[int]) -> NDArray[np.bool_] | None:
         """The masks beside these frames, None where one has none."""
         names = [self._masks.get(frame) for frame in frames]

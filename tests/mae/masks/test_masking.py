@@ -24,7 +24,7 @@ from mae.masks.noise import COLORS
 from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, blind
 from mae.models.mask import Mask, hidden_count
 
-RANKED = ("salient", "inverse", "shuffled", "center")
+RANKED = ("salient", "inverse", "shuffled", "center", "motion", "frame-difference")
 EXAMPLES = 60
 COMBINATIONS = [
     ("random", "image", "top"),
@@ -32,7 +32,9 @@ COMBINATIONS = [
     ("grid", "image", "top"),
     ("tube", "image", "top"),
     *((f"color-{color}", "image", "top") for color in COLORS),
-    *itertools.product(RANKED, SALIENT_OF, SALIENT_PICKS),
+    *itertools.product(RANKED[:4], SALIENT_OF, SALIENT_PICKS),
+    ("motion", "image", "top"),
+    ("frame-difference", "image", "top"),
 ]
 
 
@@ -542,7 +544,7 @@ def test_a_salient_ratio_that_is_not_used_is_no_error() -> None:
 
 def test_which_strategies_need_saliency() -> None:
     needing = {strategy for strategy in blind() if Masking(strategy).needs_saliency}
-    assert needing == {"salient", "inverse", "shuffled"}
+    assert needing == {"salient", "inverse", "shuffled", "motion", "frame-difference"}
     for strategy in blind():
         if strategy in needing:
             with pytest.raises(ValueError, match=f"--masking {strategy} needs saliency"):

@@ -91,7 +91,9 @@ def test_a_block_is_timms():
 def test_patches_are_projected_as_the_convolution_does():
     model = autoencoder()
     images, _ = inputs(model)
-    torch.testing.assert_close(model._embed(model.patchify(images)), model.patch_embed(images), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        model.embed_patches(model.patchify(images)), model.patch_embed(images), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_loss_of_some_hidden_patches_is_of_a_decoder_that_sees_no_others():

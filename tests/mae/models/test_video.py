@@ -60,7 +60,9 @@ def test_clips_are_put_together_again():
 
 def test_the_linear_embedding_is_the_convolution():
     model, videos = video(), clips()
-    torch.testing.assert_close(model._embed(model.patchify(videos)), model.patch_embed(videos), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        model.embed_patches(model.patchify(videos)), model.patch_embed(videos), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("class_token", [False, True])

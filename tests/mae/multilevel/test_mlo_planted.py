@@ -67,7 +67,7 @@ def learn(seed, *, steps=STEPS, **settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_region_that_the_label_depends_on_is_found(seed):
     region, other, noise = learn(seed)
     assert region - (other + noise) / 2 > 0.05

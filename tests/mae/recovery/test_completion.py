@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mae.models.vit import MaskedAutoencoder
 from mae.recovery import completion
-from mae.recovery.completion import complete, seam, shrink_visible, spread_inwards
+from mae.recovery.completion import box_around, complete, enlarge_into, seam, shrink_visible, spread_inwards
 from tests.tiny_mae import nano
 
 
@@ -110,3 +111,65 @@ def test_the_seam_is_the_mean_step_over_the_edge():
 def test_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="do not fit"):
         complete(nano(), pictures(), region(2, 44, 61))
+
+
+def whole_pull_and_push(values, weights):
+    """:func:`spread_inwards` in its plain form, on whole pictures."""
+    height, width = values.shape[2:]
+    if max(height, width) == 1:
+        return values * (weights > 0)
+    padding = (0, width % 2, 0, height % 2)
+    share = F.avg_pool2d(F.pad(weights, padding), 2)
+    means = F.avg_pool2d(F.pad(values * weights, padding), 2) / share.clamp_min(1e-6)
+    coarse = whole_pull_and_push(means, (4 * share).clamp(max=1))
+    above = F.interpolate(coarse, (height + height % 2, width + width % 2), mode="bilinear", align_corners=False)
+    return weights * values + (1 - weights) * above[:, :, :height, :width]
+
+
+def whole_picture(images, hidden, small, covered):
+    """:func:`enlarge_into` in its plain form: everything at the size of the picture."""
+    known = covered[:, None].float()
+    values, weights = small.float() * known, known
+    for _ in range(2):
+        share = F.avg_pool2d(weights, 3, stride=1, padding=1)
+        mean = F.avg_pool2d(values, 3, stride=1, padding=1) / share.clamp_min(1e-6)
+        values, weights = weights * values + (1 - weights) * mean, (share > 0).float()
+    filled = whole_pull_and_push(values * weights, weights)
+    large = F.interpolate(filled, images.shape[2:], mode="bilinear", align_corners=False)
+    reach = [-(-size // count) for size, count in zip(images.shape[2:], small.shape[2:], strict=True)]
+    there = hidden[:, None].float()
+    kernel, padding = (2 * reach[0] + 1, 2 * reach[1] + 1), tuple(reach)
+    edge = F.max_pool2d(there, kernel, stride=1, padding=padding) - there
+    large = large + whole_pull_and_push((images.float() - large) * edge, edge)
+    return torch.where(hidden[:, None], large.round().clamp(0, 255).to(torch.uint8), images)
+
+
+@pytest.mark.parametrize(
+    ("size", "boxes"),
+    [
+        ((45, 61), [(10, 25, 20, 40), (0, 7, 50, 61)]),
+        ((120, 213), [(33, 70, 101, 160), (119, 120, 0, 1)]),
+        ((121, 214), [(0, 121, 0, 9), (0, 121, 0, 214)]),
+    ],
+)
+def test_the_box_around_what_is_hidden_gives_what_the_whole_picture_gives(size, boxes):
+    images, hidden = pictures(2, *size), torch.zeros(2, *size, dtype=torch.bool)
+    for mask, (top, bottom, left, right) in zip(hidden, boxes, strict=True):
+        mask[top:bottom, left:right] = True
+    _, covered = shrink_visible(images, hidden, (16, 16))
+    small = pictures(2, 16, 16, seed=3)
+    for each in ([0], [1], [0, 1]):
+        given = (images[each], hidden[each], small[each], covered[each])
+        difference = enlarge_into(*given).int() - whole_picture(*given).int()
+        assert difference.abs().max() <= 1  # what rounds the other way
+        assert (difference != 0).float().mean() < 1e-3
+
+
+def test_the_box():
+    hidden = torch.zeros(2, 9, 12, dtype=torch.bool)
+    assert box_around(hidden, (2, 3)) is None
+    assert torch.equal(
+        enlarge_into(pictures(2, 9, 12), hidden, pictures(2, 4, 4), hidden[:, :4, :4]), pictures(2, 9, 12)
+    )
+    hidden[0, 4, 5] = hidden[1, 8, 7] = True
+    assert box_around(hidden, (2, 3)) == (slice(2, 9), slice(2, 11))

@@ -91,7 +91,7 @@ def test_mean_and_deviation_are_those_of_visible_pixels_weighted_by_distance():
     patches, covered = torch.randn(1, 4, 12), torch.zeros(1, 4, 4, dtype=torch.bool)
     covered[0, 0] = True  # a hidden patch, and one that is half hidden, of a 2×2 grid
     covered[0, 3, :2] = True
-    mean, deviation = module._statistics(patches, covered, (2, 2))
+    mean, deviation = module.patch_statistics(patches, covered, (2, 2))
     seen = {1: patches[0, 1], 2: patches[0, 2], 3: patches[0, 3, 6:]}
     weights = {1: math.exp(-0.5), 2: math.exp(-0.5), 3: 0.5 * math.exp(-1.0)}
     total = sum(weights.values())

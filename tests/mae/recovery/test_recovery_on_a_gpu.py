@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mae.models.video import VideoMaskedAutoencoder
-from mae.recovery import recover, stream_encoder, stream_recoverer
+from mae.recovery import completion, recover, stream_encoder, stream_recoverer
 from mae.recovery.completion import complete
 from tests.fake_cuda import CUDA, TF32, fake_cuda
 from tests.tiny_mae import nano
@@ -19,6 +19,7 @@ def _decided(monkeypatch):
     monkeypatch.setattr(recover, "_by_count", lambda _: [(5, torch.arange(1)), (7, torch.arange(1, 2))])
     monkeypatch.setattr(stream_encoder, "visible_places", lambda hidden, _: _on_the_host(hidden, torch.arange(12)))
     monkeypatch.setattr(stream_recoverer, "hidden_places", lambda hidden, _: _on_the_host(hidden, torch.arange(12, 16)))
+    monkeypatch.setattr(completion, "box_around", lambda hidden, _: _on_the_host(hidden, (slice(3, 20), slice(5, 30))))
 
 
 def _on_the_host(hidden, places):

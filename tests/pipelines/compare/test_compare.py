@@ -20,6 +20,7 @@ from pipelines.compare import jobs as compare_jobs
 from pipelines.compare import unit as compare_runs
 from pipelines.compare.compare import compare, dry_run
 from pipelines.compare.plan import UNTRAINED, plan_from
+from pipelines.compare.statistics import mean_interval, percent
 from pipelines.compare.unit import units_of
 from pipelines.errors import UserError
 from pipelines.pretrain.plain import PlainTask
@@ -128,6 +129,14 @@ def test_the_report(content, out):
     assert line in (out / "report.md").read_text().splitlines()
     mean = found.means["knn"]["image"]
     assert f"| image | 2 | {100 * mean.mean:.1f} ± {100 * mean.half_width:.1f} |" in report
+    rows = {(o.unit.arm, o.unit.seed): o.record["result"]["rows"] for o in found.finished}
+    top5 = mean_interval([rows["random", seed][0]["knn_top5"] for seed in (0, 3)])
+    gains = [rows["image", seed][0]["knn_top5"] - rows["random", seed][0]["knn_top5"] for seed in (0, 3)]
+    section = report.partition("## Top-5 accuracy")[2].partition("##")[0]
+    assert top5.mean > found.means["knn"]["random"].mean
+    assert f"| random | {percent(top5)} |" in section
+    assert f"| {percent(mean_interval(gains), sign=True)} |" in section
+    assert "| untrained |" in section
     for line in report.splitlines():
         if line.startswith("!["):
             assert (out / line.partition("(")[2].rstrip(")")).exists()
@@ -165,6 +174,23 @@ def test_learning_curves(content, out, trainings):
     assert trainings == [("evaluate", arm, "seed-0") for arm in ("random", "image")]  # of one share alone
     with pytest.raises(UserError, match="limits: 24 must be below the 24 images that there are"):
         run(content | plan | {"limits": [24]}, out)
+
+
+def test_an_arm_with_images_of_its_own(content, out, trainings):
+    """It learns from them for as long as its learning curve asks, and is judged on the images of all arms."""
+    other = "shapes:40,size=32,radius=0.05"
+    plan = {"seeds": 1, "limits": [8], "arms": {"random": None, "other": {"masking": "random", "source": other}}}
+    found = run(content | {"saliency": None} | plan, out)
+    assert found.failed == []
+    sources = {arm: config_of(out, arm, 0)["options"]["source"] for arm in ("random", "other")}
+    assert sources == {"random": SOURCE, "other": other}
+    assert {arm: config_of(out, arm, 0)["images"] for arm in sources} == {"random": 24, "other": 40}
+    few = [RunFolder(out / "runs" / arm / "seed-0-images-8").config() for arm in sources]
+    assert [each["steps"] for each in few] == [6, 10]
+    assert {o.record["result"]["source"] for o in found.finished} == {PROBES}
+    assert f"| other | random, 0.75 hidden | masking random, source {other} |" in (out / "report.md").read_text()
+    with pytest.raises(UserError, match="limits: 32 must be below the 24 images that there are"):
+        run(content | {"saliency": None} | plan | {"limits": [32]}, out)
 
 
 def test_one_seed_has_no_interval_and_says_so(content, out):

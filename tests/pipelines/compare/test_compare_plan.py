@@ -11,7 +11,7 @@ from pipelines.errors import UserError
 from pipelines.pretrain.settings import settings_of
 
 VARIANTS = ("blocks-2", "class-tokens-8", "visible-loss", "saliency-loss")
-LEFT_OUT = ("block", "color-red", "color-blue", "color-purple", "tube", *VARIANTS)
+LEFT_OUT = ("block", "color-red", "color-blue", "color-purple", "tube", "motion", "frame-difference", *VARIANTS)
 """Strategies and variants that can be arms, and are none where no arms are named."""
 
 GOOD = """

@@ -120,7 +120,7 @@ def other_grid(after):
 
 def other_schema(after):
     shutil.rmtree(after)
-    write(after, [pair("x")], schema_version=2)
+    write(after, [pair("x")], schema_version=3)
 
 
 def other_files(after):
@@ -132,7 +132,7 @@ def other_files(after):
     ("spoil", "line"),
     [
         (other_grid, "only maps of one grid can be compared; build with --grid 4"),
-        (other_schema, "has schema version 2, not 1"),
+        (other_schema, "has schema version 3, not 1"),
         (lambda after: shutil.rmtree(after / "data"), "holds no saliency maps"),
         (lambda after: next((after / "data").iterdir()).unlink(), "are not a complete table"),
         (other_files, "holds other files (found mine.txt)"),

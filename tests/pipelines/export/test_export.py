@@ -345,13 +345,13 @@ def test_the_command(saved, tmp_path):
     assert result.exit_code == 0, result.output
     assert "ViTMAEForPreTraining.from_pretrained" in result.output
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert names == {"README.md", "command.yaml", "config.json", "model.safetensors", "preprocessor_config.json"}
 
 
 @pytest.mark.parametrize(
     ("place", "kind", "out", "message"),
     [
-        ("model", "onnx", "out", "--to 'onnx' is not one of: mae, timm, transformers"),
+        ("model", "jax", "out", "--to 'jax' is not one of: mae, timm, transformers"),
         ("model", "mae", "model", "is not an empty folder"),
         ("nothing", "mae", "out", "does not exist"),
         ("empty", "mae", "out", "holds no checkpoint"),

@@ -124,7 +124,7 @@ def test_the_card_says_what_they_are(oracle, tmp_path):
     card = (tmp_path / "card" / "README.md").read_text()
     assert "they were imported from true masks of the images themselves" in card
     assert "mae-cli import-maps shapes:24 --out maps/ --from masks --grid 28 --shard-size 10" in card
-    assert "0 in imported maps" in card
+    assert "0 where `clip` is `none`" in card
     assert "what one CLIP attends to" not in card
     assert "- clip\n" not in card
 
@@ -235,9 +235,9 @@ def test_a_maps_folder_needs_no_import_and_another_version_is_named(oracle, tmp_
     path = tmp_path / "new" / "data" / "train-00000-of-00001.parquet"
     path.parent.mkdir(parents=True)
     rows = pq.read_table(shard_files(oracle.folder)[0])
-    made = json.loads(rows.schema.metadata[METADATA_KEY]) | {"schema_version": 2}
+    made = json.loads(rows.schema.metadata[METADATA_KEY]) | {"schema_version": 3}
     pq.write_table(rows.replace_schema_metadata({METADATA_KEY: json.dumps(made)}), path)
     for words in (["--from", tmp_path / "new"], ["--from", path]):
         done = run("import-maps", "shapes:24", *words, "--out", tmp_path / "maps")
         assert done.exit_code == 2, done.output
-        assert "schema version 2, not 1" in done.output
+        assert "schema version 3, not 1" in done.output

@@ -13,7 +13,7 @@ from saliency.maps import FULL
 from saliency.table.table import Row, write_shard
 
 CENTRE = (0.25, 0.0, 0.75, 1.0)
-METADATA = {"schema_version": 1, "grid": 4}
+METADATA = {"schema_version": 1, "grid": 4, "clip": "x", "method": "gradcam"}
 
 
 def photo(seed, size=(600, 300)):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,10 +50,12 @@ def test_a_video_with_a_box(models, tmp_path, kind):
     write_video(tmp_path / "clip.mkv", footage(), codec="ffv1", pixels="bgr0")
     place, out = tmp_path / "clip.mkv", tmp_path / "out"
     done = invoke(
-        "reconstruct", models / kind, place, "--box", "0.2,0.25,0.6,0.75", "--truth", place, "--lossless", "--out", out
+        *("reconstruct", models / kind, place, "--box", "0.2,0.25,0.6,0.75", "--truth", place),
+        *("--lossless", "--side", "--out", out),
     )
     assert done.exit_code == 0, done.output
-    assert sorted(path.name for path in out.iterdir()) == ["clip-side.mkv", "clip.mkv", "report.json"]
+    assert re.search(r"latency +[12] frames, \d+ ms", done.output)
+    assert {path.name for path in out.iterdir()} == {"clip-side.mkv", "clip.mkv", "report.json", "command.yaml"}
     completed = frames_of(out / "clip.mkv")
     assert completed.shape == footage().shape
     assert (completed[:, ~inside()] == footage()[:, ~inside()]).all()
@@ -78,6 +81,7 @@ def test_mp4_is_what_is_written_if_nothing_is_said(models, tmp_path):
     assert done.exit_code == 0, done.output
     assert "3 frames in" in done.output
     assert frames_of(tmp_path / "out" / "clip.mp4").shape == (3, 38, 50, 3)
+    assert not (tmp_path / "out" / "clip-side.mp4").exists()
 
 
 def moving_masks(count=9):

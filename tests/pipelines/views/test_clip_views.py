@@ -82,7 +82,7 @@ def test_all_frames_and_masks_share_one_view():
     video = Noise()
     view = random_view(np.random.default_rng(3), 40, 30, flip=1.0)
     frames = np.asarray([2, 4, 6, 6])
-    clip = read_clip(video, frames, view, (16, 24))
+    clip, _ = read_clip(video, frames, view, (16, 24))
     assert clip.shape == (3, 4, 16, 24)
     for place, frame in enumerate(frames):
         assert np.array_equal(clip[:, place], view_image(video.read([frame])[0], view, (16, 24)))

@@ -9,6 +9,7 @@ import torch
 from pipelines.build.options import BuildOptions
 from pipelines.commandline.option import declared_options
 from saliency.methods.methods import METHODS, POOLINGS, Method, check_method, layer_name, saliency_maps
+from saliency.names import MOTION_METHODS
 from saliency.towers.tower import Tower, load_tower
 from tests.saliency.methods.test_attention import make_tower
 from tests.tiny_clip import VISION, make_tiny_clip, save_tiny_clip
@@ -180,7 +181,7 @@ def test_towers_of_other_kinds_load(kind, tmp_path):
 
 def test_the_help_and_the_documentation_name_every_method():
     (declared,) = (each for each in declared_options(BuildOptions) if each.name == "method")
-    assert declared.choices == tuple(METHODS)
+    assert declared.choices == (*METHODS, *MOTION_METHODS)
     guide, results = (
         (Path(__file__).parents[3] / "docs" / shelf / "maps.md").read_text() for shelf in ("guide", "results")
     )

@@ -137,7 +137,7 @@ DAMAGES = {
         {"schema"},
         "differs .* in width",
     ),
-    "version": (lambda f: change(f, metadata={"schema_version": 2}), {"schema"}, "schema version 2, not 1"),
+    "version": (lambda f: change(f, metadata={"schema_version": 3}), {"schema"}, "schema version 3, not 1"),
     "no metadata": (
         lambda f: change(f, columns=lambda t: t.replace_schema_metadata(None)),
         {"schema"},
