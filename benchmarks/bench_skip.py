@@ -4,10 +4,11 @@
     python benchmarks/bench_skip.py --speed small:224:16:16 [--below 0.02] [--frames 96] [--rounds 3]
 
 First, how many times fewer tokens pass the blocks, and the cosine similarity to the stream that skips nothing: of
-tokens, of tokens less the mean of all tokens, which tells more where all of them are alike, and of mean tokens. The same number of tokens is then spent on places that are drawn by chance
-instead, and on every n-th tubelet alone, whose features stand for those that are dropped (n to the nearest whole number,
-so the tokens differ a little). A still camera is drawn: a photo-like background, an object of a fifth of its side that
-moves, and white noise of so many levels of 255. VIDEO is what ``encode`` reads.
+tokens, of tokens less the mean of all tokens, which tells more where all of them are alike, and of mean tokens. The
+same number of tokens is then spent on places that are drawn by chance instead, and on every n-th tubelet alone, whose
+features stand for those that are dropped (n is a whole number, so the tokens differ a little). A still camera is drawn:
+a background of smooth colours, an object of a fifth of its side that moves, and white noise of so many levels of 255.
+VIDEO is what ``encode`` reads.
 
 ``--speed``: processor time of the still camera, pixels to features, of a model NAME:SIDE:PATCH:FRAMES with random
 weights. Frames come at 1.5 times the model's side and are resized, as ``encode`` does it. Encoding every window from
