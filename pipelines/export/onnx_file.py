@@ -108,7 +108,7 @@ def _converted(module: DeviceEncoder, options: ExportOptions) -> tuple[Any, str]
     try:
         opened = DeviceModel(model.SerializeToString())
     except ValueError as error:
-        raise ValueError(f"--opset {options.opset}: {error}") from error
+        raise ValueError(f"{f'--opset {options.opset}: ' if options.opset else ''}{error}") from error
     given = {name: each.numpy() for name, each in zip(module.inputs, inputs, strict=True)}
     found = opened.session.run(None, given)
     del model.metadata_props[:]
