@@ -135,6 +135,8 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
     lines = []
+    if missing := [str(file) for file in arguments.files if not file.is_file()]:
+        parser.error(f"there is no file {', '.join(missing)}")
     if arguments.files:
         lines += [*measure_files(arguments.files, arguments.seconds), ""]
     if arguments.table or not arguments.files:
