@@ -6,7 +6,7 @@ OUT ?= demo-out
 VIDEO_OUT ?= demo-video-out
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-video test lint bench bench-masking clean
+.PHONY: demo demo-video test lint package bench bench-masking clean
 
 # Installed once; again only when what is installed changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,6 +28,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tools/prose.py
+
+# Wheel and sdist, checked, and the wheel run in an empty environment.
+package: $(VENV)/.installed
+	$(BIN)/python tools/package.py
 
 bench: $(VENV)/.installed
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -166,7 +166,7 @@ class VideoMaskedAutoencoder(
         (slots, rows, columns), t, p = grid or self.grid, self.tubelet, self.patch_size
         cells = images.reshape(images.shape[0], self.channels, slots, t, rows, p, columns, p)
         cells = cells.permute(0, 2, 4, 6, 3, 5, 7, 1)  # [B, slots, h, w, t, p, p, C]
-        return cells.reshape(images.shape[0], slots * rows * columns, -1)
+        return cells.reshape(images.shape[0], slots * rows * columns, self.numbers_per_patch)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Tubelets [B, N, t·p·p·C] as clips [B, C, T, H, W]; undoes ``patchify``."""

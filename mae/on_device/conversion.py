@@ -29,17 +29,24 @@ _LARGEST = 2**31 - 2**20
 """Bytes: no protobuf, and so no ONNX file that holds its weights, is larger than 2 GB."""
 
 
-def to_onnx(module: nn.Module, inputs: tuple[Tensor, ...], names: tuple[tuple[str, ...], tuple[str, ...]], opset: int,
-            dynamic: tuple[dict[int, Any], ...] | None = None) -> Any:  # fmt: skip
+def to_onnx(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    opset: int | None = None,
+    dynamic: tuple[dict[int, Any], ...] | None = None,
+) -> Any:
     """The ``onnx.ModelProto`` of a module in evaluation mode; the first axis of ``inputs`` is the batch, of any size.
 
     ``names`` are those of the inputs and of the outputs; ``dynamic`` has what else may vary, as ``torch.export`` takes
-    it. ValueError for an opset that can't be written, a model beyond 2 GB, and where the extra is missing.
+    it. Without ``opset`` it is USUAL, or the oldest where this torch does not know attention as an operator. ValueError
+    for an opset that can't be written, a model beyond 2 GB, and where the extra is missing.
     """
     onnx = needs_extra("onnx", "onnxscript")
     size = sum(each.numel() * each.element_size() for each in module.parameters())
     if size > _LARGEST:
         raise ValueError(f"the weights take {size / 1e9:.1f} GB, and one ONNX file holds at most 2 GB")
+    asked, opset = opset, opset or (USUAL if _knows_attention() else OLDEST)
     if not OLDEST <= opset <= onnx.defs.onnx_opset_version():
         raise ValueError(f"--opset is {opset}; it must be from {OLDEST} to {onnx.defs.onnx_opset_version()}")
     batch = torch.export.Dim("batch")
@@ -58,7 +65,7 @@ def to_onnx(module: nn.Module, inputs: tuple[Tensor, ...], names: tuple[tuple[st
     assert program is not None
     model = program.model_proto
     written = next(each.version for each in model.opset_import if not each.domain)
-    if written != opset:
+    if asked and written != asked:
         raise ValueError(f"--opset {opset}: this torch writes opset {written} in its place; leave it out")
     return model
 
@@ -115,6 +122,11 @@ def _in_blocks(node: Any) -> bool:
     return "model.blocks." in scopes or "model.decoder_blocks." in scopes
 
 
+def _knows_attention() -> bool:
+    """Whether torch has ONNX's operator, which came with 2.8."""
+    return hasattr(getattr(torch.onnx, "ops", None), "attention")
+
+
 class _FusedAttention(nn.Module):
     """:class:`mae.models.blocks.Attention` as the operator of ONNX, which splits and joins the heads itself."""
 
@@ -134,9 +146,9 @@ class _FusedAttention(nn.Module):
 
 @contextmanager
 def _fused_attention(module: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Within it the attention of a module's blocks is ONNX's own operator, where torch knows it (2.8 and later)."""
-    known = wanted and hasattr(getattr(torch.onnx, "ops", None), "attention")
-    holders = [each for each in module.modules() if known and isinstance(getattr(each, "attn", None), Attention)]
+    """Within it the attention of a module's blocks is ONNX's own operator, where torch knows it."""
+    wanted = wanted and _knows_attention()
+    holders = [each for each in module.modules() if wanted and isinstance(getattr(each, "attn", None), Attention)]
     plain = [holder.attn for holder in holders]
     for holder in holders:
         holder.attn = _FusedAttention(holder.attn)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ class _AnyNumber(nn.Module):
 
 
 def patches_for_speed(
-    model: MaskedAutoencoder, times: float, by: str, gate: Gate | None, *, int8: bool, opset: int
+    model: MaskedAutoencoder, times: float, by: str, gate: Gate | None, *, int8: bool, opset: int | None = None
 ) -> tuple[int, dict[int, float]]:
     """The largest number of patches at which a file takes at most 1 / ``times`` of the time for all of them.
 
@@ -56,7 +56,7 @@ def patches_for_speed(
 
 
 def time_patches(
-    model: MaskedAutoencoder, counts: Iterable[int], by: str, gate: Gate | None, *, int8: bool, opset: int
+    model: MaskedAutoencoder, counts: Iterable[int], by: str, gate: Gate | None, *, int8: bool, opset: int | None = None
 ) -> dict[int, float]:
     """The seconds that one image takes with each of these numbers of patches, the choice included, shortest of many."""
     encoder = DeviceEncoder(model, 0.5, by, gate).eval()
@@ -76,7 +76,7 @@ def time_patches(
         settings.intra_op_num_threads = 1
         session = runtime.InferenceSession(proto.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ValueError(f"--opset {opset} does not open in onnxruntime {runtime.__version__}") from error
+        raise ValueError(f"the file does not open in onnxruntime {runtime.__version__}; try --opset 18") from error
     calls = {}
     for count in counts:
         given = {"image": image[:1].numpy(), "kept_patches": np.arange(count, dtype=np.int64)[None]}

@@ -6,6 +6,12 @@ all slots are taken, the last ⌊W/2⌋ tubelets are encoded anew, together, as 
 behind them. So every position is one that the model was trained with, what a tubelet gives depends on the frames and
 its number alone, not on the portions, and a tubelet costs about two passes of a slot instead of W.
 
+With a :class:`mae.recovery.skipping.Skipper` only the places that it names are encoded. The others keep the token that
+they had, and its keys and values stay for those that follow. When a window begins anew, its first tubelet is encoded
+whole, and the next ones where they changed. A place that changes in none of them gets a position without a time, the
+mean of its positions in all slots, because it stands for all of them; the second tubelet of a stream begins a window
+for that reason. With nothing skipped, the bits are those of an encoder that never skips.
+
 The latency is t frames. What it approximates: in a clip every slot sees all others; here a slot sees itself and those
 before it (at least ⌊W/2⌋ of them once the stream is under way), and a slot that was not encoded anew does not know what
 came after it. Keys and values are kept as in decoders of text (a cache); memory is allocated once, at the start.
@@ -16,7 +22,7 @@ Shapes: t frames of H×W pixels a tubelet, S = H/p · W/p places a slot, K token
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -29,6 +35,7 @@ from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.precision import rounded
+from mae.recovery.skipping import PixelChange, Skipper, strip_of
 
 
 class Encoded(NamedTuple):
@@ -44,6 +51,8 @@ class Encoded(NamedTuple):
     """[K, D] of the visible places."""
     places: Tensor
     """int64 [K], ascending: row · columns + column."""
+    skipped: int = 0
+    """How many of them did not change, and have the tokens that they had before."""
 
     def feature(self) -> Tensor:
         """The mean token, [D]; NaN where everything is hidden."""
@@ -63,16 +72,28 @@ class LiveEncoder(Protocol):
         """What the end of the stream finishes; another stream may begin."""
 
 
-def stream_encoder(model: MaskedAutoencoder, precision: str = "fp32") -> LiveEncoder:
-    """The encoder of a stream for either kind of model; ``precision`` is fp32 or bf16."""
-    kind = StreamEncoder if isinstance(model, VideoMaskedAutoencoder) else FrameEncoder
-    return kind(model, precision)  # type: ignore[arg-type]
+def stream_encoder(model: MaskedAutoencoder, precision: str = "fp32", skip_below: float = 0.0) -> LiveEncoder:
+    """The encoder of a stream for either kind of model; ``precision`` is fp32 or bf16.
+
+    Above 0, ``skip_below`` is what a place must change to be encoded again, see
+    :class:`mae.recovery.skipping.PixelChange`. ValueError for a value out of its range, and with an image model, which
+    remembers nothing.
+    """
+    skipper = PixelChange(skip_below, model.patch_size) if skip_below else None
+    if isinstance(model, VideoMaskedAutoencoder):
+        return StreamEncoder(model, precision, skipper)
+    if skipper is not None:
+        raise ValueError("--skip-below is for models of video; a model of images remembers nothing of a stream")
+    return FrameEncoder(model, precision)
 
 
 class StreamEncoder:
-    """Encodes a stream of frames with a video model; see above. The model stays as it is, and where it is."""
+    """Encodes a stream of frames with a video model; see above. The model stays as it is, and where it is.
 
-    def __init__(self, model: VideoMaskedAutoencoder, precision: str = "fp32") -> None:
+    A ``skipper`` chooses the places of each tubelet that are encoded; see above for the others.
+    """
+
+    def __init__(self, model: VideoMaskedAutoencoder, precision: str = "fp32", skipper: Skipper | None = None) -> None:
         slots, rows, columns = model.grid
         self.model, self.latency, self.precision = model, model.tubelet, precision
         self._slots, self._places, self._first = slots, rows * columns, model.class_tokens
@@ -82,7 +103,11 @@ class StreamEncoder:
         self._remembered = Remembered(model.blocks, length, self._first, like, precision)
         self._latents = like.new_empty(length, like.shape[-1])
         self._ids = torch.empty(slots * self._places, dtype=torch.int64, device=like.device)
-        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=slots // 2)  # embeddings and places, no positions
+        self._recent: deque[_Tubelet] = deque(maxlen=slots // 2)
+        self._skipper = skipper
+        self._timeless = like[0, self._first :].view(slots, self._places, -1).mean(0)
+        self._at = torch.zeros(self._places, dtype=torch.int64, device=like.device)  # of each place's newest token
+        self._embedded = like.new_empty(self._places, like.shape[-1])  # what it was made of, without position
         self.newest = 0
         """How many places of the newest tubelet are visible."""
         self._begin()
@@ -112,54 +137,116 @@ class StreamEncoder:
     @property
     def memory(self) -> int:
         """Bytes of all that is kept, which is never more than this."""
-        kept = [self._latents, self._ids, *(tensor for pair in self._recent for tensor in pair)]
+        kept = [self._latents, self._ids, self._at, self._embedded]
+        kept += [tensor for tubelet in self._recent for tensor in tubelet if tensor is not None]
         return self._remembered.memory + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     def _begin(self) -> None:
         self._taken = self._index = 0
         self._recent.clear()
         self._remembered.clear()
+        if self._skipper is not None:
+            self._skipper.clear()
 
     @torch.no_grad()
     def _encode(self, frames: Tensor, hidden: Tensor | None, count: int) -> Encoded:
         """The newest tubelet, of frames uint8 [t, 3, H, W]."""
-        model, device = self.model, self.model.pos_embed.device
-        clip = normalise(copy_to(frames, device)).to(model.pos_embed.dtype).transpose(0, 1)[None]
-        with rounded(self.precision, device):
-            tokens = model.embed(clip, (1, *model.grid[1:]))[0]
-            places = torch.arange(self._places, device=device)
-            if hidden is not None:
-                places = copy_to(visible_places(hidden, model.patch_size), device)
-                tokens = tokens[places]
-            if self._taken == self._slots:
-                self._begin_window()
-            latents = self._pass(tokens, self._taken * self._places + places)
-        self._taken, self.newest = self._taken + 1, len(places)
-        self._recent.append((tokens, places))
-        encoded = Encoded(self._index, self._index * model.tubelet, count, latents, places)
+        with rounded(self.precision, self.model.pos_embed.device):
+            if self._skipper is not None and self._taken == self._slots and not self._recent:
+                self._skipper.clear()  # nothing is remembered
+            tubelet = self._embed(frames, hidden) if self._skipper is None else self._embed_fresh(frames, hidden)
+            if self._taken == self._slots or (self._index == 1 and tubelet.new is not None):
+                self._begin_window(tubelet)
+            latents = self._pass([tubelet], self._taken)
+        self._taken, self.newest = self._taken + 1, len(tubelet.places)
+        self._recent.append(tubelet)
+        skipped = len(tubelet.places) - len(latents)
+        if skipped:
+            latents = self._latents[self._first + self._at[tubelet.places]]
+        encoded = Encoded(self._index, self._index * self.model.tubelet, count, latents, tubelet.places, skipped)
         self._index += 1
         return encoded
 
-    def _begin_window(self) -> None:
-        """Encode the last tubelets anew, together, as the first slots."""
+    def _embed(self, frames: Tensor, hidden: Tensor | None) -> _Tubelet:
+        """All visible places of the newest tubelet."""
+        model, device = self.model, self.model.pos_embed.device
+        clip = normalise(copy_to(frames, device)).to(model.pos_embed.dtype).transpose(0, 1)[None]
+        tokens = model.embed(clip, (1, *model.grid[1:]))[0]
+        if hidden is None:
+            return _Tubelet(tokens, torch.arange(self._places, device=device))
+        places = copy_to(visible_places(hidden, model.patch_size), device)
+        return _Tubelet(tokens[places], places)
+
+    def _embed_fresh(self, frames: Tensor, hidden: Tensor | None) -> _Tubelet:
+        """The newest tubelet's visible places, those that did not change with the embeddings that they had."""
+        assert self._skipper is not None
+        model, device = self.model, self.model.pos_embed.device
+        visible = torch.ones(self._places, dtype=torch.bool, device=frames.device)
+        if hidden is not None:
+            visible = ~hidden_cells(hidden, model.patch_size).to(frames.device)
+        fresh = self._skipper.fresh(frames, visible)[visible]
+        if fresh.all():
+            tubelet = self._embed(frames, hidden)
+            self._embedded[tubelet.places] = tubelet.tokens.to(self._embedded.dtype)
+            return tubelet
+        places, new = (torch.nonzero(each)[:, 0] for each in (visible, fresh))
+        strip = copy_to(strip_of(frames, places[new], model.patch_size), device)
+        tokens = model.embed(normalise(strip).to(model.pos_embed.dtype), (1, 1, len(new)))[0]
+        places, new = copy_to(places, device), copy_to(new, device)
+        self._embedded[places[new]] = tokens.to(self._embedded.dtype)
+        return _Tubelet(self._embedded[places], places, new)
+
+    def _begin_window(self, newest: _Tubelet) -> None:
+        """Encode the last tubelets anew, together, as the first slots; the ``newest`` one is to follow them."""
         self._remembered.clear()
         if self._recent:
-            ids = [slot * self._places + places for slot, (_, places) in enumerate(self._recent)]
-            self._pass(torch.cat([tokens for tokens, _ in self._recent]), torch.cat(ids))
+            first, *others = self._recent
+            still, later = torch.zeros_like(self._at, dtype=torch.bool), (*others, newest)
+            for tubelet in later:
+                still[tubelet.places] = True
+            for tubelet in later:
+                still[tubelet.fresh()[1]] = False
+            self._pass([_Tubelet(first.tokens, first.places), *others], 0, still)
         self._taken = len(self._recent)
 
-    def _pass(self, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Latents [K, D] of embeddings [K, D] at the places ``ids`` of the window, behind those that are there."""
+    def _pass(self, tubelets: Sequence[_Tubelet], slot: int, still: Tensor | None = None) -> Tensor:
+        """Latents [F, D] of what is fresh of tubelets in the slots from ``slot``, behind those that are there.
+
+        ``still``, bool [S], are places that only the first of them encodes, which get positions without a time.
+        """
         model, first, used = self.model, self._first, self._remembered.used
-        x = tokens + model.pos_embed[0].index_select(0, ids + first)
+        fresh = [tubelet.fresh() for tubelet in tubelets]
+        ids = torch.cat([(slot + each) * self._places + places for each, (_, places) in enumerate(fresh)])
+        end = used
+        for _, places in fresh:
+            self._at[places] = torch.arange(end, end + len(places), device=places.device)
+            end += len(places)
+        x = torch.cat([tokens for tokens, _ in fresh]) + model.pos_embed[0].index_select(0, ids + first)
+        if still is not None and self._skipper is not None:
+            tokens, places = fresh[0]
+            x[: len(places)] = torch.where(still[places, None], tokens + self._timeless[places], x[: len(places)])
         if model.cls_token is not None:  # it looks at all there is, every time, and replaces its former self
             x = torch.cat([(model.cls_token + model.pos_embed[:, :first])[0], x])
         latents: Tensor = model.norm(self._remembered.add(x))
-        end = used + len(ids)
         self._latents[:first] = latents[:first]
         self._latents[first + used : first + end] = latents[first:]
         self._ids[used:end] = ids
         return latents[first:]
+
+
+class _Tubelet(NamedTuple):
+    """What a stream remembers of a tubelet to encode it anew."""
+
+    tokens: Tensor
+    """Embeddings [K, D] of its visible places, without positions; where nothing changed, those of before."""
+    places: Tensor
+    """int64 [K]."""
+    new: Tensor | None = None
+    """Which of them changed, int64 [F]; None for all."""
+
+    def fresh(self) -> tuple[Tensor, Tensor]:
+        """The embeddings [F, D] and the places [F] of what changed."""
+        return (self.tokens, self.places) if self.new is None else (self.tokens[self.new], self.places[self.new])
 
 
 class FrameEncoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 
 from pipelines.build.job import Job, open_job
 from pipelines.build.local_engine import build_here
+from pipelines.build.maps_folder import Engine
+from pipelines.build.motion import MotionJob, open_motion
 from pipelines.build.options import BuildOptions
 from pipelines.build.shard_plan import Plan
 from pipelines.build.stages import Stages
@@ -20,6 +23,9 @@ from pipelines.errors import UserError, user_errors
 from pipelines.estimates import SECONDS, EnoughError, peak_memory, room, shown_rest, shown_size
 from pipelines.outputs import check_apart
 from saliency.table.manifest import Shard, read_manifest
+from saliency.table.shard import slots_of
+
+_VIDEOS = 4  # in a file that is written to measure
 
 
 def dry_run(options: BuildOptions) -> dict[str, str]:
@@ -27,7 +33,7 @@ def dry_run(options: BuildOptions) -> dict[str, str]:
     check_apart(options.out, [options.source])
     if options.engine == "ray":
         raise UserError("--dry-run measures this machine: leave --engine ray out")
-    job = open_job(options)
+    job = open_motion(options) if options.shows_motion else open_job(options)
     pairs = job.plan.size(job.plan.own())
     with user_errors():
         before = None if options.append else read_manifest(options.out)
@@ -40,8 +46,7 @@ def dry_run(options: BuildOptions) -> dict[str, str]:
     return {
         "source": f"{options.source}: {'a stream' if pairs is None else f'{pairs} pairs'}"
         + (f", {before.taken} of them done" if before else ""),
-        "maps": f"{options.method}, {job.recipe.grid} × {job.recipe.grid} cells, {job.tower.size} px, "
-        f"{job.tower.precision} on {options.device}",
+        "maps": f"{options.method}, {_maps_of(job, options)}",
         "speed": f"{rate:.3g} pairs/s" + (f"; {rejected} could not be read" if rejected else ""),
         "time": shown_rest(rate, left, "pairs"),
         "memory": peak_memory(options.device),
@@ -49,9 +54,24 @@ def dry_run(options: BuildOptions) -> dict[str, str]:
     }
 
 
-def _measured(job: Job, options: BuildOptions, folder: Path) -> tuple[float, float, int]:
+def _maps_of(job: Job | MotionJob, options: BuildOptions) -> str:
+    grid, slots = int(job.settings["grid"]), slots_of(job.settings)
+    cells = f"{grid} × {grid} cells" + (f" in {slots} slots" if slots > 1 else "")
+    if isinstance(job, MotionJob):
+        return f"{cells}, without a model"
+    return f"{cells}, {job.tower.size} px, {job.tower.precision} on {options.device}"
+
+
+def _engine(job: Job | MotionJob, plan: Plan, workers: int) -> Engine:
+    if isinstance(job, MotionJob):
+        return replace(job, plan=plan).engine()
+    return partial(build_here, replace(job, plan=plan), workers=workers)
+
+
+def _measured(job: Job | MotionJob, options: BuildOptions, folder: Path) -> tuple[float, float, int]:
     """Pairs a second after the first batch, bytes of a map in its table, and how many pairs were rejected."""
-    plan = Plan(job.plan.pairs, min(options.batch_size, options.shard_size))
+    at_once = _VIDEOS if options.shows_motion else options.batch_size
+    plan = Plan(job.plan.pairs, min(at_once, options.shard_size))
     times, shards = [time.perf_counter()], list[Shard]()
     counts = [0]
 
@@ -63,7 +83,7 @@ def _measured(job: Job, options: BuildOptions, folder: Path) -> tuple[float, flo
 
     try:
         workers = options.workers or half_the_cores()
-        build_here(replace(job, plan=plan), plan.own(), folder, shards.append, Stages(), progress, workers=workers)
+        _engine(job, plan, workers)(plan.own(), folder, shards.append, Stages(), progress)
     except EnoughError:
         pass
     first = 1 if len(times) > 2 else 0  # with the first batch come the start of threads and any compilation

@@ -17,6 +17,7 @@ from mae.training.training import Training
 from pipelines.build.build_saliency import build_saliency
 from pipelines.build.options import BuildOptions
 from pipelines.commandline.terminal import print_facts
+from pipelines.demo.salient_ratio import salient_ratio_gif
 from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate, to_json
 from pipelines.evaluate.printed import print_evaluation
@@ -28,10 +29,11 @@ from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import pretrain
 from pipelines.pretrain.record.reconstructions import reconstruction_sheet
 from pipelines.pretrain.settings import settings_of
+from pipelines.report.run_report import REPORT, write_report
 from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source import Source
-from pipelines.views.joined_maps import join_maps
+from pipelines.views.joined_maps import JoinedMaps, join_maps
 from saliency.files import write_text_atomically
 
 SCENES = 2000
@@ -76,7 +78,7 @@ def run_demo(out: Path, *, seed: int = 0, device: str = "cpu", quiet: bool = Fal
     arms = {"random": None, "salient": out / "maps"}
     for name, maps in arms.items():
         _say(f"2/4  pretraining, {name} masks", quiet)
-        pretrain(_pretrain_options(out / name, maps, seed, device), quiet=quiet)
+        write_report(pretrain(_pretrain_options(out / name, maps, seed, device), quiet=quiet))
     _say("3/4  evaluation", quiet)
     result = evaluate(
         EvaluateOptions(
@@ -137,17 +139,23 @@ def _draw(out: Path, result: dict[str, Any], seed: int, device: str) -> None:
         demo_sheet(out, seed=seed, device=device),
         title=f"{100 * SALIENT_RATIO:g} % of the patches hidden because salient, 75 % in all",
     )
+    salient_ratio_gif(out / "salient-ratio.gif", *_trained(out, seed, device))
 
 
 def demo_sheet(out: Path, *, seed: int = 0, device: str = "cpu") -> dict[str, list[Any]]:
     """The first scenes of a finished demo as columns: image, caption, map, mask, reconstruction."""
+    source, maps, training = _trained(out, seed, device)
+    return reconstruction_sheet(source, maps, training.model, training.pick_masks, _SHEET_ROWS)
+
+
+def _trained(out: Path, seed: int, device: str) -> tuple[Source, JoinedMaps, Training]:
+    """The first scenes, their maps, and the run with salient masks."""
     options = _pretrain_options(out / "salient", out / "maps", seed, device)
     source = open_source(TRAINED_ON, limit=_SHEET_ROWS)
     assert isinstance(source, Source)
     settings = settings_of(options)
     training = Training(load_model(out / "salient"), settings.masking, settings.training, 1, device)
-    maps = join_maps(out / "maps", source, on_missing="error")
-    return reconstruction_sheet(source, maps, training.model, training.pick_masks, _SHEET_ROWS)
+    return source, join_maps(out / "maps", source, on_missing="error"), training
 
 
 def _table(facts: dict[str, str], map_scores: MapScores, result: dict[str, Any]) -> str:
@@ -177,4 +185,11 @@ def print_demo(result: DemoResult, out: Path) -> None:
     print_facts(result.maps, title="Saliency maps")
     print_map_scores(result.map_scores)
     print_evaluation(result.evaluation)
-    print(f"Look at contact-sheet.png, maps.png, accuracy.png and loss.png in {out}; the table is in table.md")
+    print(
+        f"Look at salient-ratio.gif, contact-sheet.png, maps.png, accuracy.png and loss.png in {out}.\n"
+        f"{out / 'salient' / REPORT} is the report of a run, and table.md has the figures.\n"
+        "To try next:\n"
+        f"  mae-cli inspect {out / 'maps'} --masks --source {TRAINED_ON}     # what other salient ratios hide\n"
+        f"  mae-cli reconstruct {out / 'salient'} PHOTO.jpg --box 0.3,0.3,0.6,0.6 --out filled\n"
+        "  mae-cli build-saliency YOUR-PHOTOS --out maps     # a folder of images with captions"
+    )

@@ -56,7 +56,15 @@ class Encoding:
     """(name, reason) of pictures that could not be read."""
     latency: int = 1
     """In frames."""
+    patches: int = 0
+    """Of a stream, by tubelet; ``skipped`` of them had not changed."""
+    skipped: int = 0
     seconds: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Of the patches that were skipped."""
+        return self.skipped / max(self.patches, 1)
 
     def facts(self, options: EncodeOptions) -> dict[str, str]:
         """Lines of text by title."""
@@ -64,6 +72,8 @@ class Encoding:
         if self.frames:
             facts["frames"] = f"{self.frames}, {self.frames / self.seconds:.3g} a second"
             facts["latency"] = f"{self.latency} frames"
+        if options.skip_below:
+            facts["skipped"] = f"{self.share:.1%} of the patches, which changed by less than {options.skip_below:g}"
         if self.rejected:
             name, reason = self.rejected[0]
             facts["rejected"] = f"{len(self.rejected)}, first: {name}: {reason}; all are in {rejects(options.out)}"
@@ -86,9 +96,13 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
     found = Encoding()
     metadata = {"model": str(options.run), "input": without_secrets(options.input)}
     if is_stream(options.input, as_video=options.as_video):
+        with user_errors():
+            encoder = stream_encoder(model, precision, options.skip_below)
         live = Live(stream)
         metadata |= {"fps": str(live.fps), "tubelet": str(getattr(model, "tubelet", 1))}
-        rows = _of_stream(stream_encoder(model, precision), model, live, found, quiet=quiet)
+        if options.skip_below:
+            metadata["skip_below"] = str(options.skip_below)
+        rows = _of_stream(encoder, model, live, found, quiet=quiet, skips=options.skip_below > 0)
     else:
         if isinstance(model, VideoMaskedAutoencoder):
             raise UserError(f"{options.run} is a model of video: give a video, or a folder of frames and --as-video")
@@ -105,14 +119,22 @@ def rejects(out: Path) -> Path:
     return out.with_name(f"{out.stem}.rejected.jsonl")
 
 
-def _of_stream(encoder: LiveEncoder, model: MaskedAutoencoder, live: Live, found: Encoding, *, quiet: bool) -> Rows:
+def _of_stream(
+    encoder: LiveEncoder, model: MaskedAutoencoder, live: Live, found: Encoding, *, quiet: bool, skips: bool
+) -> Rows:
     found.latency = encoder.latency
+    bar = progress_bar(live, unit="frames", quiet=quiet)
 
     def row(encoded: Encoded) -> dict[str, Any]:
         place = {"frame": encoded.first, "time": encoded.first / float(live.fps), "frames": encoded.frames}
+        found.patches += len(encoded.places)
+        found.skipped += encoded.skipped
+        if skips:
+            place["skipped"] = encoded.skipped / max(len(encoded.places), 1)
+            bar.set_postfix(skipped=f"{found.share:.0%}", refresh=False)
         return place | {"feature": encoded.feature()}
 
-    for frame in progress_bar(live, unit="frames", quiet=quiet):
+    for frame in bar:
         found.frames += 1
         yield from map(row, encoder.push(_view(Image.fromarray(frame), model)))
     yield from map(row, encoder.flush())
@@ -154,7 +176,8 @@ def _write(out: Path, rows: Rows, width: int, metadata: dict[str, str], found: E
         if writer is None:
             name, reason = found.rejected[0]
             raise UserError(f"{name}: {reason}" + (", and so on" if len(found.rejected) > 1 else ""))
-        writer.add_key_value_metadata({"faults": json.dumps(found.faults)})
+        told = {"faults": json.dumps(found.faults)}
+        writer.add_key_value_metadata(told | ({"skipped": f"{found.share:.4f}"} if "skip_below" in metadata else {}))
         writer.close()
     lines = "".join(json.dumps({"name": name, "reason": reason}) + "\n" for name, reason in found.rejected)
     if lines:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Option
-from pipelines.commandline.shared_options import Device, Precision, Run
+from pipelines.commandline.shared_options import VIDEO, Device, Precision, Run
 from pipelines.frames.options import (
     STREAM_EFFECTS,
     AsVideo,
@@ -23,7 +23,10 @@ from pipelines.frames.options import (
 class EncodeOptions:
     """What ``encode`` was asked for; the CLI's options under the same names."""
 
-    effects: ClassVar[tuple[Effect, ...]] = STREAM_EFFECTS
+    effects: ClassVar[tuple[Effect, ...]] = (
+        *STREAM_EFFECTS,
+        Effect(("skip_below",), STREAM_EFFECTS[0].when, "with {input}", "it is for videos"),
+    )
 
     run: Run
     input: StreamInput
@@ -33,6 +36,14 @@ class EncodeOptions:
     fps: Fps = None
     stall_timeout: StallTimeout = 10.0
     limit: FrameLimit = None
+    skip_below: Annotated[
+        float,
+        Option(
+            "Do not encode patches of a video again that changed by less than this since they were last encoded, in "
+            "units of the full range of a colour; 0.02 suits most cameras, 0 skips nothing (docs/guide/streaming.md).",
+            panel=VIDEO,
+        ),
+    ] = 0.0
     precision: Precision = "auto"
     device: Device = "cpu"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import save
 
@@ -23,6 +23,7 @@ from mae.storage import save_torch
 from mae.training.checkpoints import gate_file
 from pipelines.errors import UserError, user_errors
 from pipelines.export.model_card import model_card
+from pipelines.export.options import Format
 from pipelines.export.weights import open_weights
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 
@@ -42,12 +43,12 @@ def export(model: Path, kind: str, out: Path) -> str:
     """Write the model (a run, a saved model, or what :func:`mae.formats.foreign.load_foreign` reads) into the folder
     ``out``.
 
-    ``kind`` is ``mae``, ``timm`` or ``transformers``. A gate that was trained with the model goes along. Returns the
-    line of Python that loads the result. Raises UserError for what is no model, does not fit the other format, or a
-    folder that is not empty.
+    ``kind`` is ``mae``, ``timm`` or ``transformers``; ``onnx`` is written by :mod:`pipelines.export.onnx_file`. A gate
+    that was trained with the model goes along. Returns the line of Python that loads the result. Raises UserError for
+    what is no model, does not fit the other format, or a folder that is not empty.
     """
-    if kind not in _WRITERS:
-        raise UserError(f"--to {kind!r} is not one of: {', '.join(_WRITERS)}")
+    if kind not in get_args(Format):
+        raise UserError(f"--to {kind!r} is not one of: {', '.join(get_args(Format))}")
     there = {path.name for path in out.glob("*") if not path.name.startswith(".")}
     if (out.exists() and not out.is_dir()) or _LAST in there:
         raise UserError(_not_empty(out))

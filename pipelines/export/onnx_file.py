@@ -95,8 +95,9 @@ def _made(model: Any, share: float, by: str, gate: Gate | None, options: ExportO
 
 def _converted(module: DeviceEncoder, options: ExportOptions) -> tuple[Any, str]:
     """The file's content, and how far its features are from the module's. ValueError if this runtime can't run it."""
-    torch.manual_seed(0)
-    inputs = module.example(3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inputs = module.example(3)
     with torch.no_grad():
         expected = module(*inputs)  # before it is traced: tables that are made at the first call are kept
     model = to_onnx(module, inputs, (module.inputs, module.outputs), options.opset)
@@ -107,7 +108,7 @@ def _converted(module: DeviceEncoder, options: ExportOptions) -> tuple[Any, str]
     try:
         opened = DeviceModel(model.SerializeToString())
     except ValueError as error:
-        raise ValueError(f"--opset {options.opset}: {error}") from error
+        raise ValueError(f"{f'--opset {options.opset}: ' if options.opset else ''}{error}") from error
     given = {name: each.numpy() for name, each in zip(module.inputs, inputs, strict=True)}
     found = opened.session.run(None, given)
     del model.metadata_props[:]

@@ -60,8 +60,9 @@ class ExportOptions:
         Literal["mean", "cls"], _Onnx("Features of --classify: the class token or the mean of the patch tokens.")
     ] = "cls"
     opset: Annotated[
-        int, _Onnx("Version of ONNX's operators. Older runtimes need an older one, and run it slower.")
-    ] = 23
+        int | None,
+        _Onnx("Version of ONNX's operators. Older runtimes need an older one, which is slower [default: 23]"),
+    ] = None
 
     def __post_init__(self) -> None:
         check_declared(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,8 @@ class ClipMotion:
     def on_views(self, batch: ViewBatch, grid: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """The motion of every tubelet of every clip, float32 [B, N]; ``grid`` is (slots, rows, columns)."""
         place = torch.device(device)
+        if not len(batch.indices):  # none could be read
+            return torch.zeros(0, math.prod(grid), device=place)
         if self.moving:
             assert batch.motion is not None
             return slots_on_views(batch.motion, batch, grid, place)

@@ -171,10 +171,9 @@ def open_manifest(folder: Path, settings: dict[str, Any], origin: dict[str, Any]
     if existing is None:
         strangers = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
         # a run killed before its first manifest may leave these behind
-        # and other parts of a job array write theirs at any time
-        strangers = [
-            found for found in strangers if found not in ("data", "rejected", NAME) and not _PART.fullmatch(found)
-        ]
+        # and other parts of a job array write theirs, and the options of their commands, at any time
+        own = ("data", "rejected", "command.yaml", NAME)
+        strangers = [found for found in strangers if found not in own and not _PART.fullmatch(found)]
         if strangers:
             raise ValueError(
                 f"--out {folder} is not empty and holds no maps (found {strangers[0]}); give an empty folder"

@@ -61,6 +61,14 @@ def test_a_build_is_foretold(tiny_clip, tmp_path):
         build_dry_run(replace(options, engine="ray"))
 
 
+def test_a_build_of_motion_is_foretold(tmp_path):
+    options = BuildOptions("shapes-video:6,size=32,frames=6", tmp_path / "maps", method="motion", slots=3, workers=1)
+    facts = build_dry_run(options)
+    assert facts["maps"] == "motion, 16 × 16 cells in 3 slots, without a model"
+    assert "for 6 pairs" in facts["time"]
+    assert size_in(facts["to write"]) > 100
+
+
 def test_preparing_is_foretold(tmp_path):
     source = write_pictures(tmp_path / "photos", [f"number {i}" for i in range(12)], size=(90, 60))
     options = PrepareOptions(str(source), tmp_path / "small", size=32, workers=1)

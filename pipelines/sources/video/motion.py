@@ -3,15 +3,16 @@
 An encoder looks for each block of a frame in another frame, and stores how far it moved. Decoders of H.264, MPEG-4 and
 MPEG-2 hand these vectors out, so they cost next to nothing; those of HEVC, VP9 and AV1 do not. The camera's motion is
 the median vector of a frame, and what is left is how fast a block moves against it. It is divided by its mean over the
-frame, since frames refer to others at any distance. A frame without vectors, such as a keyframe, has those of the frame
-before. Where no frame of a video has any, its frames are encoded as H.264 in small, each from the one before, and these
-vectors are taken.
+frame, since frames refer to others at any distance. A frame has the mean of the last two that have vectors, and so has
+a keyframe, which has none of its own. Where no frame of a video has any, its frames are encoded as H.264 in small, each
+from the one before, and these vectors are taken.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ _ENCODED_SIDE, _DIFFERENCE_SIDE = 320, 128  # pixels
 _AT_ONCE = 64  # frames
 _ENCODER = {
     "preset": "veryfast",
-    "crf": "23",
+    "qp": "26",
     "x264-params": "bframes=0:ref=1:keyint=infinite:scenecut=0:rc-lookahead=0:sync-lookahead=0:threads=1",
 }
 
@@ -55,6 +56,18 @@ def motion_of_frame(frame: Any) -> NDArray[np.float32] | None:
         return None
     turned = np.rot90(_against_camera(vectors, frame.width, frame.height), round(frame.rotation / 90) % 4)
     return _on_grid(np.ascontiguousarray(turned))
+
+
+@dataclass(frozen=True)
+class MovingFrame:
+    """A decoded frame, whose motion is computed when it is asked for."""
+
+    frame: Any
+
+    @functools.cached_property
+    def motion(self) -> NDArray[np.float32] | None:
+        """See :func:`motion_of_frame`."""
+        return motion_of_frame(self.frame)
 
 
 def _against_camera(vectors: NDArray[Any], width: int, height: int) -> NDArray[np.float32]:
@@ -137,7 +150,7 @@ def encoded_motion(pictures: Iterable[Image.Image]) -> NDArray[np.float32]:
     except (ValueError, av.error.FFmpegError) as error:
         raise BadImage("it has no motion vectors, and PyAV has no encoder of H.264 (libx264) here") from error
     decoder = av.CodecContext.create("h264", "r")
-    decoder.options = EXPORT
+    decoder.options, decoder.thread_count = EXPORT, 1
     encoder.options, encoder.pix_fmt = _ENCODER, "yuv420p"
     maps: list[NDArray[np.float32] | None] = []
     for packet in _encode(encoder, pictures):

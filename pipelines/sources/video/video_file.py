@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.sources.images import BadImage
-from pipelines.sources.video.motion import EXPORT, filled, has_motion, motion_of_frame
+from pipelines.sources.video.motion import EXPORT, MovingFrame, filled, has_motion
 from pipelines.sources.video.video_end import PROGRAM_STREAMS, Extent, missing_frames, missing_seconds
 from pipelines.sources.video.video_stream import (
     LONGEST_GAP,
@@ -78,15 +79,20 @@ class VideoFile:
     def read_moving(
         self, frames: Sequence[int], *, draft: int | None = None, pictures: bool = True
     ) -> tuple[list[Image.Image], NDArray[np.float32] | None]:
-        """These frames and their motion, None where no frame that was decoded for them has any. Raises BadImage."""
-        with_vectors: list[Any] = [None]  # the last frame
+        """These frames and their motion, None where no frame that was decoded for them has any. Raises BadImage.
 
-        def take(frame: Any, aspect: float, *, wanted: bool) -> tuple[Image.Image | None, Any]:
-            with_vectors[0] = frame if has_motion(frame) else with_vectors[0]
+        It is the mean of the last two frames that have vectors: single ones are noisy, above all B-frames.
+        """
+        recent: deque[MovingFrame] = deque(maxlen=2)
+
+        def take(frame: Any, aspect: float, *, wanted: bool) -> tuple[Image.Image | None, NDArray[np.float32] | None]:
+            if has_motion(frame):
+                recent.append(MovingFrame(frame))
             if not wanted:
                 return None, None
-            moving = None if with_vectors[0] is None else motion_of_frame(with_vectors[0])
-            return self._shown(frame, aspect) if pictures else None, moving
+            moving = [each.motion for each in recent if each.motion is not None]
+            mean = np.asarray(np.mean(moving, axis=0), np.float32) if moving else None
+            return self._shown(frame, aspect) if pictures else None, mean
 
         found = self._read(frames, take, every=True)
         return [image for image, _ in found if image is not None], filled([moving for _, moving in found])

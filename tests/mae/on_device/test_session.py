@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mae.on_device.extra import needs_extra
 from mae.on_device.latency import shortest_times
 from mae.on_device.session import Facts
 
@@ -59,6 +60,11 @@ def test_facts_that_are_missing_are_refused():
     with pytest.raises(ValueError, match="can't be used"):
         Facts.of(texts)
     assert json.loads(FACTS.texts()["keep_by"]) == "gate"
+
+
+def test_a_missing_package_says_what_to_install():
+    with pytest.raises(ValueError, match=r"no_such_package is missing: pip install 'saliency-mae\[onnx\]'"):
+        needs_extra("json", "no_such_package")
 
 
 def test_times_are_the_shortest_of_calls_in_turns(monkeypatch):

@@ -210,6 +210,8 @@ def test_pretraining_hides_what_moves(clips, tmp_path, monkeypatch, method):
             assert (maps[:, slot][:, square].mean(1) > 3 * maps[:, slot][:, ~square].mean(1)).all()
     with pytest.raises(ValueError, match=f"--masking {method} is for video: say how many frames"):
         replace(options, frames=None)
+    nothing = replace(batch, indices=np.zeros(0, np.int64), images=torch.empty(0, 3, 0, 0), motion=None)
+    assert ClipMotion(method).on_views(nothing, (4, 12, 20)).shape == (0, 960)
     assert "saliency" in [name for name, _ in idle_options(replace(options, saliency="maps"))]
 
 

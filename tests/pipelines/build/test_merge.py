@@ -7,6 +7,7 @@ from pipelines.errors import UserError
 from saliency.table.manifest import read_manifest
 from saliency.table.table import SaliencyTable
 from tests.pipelines.build.test_build_saliency import build, tree, write_pictures
+from tests.pipelines.pretraining import invoke
 
 
 @pytest.fixture
@@ -168,3 +169,15 @@ def test_a_part_may_begin_while_another_is_looked_at(pictures, tmp_path, tiny_cl
     build_part(pictures, maps, tiny_clip, 1)
     monkeypatch.setattr(saliency.table.manifest, "part_manifests", lambda _: [])
     assert build_part(pictures, maps, tiny_clip, 2).taken == 4
+
+
+def test_the_parts_of_the_command_line_share_a_folder(tmp_path):
+    """Also where the first one has left its options there."""
+    out = tmp_path / "maps"
+    for part in ("1/2", "2/2"):
+        line = ("build-saliency", "shapes-video:4,size=32,frames=3", "--method", "motion", "--out", out)
+        done = invoke(*line, "--shard-size", 2, "--shard", part)
+        assert done.exit_code == 0, done.output
+    assert (out / "command.yaml").exists()
+    assert invoke("merge", out).exit_code == 0
+    assert len(SaliencyTable(out)) == 4

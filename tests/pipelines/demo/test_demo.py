@@ -1,9 +1,12 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
+from mae.masks.masking import Masking
 from pipelines.demo import demo
+from pipelines.demo.salient_ratio import replace_ratio
 from pipelines.errors import UserError
 
 PICTURES = ("contact-sheet.png", "maps.png", "accuracy.png", "loss.png")
@@ -30,6 +33,9 @@ def test_the_demo_makes_everything_and_is_not_made_twice(small, tmp_path):
     for name in PICTURES:
         with Image.open(tmp_path / "demo" / name) as picture:
             assert min(picture.size) > 300
+    with Image.open(tmp_path / "demo" / "salient-ratio.gif") as moving:
+        assert (moving.n_frames, moving.size) == (16, (478, 500))  # 0, 0.05, …, 0.75
+    assert (tmp_path / "demo" / "salient" / "report.html").exists()
     masks = {
         name: json.loads((tmp_path / "demo" / name / "config.json").read_text())["masking"]
         for name in ("random", "salient")
@@ -48,3 +54,13 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no demo"):
         demo.run_demo(tmp_path, quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_ratio_counts_all_patches_and_takes_the_most_salient():
+    saliency = torch.rand(3, 36, generator=torch.Generator().manual_seed(0))
+    usual = Masking("salient", salient_of="salient", salient_pick="weighted")
+    order = saliency.argsort(dim=1, descending=True)
+    for ratio, most in ((0.0, 0), (0.25, 9), (0.75, 27)):
+        mask = replace_ratio(usual, ratio)(3, (6, 6), generator=torch.Generator().manual_seed(1), saliency=saliency)
+        assert (mask.hidden.sum(1) == 27).all()
+        assert mask.hidden.gather(1, order[:, :most]).all()

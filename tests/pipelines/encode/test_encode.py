@@ -35,6 +35,23 @@ def test_features_of_a_video(models, tmp_path):
     assert pq.read_metadata(tmp_path / "features.parquet").metadata[b"faults"] == b"{}"
 
 
+def test_what_is_skipped_is_told(models, tmp_path):
+    frames = np.stack([footage()[0]] * 8 + list(footage(2)))
+    write_video(tmp_path / "clip.mkv", frames, codec="ffv1", pixels="bgr0")
+    words = ["encode", models / "video", tmp_path / "clip.mkv", "--out", tmp_path / "features.parquet"]
+    done = invoke(*words, "--skip-below", "0.01")
+    assert done.exit_code == 0, done.output
+    assert "60.0% of the patches, which changed by less than 0.01" in done.output
+    table = pq.read_table(tmp_path / "features.parquet")
+    assert table["skipped"].to_pylist() == [0, 1, 1, 1, 0]
+    assert table.schema.metadata[b"skip_below"] == b"0.01"
+    assert pq.read_metadata(tmp_path / "features.parquet").metadata[b"skipped"] == b"0.6000"
+    assert "at least 0 and below 1" in invoke(*words, "--skip-below", "2").output
+    refused = invoke("encode", models / "image", *words[2:], "--skip-below", "0.01")
+    assert refused.exit_code == 2
+    assert "for models of video" in refused.output
+
+
 def test_features_of_pictures(models, tmp_path):
     (tmp_path / "in").mkdir()
     for number, frame in enumerate(footage(3)):

@@ -212,7 +212,7 @@ def test_what_this_runtime_can_not_run_is_not_written(folder, monkeypatch):
     monkeypatch.setattr(onnx_file, "to_onnx", lambda *arguments: onnx.ModelProto())
     monkeypatch.setattr(onnx_file, "DeviceModel", refused)
     with pytest.raises(UserError, match=r"--opset 23: the file does not open in onnxruntime 1\.0"):
-        export_onnx(ExportOptions(folder / "model", "onnx", folder / "out.onnx"))
+        export_onnx(ExportOptions(folder / "model", "onnx", folder / "out.onnx", opset=23))
     assert not (folder / "out.onnx").exists()
 
 
@@ -230,14 +230,14 @@ def test_options_of_onnx_have_no_effect_elsewhere(folder):
 def test_the_most_patches_that_are_fast_enough_are_kept(monkeypatch):
     steps = {2: 1.0, 4: 1.1, 6: 1.5, 8: 1.5, 10: 2.4, 16: 3.0}
     monkeypatch.setattr(kept_speed, "time_patches", lambda *arguments, **options: steps)
-    settings = {"by": "center", "gate": None, "int8": False, "opset": 23}
+    settings = {"by": "center", "gate": None, "int8": False}
     assert kept_speed.patches_for_speed(nano(), 2.0, **settings) == (8, steps)
     with pytest.raises(ValueError, match="2 of 16 patches are only 3.0 times as fast"):
         kept_speed.patches_for_speed(nano(), 4.0, **settings)
 
 
 def test_every_number_of_patches_can_be_timed():
-    found = kept_speed.time_patches(nano().eval(), [3, 16], "center", None, int8=True, opset=23)
+    found = kept_speed.time_patches(nano().eval(), [3, 16], "center", None, int8=True)
     assert {*found} == {3, 16}
     assert all(seconds > 0 for seconds in found.values())
 

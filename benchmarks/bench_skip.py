@@ -1,0 +1,192 @@
+"""A stream that skips what does not change: likeness, tokens and time, beside random skipping and dropped frames.
+
+    python benchmarks/bench_skip.py RUN [VIDEO ...] [--below 0.01 0.02 0.04] [--noise 0 5 15] [--frames 160]
+    python benchmarks/bench_skip.py --speed small:224:16:16 [--below 0.02] [--frames 96] [--rounds 3]
+
+First, how many times fewer tokens pass the blocks, and the cosine similarity to the stream that skips nothing: of
+tokens, of tokens less the mean of all tokens, which tells more where all of them are alike, and of mean tokens. The
+same number of tokens is then spent on places that are drawn by chance instead, and on every n-th tubelet alone, whose
+features stand for those that are dropped (n is a whole number, so the tokens differ a little). A still camera is drawn:
+a background of smooth colours, an object of a fifth of its side that moves, and white noise of so many levels of 255.
+VIDEO is what ``encode`` reads.
+
+``--speed``: processor time of the still camera, pixels to features, of a model NAME:SIDE:PATCH:FRAMES with random
+weights. Frames come at 1.5 times the model's side and are resized, as ``encode`` does it. Encoding every window from
+scratch, the stream and the stream that skips take turns.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from bench_stream import WholeWindow
+from PIL import Image
+
+from mae.models.video import VideoMaskedAutoencoder
+from mae.recovery.skipping import PixelChange
+from mae.recovery.stream_encoder import StreamEncoder
+from mae.training.checkpoints import load_model
+from pipelines.frames.live import Live
+from pipelines.frames.options import LiveOptions
+from pipelines.views.geometry import central_view
+
+
+class Chance:
+    """Encodes as large a share of every tubelet as another did, at places drawn by chance."""
+
+    def __init__(self, counts):
+        self.counts, self.generator = iter(counts), torch.Generator().manual_seed(0)
+
+    def fresh(self, frames, visible):
+        fresh = torch.zeros_like(visible)
+        fresh[torch.randperm(len(visible), generator=self.generator)[: next(self.counts)]] = True
+        return fresh
+
+    def clear(self):
+        pass
+
+
+def smooth(side, cells, generator):
+    """Colours that vary at several scales, float32 [3, side, side] in 0..255."""
+    picture = torch.zeros(1, 3, side, side)
+    for octave in range(4):
+        small = torch.randn(1, 3, cells * 2**octave, cells * 2**octave, generator=generator)
+        picture += F.interpolate(small, size=(side, side), mode="bicubic") / 1.5**octave
+    return (128 + 45 * picture[0]).clamp(0, 255)
+
+
+def still_camera(count, side, noise):
+    """uint8 [count, 3, side, side]: an object on its way over a background, and white noise."""
+    generator = torch.Generator().manual_seed(0)
+    background, size = smooth(side, 3, generator), side // 5
+    thing = 255 - smooth(size, 2, generator)
+    frames = []
+    for number in range(count):
+        frame = background.clone()
+        x, y = ((side - size) * (0.5 + 0.45 * torch.tensor([number / 40, number / 57]).sin())).long().tolist()
+        frame[:, y : y + size, x : x + size] = thing
+        frame += noise * torch.randn(frame.shape, generator=generator)
+        frames.append(frame.round().clamp(0, 255).to(torch.uint8))
+    return torch.stack(frames)
+
+
+def encoded(model, frames, skipper=None):
+    """What a stream gives, the tokens that passed the blocks, and how many places of each tubelet were encoded."""
+    encoder, passed = StreamEncoder(model, skipper=skipper), []
+    add = encoder._remembered.add
+
+    def counted(x, *arguments):
+        passed.append(len(x))
+        return add(x, *arguments)
+
+    encoder._remembered.add = counted
+    found = encoder.push(frames)
+    return found, sum(passed), [len(each.places) - each.skipped for each in found]
+
+
+def every(model, frames, step):
+    """The stream of every ``step``-th tubelet; the others get the features of the one before."""
+    t = model.tubelet
+    kept = torch.cat([frames[i : i + t] for i in range(0, len(frames) - t + 1, t * step)])
+    found, tokens, _ = encoded(model, kept)
+    return [found[number // step] for number in range(len(frames) // t)], tokens
+
+
+def likeness(found, whole):
+    """Mean cosine of tokens, the same less the mean token of all, mean and least cosine of mean tokens."""
+    one, other = (torch.stack([each.tokens for each in stream]) for stream in (found, whole))
+    tokens = F.cosine_similarity(one, other, dim=-1).mean()
+    middle = other.mean((0, 1))
+    centred = F.cosine_similarity(one - middle, other - middle, dim=-1).mean()
+    means = F.cosine_similarity(one.mean(1), other.mean(1))
+    return f"{tokens:.4f}  {centred:.4f}  {means.mean():.4f}  {means.min():.4f}"
+
+
+def fidelity(model, name, frames, belows):
+    whole, all_tokens, _ = encoded(model, frames)
+    print(f"{name}, {len(whole)} tubelets: skipped, times fewer tokens, cosine of tokens, centred, of means, the least")
+    for below in belows:
+        found, tokens, counts = encoded(model, frames, PixelChange(below, model.patch_size))
+        skipped = 1 - sum(counts) / sum(len(each.places) for each in found)
+        print(f"  below {below:g}:    {skipped:6.1%} {all_tokens / tokens:5.2f}  {likeness(found, whole)}")
+        chance, chance_tokens, _ = encoded(model, frames, Chance(counts))
+        print(f"    by chance:            {all_tokens / chance_tokens:5.2f}  {likeness(chance, whole)}")
+        step = max(round(all_tokens / tokens), 1)
+        dropped, drop_tokens = every(model, frames, step)
+        print(f"    1 of {step} tubelets:      {all_tokens / drop_tokens:5.2f}  {likeness(dropped, whole)}", flush=True)
+
+
+def speed(spec, belows, noises, count, rounds):
+    name, *numbers = spec.split(":")
+    side, patch, frames = map(int, numbers)
+    torch.manual_seed(0)
+    model = VideoMaskedAutoencoder.from_size(name, side, patch, frames=frames).eval()
+
+    def seconds(encoder, pictures):
+        started = time.process_time()
+        for picture in pictures:
+            encoder.push(torch.from_numpy(central_view(picture, model.image_size))[None])
+        return time.process_time() - started
+
+    for noise in noises:
+        camera = still_camera(count, side * 3 // 2, noise).permute(0, 2, 3, 1).numpy()
+        pictures = [Image.fromarray(frame) for frame in camera]
+        encoders = {"every window": WindowByFrames(model), "stream": StreamEncoder(model)}
+        encoders |= {f"below {below:g}": StreamEncoder(model, skipper=PixelChange(below, patch)) for below in belows}
+        for encoder in encoders.values():  # the window is full before anything is measured
+            seconds(encoder, pictures[:frames])
+        times = {key: [] for key in encoders}
+        for _ in range(rounds):
+            for key, encoder in encoders.items():
+                times[key].append(seconds(encoder, pictures))
+        print(f"{spec}, noise {noise:g}, {count} frames, n {rounds}:")
+        for key, found in times.items():
+            ratio = statistics.median(a / b for a, b in zip(times["every window"], found, strict=True))
+            print(f"  {key}: {1e3 * statistics.median(found) / count:.1f} ms a frame, x{ratio:.2f}", flush=True)
+
+
+class WindowByFrames(WholeWindow):
+    """The same, of frames that come one by one."""
+
+    waiting = ()
+
+    def push(self, frames):
+        self.waiting = (*self.waiting, *frames)
+        if len(self.waiting) == self.model.tubelet:
+            super().push(torch.stack(self.waiting))
+            self.waiting = ()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="?", type=Path)
+    parser.add_argument("videos", nargs="*")
+    parser.add_argument("--below", type=float, nargs="*", default=[0.01, 0.02, 0.04])
+    parser.add_argument("--noise", type=float, nargs="*", default=[0, 5, 15])
+    parser.add_argument("--frames", type=int, default=160)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--speed", metavar="NAME:SIDE:PATCH:FRAMES")
+    arguments = parser.parse_args()
+    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
+    if arguments.speed:
+        speed(arguments.speed, arguments.below, arguments.noise, arguments.frames, arguments.rounds)
+        return
+    model = load_model(arguments.run)
+    for noise in arguments.noise:
+        frames = still_camera(arguments.frames, model.image_size[0], noise)
+        fidelity(model, f"still camera, noise {noise:g}", frames, arguments.below)
+    for video in arguments.videos:
+        live = Live(LiveOptions(video, limit=arguments.frames))
+        views = [central_view(Image.fromarray(frame), model.image_size) for frame in live]
+        frames = torch.from_numpy(np.stack(views[: len(views) // model.tubelet * model.tubelet]))
+        fidelity(model, Path(video).name, frames, arguments.below)
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()
