@@ -1,8 +1,8 @@
 """Compute what matters: an encoder that sees a share of the patches alone, chosen by the gate or by chance.
 
 Nothing is hidden in order to be predicted here: the patches that are not chosen are never encoded, which saves their
-share of the work. What chooses must cost less than it saves: the gate is a small network on patch embeddings, chance
-and the centre cost nothing.
+share of the work, and more of it with a model of video, whose attention goes over all tubelets of a clip. What chooses
+must cost less than it saves: the gate is a small network on patch embeddings, chance and the centre cost nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ CHOOSERS = ("gate", "random", "center")
 
 class KeptEncoder:
     """Features of images from ``keep`` (0 < keep ≤ 1) of their patches, always the same for the same image.
+
+    With a model of video, they are features of clips from their tubelets, each of which is chosen for itself.
 
     ``by`` is one of CHOOSERS: the patches of highest score by the ``gate``, by noise that follows from the image's own
     pixels, or the central ones. ValueError for settings that can't be.
@@ -69,7 +71,7 @@ class KeptEncoder:
 
     def _by_noise(self, images: Tensor) -> Tensor:
         """Noise [B, N] that an image has whatever batch it is in."""
-        count = self.model.grid[0] * self.model.grid[1]
+        count = math.prod(self.model.grid)
         seeds = (images.flatten(1).double().sum(1) * 2**10).round().long().tolist()
         rows = [torch.rand(count, generator=torch.Generator().manual_seed(seed & (2**63 - 1))) for seed in seeds]
         return torch.stack(rows).to(images.device)
