@@ -38,7 +38,7 @@ class KeptEncoder:
         if by == "gate" and gate is None:
             raise ValueError("this model has no gate to keep patches by: it was not pretrained with --masking gate")
         self.model, self.keep, self.gate = model, keep, gate
-        scores: dict[str, Callable[[Tensor], Tensor]] = {
+        scores: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
             "gate": self._by_gate,
             "random": self._by_noise,
             "center": self._by_place,
@@ -48,14 +48,18 @@ class KeptEncoder:
     @property
     def count(self) -> int:
         """How many patches of an image are encoded, at least one."""
-        return max(1, round(self.keep * math.prod(self.model.grid)))
+        return self._count(self.model.grid)
 
-    def kept(self, images: Tensor) -> Tensor:
-        """The patches that are encoded of normalised images [B, C, H, W], int64 [B, K], in image order."""
+    def kept(self, images: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
+        """The patches that are encoded of normalised images [B, C, H, W], int64 [B, K], in image order.
+
+        ``grid`` is that of the images' patches, if they have another size than the model's own.
+        """
+        grid = grid or self.model.grid
         with unrounded(images.device):  # what ranks patches
-            scores = self._scores(images)
+            scores = self._scores(images, grid)
         order = top_order(scores, torch.zeros_like(scores))
-        return order[:, : self.count].sort(dim=1).values
+        return order[:, : self._count(grid)].sort(dim=1).values
 
     @torch.no_grad()
     def features(self, images: Tensor, pool: str = "mean") -> Tensor:
@@ -65,16 +69,19 @@ class KeptEncoder:
         tokens = self.model.encode_visible(images, self.kept(images))
         return self.model.pooled(tokens, pool)
 
-    def _by_gate(self, images: Tensor) -> Tensor:
-        assert self.gate is not None
-        return self.gate.scores(self.model, images)
+    def _count(self, grid: tuple[int, ...]) -> int:
+        return max(1, round(self.keep * math.prod(grid)))
 
-    def _by_noise(self, images: Tensor) -> Tensor:
+    def _by_gate(self, images: Tensor, grid: tuple[int, ...]) -> Tensor:
+        assert self.gate is not None
+        return self.gate.scores(self.model, images, grid)
+
+    def _by_noise(self, images: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Noise [B, N] that an image has whatever batch it is in."""
-        count = math.prod(self.model.grid)
         seeds = (images.flatten(1).double().sum(1) * 2**10).round().long().tolist()
+        count = math.prod(grid)
         rows = [torch.rand(count, generator=torch.Generator().manual_seed(seed & (2**63 - 1))) for seed in seeds]
         return torch.stack(rows).to(images.device)
 
-    def _by_place(self, images: Tensor) -> Tensor:
-        return center_prior(self.model.grid, images.device).expand(images.shape[0], -1)
+    def _by_place(self, images: Tensor, grid: tuple[int, ...]) -> Tensor:
+        return center_prior(grid, images.device).expand(images.shape[0], -1)
