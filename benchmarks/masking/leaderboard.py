@@ -176,16 +176,19 @@ def draw_map_quality(found: dict[str, Any], hits: dict[str, float]) -> None:
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
     maps = {arm: "shuffled" if arm == "shuffled" else options.get("saliency") for arm, options in plan["arms"].items()}
-    drawn: list[float] = []
+    names: dict[int, tuple[list[str], float]] = {}
     for arm, each in differences_of(accuracy_of(found)["logistic"], plan).items():
         if arm not in maps:
             continue
         share, mean = 100 * hits[maps[arm]], in_points(each.mean)
         axis.errorbar(share, mean.mean, yerr=mean.half_width, fmt="D", color="tab:blue", markersize=5, capsize=3)
-        side, height = (5 if share < 60 else -5), (-12 if any(abs(share - other) < 1 for other in drawn) else 4)
-        place = {"xytext": (side, height), "ha": "left" if side > 0 else "right"}
-        axis.annotate(arm, (share, mean.mean), textcoords="offset points", fontsize=8, **place)
-        drawn.append(share)
+        together, top = names.get(round(share), ([], -100.0))
+        names[round(share)] = ([*together, arm], max(top, mean.mean + (mean.half_width or 0)))
+    for share, (together, top) in names.items():
+        side, shift = ("left", -10) if share > 97 else ("right", 10)
+        place = {"xytext": (shift, 3), "textcoords": "offset points", "ha": side, "fontsize": 8}
+        axis.annotate("\n".join(together), (share, top), **place)
+    axis.margins(x=0.1, y=0.12)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set_xlabel("share of the object's area in the 25 % most salient patches, %")
     axis.set_ylabel("gain over random masks, percentage points")

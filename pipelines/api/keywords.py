@@ -71,7 +71,7 @@ def _as_typed(value: Any, option: Declared | None) -> Any:
     """A value in the form that the command line would have: paths as texts, lists as texts where it takes a text."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if option is None or isinstance(value, bool):
+    if option is None or isinstance(value, bool) or hasattr(value, "_fields"):  # a named tuple is what it is
         return value
     if option.choices:
         option.check(value)

@@ -22,10 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 from mae.devices import copy_to
+from mae.evaluation.kept_encoder import KeptEncoder
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.precision import rounded
+from mae.recovery.kept_stream import KeptStream
 from mae.recovery.stream_encoder import Encoded, LiveEncoder, stream_encoder
 from pipelines.commandline.machine import usable_precision
 from pipelines.encode.options import EncodeOptions
@@ -72,6 +74,8 @@ class Encoding:
         if self.frames:
             facts["frames"] = f"{self.frames}, {self.frames / self.seconds:.3g} a second"
             facts["latency"] = f"{self.latency} frames"
+        if options.keep != 1:
+            facts["kept"] = f"{options.keep:g} of the patches, by {options.keep_by}"
         if options.skip_below:
             facts["skipped"] = f"{self.share:.1%} of the patches, which changed by less than {options.skip_below:g}"
         if self.rejected:
@@ -91,13 +95,20 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
     check_apart(options.out, [options.input], file=True)
     if options.out.is_dir():
         raise UserError(f"--out {options.out} is a folder; give a file to write, such as features.parquet")
-    model, _ = open_model(options.run, options.device)
+    model, gate = open_model(options.run, options.device)
+    with user_errors():
+        gate = gate and gate.to(options.device)
+        kept = KeptEncoder(model, options.keep, options.keep_by, gate) if options.keep != 1 else None
     precision = usable_precision(options.precision, options.device)
     found = Encoding()
     metadata = {"model": str(options.run), "input": without_secrets(options.input)}
+    if kept is not None:
+        metadata |= {"keep": str(options.keep), "keep_by": options.keep_by}
     if is_stream(options.input, as_video=options.as_video):
         with user_errors():
             encoder = stream_encoder(model, precision, options.skip_below)
+        if kept is not None:
+            encoder = KeptStream(encoder, kept)
         live = Live(stream)
         metadata |= {"fps": str(live.fps), "tubelet": str(getattr(model, "tubelet", 1))}
         if options.skip_below:
@@ -106,7 +117,8 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
     else:
         if isinstance(model, VideoMaskedAutoencoder):
             raise UserError(f"{options.run} is a model of video: give a video, or a folder of frames and --as-video")
-        rows = _of_pictures(model, precision, picture_files(options.input, options.limit), found, quiet=quiet)
+        files = picture_files(options.input, options.limit)
+        rows = _of_pictures(kept or model, model, precision, files, found, quiet=quiet)
     with one_writer(options.out.parent, name=options.out.name):
         remove_leftovers(options.out.parent, {options.out.name, rejects(options.out).name}, deep=False)
         _write(options.out, rows, model.pos_embed.shape[-1], metadata, found)
@@ -142,7 +154,15 @@ def _of_stream(
 
 
 @torch.no_grad()
-def _of_pictures(model: MaskedAutoencoder, precision: str, files: list[Path], found: Encoding, *, quiet: bool) -> Rows:
+def _of_pictures(
+    encoder: MaskedAutoencoder | KeptEncoder,
+    model: MaskedAutoencoder,
+    precision: str,
+    files: list[Path],
+    found: Encoding,
+    *,
+    quiet: bool,
+) -> Rows:
     device = model.pos_embed.device
     for file in progress_bar(files, unit="images", quiet=quiet):
         try:
@@ -151,7 +171,7 @@ def _of_pictures(model: MaskedAutoencoder, precision: str, files: list[Path], fo
             found.rejected.append((file.name, str(error)))
             continue
         with rounded(precision, device):
-            feature = model.features(normalise(copy_to(pixels, device)))[0]
+            feature = encoder.features(normalise(copy_to(pixels, device)))[0]
         yield {"name": file.name, "feature": feature}
 
 

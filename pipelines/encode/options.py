@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Option
@@ -26,6 +26,7 @@ class EncodeOptions:
     effects: ClassVar[tuple[Effect, ...]] = (
         *STREAM_EFFECTS,
         Effect(("skip_below",), STREAM_EFFECTS[0].when, "with {input}", "it is for videos"),
+        Effect(("keep_by",), lambda options: options.keep < 1, "without --keep below 1"),
     )
 
     run: Run
@@ -44,6 +45,11 @@ class EncodeOptions:
             panel=VIDEO,
         ),
     ] = 0.0
+    keep: Annotated[float, Option("Fraction of the patches to encode, of every image or tubelet.")] = 1.0
+    keep_by: Annotated[
+        Literal["gate", "random", "center"],
+        Option("What chooses the patches to encode: the run's gate, chance or the distance from the centre."),
+    ] = "gate"
     precision: Precision = "auto"
     device: Device = "cpu"
 

@@ -124,8 +124,6 @@ def _open(name: str, *, pool: str, device: str, untrained: bool, seed: int) -> E
     if name.startswith("mae:") or path.is_dir() or foreign_kind(path):
         with user_errors():
             model, whole = _open_mae(path)
-        if keep and isinstance(model, VideoMaskedAutoencoder):
-            raise UserError(f"@keep is for models of images, and {name} is of video: leave it out")
         if untrained:
             torch.manual_seed(seed)
             model = new_model(model._hub_mixin_config)  # type: ignore[arg-type]
@@ -240,9 +238,11 @@ def _keeping(encoder: Encoder, model: MaskedAutoencoder, path: Path, keep: str, 
         gate = None if file is None else load_gate(file).to(device)
         kept = KeptEncoder(model, number, by or "gate", gate)
 
+    pooled = pool if model.class_tokens else "mean"
+
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:
-        return kept.features(normalise(copy_to(images, device)), pool).float()
+        return kept.features(normalise(copy_to(images, device)), pooled).float()
 
     def network(drop_path: float) -> nn.Module:
         raise UserError("finetune trains an encoder on all patches: leave @keep out")

@@ -6,7 +6,8 @@ import torch
 from mae.evaluation.kept_encoder import KeptEncoder
 from mae.mask_learners.gate import Gate
 from mae.masks.masking import center_prior
-from tests.tiny_mae import nano
+from mae.models.video import VideoMaskedAutoencoder
+from tests.tiny_mae import NANO, nano
 
 
 @pytest.fixture
@@ -52,6 +53,26 @@ def test_an_image_has_its_patches_whatever_batch_it_is_in(model, by):
     together = encoder.kept(images())
     assert torch.equal(torch.cat([encoder.kept(images()[i : i + 1]) for i in range(5)]), together)
     assert by == "gate" or len({tuple(row) for row in together.tolist()}) > 1
+
+
+@pytest.mark.parametrize("by", ["gate", "random", "center"])
+def test_tubelets_of_a_clip_are_chosen_each_for_itself(by):
+    torch.manual_seed(0)
+    video = VideoMaskedAutoencoder(image_size=32, frames=4, **NANO._asdict()).eval()
+    clips = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+    chooser = Gate(16, width=16, depth=1, positions=True).eval()
+    encoder = KeptEncoder(video, 0.25, by, chooser)
+    ids = encoder.kept(clips)
+    slots = [[sorted(row[row // 16 == slot].remainder(16).tolist()) for slot in range(2)] for row in ids]
+    if by == "gate":
+        scores = chooser.scores(video, clips)
+        assert ids.tolist() == [sorted(row.argsort(descending=True)[:8].tolist()) for row in scores]
+    elif by == "center":
+        assert slots == [[[5, 6, 9, 10]] * 2] * 2
+    else:
+        assert ids.shape == (2, 8)
+        assert slots[0] != slots[1]
+    assert torch.equal(encoder.features(clips), video.encode_visible(clips, ids).mean(1))
 
 
 def test_the_centre_is_kept(model):

@@ -10,7 +10,11 @@ from PIL import Image
 
 pytest.importorskip("av")
 
+from mae.evaluation.kept_encoder import KeptEncoder
+from mae.pixels import normalise
 from mae.recovery.stream_encoder import StreamEncoder
+from mae.training.checkpoints import load_model
+from pipelines.encode.encode import _view
 from pipelines.views.geometry import View, central_box, view_image
 from tests.mae.recovery.test_stream_encoder import video
 from tests.pipelines.reconstruct.test_reconstruct_video import footage, invoke
@@ -50,6 +54,24 @@ def test_what_is_skipped_is_told(models, tmp_path):
     refused = invoke("encode", models / "image", *words[2:], "--skip-below", "0.01")
     assert refused.exit_code == 2
     assert "for models of video" in refused.output
+
+
+def test_a_share_of_the_patches(models, tmp_path):
+    write_video(tmp_path / "clip.mkv", footage(), codec="ffv1", pixels="bgr0")
+    Image.fromarray(footage()[0]).save(tmp_path / "one.png")
+    words = ["--out", tmp_path / "features.parquet", "--keep", "0.25", "--keep-by", "center"]
+    for name, place in (("video", "clip.mkv"), ("image", "clip.mkv"), ("image", "one.png")):
+        done = invoke("encode", models / name, tmp_path / place, *words)
+        assert done.exit_code == 0, done.output
+        assert "0.25 of the patches, by center" in done.output
+        table = pq.read_table(tmp_path / "features.parquet")
+        assert (table.schema.metadata[b"keep"], table.schema.metadata[b"keep_by"]) == (b"0.25", b"center")
+    view = _view(Image.fromarray(footage()[0]), load_model(models / "image"))
+    expected = KeptEncoder(load_model(models / "image"), 0.25, "center").features(normalise(view))[0]
+    assert np.array_equal(table["feature"].to_pylist()[0], expected.numpy())
+    assert "has no gate" in invoke("encode", models / "video", tmp_path / "clip.mkv", *words[:4]).output
+    assert "at most 1" in invoke("encode", models / "video", tmp_path / "clip.mkv", *words[:3], "2").output
+    assert "--keep-by has no effect" in invoke("encode", models / "video", "clip.mkv", *words[:2], *words[4:]).output
 
 
 def test_features_of_pictures(models, tmp_path):

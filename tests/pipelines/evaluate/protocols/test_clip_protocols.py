@@ -104,6 +104,18 @@ def test_what_is_finished_is_kept_by_clip(base, monkeypatch):
     assert len(calls) == 4
 
 
+def test_a_share_of_the_tubelets(base):
+    kept = [f"{base.run}@keep=0.5,{by}" for by in ("random", "center")]
+    rows = judge(replace(base, protocols=("knn",), beside=tuple(kept), untrained=False))["rows"]
+    assert [row["encoder"] for row in rows] == [base.run, *kept]
+    _, batch = clips_of(TEST)
+    whole, half = (open_encoder(name, pool="mean", device="cpu") for name in (base.run, kept[1]))
+    assert half.identity() != whole.identity()
+    model, center = whole.autoencoder, [0, 1, 2, 3]  # of 2×2 places and 2 slots, all alike: the first
+    expected = model.encode_visible(normalise(batch.images), torch.tensor([center] * len(batch.images))).mean(1)
+    torch.testing.assert_close(half.features(batch.images), expected)
+
+
 def test_a_model_of_fewer_frames_sees_some_of_the_same(base, tmp_path):
     short = save_run(tmp_path / "short", VideoMaskedAutoencoder(image_size=16, frames=2, **NANO._asdict()))
     encoder = open_encoder(short, pool="mean", device="cpu")
@@ -134,7 +146,7 @@ def test_a_video_that_can_not_be_read_is_recorded_and_many_are_an_error(base, tm
     ("more", "message"),
     [
         ({"protocols": ("occlusion",), "occluder": ("block",)}, "--occluder block is of images, .* give block-static,"),
-        ({"source": "shapes-video:4,size=16", "beside": ("{run}@keep=0.5",)}, "@keep is for models of images"),
+        ({"source": "shapes-video:4,size=16", "beside": ("{run}@keep=0.5",)}, "this model has no gate to keep patches"),
     ],
 )
 def test_what_there_is_not_for_video(base, more, message):
