@@ -80,9 +80,9 @@ def encoded(model, frames, skipper=None):
     encoder, passed = StreamEncoder(model, skipper=skipper), []
     add = encoder._remembered.add
 
-    def counted(x, *arguments):
+    def counted(x, **options):
         passed.append(len(x))
-        return add(x, *arguments)
+        return add(x, **options)
 
     encoder._remembered.add = counted
     found = encoder.push(frames)

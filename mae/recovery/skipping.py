@@ -11,7 +11,7 @@ Shapes: t frames of H×W pixels a tubelet, S = H/p · W/p places, cells of c×c 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,21 @@ class PixelChange:
         count, channels, rows, columns = means.shape
         cells = means.view(count, channels, rows // side, side, columns // side, side).permute(0, 2, 4, 1, 3, 5)
         return cells.reshape(count, (rows // side) * (columns // side), -1)
+
+
+class Tubelet(NamedTuple):
+    """What a stream remembers of a tubelet to encode it anew."""
+
+    tokens: Tensor
+    """Embeddings [K, D] of its visible places, without positions; where nothing changed, those of before."""
+    places: Tensor
+    """int64 [K]."""
+    new: Tensor | None = None
+    """Which of them changed, int64 [F]; None for all."""
+
+    def fresh(self) -> tuple[Tensor, Tensor]:
+        """The embeddings [F, D] and the places [F] of what changed."""
+        return (self.tokens, self.places) if self.new is None else (self.tokens[self.new], self.places[self.new])
 
 
 def strip_of(frames: Tensor, places: Tensor, patch_size: int) -> Tensor:

@@ -10,7 +10,8 @@ With a :class:`mae.recovery.skipping.Skipper` only the places that it names are 
 they had, and its keys and values stay for those that follow. When a window begins anew, its first tubelet is encoded
 whole, and the next ones where they changed. A place that changes in none of them gets a position without a time, the
 mean of its positions in all slots, because it stands for all of them; the second tubelet of a stream begins a window
-for that reason. With nothing skipped, the bits are those of an encoder that never skips.
+for that reason. A token that stands for n tubelets gets the attention of n equal ones (Bolya et al. 2022, arXiv
+2210.09461, section 3: proportional attention). With nothing skipped, the bits are those of an encoder that never skips.
 
 The latency is t frames. What it approximates: in a clip every slot sees all others; here a slot sees itself and those
 before it (at least ⌊W/2⌋ of them once the stream is under way), and a slot that was not encoded anew does not know what
@@ -35,7 +36,7 @@ from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.precision import rounded
-from mae.recovery.skipping import PixelChange, Skipper, strip_of
+from mae.recovery.skipping import PixelChange, Skipper, Tubelet, strip_of
 
 
 class Encoded(NamedTuple):
@@ -103,10 +104,11 @@ class StreamEncoder:
         self._remembered = Remembered(model.blocks, length, self._first, like, precision)
         self._latents = like.new_empty(length, like.shape[-1])
         self._ids = torch.empty(slots * self._places, dtype=torch.int64, device=like.device)
-        self._recent: deque[_Tubelet] = deque(maxlen=slots // 2)
+        self._recent: deque[Tubelet] = deque(maxlen=slots // 2)
         self._skipper = skipper
         self._timeless = like[0, self._first :].view(slots, self._places, -1).mean(0)
         self._at = torch.zeros(self._places, dtype=torch.int64, device=like.device)  # of each place's newest token
+        self._stands = like.new_ones(length)  # for how many tubelets each remembered token stands
         self._embedded = like.new_empty(self._places, like.shape[-1])  # what it was made of, without position
         self.newest = 0
         """How many places of the newest tubelet are visible."""
@@ -137,7 +139,7 @@ class StreamEncoder:
     @property
     def memory(self) -> int:
         """Bytes of all that is kept, which is never more than this."""
-        kept = [self._latents, self._ids, self._at, self._embedded]
+        kept = [self._latents, self._ids, self._at, self._stands, self._embedded]
         kept += [tensor for tubelet in self._recent for tensor in tubelet if tensor is not None]
         return self._remembered.memory + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
@@ -145,6 +147,7 @@ class StreamEncoder:
         self._taken = self._index = 0
         self._recent.clear()
         self._remembered.clear()
+        self._uneven = False  # whether a token stands for several tubelets
         if self._skipper is not None:
             self._skipper.clear()
 
@@ -162,22 +165,22 @@ class StreamEncoder:
         self._recent.append(tubelet)
         skipped = len(tubelet.places) - len(latents)
         if skipped:
-            latents = self._latents[self._first + self._at[tubelet.places]]
+            latents = self._latents[self._at[tubelet.places]]
         encoded = Encoded(self._index, self._index * self.model.tubelet, count, latents, tubelet.places, skipped)
         self._index += 1
         return encoded
 
-    def _embed(self, frames: Tensor, hidden: Tensor | None) -> _Tubelet:
+    def _embed(self, frames: Tensor, hidden: Tensor | None) -> Tubelet:
         """All visible places of the newest tubelet."""
         model, device = self.model, self.model.pos_embed.device
         clip = normalise(copy_to(frames, device)).to(model.pos_embed.dtype).transpose(0, 1)[None]
         tokens = model.embed(clip, (1, *model.grid[1:]))[0]
         if hidden is None:
-            return _Tubelet(tokens, torch.arange(self._places, device=device))
+            return Tubelet(tokens, torch.arange(self._places, device=device))
         places = copy_to(visible_places(hidden, model.patch_size), device)
-        return _Tubelet(tokens[places], places)
+        return Tubelet(tokens[places], places)
 
-    def _embed_fresh(self, frames: Tensor, hidden: Tensor | None) -> _Tubelet:
+    def _embed_fresh(self, frames: Tensor, hidden: Tensor | None) -> Tubelet:
         """The newest tubelet's visible places, those that did not change with the embeddings that they had."""
         assert self._skipper is not None
         model, device = self.model, self.model.pos_embed.device
@@ -194,11 +197,12 @@ class StreamEncoder:
         tokens = model.embed(normalise(strip).to(model.pos_embed.dtype), (1, 1, len(new)))[0]
         places, new = copy_to(places, device), copy_to(new, device)
         self._embedded[places[new]] = tokens.to(self._embedded.dtype)
-        return _Tubelet(self._embedded[places], places, new)
+        return Tubelet(self._embedded[places], places, new)
 
-    def _begin_window(self, newest: _Tubelet) -> None:
+    def _begin_window(self, newest: Tubelet) -> None:
         """Encode the last tubelets anew, together, as the first slots; the ``newest`` one is to follow them."""
         self._remembered.clear()
+        self._uneven = False
         if self._recent:
             first, *others = self._recent
             still, later = torch.zeros_like(self._at, dtype=torch.bool), (*others, newest)
@@ -206,10 +210,10 @@ class StreamEncoder:
                 still[tubelet.places] = True
             for tubelet in later:
                 still[tubelet.fresh()[1]] = False
-            self._pass([_Tubelet(first.tokens, first.places), *others], 0, still)
+            self._pass([Tubelet(first.tokens, first.places), *others], 0, still)
         self._taken = len(self._recent)
 
-    def _pass(self, tubelets: Sequence[_Tubelet], slot: int, still: Tensor | None = None) -> Tensor:
+    def _pass(self, tubelets: Sequence[Tubelet], slot: int, still: Tensor | None = None) -> Tensor:
         """Latents [F, D] of what is fresh of tubelets in the slots from ``slot``, behind those that are there.
 
         ``still``, bool [S], are places that only the first of them encodes, which get positions without a time.
@@ -218,35 +222,25 @@ class StreamEncoder:
         fresh = [tubelet.fresh() for tubelet in tubelets]
         ids = torch.cat([(slot + each) * self._places + places for each, (_, places) in enumerate(fresh)])
         end = used
-        for _, places in fresh:
-            self._at[places] = torch.arange(end, end + len(places), device=places.device)
-            end += len(places)
+        for tubelet, (_, places) in zip(tubelets, fresh, strict=True):
+            start, end = end, end + len(places)
+            self._at[places] = torch.arange(first + start, first + end, device=places.device)
+            self._stands[first + start : first + end] = 0
+            self._stands[self._at[tubelet.places]] += 1
+            self._uneven |= tubelet.new is not None
         x = torch.cat([tokens for tokens, _ in fresh]) + model.pos_embed[0].index_select(0, ids + first)
         if still is not None and self._skipper is not None:
             tokens, places = fresh[0]
             x[: len(places)] = torch.where(still[places, None], tokens + self._timeless[places], x[: len(places)])
         if model.cls_token is not None:  # it looks at all there is, every time, and replaces its former self
             x = torch.cat([(model.cls_token + model.pos_embed[:, :first])[0], x])
-        latents: Tensor = model.norm(self._remembered.add(x))
+        latents: Tensor = model.norm(
+            self._remembered.add(x, bias=self._stands[: first + end].log() if self._uneven else None)
+        )
         self._latents[:first] = latents[:first]
         self._latents[first + used : first + end] = latents[first:]
         self._ids[used:end] = ids
         return latents[first:]
-
-
-class _Tubelet(NamedTuple):
-    """What a stream remembers of a tubelet to encode it anew."""
-
-    tokens: Tensor
-    """Embeddings [K, D] of its visible places, without positions; where nothing changed, those of before."""
-    places: Tensor
-    """int64 [K]."""
-    new: Tensor | None = None
-    """Which of them changed, int64 [F]; None for all."""
-
-    def fresh(self) -> tuple[Tensor, Tensor]:
-        """The embeddings [F, D] and the places [F] of what changed."""
-        return (self.tokens, self.places) if self.new is None else (self.tokens[self.new], self.places[self.new])
 
 
 class FrameEncoder:
@@ -330,10 +324,11 @@ class Remembered:
         """Forget all."""
         self.used = 0
 
-    def add(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+    def add(self, x: Tensor, wanted: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """What the blocks make of tokens x [first + K, D], which see themselves and all before, and are remembered.
 
-        [first + K, D], or of the tokens ``wanted``, int64 [n], alone.
+        [first + K, D], or of the tokens ``wanted``, int64 [n], alone. ``bias``, [first + all K], is added to the logits
+        of the attention to each token that is remembered.
         """
         *pasts, last = self._pasts
         used = self.used
@@ -341,8 +336,8 @@ class Remembered:
             return x
         self.used += len(x) - self._first
         for past in pasts:
-            x = past.block_on(x, self._first, used)
-        return last.block_on(x, self._first, used, wanted)
+            x = past.block_on(x, self._first, used, bias=bias)
+        return last.block_on(x, self._first, used, wanted, bias)
 
     @property
     def memory(self) -> int:
@@ -358,7 +353,9 @@ class _Past:
         self._block = block
         self.keys, self.values = (like.new_empty(heads, length, like.shape[-1] // heads) for _ in range(2))
 
-    def block_on(self, x: Tensor, first: int, used: int, wanted: Tensor | None = None) -> Tensor:
+    def block_on(
+        self, x: Tensor, first: int, used: int, wanted: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         """The block's output for tokens x [n, D], or those ``wanted``, which see the ``used`` ones before too."""
         block, end = self._block, used + len(x)
         heads = block.attn.qkv(block.norm1(x)).view(len(x), 3, len(self.keys), -1)
@@ -370,7 +367,9 @@ class _Past:
             x, query = x[wanted], query[:, wanted]
             if not len(wanted):
                 return x
-        seen = F.scaled_dot_product_attention(query[None], self.keys[None, :, :end], self.values[None, :, :end])
+        mask = None if bias is None else bias.to(query.dtype).expand(1, 1, query.shape[1], -1)
+        keys, values = self.keys[None, :, :end], self.values[None, :, :end]
+        seen = F.scaled_dot_product_attention(query[None], keys, values, attn_mask=mask)
         x = x + block.attn.proj(seen[0].transpose(0, 1).flatten(1))
         out: Tensor = x + block.mlp(block.norm2(x))
         return out

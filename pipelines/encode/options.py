@@ -41,7 +41,8 @@ class EncodeOptions:
         float,
         Option(
             "Do not encode patches of a video again that changed by less than this since they were last encoded, in "
-            "units of the full range of a colour; 0.02 suits most cameras, 0 skips nothing (docs/guide/streaming.md).",
+            "units of the full range of a colour. 0.02 suits most cameras, and 0 skips nothing "
+            "(docs/guide/cheaper-streams.md).",
             panel=VIDEO,
         ),
     ] = 0.0

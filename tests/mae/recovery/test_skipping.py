@@ -26,9 +26,9 @@ def passed(encoder):
     """Counts the tokens that pass the blocks."""
     counts, add = [], encoder._remembered.add
 
-    def counted(x, *arguments):
+    def counted(x, **options):
         counts.append(len(x))
-        return add(x, *arguments)
+        return add(x, **options)
 
     encoder._remembered.add = counted
     return counts
@@ -72,8 +72,9 @@ def test_changed_places_look_at_what_is_remembered():
     places = slots.mean(0)
     places[3] = slots[0, 3]
     x = torch.cat([first + places, second[3:4] + slots[1, 3:4]])
-    looks = torch.ones(PLACES + 1, PLACES + 1, dtype=torch.bool)
-    looks[:PLACES, PLACES] = False
+    looks = torch.zeros(PLACES + 1, PLACES + 1)
+    looks[:PLACES, PLACES] = -torch.inf
+    looks[PLACES, [0, 1, 2, 4, 5]] = torch.tensor(2.0).log()  # they stand for two tubelets
     for block in model.blocks:
         q, k, v = block.attn.qkv(block.norm1(x)).view(len(x), 3, 2, x.shape[1] // 2).permute(1, 2, 0, 3)
         x = x + block.attn.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=looks).transpose(0, 1).flatten(1))
