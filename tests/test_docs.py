@@ -53,6 +53,7 @@ OF_OTHERS = {
     "--max-restarts",
     "--nnodes",
     "--signal",
+    "--gpus",
 }
 """Options of torchrun, Slurm and the shell."""
 
