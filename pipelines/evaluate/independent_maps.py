@@ -73,11 +73,17 @@ def check_truth(encoders: Sequence[str]) -> None:
     """UserError if a run among ``encoders`` was trained with true masks, which are what is to occlude."""
     for name in encoders:
         config = training_record(name)
-        if config is not None and are_true_masks(config.get("maps") or {}):
-            raise UserError(
-                f"{name} was trained with true masks, and would be occluded by true masks: give --occluder-maps MAPS, "
-                "or occluders that need none, such as --occluder block"
-            )
+        if config is not None:
+            refuse_truth(name, config.get("maps") or {})
+
+
+def refuse_truth(name: str, made: Mapping[str, Any]) -> None:
+    """UserError if ``name`` is trained with maps that are true masks, by how they were ``made``."""
+    if are_true_masks(made):
+        raise UserError(
+            f"{name} is trained with true masks, and would be occluded by true masks: give --occluder-maps MAPS, "
+            "or occluders that need none, such as --occluder block"
+        )
 
 
 def training_record(name: str) -> TrainingRecord | None:

@@ -23,7 +23,7 @@ from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.data import Data
 from pipelines.evaluate.encoder import Encoder
 from pipelines.evaluate.features import Features
-from pipelines.evaluate.independent_maps import check_independent, check_truth, refuse_same
+from pipelines.evaluate.independent_maps import check_independent, check_truth, refuse_same, refuse_truth
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Measured, UnreadableImages
 from pipelines.evaluate.protocol import Measurement
@@ -33,6 +33,7 @@ from pipelines.evaluate.protocols.occlusion_plots import draw_occlusion
 from pipelines.evaluate.supervised import check_readable
 from pipelines.hub import find_maps
 from pipelines.progress import progress_bar
+from pipelines.sources.formats import is_built_in
 from pipelines.views.joined_maps import JoinedMaps, join_maps
 from saliency.table.table import SaliencyTable
 
@@ -55,9 +56,13 @@ class Occlusion(Measurement):
     @classmethod
     def check_maps(cls, options: EvaluateOptions, trained_with: Mapping[str, Path | str]) -> None:
         """UserError if the occluders' maps, or such as were made in the same way, are to be trained with."""
-        if options.occluder_maps is None:
-            return
         with user_errors():
+            if options.occluder_maps is None:
+                scenes = is_built_in(options.test or options.source)  # which have true masks
+                if any("salient" in kind for kind in options.occluder) or (scenes and not options.occluder):
+                    for name, maps in trained_with.items():
+                        refuse_truth(name, SaliencyTable(find_maps(maps)).metadata)
+                return
             metadata = SaliencyTable(find_maps(options.occluder_maps)).metadata
             for name, maps in trained_with.items():
                 made = SaliencyTable(find_maps(maps)).metadata

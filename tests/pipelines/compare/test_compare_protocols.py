@@ -5,6 +5,8 @@ from pipelines.compare import unit as compare_runs
 from pipelines.compare.compare import compare
 from pipelines.compare.plan import UNTRAINED, plan_from
 from pipelines.errors import UserError
+from pipelines.import_maps.import_maps import import_maps
+from pipelines.import_maps.options import ImportOptions
 from pipelines.sources.open_source import open_source
 from tests.pipelines.pretraining import SOURCE
 from tests.tiny_mae import write_maps
@@ -63,3 +65,11 @@ def test_an_arm_that_learns_with_the_occluders_maps_is_refused_before_anything_r
     twin = write_maps(tmp_path / "twin", open_source(PROBES), maps=np.ones((30, 4, 4)))
     with pytest.raises(UserError, match="made as the maps"):
         run(content(maps, protocols=["occlusion"], occluder_maps=str(twin)), tmp_path / "out")
+
+
+@pytest.mark.parametrize("occluder", [[], ["random", "salient"]])
+def test_an_arm_that_learns_with_true_masks_is_not_occluded_by_them(tmp_path, monkeypatch, occluder):
+    import_maps(ImportOptions(SOURCE, "masks", tmp_path / "true"), quiet=True)
+    monkeypatch.setattr(compare_runs, "pretrain", lambda *_, **__: pytest.fail("nothing may run"))
+    with pytest.raises(UserError, match="arm image is trained with true masks"):
+        run(content(tmp_path / "true", protocols=["occlusion"], occluder=occluder), tmp_path / "out")

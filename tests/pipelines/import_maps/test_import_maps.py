@@ -112,7 +112,7 @@ def test_pretrain_and_its_readings_take_them(oracle, tmp_path, nano):
     for reading in ("image", "mask", "salient"):
         trained = sm.pretrain("shapes:24", tmp_path / reading, saliency=oracle, salient_of=reading, quiet=True, **small)
         assert trained.config()["maps"]["method"] == "imported: true masks"
-    with pytest.raises(UserError, match="was trained with true masks"):
+    with pytest.raises(UserError, match="is trained with true masks"):
         check_truth([str(tmp_path / "mask")])
     table = SaliencyTable(oracle)
     with pytest.raises(UserError, match="made as the maps"):
