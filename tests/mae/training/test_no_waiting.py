@@ -15,7 +15,7 @@ from tests.tiny_mae import nano
 
 SALIENT = [
     {"strategy": name, "salient_of": of, "salient_pick": pick}
-    for name in ("salient", "inverse", "shuffled", "center")
+    for name in ("salient", "inverse", "shuffled", "center", "motion", "frame-difference")
     for of in ("image", "mask", "salient")
     for pick in ("top", "weighted")
 ]
