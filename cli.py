@@ -379,7 +379,6 @@ def demo(given: Given, quiet: Quiet = False) -> None:
 
         out = options.out or Path("demo-out")
         print_demo(run_demo(out, seed=options.seed, device=options.device, quiet=quiet), out)
-        say_next("build-saliency", "IMAGES", "--out", "maps", quiet=quiet)
 
 
 @app.command()
