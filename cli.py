@@ -277,9 +277,9 @@ def prepare(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> None
 @command(EvaluateOptions)
 def evaluate(given: Given, quiet: Quiet = False) -> None:
     """Evaluate an encoder by probes, fine-tuning, occlusion or masks, against the same encoder with random weights."""
+    from pipelines.evaluate.encoders.speed import unmet
     from pipelines.evaluate.evaluate import evaluate as measure
     from pipelines.evaluate.printed import print_evaluation, remarks
-    from pipelines.evaluate.speed import unmet
     from pipelines.report.run_report import refresh_report
 
     options = _options(EvaluateOptions, given)

@@ -35,7 +35,7 @@ from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipelines.sources.scene_drawing import COLORS, SHAPES, draw_scene
+from pipelines.sources.scenes.scene_drawing import COLORS, SHAPES, draw_scene
 from saliency.methods.methods import saliency_maps
 from saliency.quality import pointing_hits
 from saliency.towers.tower import Tower

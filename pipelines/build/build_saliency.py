@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from pipelines.build.append import APPENDED, JOINING, finished_maps, join_appended
+from pipelines.build.engines.local_engine import build_here
 from pipelines.build.job import NOT_OF_A_MAP, open_job
-from pipelines.build.local_engine import build_here
 from pipelines.build.maps_folder import Engine, make_maps
 from pipelines.build.motion import open_motion
 from pipelines.build.options import BuildOptions
@@ -56,7 +56,7 @@ def _opened(options: BuildOptions, stages: Stages, quiet: bool, build: Callable[
             motion.warn_of_encoded()
         return manifest
     if options.engine == "ray":
-        from pipelines.build.ray_engine import Cluster
+        from pipelines.build.engines.ray_engine import Cluster
 
         with Cluster(options) as cluster:
             return build(options, cluster.settings, cluster.plan, cluster.build, stages, quiet)

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 import pyarrow.parquet as pq
 
+from pipelines.build.engines.local_engine import build_here
 from pipelines.build.job import Job, open_job
-from pipelines.build.local_engine import build_here
 from pipelines.build.maps_folder import Engine
 from pipelines.build.motion import MotionJob, open_motion
 from pipelines.build.options import BuildOptions

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.build.append import pairs_without_map
+from pipelines.build.engines.pair_by_pair import Made, make_here, row_without_clip, unmappable
 from pipelines.build.maps_folder import Engine
 from pipelines.build.options import BuildOptions
-from pipelines.build.pair_by_pair import Made, make_here, row_without_clip, unmappable
 from pipelines.build.shard_plan import Plan
 from pipelines.commandline.machine import half_the_cores
 from pipelines.commandline.terminal import warn

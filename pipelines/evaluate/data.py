@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import Features, compute_features
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.progress import progress_bar

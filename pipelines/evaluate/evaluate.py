@@ -18,16 +18,16 @@ from typing import Any
 
 from pipelines.commandline.machine import usable_precision
 from pipelines.evaluate.cells import Cells
-from pipelines.evaluate.clip_encoders import clip_of, on_clips
 from pipelines.evaluate.data import Data
-from pipelines.evaluate.encoder import Encoder, open_encoder
+from pipelines.evaluate.encoders.clip_encoders import clip_of, on_clips
+from pipelines.evaluate.encoders.encoder import Encoder, open_encoder
+from pipelines.evaluate.encoders.speed import measure_speed
 from pipelines.evaluate.keep_plots import draw_kept
 from pipelines.evaluate.leaks import leaks_of, open_pretraining
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Measured, Outcome
 from pipelines.evaluate.own_classes import own_accuracy
 from pipelines.evaluate.protocol import Protocol, load
-from pipelines.evaluate.speed import measure_speed
 from pipelines.outputs import check_apart, one_writer
 from pipelines.plots import confusion_matrices
 from pipelines.views.clip_views import ClipShape

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.errors import UserError
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.outcome import UnreadableImages
 from pipelines.evaluate.supervised import check_readable
 from pipelines.progress import progress_bar

@@ -10,7 +10,7 @@ from mae.evaluation.intervals import share_interval
 from mae.on_device.session import DeviceModel
 from pipelines.errors import user_errors
 from pipelines.evaluate.data import Parts
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import central_views
 from pipelines.evaluate.options import EvaluateOptions
 

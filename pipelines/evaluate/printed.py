@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.commandline.terminal import plain
+from pipelines.evaluate.encoders.speed import speed_table
 from pipelines.evaluate.leaks import leak_lines
 from pipelines.evaluate.protocol import load
-from pipelines.evaluate.speed import speed_table
 
 
 def print_evaluation(result: dict[str, Any]) -> None:

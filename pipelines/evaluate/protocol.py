@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mae.evaluation.intervals import seeds_interval, share_interval
 from pipelines.evaluate.data import Data, Parts
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import Features
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Found, Measured, Outcome, Scored, most_confused, per_class

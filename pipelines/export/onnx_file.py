@@ -24,7 +24,7 @@ from mae.on_device.session import FEATURES, DeviceModel, Facts
 from mae.pixels import IMAGE_MEAN, IMAGE_STD
 from mae.training.checkpoints import gate_file
 from pipelines.errors import UserError, user_errors
-from pipelines.evaluate.encoder import device_encoder
+from pipelines.evaluate.encoders.encoder import device_encoder
 from pipelines.evaluate.features import compute_features
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.options import ExportOptions

@@ -11,8 +11,8 @@ import json
 from functools import partial
 from pathlib import Path
 
+from pipelines.build.engines.pair_by_pair import Made, make_here, row_without_clip, unmappable
 from pipelines.build.maps_folder import make_maps
-from pipelines.build.pair_by_pair import Made, make_here, row_without_clip, unmappable
 from pipelines.build.shard_plan import Plan
 from pipelines.build.stages import Stages
 from pipelines.commandline.machine import half_the_cores

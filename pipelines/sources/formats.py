@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.sources.moving_scenes import open_moving_scenes
-from pipelines.sources.scenes import open_scenes
+from pipelines.sources.scenes.moving_scenes import open_moving_scenes
+from pipelines.sources.scenes.scenes import open_scenes
 from pipelines.sources.source import Source
 from pipelines.sources.tables.columns import Wishes
 from pipelines.sources.tables.table_files import TABLE_SUFFIXES

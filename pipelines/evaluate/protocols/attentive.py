@@ -17,7 +17,7 @@ from torch import Tensor
 from mae.devices import copy_to
 from mae.evaluation.attentive_probe import AttentiveSweep
 from pipelines.errors import UserError
-from pipelines.evaluate.encoder import Encoder, tokens_of
+from pipelines.evaluate.encoders.encoder import Encoder, tokens_of
 from pipelines.evaluate.features import central_views
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Scored, UnreadableImages

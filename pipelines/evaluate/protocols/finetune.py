@@ -21,7 +21,7 @@ from mae.evaluation.classifier import add_head
 from mae.evaluation.finetune import FinetuneRecipe, FineTuning, depth_of, recipe_for, training_transform
 from mae.randomness import seed_of, seeded
 from pipelines.errors import user_errors
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import central_views
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Outcome, Scored, UnreadableImages

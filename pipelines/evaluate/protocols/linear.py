@@ -24,7 +24,7 @@ from mae.devices import copy_to
 from mae.evaluation.linear_probe import RATES, LinearSweep
 from mae.randomness import seed_of
 from pipelines.errors import UserError
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import compute_features
 from pipelines.evaluate.outcome import Outcome, Scored
 from pipelines.evaluate.protocol import Classification

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mae.evaluation.probes import fit_logistic
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import Features
 from pipelines.evaluate.protocol import Probe
 

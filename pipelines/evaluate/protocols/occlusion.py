@@ -21,7 +21,7 @@ from mae.evaluation.probes import fit_logistic, knn_predict
 from pipelines.commandline.terminal import plain
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.data import Data
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import Features
 from pipelines.evaluate.independent_maps import check_independent, check_truth, refuse_same, refuse_truth
 from pipelines.evaluate.options import EvaluateOptions

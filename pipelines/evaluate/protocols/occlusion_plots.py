@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mae.evaluation.occluders import Occluder
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.protocols.occluders import Occluders
 from pipelines.evaluate.protocols.occlusion_curves import (
     MODEL,

@@ -23,7 +23,7 @@ from mae.evaluation.propagation import propagate, to_mask
 from mae.evaluation.region_scores import boundary_accuracy, region_similarity
 from pipelines.errors import UserError
 from pipelines.evaluate.data import Data, Parts
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.outcome import Measured, UnreadableImages
 from pipelines.evaluate.protocols.whole_images import DenseMeasurement, Masked, patch_features, read_masked, view_size

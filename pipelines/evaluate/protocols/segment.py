@@ -22,7 +22,7 @@ from mae.evaluation.probes import Logistic
 from mae.evaluation.segmentation import class_ious, fit_patches, mean_iou, overlaps, segment
 from pipelines.errors import UserError
 from pipelines.evaluate.data import Data, Parts
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.outcome import Measured, UnreadableImages
 from pipelines.evaluate.protocols.whole_images import (
     DenseMeasurement,

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipelines.errors import UserError
-from pipelines.evaluate.baseline_encoders import colour_encoder, place_encoder
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.baseline_encoders import colour_encoder, place_encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.protocol import Measurement
 from pipelines.sources.images import BadImage, decode_rgb

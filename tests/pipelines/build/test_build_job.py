@@ -83,7 +83,7 @@ def test_compiled_maps_are_the_same(pictures, tmp_path, tiny_clip):
 
 
 def test_what_is_written_when_a_run_is_stopped_is_kept(pictures, tmp_path, tiny_clip, monkeypatch):
-    import pipelines.build.local_engine as engine
+    import pipelines.build.engines.local_engine as engine
 
     whole = engine.map_shards
 

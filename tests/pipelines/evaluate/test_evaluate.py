@@ -20,7 +20,7 @@ from mae.training.checkpoints import load_model, save_checkpoint
 from mae.training.training import Training, TrainingSettings
 from pipelines.errors import UserError
 from pipelines.evaluate.data import open_data
-from pipelines.evaluate.encoder import open_encoder
+from pipelines.evaluate.encoders.encoder import open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.features import compute_features
 from pipelines.sources.random_access import open_images

@@ -13,7 +13,7 @@ from pipelines.compare.plan import UNTRAINED, plan_from
 from pipelines.compare.report import print_comparison
 from pipelines.errors import UserError
 from pipelines.evaluate.data import open_data
-from pipelines.evaluate.encoder import open_encoder
+from pipelines.evaluate.encoders.encoder import open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.outcome import Measured
 from pipelines.evaluate.printed import print_evaluation, remarks

@@ -22,7 +22,7 @@ from mae.formats.interchange import encoder_weights, from_timm
 from mae.masks.masking import mask_from_priorities
 from mae.models.vit import MaskedAutoencoder
 from pipelines.errors import UserError
-from pipelines.evaluate.encoder import open_encoder
+from pipelines.evaluate.encoders.encoder import open_encoder
 from pipelines.export.export import export, open_weights
 from tests.tiny_mae import nano
 

@@ -25,10 +25,10 @@ from mae.on_device.session import DeviceModel
 from mae.pixels import normalise
 from mae.training.checkpoints import load_model
 from pipelines.errors import UserError
-from pipelines.evaluate import speed
-from pipelines.evaluate.encoder import device_encoder, open_encoder
+from pipelines.evaluate.encoders import speed
+from pipelines.evaluate.encoders.encoder import device_encoder, open_encoder
+from pipelines.evaluate.encoders.speed import unmet
 from pipelines.evaluate.requirements import Requirements, parse_requirements
-from pipelines.evaluate.speed import unmet
 from pipelines.export import onnx_file
 from pipelines.export.onnx_file import export_onnx
 from pipelines.export.options import ExportOptions

@@ -12,7 +12,7 @@ from mae.training.checkpoints import list_checkpoints
 from pipelines.compare.plots import mask_sheet
 from pipelines.compare.unit import Unit
 from pipelines.errors import UserError
-from pipelines.evaluate.encoder import open_encoder
+from pipelines.evaluate.encoders.encoder import open_encoder
 from pipelines.evaluate.evaluate import evaluate
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.export.export import export

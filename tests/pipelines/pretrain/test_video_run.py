@@ -12,7 +12,7 @@ from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import list_checkpoints, load_model
 from pipelines.errors import UserError
-from pipelines.evaluate.encoder import open_encoder
+from pipelines.evaluate.encoders.encoder import open_encoder
 from pipelines.pretrain import plain
 from pipelines.pretrain.pretrain import pretrain
 from pipelines.pretrain.settings import settings_of

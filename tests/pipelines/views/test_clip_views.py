@@ -12,9 +12,9 @@ from PIL import Image
 
 from pipelines.errors import UserError
 from pipelines.sources.images import decode_rgb
-from pipelines.sources.moving_scenes import MOTIONS
 from pipelines.sources.open_source import open_clips, open_source
-from pipelines.sources.scene_drawing import COLORS
+from pipelines.sources.scenes.moving_scenes import MOTIONS
+from pipelines.sources.scenes.scene_drawing import COLORS
 from pipelines.sources.source import Source
 from pipelines.views.clip_views import ClipShape, ClipViews, clip_frames, masks_on_view, read_clip
 from pipelines.views.geometry import View, random_view, view_image

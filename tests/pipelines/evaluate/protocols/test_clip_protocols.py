@@ -18,8 +18,8 @@ from pipelines.compare.compare import compare
 from pipelines.compare.plan import UNTRAINED, plan_from
 from pipelines.errors import UserError
 from pipelines.evaluate import data
-from pipelines.evaluate.clip_encoders import on_clips
-from pipelines.evaluate.encoder import open_encoder
+from pipelines.evaluate.encoders.clip_encoders import on_clips
+from pipelines.evaluate.encoders.encoder import open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.protocols import occlusion
 from pipelines.evaluate.protocols.occluders import Occluders

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from pipelines.errors import UserError
-from pipelines.evaluate.baseline_encoders import place_encoder
 from pipelines.evaluate.data import Data
-from pipelines.evaluate.encoder import open_encoder
+from pipelines.evaluate.encoders.baseline_encoders import place_encoder
+from pipelines.evaluate.encoders.encoder import open_encoder
 from pipelines.evaluate.evaluate import evaluate
 from pipelines.evaluate.protocols.propagate import Propagate, videos_of
 from pipelines.sources.open_source import open_source

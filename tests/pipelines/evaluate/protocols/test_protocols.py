@@ -20,7 +20,7 @@ from mae.evaluation.linear_probe import LinearSweep
 from pipelines.errors import UserError
 from pipelines.evaluate import data
 from pipelines.evaluate.data import open_data
-from pipelines.evaluate.encoder import open_encoder
+from pipelines.evaluate.encoders.encoder import open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.features import compute_features
 from pipelines.evaluate.printed import remarks

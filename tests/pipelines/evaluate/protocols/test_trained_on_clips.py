@@ -10,7 +10,7 @@ from PIL import Image
 from mae.models.video import VideoMaskedAutoencoder
 from mae.pixels import normalise
 from pipelines.errors import UserError
-from pipelines.evaluate.encoder import open_encoder, tokens_of
+from pipelines.evaluate.encoders.encoder import open_encoder, tokens_of
 from pipelines.evaluate.evaluate import EvaluateOptions
 from pipelines.evaluate.supervised import TrainingViews
 from pipelines.views.clip_views import ClipShape, clip_frames

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 from pipelines.errors import UserError
-from pipelines.evaluate.baseline_encoders import colour_encoder, place_encoder
-from pipelines.evaluate.encoder import Encoder, open_encoder
+from pipelines.evaluate.encoders.baseline_encoders import colour_encoder, place_encoder
+from pipelines.evaluate.encoders.encoder import Encoder, open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.protocols.whole_images import view_size
 from tests.pipelines.evaluate.protocols.test_occlusion_protocol import save_run

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.errors import UserError, user_errors
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.independent_maps import training_record
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.views.clip_views import ClipShape

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.build.engines.ray_engine import ShardWorker, share_out
 from pipelines.build.job import BuildOptions
-from pipelines.build.ray_engine import ShardWorker, share_out
 from pipelines.errors import UserError
 from saliency.table.manifest import read_manifest
 from saliency.table.table import shard_files

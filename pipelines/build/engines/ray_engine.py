@@ -50,7 +50,7 @@ class ShardWorker:
         UserError if this machine's job is not the one of these settings: a worker that was started again may find
         another source, or run where another version is installed.
         """
-        from pipelines.build.local_engine import build_here
+        from pipelines.build.engines.local_engine import build_here
 
         job = self._opened()
         _compare(job.settings, settings)

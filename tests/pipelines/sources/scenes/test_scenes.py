@@ -8,8 +8,8 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.sources.images import decode_rgb
 from pipelines.sources.open_source import open_source
-from pipelines.sources.scene_drawing import COLORS, SHAPES, draw_scene
-from pipelines.sources.scenes import parse_scenes
+from pipelines.sources.scenes.scene_drawing import COLORS, SHAPES, draw_scene
+from pipelines.sources.scenes.scenes import parse_scenes
 
 
 @pytest.mark.parametrize(

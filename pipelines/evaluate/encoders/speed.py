@@ -19,7 +19,7 @@ from mae.on_device.session import DeviceModel
 from pipelines.commandline.machine import usable_cores
 from pipelines.commandline.terminal import plain
 from pipelines.errors import UserError, user_errors
-from pipelines.evaluate.encoder import Encoder
+from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.requirements import Requirements
 from pipelines.evaluate.table import PROTOCOLS
 

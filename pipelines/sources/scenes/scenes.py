@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
-from pipelines.sources.scene_drawing import (
+from pipelines.sources.scenes.scene_drawing import (
     COLORS,
     LABELS,
     OBJECT_COUNTS,

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from mae.mask_learners.gate import Gate
-from pipelines.evaluate.encoder import open_encoder
+from pipelines.evaluate.encoders.encoder import open_encoder
 from tests.fake_cuda import CUDA, TF32, fake_cuda
 from tests.tiny_mae import nano
 
 
 @pytest.mark.parametrize(("precision", "products"), [("auto", torch.bfloat16), ("fp32", TF32)])
 def test_features_never_wait(precision, products, tmp_path, monkeypatch):
-    import pipelines.evaluate.encoder as module
+    import pipelines.evaluate.encoders.encoder as module
 
     monkeypatch.setattr(module, "_open_mae", lambda _: (nano(), True))
     monkeypatch.setattr(module, "gate_file", lambda _: tmp_path)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.errors import UserError
-from pipelines.sources.scene_drawing import COLORS, ScenePlan, generator_of, plan_scene, scene_label
-from pipelines.sources.scenes import Scenes, parse_scenes
+from pipelines.sources.scenes.scene_drawing import COLORS, ScenePlan, generator_of, plan_scene, scene_label
+from pipelines.sources.scenes.scenes import Scenes, parse_scenes
 from pipelines.sources.source import Source
 from pipelines.sources.video.videos import MiddleFrames, MiddleMasks
 
