@@ -70,12 +70,15 @@ def _options_of_all(
     pass
 
 
-def command(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command of the function's name and docstring; the fields of ``kind`` and its parameters are its options."""
+def command(kind: type[Any], *, saved: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command of the function's name and docstring; the fields of ``kind`` and its parameters are its options.
+
+    They are ``saved`` in the folder that it writes.
+    """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         _KINDS[function.__name__.replace("_", "-")] = kind
-        return app.command()(guarded(with_options(function, kind)))
+        return app.command()(guarded(with_options(function, kind, saved=saved)))
 
     return add
 
@@ -343,7 +346,7 @@ def compare(given: Given, quiet: Quiet = False) -> None:
     say_next("export", f"{out}/runs/ARM/seed-SEED", "--to", "timm", "--out", "exported", quiet=quiet)
 
 
-@command(ExportOptions)
+@command(ExportOptions, saved=False)  # what is exported is for others, and the paths of this machine are not
 def export(given: Given, quiet: Quiet = False) -> None:
     """Write a model as facebookresearch/mae, timm or transformers read it, equal to the bit, or as a file for ONNX
     Runtime.

@@ -36,12 +36,11 @@ def blocks(page):
 
 
 def run_examples(text, names, name):
-    """Runs a text's examples; what they define is then in ``names``."""
+    """Runs a text's examples, which leave in ``names`` what they define; (how many there were, how many failed)."""
     test = doctest.DocTestParser().get_doctest(text, names, name, name, 0)
-    assert test.examples, name
     found = doctest.DocTestRunner(verbose=False).run(test, clear_globs=False)
     names |= test.globs
-    assert found.failed == 0, name
+    return found.attempted, found.failed
 
 
 def python(code, *, path=(ROOT,), cwd=None, **environment):
@@ -96,15 +95,18 @@ def test_the_readmes_lines_run(scene):
 
 
 def test_the_guides_examples_run(scene):
-    run_examples("\n".join(blocks("docs/guide/python.md")), {}, "docs/guide/python.md")
+    examples, failed = run_examples("\n".join(blocks("docs/guide/python.md")), {}, "docs/guide/python.md")
+    assert examples > 20
+    assert not failed
 
 
 def test_the_docstrings_examples_run(scene):
     names = {"sm": sm, "torch": torch}
-    for name in ("load_clip", "heatmap", "overlay", "build_saliency", "open_maps", "verify", "publish", "mask"):
-        run_examples(getattr(sm, name).__doc__, names, name)
-    for name in ("import_maps", "export_maps", "pretrain", "evaluate", "compare", "load"):
-        run_examples(getattr(sm, name).__doc__, names, name)
+    order = ("load_clip", "heatmap", "overlay", "build_saliency", "open_maps", "verify", "publish", "mask")
+    for name in (*order, "import_maps", "export_maps", "pretrain", "evaluate", "compare", "load"):
+        examples, failed = run_examples(getattr(sm, name).__doc__, names, name)
+        assert examples > 0, name
+        assert failed == 0, name
 
 
 def test_the_command_line_starts_here(tmp_path):

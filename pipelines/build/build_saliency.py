@@ -13,11 +13,11 @@ from typing import Any
 
 from pipelines.build.append import APPENDED, JOINING, finished_maps, join_appended
 from pipelines.build.engines.local_engine import build_here
-from pipelines.build.job import NOT_OF_A_MAP, open_job
+from pipelines.build.job import open_job
 from pipelines.build.maps_folder import Engine, make_maps
 from pipelines.build.motion import open_motion
 from pipelines.build.options import BuildOptions
-from pipelines.build.shard_plan import Plan
+from pipelines.build.shard_plan import NOT_OF_A_MAP, Plan
 from pipelines.build.stages import Stages
 from pipelines.commandline.machine import half_the_cores
 from pipelines.commandline.terminal import say, warn

@@ -10,11 +10,12 @@ from typing import Any
 
 from pipelines.build.append import pairs_without_map
 from pipelines.build.options import BuildOptions
-from pipelines.build.shard_plan import Plan
+from pipelines.build.pairs import open_pairs
+from pipelines.build.shard_plan import NOT_OF_A_MAP, Plan
 from pipelines.build.shards import Recipe
 from pipelines.errors import UserError, user_errors
 from pipelines.sources.formats import is_built_in
-from pipelines.sources.open_source import StreamSource, open_source
+from pipelines.sources.open_source import StreamSource
 from pipelines.sources.source import Source, hash_pairs
 from pipelines.sources.tables.first_captions import captions_together
 from saliency import __version__
@@ -24,8 +25,6 @@ from saliency.table.shard import version_of
 from saliency.towers.tower import DEMO_CLIP, Tower, load_tower
 
 DEFAULT_CLIP = ("ViT-B-16", "openai")
-
-NOT_OF_A_MAP = ("pairs", "pairs_sha256", "shard_size")  # settings of the build, not of its maps
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,7 @@ class Job:
 
 def open_job(options: BuildOptions) -> Job:
     """Open the source, load the model and settle everything that decides the output. Raises UserError."""
-    source = open_source(
-        options.source,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        captions=options.captions,
-        limit=options.limit,
-        split=options.split,
-        allow_outside=options.allow_outside,
-        clips=options.clips,
-    )
+    source = open_pairs(options)
     if isinstance(source, Source) and options.captions == "all":
         source = captions_together(source)
     if isinstance(source, Source) and source.captions is None:

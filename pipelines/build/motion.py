@@ -18,12 +18,12 @@ from pipelines.build.append import pairs_without_map
 from pipelines.build.engines.pair_by_pair import Made, make_here, row_without_clip, unmappable
 from pipelines.build.maps_folder import Engine
 from pipelines.build.options import BuildOptions
-from pipelines.build.shard_plan import Plan
+from pipelines.build.pairs import open_pairs
+from pipelines.build.shard_plan import NOT_OF_A_MAP, Plan
 from pipelines.commandline.machine import half_the_cores
 from pipelines.commandline.terminal import warn
 from pipelines.errors import UserError
 from pipelines.sources.images import BadImage
-from pipelines.sources.open_source import open_source
 from pipelines.sources.source import Rejected, Source, Video, hash_pairs
 from pipelines.sources.video.motion import motion_of
 from pipelines.sources.video.slots import slot_means
@@ -53,7 +53,7 @@ class MotionJob:
 
     def engine(self) -> Engine:
         """What makes the shards."""
-        metadata = {name: value for name, value in self.settings.items() if name not in _OF_PAIRS}
+        metadata = {name: value for name, value in self.settings.items() if name not in NOT_OF_A_MAP}
         return partial(make_here, self._pair, self.plan, metadata, self.workers)
 
     def warn_of_encoded(self) -> None:
@@ -86,20 +86,9 @@ class MotionJob:
         return maps if self.per_slot else maps[(self.slots - 1) // 2]
 
 
-_OF_PAIRS = ("pairs", "pairs_sha256", "shard_size")
-
-
 def open_motion(options: BuildOptions) -> MotionJob:
     """Open the source and settle everything that decides the output. Raises UserError."""
-    source = open_source(
-        options.source,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        limit=options.limit,
-        split=options.split,
-        allow_outside=options.allow_outside,
-        clips=options.clips,
-    )
+    source = open_pairs(options)
     if not isinstance(source, Source) or source.videos is None:
         raise UserError(
             f"--method {options.method} is for videos, and {options.source} is a source of images; folders of frames "

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from pipelines.build.options import BuildOptions
 from pipelines.build.shard_plan import Plan
-from pipelines.sources.open_source import StreamSource
+from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Sample, Source, Video
 
 CAPTIONS_A_LOOK = 8
@@ -32,6 +33,20 @@ class Pair:
     """The row of the source's images that it shows; pairs with the same row show the same image."""
     video: Callable[[], Video] | None = None
     """Opens its video, where its image is the middle frame of one."""
+
+
+def open_pairs(options: BuildOptions) -> Source | StreamSource:
+    """The source of a build. Raises UserError."""
+    return open_source(
+        options.source,
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        captions=options.captions,
+        limit=options.limit,
+        split=options.split,
+        allow_outside=options.allow_outside,
+        clips=options.clips,
+    )
 
 
 def by_image(pairs: Iterable[tuple[int, Pair]]) -> Iterator[tuple[int, list[Pair]]]:

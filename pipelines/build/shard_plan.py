@@ -14,6 +14,9 @@ from typing import Any
 
 from saliency.table.manifest import LARGEST_COUNT, NAME, part_name
 
+NOT_OF_A_MAP = ("pairs", "pairs_sha256", "shard_size")
+"""Settings of a build that say which pairs it has and how they are dealt out, and nothing of a map."""
+
 
 @dataclass(frozen=True)
 class Plan:

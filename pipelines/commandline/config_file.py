@@ -19,7 +19,7 @@ from typing import Any, get_origin
 from pipelines.commandline.effects import idle_options
 from pipelines.commandline.option import Declared, declared_options, given_values
 from pipelines.commandline.option_text import fitted
-from pipelines.errors import UserError
+from pipelines.errors import UserError, without_secrets
 
 SAVED = "command.yaml"
 """In the folder that a command writes to: the options that it ran with."""
@@ -80,7 +80,8 @@ def config_text(command: str, options: Iterable[Declared], values: Mapping[str, 
 def save_config(command: str, kind: type[Any], typed: Mapping[str, Any]) -> None:
     """Leave what a command ran with in the folder that it wrote to, if it wrote to one. Of several processes one does.
 
-    The folder stays as it is where the options are refused or the disk is full.
+    Tokens, and names and passwords in addresses, are left out. The folder stays as it is where the options are refused
+    or the disk is full.
     """
     out = typed.get("out")
     if out is None or not Path(out).is_dir() or os.environ.get("RANK", "0") != "0":
@@ -89,7 +90,7 @@ def save_config(command: str, kind: type[Any], typed: Mapping[str, Any]) -> None
 
     with suppress(ValueError, OSError):
         text = config_text(command.replace("_", "-"), declared_options(kind), resolved_values(kind, typed))
-        write_text_atomically(Path(out) / SAVED, text)
+        write_text_atomically(Path(out) / SAVED, without_secrets(text))
 
 
 def resolved_values(kind: type[Any], typed: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,11 @@ _WIDEST_CHOICES = 23
 """Characters; wider ones would leave the help texts no room on a terminal of 80."""
 
 
-def with_options(function: Command, kind: type[Any]) -> Command:
+def with_options(function: Command, kind: type[Any], *, saved: bool = True) -> Command:
     """``function`` as typer takes it: the fields of the dataclass ``kind``, and its further parameters, are options.
 
     One more option, ``--config``, names a file with values of these, over which the command line goes; and where the
-    command had an ``out`` folder, the options are saved in it.
+    command had an ``out`` folder, the options are ``saved`` in it.
 
     The function's first argument is what the command line took for the fields, {name: value} with None or an empty
     list where nothing was given: see ``pipelines.commandline.option.given_values``. Its further parameters are options
@@ -39,12 +39,14 @@ def with_options(function: Command, kind: type[Any]) -> Command:
     def call(**typed: Any) -> None:
         del typed["config"]
         mine = {each.name: typed.pop(each.name) for each in own}
+        saves = saved and not (mine | typed).get("dry_run")
         try:
             function(typed, **mine)
         except (KeyboardInterrupt, StoppedError):  # it will go on
-            save_config(function.__name__, kind, typed)
+            if saves:
+                save_config(function.__name__, kind, typed)
             raise
-        if not (mine | typed).get("dry_run"):
+        if saves:
             save_config(function.__name__, kind, typed)
 
     parameters = [*map(_parameter, options), _config(options)]

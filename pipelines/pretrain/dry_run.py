@@ -13,6 +13,7 @@ from mae.distributed import World
 from mae.training.any_training import Trained
 from pipelines.errors import UserError
 from pipelines.estimates import SECONDS, peak_memory, room, shown_size, shown_time
+from pipelines.outputs import check_apart
 from pipelines.pretrain.job import PretrainJob, open_pretraining
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.pretrain import step_batches
@@ -35,6 +36,7 @@ class _Measured:
 
 def dry_run(options: PretrainOptions) -> dict[str, str]:
     """{what: how it is}, after some steps in a temporary folder. Raises UserError as the training does."""
+    check_apart(options.out, [options.source, options.saliency])
     with one_world(options.device) as world:
         if world.size > 1:
             raise UserError("--dry-run measures one process: start it without torchrun")

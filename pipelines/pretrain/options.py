@@ -48,6 +48,22 @@ from pipelines.commandline.shared_options import (
     Workers,
 )
 from pipelines.pretrain.effects import EFFECTS
+from pipelines.pretrain.learner_options import (
+    AttentionMomentum,
+    AttentionMomentumEnd,
+    AttentionShown,
+    GateContrast,
+    GateDepth,
+    GatePositions,
+    GateRatio,
+    GateReads,
+    GateSign,
+    GateSlots,
+    GateTeacher,
+    GateWidth,
+    HardFinal,
+    MasksFile,
+)
 from pipelines.pretrain.multilevel.options import (
     MloBuffer,
     MloCrops,
@@ -67,13 +83,7 @@ from pipelines.pretrain.multilevel.options import (
     MloWait,
 )
 
-GATE, ATTENTION, HARD, CUSTOM, RUN = (
-    "Masks by a gate (docs/guide/gate.md)",
-    "Masks by attention",
-    "Masks of hard patches",
-    "Masks by your own scores",
-    "Checkpoints and logs",
-)
+RUN = "Checkpoints and logs"
 
 ON_MISSING = ("error", "random")
 AUGMENT_ON = ("auto", "workers", "device")
@@ -139,66 +149,20 @@ class PretrainOptions:
     saliency_weight: SaliencyWeight = 0.0
     saliency_weight_schedule: SaliencyWeightSchedule = "constant"
     visible_weight: VisibleWeight = 0.0
-    gate_ratio: Annotated[float, Option("Fraction of the important patches that is hidden.", panel=GATE)] = 0.5
-    gate_sign: Annotated[
-        str, Option("Hide the chosen important patches, or keep them visible.", choices=("hide", "keep"), panel=GATE)
-    ] = "hide"
-    gate_teacher: Annotated[
-        str | Path | None, Option("Saliency maps that guide the gate during the first fifth of training.", panel=GATE)
-    ] = None
-    gate_positions: Annotated[
-        bool, Option("Let the gate see where patches lie, and treat the image's border as background.", panel=GATE)
-    ] = False
-    gate_reads: Annotated[
-        str,
-        Option(
-            "What the gate reads: patch embeddings, or tokens within a momentum encoder, of every second patch or all.",
-            choices=("patches", "middle", "middle-all"),
-            panel=GATE,
-        ),
-    ] = "patches"
-    gate_width: Annotated[
-        int | None,
-        Option(
-            "Width of the gate, a multiple of 16 [default: a quarter of the encoder's, or with middle what makes a "
-            "tenth of its parameters].",
-            panel=GATE,
-            least=16,
-        ),
-    ] = None
-    gate_depth: Annotated[int, Option("Number of the gate's attention blocks.", panel=GATE, least=1)] = 2
-    gate_slots: Annotated[
-        int,
-        Option("Number of region prototypes that the gate learns by contrast; 0 for none.", panel=GATE, least=0),
-    ] = 0
-    gate_contrast: Annotated[float, Option("Weight of the contrastive term in the gate's loss.", panel=GATE)] = 0.02
-    attention_shown: Annotated[
-        float,
-        Option(
-            "For attention-hint: fraction of the most-attended patches from which a few are revealed.", panel=ATTENTION
-        ),
-    ] = 0.1
-    attention_momentum: Annotated[
-        float, Option("Momentum of the teacher's moving average at the start of training.", panel=ATTENTION)
-    ] = 0.996
-    attention_momentum_end: Annotated[
-        float, Option("Momentum at the end of training, reached along half a cosine.", panel=ATTENTION)
-    ] = 1.0
-    hard_final: Annotated[
-        float,
-        Option(
-            "Fraction of the mask chosen by predicted error at the end of training. It grows linearly from 0.",
-            panel=HARD,
-        ),
-    ] = 0.5
-    masks: Annotated[
-        str | None,
-        Option(
-            "FILE.py:NAME, a function or a class of yours that scores patches: those of the highest scores are hidden "
-            "(docs/guide/your-masks.md).",
-            panel=CUSTOM,
-        ),
-    ] = None
+    gate_ratio: GateRatio = 0.5
+    gate_sign: GateSign = "hide"
+    gate_teacher: GateTeacher = None
+    gate_positions: GatePositions = False
+    gate_reads: GateReads = "patches"
+    gate_width: GateWidth = None
+    gate_depth: GateDepth = 2
+    gate_slots: GateSlots = 0
+    gate_contrast: GateContrast = 0.02
+    attention_shown: AttentionShown = 0.1
+    attention_momentum: AttentionMomentum = 0.996
+    attention_momentum_end: AttentionMomentumEnd = 1.0
+    hard_final: HardFinal = 0.5
+    masks: MasksFile = None
     mlo_form: MloForm = None
     mlo_masker: MloMasker = None
     mlo_path: MloPath = None

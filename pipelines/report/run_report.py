@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.errors import without_secrets
 from pipelines.evaluate.protocol import load
 from pipelines.html_page import write_html
 from pipelines.inspect.run import describe_run
@@ -37,7 +38,7 @@ _LARGEST = 1 << 26  # bytes of an evaluation
 def write_report(run: RunFolder) -> Path:
     """Write what is known of a run to ``report.html`` in its folder; returns that path. Raises UserError, OSError."""
     path = run.folder / REPORT
-    write_html(path, "\n".join(_lines(run)) + "\n")
+    write_html(path, without_secrets("\n".join(_lines(run)) + "\n"))
     return path
 
 

@@ -91,6 +91,8 @@ def test_a_training_is_foretold(tmp_path, monkeypatch):
     foretold = size_in(facts["to write"].partition("of ")[2])
     assert foretold == pytest.approx(written, rel=0.25)  # of so small a model names and sums are a part
     assert "holds a run" in pretrain_dry_run(options)["note"]
+    with pytest.raises(UserError, match="is what is read"):
+        pretrain_dry_run(replace(options, source=str(options.out)))
 
 
 def test_the_command_line_foretells_and_writes_nothing(tmp_path, monkeypatch):

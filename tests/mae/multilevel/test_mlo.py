@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mae.mask_learners.gate import Gate
 from mae.masks.masking import Masking
+from mae.models.mask import Mask
 from mae.multilevel.draws import PATHS
 from mae.multilevel.masker import GridMasker, MlpMasker
 from mae.multilevel.mlo import hidden_errors, patch_errors
@@ -78,82 +79,89 @@ def adam(parameters, moments, gradients, rate, number, decay, beta=0.95):
     return after, kept
 
 
-def brute_force(run, step):
-    """One outer step as a single differentiable program over plain tensors; the gradient by T."""
-    mae = {k: v.clone().requires_grad_() for k, v in run._point["mae"].items()}
-    head = {k: v.clone().requires_grad_() for k, v in run._point["head"].items()}
-    masker = {k: v.clone().requires_grad_() for k, v in run._point["masker"].items()}
-    moments = {
-        name: {k: (run._point[f"{name}.first"][k], run._point[f"{name}.second"][k]) for k in run._point[name]}
-        for name in ("mae", "head")
-    }
-    feed = batches_of(run, step)
-    numbers = {name: run.step * run.batches_per_step[name] for name in ("mae", "head")}
-    dtype = next(iter(mae.values())).dtype
+class Encode(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
 
-    class Encode(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = run.model
+    def forward(self, images):
+        return self.inner.encode(images)[:, 0]
 
-        def forward(self, images):
-            return self.inner.encode(images)[:, 0]
 
-    def encode(images):
-        return functional_call(Encode(), {f"inner.{k}": v for k, v in mae.items()}, (images,))
+class Predict(Encode):
+    def forward(self, images, mask):
+        return self.inner.predict(images, mask).prediction
 
-    class Predict(Encode):
-        def forward(self, images, mask):
-            return self.inner.predict(images, mask).prediction
 
-    def predict(images, mask):
-        return functional_call(Predict(), {f"inner.{k}": v for k, v in mae.items()}, (images, mask))
+class BruteForce:
+    """One outer step as a single differentiable program over plain tensors."""
 
-    def embed(images):
-        kernel, bias = mae["patch_embed.proj.weight"], mae["patch_embed.proj.bias"]
-        tokens = F.conv2d(images, kernel, bias, stride=8).flatten(2).transpose(1, 2)
-        return tokens.detach()
+    def __init__(self, run):
+        self.run = run
+        self.levels = {
+            name: {k: v.clone().requires_grad_() for k, v in run._point[name].items()}
+            for name in ("mae", "head", "masker")
+        }
+        self.moments = {
+            name: {k: (run._point[f"{name}.first"][k], run._point[f"{name}.second"][k]) for k in run._point[name]}
+            for name in ("mae", "head")
+        }
+        self.numbers = {name: run.step * run.batches_per_step[name] for name in ("mae", "head")}
+        self.dtype = next(iter(self.levels["mae"].values())).dtype
 
-    def step_of(name, parameters, loss):
+    def gradient(self, feed):
+        """By T, of the loss of its level after all steps of the other two."""
+        for _ in range(self.run.multilevel.unroll[1]):
+            for _ in range(self.run.multilevel.unroll[0]):
+                self.step("mae", self.autoencoder_loss(feed["mae"].pop(0)))
+            self.step("head", self.head_loss(feed["head"].pop(0)))
+        masker = self.levels["masker"]
+        top = self.head_loss(feed["masker"].pop(0))
+        return dict(zip(masker, torch.autograd.grad(top, list(masker.values())), strict=True))
+
+    def step(self, name, loss):
+        parameters = self.levels[name]
         gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, allow_unused=True)
         gradients = {
             k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(parameters.items(), gradients, strict=True)
         }
-        decay = run.settings.weight_decay if name == "mae" else 0.0
-        betas = {"mae": 0.95, "head": 0.999}
-        after, moments[name] = adam(
-            parameters, moments[name], gradients, run._rate(name, numbers[name]), numbers[name], decay, betas[name]
+        number, beta = self.numbers[name], {"mae": 0.95, "head": 0.999}[name]
+        rate, decay = self.run._rate(name, number), self.run.settings.weight_decay if name == "mae" else 0.0
+        self.levels[name], self.moments[name] = adam(
+            parameters, self.moments[name], gradients, rate, number, decay, beta
         )
-        numbers[name] += 1
-        return after
+        self.numbers[name] += 1
 
-    for _ in range(run.multilevel.unroll[1]):
-        for _ in range(run.multilevel.unroll[0]):
-            images = normalise(feed["mae"].pop(0).images).to(dtype)
-            scores = functional_call(run.masker, masker, (embed(images),))
-            count = run.model.grid[0] * run.model.grid[1] // 2
-            ranks = scores.detach().argsort(1).argsort(1)
-            hidden = ranks >= count
-            order = scores.detach().argsort(1)
-            from mae.models.mask import Mask
+    def head_loss(self, batch):
+        features = self.through(Encode, normalise(batch.images).to(self.dtype))
+        return F.cross_entropy(functional_call(self.run.head, self.levels["head"], (features,)), batch.labels)
 
-            mask = Mask(order[:, :count], ranks, hidden)
-            prediction = predict(images, mask)
-            patches = run.model.patchify(images)
-            target = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
-            errors = (prediction - target).square().mean(-1)
-            if run.multilevel.path == "weighted":
-                loss = (errors * scores)[hidden].sum() / hidden.sum()
-            else:
-                loss = (errors * (hidden.to(dtype) + scores - scores.detach())).sum() / hidden.sum()
-            mae = step_of("mae", mae, loss)
-        batch = feed["head"].pop(0)
-        logits = functional_call(run.head, head, (encode(normalise(batch.images).to(dtype)),))
-        head = step_of("head", head, F.cross_entropy(logits, batch.labels))
-    batch = feed["masker"].pop(0)
-    logits = functional_call(run.head, head, (encode(normalise(batch.images).to(dtype)),))
-    top = F.cross_entropy(logits, batch.labels)
-    return dict(zip(masker, torch.autograd.grad(top, list(masker.values())), strict=True))
+    def autoencoder_loss(self, batch):
+        model, images = self.run.model, normalise(batch.images).to(self.dtype)
+        scores = functional_call(self.run.masker, self.levels["masker"], (self.embed(images),))
+        count = model.grid[0] * model.grid[1] // 2
+        order, ranks = scores.detach().argsort(1), scores.detach().argsort(1).argsort(1)
+        hidden = ranks >= count
+        prediction = self.through(Predict, images, Mask(order[:, :count], ranks, hidden))
+        patches = model.patchify(images)
+        target = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+        errors = (prediction - target).square().mean(-1)
+        if self.run.multilevel.path == "weighted":
+            return (errors * scores)[hidden].sum() / hidden.sum()
+        return (errors * (hidden.to(self.dtype) + scores - scores.detach())).sum() / hidden.sum()
+
+    def through(self, kind, *inputs):
+        weights = {f"inner.{k}": v for k, v in self.levels["mae"].items()}
+        return functional_call(kind(self.run.model), weights, inputs)
+
+    def embed(self, images):
+        kernel, bias = (self.levels["mae"][f"patch_embed.proj.{name}"] for name in ("weight", "bias"))
+        return F.conv2d(images, kernel, bias, stride=8).flatten(2).transpose(1, 2).detach()
+
+
+def brute_force(run, step):
+    """The gradient by T of an outer step, as one differentiable program."""
+    return BruteForce(run).gradient(batches_of(run, step))
 
 
 def flat(group):

@@ -21,7 +21,7 @@ def pictures(tmp_path):
 @pytest.mark.parametrize("options", [{"shard": (1, 2)}, {"engine": "ray"}])
 def test_a_stream_cannot_be_dealt_out(tmp_path, monkeypatch, options):
     stream = StreamSource("me/pairs", None, None, None)
-    monkeypatch.setattr("pipelines.build.job.open_source", lambda *_, **__: stream)
+    monkeypatch.setattr("pipelines.build.job.open_pairs", lambda *_, **__: stream)
     with pytest.raises(UserError, match="me/pairs is read as a stream.*hf download"):
         open_job(BuildOptions("me/pairs", tmp_path, **options))
 

@@ -363,7 +363,7 @@ def test_a_stream_of_unknown_length_gets_its_final_names_at_the_end(tmp_path, ti
         dataset = datasets.load_dataset(str(tmp_path / "hub"), split="train", streaming=True)
         return stream_dataset("me/pairs", dataset, Wishes())
 
-    monkeypatch.setattr(build_job, "open_source", open_stream)
+    monkeypatch.setattr(build_job, "open_pairs", open_stream)
     manifest = build("me/pairs", tmp_path / "whole", tiny_clip)
     assert (manifest.taken, manifest.written, manifest.rejected) == (10, 9, 1)
     assert "duplicate" in rejects(tmp_path / "whole")[0]["reason"]

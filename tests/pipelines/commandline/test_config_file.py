@@ -138,6 +138,29 @@ def test_a_command_saves_what_it_ran_with(tmp_path, monkeypatch):
     assert "3 maps in maps-2" in again.output
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_is_saved_has_no_secrets_and_only_where_it_may_be(tmp_path, monkeypatch, saved):
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghij")
+
+    def command(given):
+        """Does it."""
+        given["out"].mkdir()
+
+    app = typer.Typer()
+    app.command()(with_options(command, Wishes, saved=saved))
+    place = "rtsp://me:pass@camera/hf_abcdefghij"
+    assert CliRunner().invoke(app, [place, "--out", str(tmp_path / "out")]).exit_code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == ({SAVED} if saved else set())
+    if saved:
+        assert parse_yaml((tmp_path / "out" / SAVED).read_text(), "")["place"] == "rtsp://…@camera/…"
+
+
+def test_an_export_keeps_the_machines_paths_to_itself(tmp_path, models):
+    done = CliRunner().invoke(cli.app, ["export", str(models / "image"), "--to", "timm", "--out", str(tmp_path / "x")])
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "x" / SAVED).exists()
+
+
 def test_an_unknown_command_is_refused():
     done = CliRunner().invoke(cli.app, ["config", "pretrane"])
     assert done.exit_code == 2

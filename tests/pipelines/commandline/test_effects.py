@@ -10,10 +10,12 @@ import saliency_mae as sm
 from mae.masks.strategies import STRATEGIES
 from pipelines.build.options import BuildOptions
 from pipelines.commandline.effects import check_effects, idle_options
+from pipelines.commandline.mask_options import SALIENT
 from pipelines.commandline.option import declared_options
 from pipelines.compare.options import CompareOptions
+from pipelines.pretrain.learner_options import ATTENTION, CUSTOM, GATE, HARD
 from pipelines.pretrain.multilevel.options import LEVELS
-from pipelines.pretrain.options import ATTENTION, CUSTOM, GATE, HARD, SALIENT, PretrainOptions
+from pipelines.pretrain.options import PretrainOptions
 from tests.pipelines.pretraining import losses, nano_options, run
 from tests.test_cli import KINDS
 

@@ -8,10 +8,10 @@ from pipelines.errors import UserError
 from pipelines.import_maps.import_maps import import_maps
 from pipelines.import_maps.options import ImportOptions
 from pipelines.sources.open_source import open_source
+from tests.pipelines.compare.comparisons import PROBES
 from tests.pipelines.pretraining import SOURCE
 from tests.tiny_mae import write_maps
 
-PROBES = "shapes:30,split=probe,objects=1,size=32"
 NANO_SETTINGS = {"model": "nano", "image_size": 16, "batch_size": 8, "epochs": 1, "blr": 0.05, "warmup_epochs": 0.5}
 
 

@@ -345,7 +345,7 @@ def test_the_command(saved, tmp_path):
     assert result.exit_code == 0, result.output
     assert "ViTMAEForPreTraining.from_pretrained" in result.output
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"README.md", "command.yaml", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 
 
 @pytest.mark.parametrize(
