@@ -42,7 +42,7 @@ _KINDS = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 _PAGE_OF_PAIRS = 24
 _LARGEST_BODY = 32 << 20
 _SIDES = (16, 1024)
-_CONTENT = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
+_CONTENT = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'"
 
 
 def app_of(opened: Opened, *, password: str | None = None) -> Starlette:
@@ -101,6 +101,8 @@ class Views:
 
     def __init__(self, opened: Opened) -> None:
         self.opened, self.images = opened, Images(opened)
+        # a Space is shown in a frame of the Hub's page
+        self._policy = _CONTENT + ("; frame-ancestors 'self'" if opened.options.host in LOOPBACK else "")
 
     @cached_property
     def looks(self) -> Looks:
@@ -111,7 +113,7 @@ class Views:
 
     def page(self, request: Request) -> Response:
         """The page itself."""
-        return HTMLResponse((PAGE / "index.html").read_text(), headers={"Content-Security-Policy": _CONTENT})
+        return HTMLResponse((PAGE / "index.html").read_text(), headers={"Content-Security-Policy": self._policy})
 
     def part(self, request: Request) -> Response:
         """A file that the page is made of."""
