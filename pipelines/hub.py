@@ -50,9 +50,7 @@ def check_name(name: str) -> None:
     """UserError if a dataset can't be called so on the Hub."""
     odd = "--" in name or ".." in name or name.endswith((".git", "-", ".")) or "-/" in name or "./" in name
     if not _HUB_ID.fullmatch(name) or odd or max(map(len, name.split("/"))) > _LONGEST:
-        raise UserError(
-            f"{name!r} can't be a name on the Hub: it is user/name, of letters, digits, '-', '_' and '.'"
-        )
+        raise UserError(f"{name!r} can't be a name on the Hub: it is user/name, of letters, digits, '-', '_' and '.'")
 
 
 def check_login() -> None:

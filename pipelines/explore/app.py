@@ -210,7 +210,7 @@ class Views:
         side = int(min(max(_number(words, "side", 448), _SIDES[0]), _SIDES[1]))
         makers: dict[str, Callable[[], Image.Image | None]] = {
             "image": lambda: self.images.open(subject.row, side=side),
-            "map": lambda: self.looks.map_picture(subject, side),
+            "map": lambda: self._map(subject, side),
             "true-mask": lambda: self.images.true_mask(subject.row, side),
             "view": lambda: self.looks.seen(subject.row, model, side),
             "filled": lambda: self.looks.filled(subject, _asked(request), model),
@@ -221,6 +221,12 @@ class Views:
         if picture is None:
             raise UserError("this pair has none")
         return _png(picture)
+
+    def _map(self, subject: Subject, side: int) -> Image.Image | None:
+        if subject.map == TYPED:
+            return self.looks.map_picture(subject, side)
+        first = next(iter(self.opened.tables), None)
+        return None if first is None else self.images.map_picture(subject.row, subject.map or first, side)
 
     def bring(self, request: Request, body: bytes) -> Response:
         """Take an image that somebody brought."""

@@ -11,7 +11,9 @@ from PIL import Image
 
 from pipelines.errors import UserError
 from pipelines.explore.opened import Opened
+from pipelines.plots import overlay
 from pipelines.sources.images import BadImage, decode_rgb
+from saliency.quality import as_box, lay_on_image
 
 OWN = "own-"
 """How the name of an image begins that somebody brought."""
@@ -81,3 +83,16 @@ class Images:
         shown = Image.fromarray(mask.astype(np.uint8) * 255)
         shown.thumbnail((side, side), Image.Resampling.NEAREST)
         return shown
+
+    def map_picture(self, row: str, name: str, side: int) -> Image.Image | None:
+        """The map that a table has of a pair, laid over its image, or alone where that is not there; None without."""
+        found = None if row.startswith(OWN) else self.opened.row_of(self.number(row), name)
+        if found is None:
+            return None
+        table, rows = self.opened.tables[name], np.asarray([found])
+        try:
+            pixels = np.asarray(self.open(row, side=side))
+        except (BadImage, OSError):
+            pixels = np.full((side, side, 3), 255, np.uint8)
+        laid = lay_on_image(table.raw_maps(rows)[0], (pixels.shape[0], pixels.shape[1]), as_box(table.boxes(rows)[0]))
+        return Image.fromarray(overlay(pixels, laid))

@@ -87,16 +87,9 @@ class Looks:
                     self._heats.popitem(last=False)
             return self._heats[row, caption]
 
-    def map_picture(self, subject: Subject, side: int) -> Image.Image | None:
-        """The map laid over its image, or alone where the image is not there; None without a map."""
-        heat = self.heat(subject)
-        if heat is None:
-            return None
-        try:
-            picture = self._images.open(subject.row, side=side)
-        except (BadImage, OSError):
-            picture = Image.new("RGB", (side, side), "white")
-        return overlay(picture, heat)
+    def map_picture(self, subject: Subject, side: int) -> Image.Image:
+        """The map of a typed caption, laid over its image. BadImage, OSError, UserError."""
+        return overlay(self._images.open(subject.row, side=side), self._typed(subject.row, subject.caption))
 
     def draw(self, subject: Subject, asked: Asked, model: str = "") -> Drawn:
         """The mask that a training with these options draws on the central view of the image. UserError."""
