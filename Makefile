@@ -1,12 +1,17 @@
 # `make demo` and `make test` work on a fresh machine with python3 (3.11 or newer) and make.
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 OUT ?= demo-out
 VIDEO_OUT ?= demo-video-out
 export HF_HUB_OFFLINE ?= 1
 
+<<<<<<< HEAD
 .PHONY: demo demo-video explore test lint package bench bench-masking clean
+=======
+.PHONY: demo demo-video test test-lowest lint package bench bench-masking clean
+>>>>>>> work-D
 
 # Installed once; again only when what is installed changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,6 +33,16 @@ explore: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
+# The same with the oldest versions that pyproject.toml allows, in an environment of their own.
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+$(LOWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test]'
+	touch $@
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +62,4 @@ bench-masking: $(VENV)/.installed
 	code=$$?; rm -rf $$folder; exit $$code
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(OUT) build dist *.egg-info

@@ -279,8 +279,12 @@ def prepare(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> None
 
 
 @command(EvaluateOptions)
-def evaluate(given: Given, quiet: Quiet = False) -> None:
+def evaluate(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> None:
     """Evaluate an encoder by probes, fine-tuning, occlusion or masks, against the same encoder with random weights."""
+    if dry_run:
+        from pipelines.evaluate.dry_run import dry_run as look
+
+        return print_facts(look(_options(EvaluateOptions, given)))
     from pipelines.evaluate.encoders.speed import unmet
     from pipelines.evaluate.evaluate import evaluate as measure
     from pipelines.evaluate.printed import print_evaluation, remarks
@@ -300,8 +304,12 @@ def evaluate(given: Given, quiet: Quiet = False) -> None:
 
 
 @command(ReconstructOptions)
-def reconstruct(given: Given, quiet: Quiet = False) -> None:
+def reconstruct(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> None:
     """Fill in the hidden regions of images or a video. All other pixels stay as they are."""
+    if dry_run:
+        from pipelines.reconstruct.dry_run import dry_run as look
+
+        return print_facts(look(_options(ReconstructOptions, given)))
     from pipelines.frames.options import is_stream
     from pipelines.reconstruct.reconstruct import reconstruct as fill_in
     from pipelines.reconstruct.reconstruct_video import reconstruct_video
@@ -314,8 +322,12 @@ def reconstruct(given: Given, quiet: Quiet = False) -> None:
 
 
 @command(EncodeOptions)
-def encode(given: Given, quiet: Quiet = False) -> None:
+def encode(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> None:
     """Compute the features of images, or of a video as its frames arrive."""
+    if dry_run:
+        from pipelines.encode.dry_run import dry_run as look
+
+        return print_facts(look(_options(EncodeOptions, given)))
     from pipelines.encode.encode import encode as write
 
     options = _options(EncodeOptions, given)

@@ -16,7 +16,7 @@ import torch
 
 def seed_of(*numbers: int) -> int:
     """One seed, 0 ≤ seed < 2⁶³, for a row of non-negative numbers; rows of one length never share one by design."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextmanager

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Generic, TypeVar
+
+from pipelines.errors import UserError
+
+T = TypeVar("T")
 
 SECONDS = 6.0
 """How long a ``--dry-run`` measures, beside what opening and the first batch take."""
@@ -14,6 +23,76 @@ _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 class EnoughError(Exception):
     """Ends a command that was begun to be measured."""
+
+
+@dataclass(frozen=True)
+class Sample(Generic[T]):
+    """What a command makes of the first ``units`` of what it reads."""
+
+    made: T
+    units: int
+    each: float
+    """Seconds a unit, without what it takes to start."""
+    start: float
+    """Seconds that it takes to start."""
+    bytes_each: float
+    """Bytes that it writes for a unit."""
+
+    def seconds(self, units: int) -> float:
+        """How long so many units take."""
+        return self.start + self.each * units
+
+
+def sample(work: Callable[[int, Path], T], units: int | None, *, first: int = 4, most: int = 4096) -> Sample[T]:
+    """Do the first of ``units`` in temporary folders: a few, four times as many, then as many as SECONDS take.
+
+    ``work`` takes how many there are to do and an empty folder to write to. What it needs to start is the same for any
+    number of units, so the differences tell what a unit takes. UserError if it can do none of the ``first``, and none
+    of sixteen times as many.
+    """
+    limit = most if units is None else min(units, most)
+    count, runs = min(first, limit), list[_Run[T]]()
+    while True:
+        try:
+            runs.append(_timed(work, count))
+        except UserError:
+            if runs or count in (limit, 16 * first):
+                raise
+            count = min(16 * first, limit)
+            continue
+        found = _slopes(*runs[-2:])
+        count = min(limit, int(SECONDS / found.each) if len(runs) > 1 else 4 * count)
+        if len(runs) == 3 or runs[-1].seconds >= SECONDS or count <= found.units:
+            return found
+
+
+@dataclass(frozen=True)
+class _Run(Generic[T]):
+    made: T
+    units: int
+    seconds: float
+    written: int
+    """Bytes."""
+
+
+def _timed(work: Callable[[int, Path], T], units: int) -> _Run[T]:
+    with TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        made = work(units, Path(folder))
+        seconds = max(time.perf_counter() - started, 1e-9)
+        written = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+    return _Run(made, units, seconds, written)
+
+
+def _slopes(before: _Run[T], last: _Run[T] | None = None) -> Sample[T]:
+    """What follows from two runs, or from one, of which starting counts as work."""
+    if last is None:
+        count = max(before.units, 1)
+        return Sample(before.made, before.units, before.seconds / count, 0.0, before.written / count)
+    more = last.units - before.units
+    each = max((last.seconds - before.seconds) / more, 1e-3 * last.seconds / last.units)  # of noise no time is left
+    start = max(last.seconds - each * last.units, 0.0)
+    return Sample(last.made, last.units, each, start, max((last.written - before.written) / more, 0.0))
 
 
 def shown_time(seconds: float) -> str:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
@@ -57,7 +58,8 @@ class FakeCuda(TorchDispatchMode):
             self._note(torch.get_autocast_dtype("cuda") if autocast else query.dtype)
         self._fused = True
         try:
-            return _attend(query, *args, **kwargs)
+            with sdpa_kernel(SDPBackend.MATH):  # torch 2.6 would ask the driver which kernel it has
+                return _attend(query, *args, **kwargs)
         finally:
             self._fused = False
 
@@ -110,6 +112,9 @@ def fake_cuda() -> Iterator[FakeCuda]:
             (F, "scaled_dot_product_attention", cuda.attend),
         ):
             stack.enter_context(mock.patch.object(place, name, value))
+        # The fused path of torch's own attention layer has no fake form before torch 2.7.
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(_forget)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield cuda

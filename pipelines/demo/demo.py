@@ -37,19 +37,20 @@ from pipelines.views.joined_maps import JoinedMaps, join_maps
 from saliency.files import write_text_atomically
 
 SCENES = 2000
-TRAINED_ON = f"shapes:{SCENES}"
+TRAINED_ON = f"shapes:{SCENES},objects=1,radius=0.25-0.35"
+"""Large objects, of whose shape a few visible patches tell something."""
 JUDGED_ON = "shapes:500,split=test,objects=2-3"
 PROBED_ON, TESTED_ON = "shapes:2000,split=probe,objects=1", "shapes:1000,split=test,objects=1"
 """Scenes of one object: there the label, the named object's colour, is no guess."""
 SALIENT_RATIO = 0.25
 TRAINING: dict[str, Any] = {
-    "model": "tiny",
+    "model": "mini",
     "image_size": (48,),
-    "patch_size": 8,
+    "patch_size": 6,  # in as many seconds, patches of 8 in a larger model come out flat, each in one colour
     "norm_pix": False,  # colour is what the probes ask for, and normalised patches hide it
-    "batch_size": 32,
-    "blr": 0.024,
-    "epochs": 10,
+    "batch_size": 16,  # many small steps: shapes come after the mean colour, with their number
+    "blr": 0.032,
+    "epochs": 20,
 }
 
 _PROBES = {"knn": "k-NN", "logistic": "logistic"}
@@ -110,7 +111,7 @@ def _pretrain_options(out: Path, maps: Path | None, seed: int, device: str) -> P
         out,
         saliency=maps,
         salient_ratio=SALIENT_RATIO,
-        salient_pick="weighted",  # a scene's objects are small: the top 25 % would always hide them whole
+        salient_pick="weighted",  # the top 25 % would hide most objects whole, and nothing would tell their shape
         keep=1,
         resume=(out / "config.json").exists(),
         seed=seed,

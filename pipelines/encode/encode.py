@@ -92,9 +92,7 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
     started = time.monotonic()
     with user_errors():
         stream = options.live
-    check_apart(options.out, [options.input], file=True)
-    if options.out.is_dir():
-        raise UserError(f"--out {options.out} is a folder; give a file to write, such as features.parquet")
+    check_out(options)
     model, gate = open_model(options.run, options.device)
     with user_errors():
         gate = gate and gate.to(options.device)
@@ -124,6 +122,13 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
         _write(options.out, rows, model.pos_embed.shape[-1], metadata, found)
     found.seconds = time.monotonic() - started
     return found
+
+
+def check_out(options: EncodeOptions) -> None:
+    """UserError if ``--out`` is no place for the file."""
+    check_apart(options.out, [options.input], file=True)
+    if options.out.is_dir():
+        raise UserError(f"--out {options.out} is a folder; give a file to write, such as features.parquet")
 
 
 def rejects(out: Path) -> Path:

@@ -27,6 +27,7 @@ from pipelines.views.duplicates import Hashes
 from pipelines.views.labelled import Labelled, open_labelled, unlabelled
 
 BACKGROUND, OBJECT = "background", "object"
+_FEW = 4
 _SMALL = 64  # pixels, of images that are read to be hashed alone
 
 
@@ -58,6 +59,19 @@ class Parts:
         if key not in self._trained:
             self._trained[key] = self.train if key < 0 else self.train.share(fraction, seed)
         return self._trained[key]
+
+    def some(self, count: int, options: EvaluateOptions) -> Parts:
+        """So many of the images of both parts, evenly spaced and four of each part at least; of frames the first."""
+        if self.train is None:
+            chosen = np.arange(len(self.test)) < max(count, _FEW)
+            return Parts(None, self.test.select(chosen), self.names, options, masks=self.masks, quiet=self._quiet)
+        share = count / (len(self.train) + len(self.test))
+        train, test = (part.spread(max(round(share * len(part)), _FEW)) for part in (self.train, self.test))
+        return Parts(train, test, self.names, options, masks=self.masks, quiet=self._quiet)
+
+    def __len__(self) -> int:
+        """Images of both parts."""
+        return len(self.test) + (0 if self.train is None else len(self.train))
 
     def decided_by(self, seed: int) -> dict[str, Any]:
         """What a finished cell follows from here, as plain values."""
@@ -170,6 +184,13 @@ class Data:
         if not source.has_masks:
             raise UserError(f"{source.name} has no masks: put NAME_mask.png next to every frame NAME.jpg")
         return Parts(None, unlabelled(source), [], self.options, masks=True, quiet=self.quiet)
+
+    def some(self, count: int, options: EvaluateOptions) -> Data:
+        """So many images of everything that was opened, for an evaluation with ``options``."""
+        small = Data(options, self.clip, quiet=self.quiet)
+        opened = {name: parts.some(count, options) for name, parts in vars(self).items() if isinstance(parts, Parts)}
+        vars(small).update(opened)
+        return small
 
     def told(self) -> Parts:
         """Of what was opened that which the result describes."""

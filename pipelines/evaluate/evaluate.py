@@ -51,24 +51,27 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
     of an accuracy ``…_per_class`` and ``…_confusion`` (counts, summed over seeds). Raises UserError.
     """
     out = options.file
-    for option, file in (("--out", options.out), ("--confusion", options.confusion)):
-        if file is not None:
-            check_apart(file, (options.source, options.test), option=option, file=True)
-    cells = _cells_folder(out)
+    check_files(options)
+    cells = cells_folder(out)
     with nullcontext() if cells is None else one_writer(cells):
         return _evaluate(options, out, cells, quiet)
 
 
+def check_files(options: EvaluateOptions) -> None:
+    """UserError if what is to be written would lie in what is read."""
+    for option, file in (("--out", options.out), ("--confusion", options.confusion)):
+        if file is not None:
+            check_apart(file, (options.source, options.test), option=option, file=True)
+
+
 def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, quiet: bool) -> dict[str, Any]:
     seeds = options.all_seeds()
-    named, clip = _open(options, seeds[0])
+    named, clip = open_encoders(options, seeds[0])
     data = Data(options, clip, quiet=quiet)
     pretraining = open_pretraining(options, clip)
     protocols = [load(name)(options, data, quiet=quiet) for name in dict.fromkeys(options.protocols)]
     cells = Cells(folder, fresh=options.fresh)
-    found = [
-        (name, measure(protocols, encoders, cells)) for name, encoders in _with_untrained(named, clip, options, seeds)
-    ]
+    found = measure_all(protocols, named, clip, options, cells)
     rows = _rows(protocols, found, seeds)
     parts, precision = data.told(), usable_precision(options.precision, options.device)
     leaks = leaks_of(options, parts, pretraining, cells, seed=seeds[0], quiet=quiet)
@@ -88,7 +91,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
         **({"leaks": leaks} if leaks else {}),
         "rows": rows,
     }
-    if options.untrained and (baselines := _baselines(protocols, named[0], clip, seeds, cells)):
+    if options.untrained and (baselines := measure_baselines(protocols, named[0], clip, seeds, cells)):
         result["baselines"] = baselines
     if clip is None and (any(each.file for each in named) or (options.require and options.require.on_device)):
         result["on_device"] = measure_speed(named)
@@ -127,6 +130,20 @@ def measure(protocols: Iterable[Protocol[Any]], encoders: Seeded, cells: Cells) 
     return found
 
 
+def measure_all(
+    protocols: Sequence[Protocol[Any]],
+    named: list[Encoder],
+    clip: ClipShape | None,
+    options: EvaluateOptions,
+    cells: Cells,
+) -> list[tuple[str, Results]]:
+    """Every encoder's name and what it gives: those named, and the first one with random weights."""
+    seeds = options.all_seeds()
+    return [
+        (name, measure(protocols, encoders, cells)) for name, encoders in _with_untrained(named, clip, options, seeds)
+    ]
+
+
 def _rows(protocols: Iterable[Protocol[Any]], found: list[tuple[str, Results]], seeds: tuple[int, ...]) -> Rows:
     rows: Rows = []
     for name, by_protocol in found:
@@ -139,7 +156,7 @@ def _rows(protocols: Iterable[Protocol[Any]], found: list[tuple[str, Results]], 
     return rows
 
 
-def _baselines(
+def measure_baselines(
     protocols: Sequence[Protocol[Any]], like: Encoder, clip: ClipShape | None, seeds: tuple[int, ...], cells: Cells
 ) -> Rows:
     """Rows of encoders that know next to nothing, by the protocols that are set against them."""
@@ -154,7 +171,7 @@ def _opener(options: EvaluateOptions) -> Callable[..., Encoder]:
     return partial(open_encoder, pool=options.pool, device=options.device, precision=options.precision)
 
 
-def _open(options: EvaluateOptions, seed: int) -> tuple[list[Encoder], ClipShape | None]:
+def open_encoders(options: EvaluateOptions, seed: int) -> tuple[list[Encoder], ClipShape | None]:
     """The encoders as they see what all of them are measured on: images, or the clip."""
     # Before anything is computed: a weight that is not there, or an encoder that can't be asked, is better known now.
     names = (options.run, *options.beside)
@@ -181,6 +198,6 @@ def _unreadable(found: list[tuple[str, Results]]) -> dict[str, str]:
     return dict(itertools.chain.from_iterable(each.unreadable.items() for each in itertools.chain(*outcomes)))
 
 
-def _cells_folder(out: Path | None) -> Path | None:
+def cells_folder(out: Path | None) -> Path | None:
     """Where finished cells lie: ``evaluation.cells/`` beside ``evaluation.json``."""
     return None if out is None else out.with_name(out.name.removesuffix(".json") + ".cells")

@@ -39,6 +39,8 @@ class Protocol(ABC, Generic[Found]):
     """What the figure is, as the end of a sentence; empty for an accuracy."""
     frozen: ClassVar[bool] = True
     """It leaves the encoder's weights as they are."""
+    epochs: ClassVar[str] = ""
+    """The option that says how often it trains on the training part; empty if it sees every image once."""
     baselines: ClassVar[tuple[Callable[[Encoder], Encoder], ...]] = ()
     """What makes encoders that know next to nothing, on the grid of another, to set it against."""
     kind: type[Found]
@@ -51,6 +53,10 @@ class Protocol(ABC, Generic[Found]):
     def open(self, data: Data) -> Parts:
         """What it learns from and is tested on; UserError."""
         return data.labelled
+
+    def trained_for(self, encoder: Encoder) -> int:
+        """How many epochs it trains for, 1 if it sees every image once."""
+        return getattr(self.options, self.epochs) if self.epochs else 1
 
     @classmethod
     def check_encoder(cls, encoder: Encoder, options: EvaluateOptions) -> None:

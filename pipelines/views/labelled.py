@@ -39,6 +39,10 @@ class Labelled:
         """The chosen pairs."""
         return replace(self, source=self.source.select(np.flatnonzero(chosen)), labels=self.labels[chosen])
 
+    def spread(self, count: int) -> Labelled:
+        """Up to so many of the pairs, evenly spaced."""
+        return self.select(np.isin(np.arange(len(self)), self._spaced(count)))
+
     def divide(self, fraction: float, seed: int) -> tuple[Labelled, Labelled]:
         """The pairs without, and those with a share of every class that is held out, drawn by ``seed``."""
         held = hold_out(self.labels, fraction, seed)

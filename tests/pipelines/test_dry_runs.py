@@ -8,22 +8,30 @@ import pytest
 from pipelines.build.build_saliency import build_saliency
 from pipelines.build.dry_run import dry_run as build_dry_run
 from pipelines.build.options import BuildOptions
+from pipelines.encode.dry_run import dry_run as encode_dry_run
+from pipelines.encode.encode import encode
+from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError
-from pipelines.estimates import room, shown_rest, shown_size, shown_time
+from pipelines.estimates import room, sample, shown_rest, shown_size, shown_time
+from pipelines.evaluate.dry_run import dry_run as evaluate_dry_run
+from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.prepare.dry_run import dry_run as prepare_dry_run
 from pipelines.prepare.options import PrepareOptions
 from pipelines.prepare.prepare import prepare
 from pipelines.pretrain.dry_run import dry_run as pretrain_dry_run
 from pipelines.pretrain.pretrain import pretrain
+from pipelines.reconstruct.dry_run import dry_run as reconstruct_dry_run
+from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.sources.prepared_folder import totals
 from tests.pipelines.build.test_build_saliency import write_pictures
+from tests.pipelines.evaluate.test_evaluate import save_run, tree
 from tests.pipelines.pretraining import SMALL, invoke, nano_options, nano_runs
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    for command in ("build", "prepare", "pretrain"):
-        monkeypatch.setattr(f"pipelines.{command}.dry_run.SECONDS", 0.05)
+    for place in ("build.dry_run", "pretrain.dry_run", "estimates"):
+        monkeypatch.setattr(f"pipelines.{place}.SECONDS", 0.05)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +47,55 @@ def test_sizes_and_the_room_for_them(tmp_path):
     assert room(tmp_path / "not" / "there").endswith(" free")
     assert shown_rest(2.0, 300, "pairs") == "about 2 min 30 s for 300 pairs"
     assert "stream" in shown_rest(2.0, None, "pairs")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but for what is added to it."""
+    now = [0.0]
+    monkeypatch.setattr("pipelines.estimates.time.perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    ("units", "start", "each", "done"),
+    [
+        (None, 0.01, 0.0001, [4, 16, 500]),  # as many as the time allows
+        (100, 0.01, 0.0001, [4, 16, 100]),
+        (3, 0.01, 0.0001, [3]),
+        (None, 1.0, 0.1, [4]),  # so slow that the first ones are enough
+    ],
+)
+def test_what_starting_takes_is_told_from_what_a_unit_takes(clock, units, start, each, done):
+    asked = []
+
+    def work(count, folder):
+        asked.append(count)
+        clock[0] += start + each * count
+        (folder / "written").write_bytes(b"x" * (100 + 7 * count))
+
+    found = sample(work, units)
+    assert (asked, found.units) == (done, done[-1])
+    if len(done) > 1:
+        assert (found.each, found.start, found.bytes_each) == pytest.approx((each, start, 7))
+    assert found.seconds(done[-1]) == pytest.approx(start + each * done[-1])
+
+
+def test_the_first_ones_may_all_be_bad(clock):
+    asked = []
+
+    def work(count, folder):
+        asked.append(count)
+        clock[0] += 1.0
+        if count < bad:
+            raise UserError("none of them can be read")
+
+    bad = 10
+    assert sample(work, 1000).units == 64
+    bad = 100
+    with pytest.raises(UserError, match="none of them"):
+        sample(work, 1000)
+    assert asked == [4, 64, 4, 64]
 
 
 def size_in(text):
@@ -93,6 +150,36 @@ def test_a_training_is_foretold(tmp_path, monkeypatch):
     assert "holds a run" in pretrain_dry_run(options)["note"]
     with pytest.raises(UserError, match="is what is read"):
         pretrain_dry_run(replace(options, source=str(options.out)))
+
+
+def test_encoding_and_completing_are_foretold(models, tmp_path):
+    photos = write_pictures(tmp_path / "photos", [f"number {i}" for i in range(40)])
+    encoding = EncodeOptions(models / "image", str(photos), tmp_path / "out" / "features.parquet")
+    completing = ReconstructOptions(models / "image", str(photos), tmp_path / "filled", box=("0,0,0.5,0.5",))
+    for options, look in ((encoding, encode_dry_run), (completing, reconstruct_dry_run)):
+        facts = look(options)
+        assert "images, " in facts["input"]
+        assert size_in(facts["to write"].removeprefix("about ")) > 100
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "filled").exists()
+    encode(encoding)
+    with pytest.raises(UserError, match="is a file"):
+        reconstruct_dry_run(replace(completing, out=encoding.out))
+    with pytest.raises(UserError, match="can be read once"):
+        encode_dry_run(replace(encoding, input="-", size=(8, 8), out=tmp_path / "more.parquet"))
+
+
+def test_an_evaluation_is_foretold(tmp_path):
+    source, run = tree(tmp_path / "photos", count=20), save_run(tmp_path / "run")
+    options = EvaluateOptions(
+        str(run), str(source), protocols=("knn", "linear", "finetune"), workers=0, linear_epochs=6
+    )
+    facts = evaluate_dry_run(options)
+    assert [path.name for path in (tmp_path / "run").iterdir() if "evaluation" in path.name] == []
+    assert facts["source"].endswith("48 images to learn from, 12 images to test on, 3 classes")
+    assert facts["protocols"] == "knn, linear (6 epochs), finetune (100 epochs)"
+    evaluate(replace(options, protocols=("knn",)), quiet=True)
+    assert "holds 2 finished results" in evaluate_dry_run(replace(options, protocols=("knn",)))["note"]
 
 
 def test_the_command_line_foretells_and_writes_nothing(tmp_path, monkeypatch):

@@ -12,6 +12,9 @@ import json
 import pytest
 import torch
 from torch import Tensor
+
+pytest.importorskip("transformers")
+
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
 from mae.formats.foreign import build, load_foreign

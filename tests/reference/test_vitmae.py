@@ -9,6 +9,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from torch import Tensor
+
+pytest.importorskip("transformers")
+
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit_mae.modeling_vit_mae import (
     ViTMAEDecoder,

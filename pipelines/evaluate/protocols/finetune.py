@@ -49,7 +49,11 @@ class Augment:
 class FineTune(Classification):
     """MAE's end-to-end fine-tuning of a copy of the encoder."""
 
-    name, frozen = "finetune", False
+    name, frozen, epochs = "finetune", False, "finetune_epochs"
+
+    def trained_for(self, encoder: Encoder) -> int:
+        """The recipe's epochs for a model of that depth, unless others are asked for."""
+        return resolved_recipe(self.options, depth_of(encoder.network(0.0))).epochs
 
     def settings(self, encoder: Encoder, seed: int) -> dict[str, Any]:
         """Seed and recipe; ``at_a_time`` since images are mixed with those that pass through together."""

@@ -39,7 +39,7 @@ _HELD_OUT = 0.1
 class LinearProbe(Classification):
     """MAE's linear probe."""
 
-    name = "linear"
+    name, epochs = "linear", "linear_epochs"
     usual_batch: ClassVar[int] = 16384
 
     def settings(self, encoder: Encoder, seed: int) -> dict[str, Any]:

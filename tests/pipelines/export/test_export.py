@@ -12,7 +12,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import timm
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -102,6 +101,7 @@ def test_timm_computes_the_same(tmp_path, size, options):
 
 @pytest.mark.parametrize("options", [{}, {"mlp_ratio": 2.0}, {"norm_pix": False}, {"channels": 1}])
 def test_transformers_compute_the_same(tmp_path, options):
+    transformers = pytest.importorskip("transformers")
     model = random_model(**options)
     model.save_pretrained(tmp_path / "model")
     line = export(tmp_path / "model", "transformers", tmp_path / "out")
@@ -123,6 +123,7 @@ def test_transformers_compute_the_same(tmp_path, options):
 
 
 def test_an_encoder_of_transformers_opens_without_its_decoder(saved, tmp_path):
+    transformers = pytest.importorskip("transformers")
     folder, model = saved
     export(folder, "transformers", tmp_path / "out")
     transformers.ViTMAEModel.from_pretrained(tmp_path / "out").save_pretrained(tmp_path / "encoder")
