@@ -7,11 +7,7 @@ OUT ?= demo-out
 VIDEO_OUT ?= demo-video-out
 export HF_HUB_OFFLINE ?= 1
 
-<<<<<<< HEAD
-.PHONY: demo demo-video explore test lint package bench bench-masking clean
-=======
-.PHONY: demo demo-video test test-lowest lint package bench bench-masking clean
->>>>>>> work-D
+.PHONY: demo demo-video explore test test-lowest lint package bench bench-masking clean
 
 # Installed once; again only when what is installed changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
