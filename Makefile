@@ -24,7 +24,7 @@ demo-video: $(VENV)/.installed
 # What the demo made, in the browser.
 explore: $(VENV)/.installed
 	test -d $(OUT)/salient || $(BIN)/mae-cli demo --out $(OUT)
-	$(BIN)/mae-cli explore $(OUT)/maps $(OUT)/random $(OUT)/salient
+	$(BIN)/mae-cli explore $(OUT)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

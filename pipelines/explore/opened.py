@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -121,15 +121,16 @@ class Opened:
 def open_all(options: ExploreOptions) -> Opened:
     """Find out what each place is, and open what is needed to show a first pair. UserError."""
     found, sources = Opened(options), list[Callable[[], Source | None]]()
-    for place in options.what:
+    for place in _results(options.what):
         folder = user_path(place)
-        if (folder / CONFIG).is_file() and (folder / "checkpoints").is_dir():
+        kind = _kind(folder)
+        if kind == "run":
             sources.append(_add_run(found, place, folder))
-        elif (folder / RESULTS).is_file() and (folder / "runs").is_dir():
+        elif kind == "comparison":
             sources += _add_comparison(found, place, folder)
-        elif _is_model(folder):
+        elif kind == "model":
             found.models[_name(place, found.models)] = folder
-        elif (folder / MANIFEST).is_file() or (folder.is_dir() and shard_files(folder)):
+        elif kind == "maps":
             _add_maps(found, place)
         elif not folder.exists() and options.source is None and _is_published(found, place):
             pass
@@ -147,6 +148,26 @@ def open_all(options: ExploreOptions) -> Opened:
     if found.source is None and not found.tables and not found.reports:
         raise UserError("there are models here and no pictures to show them with: give a source of images as well")
     return found
+
+
+def _kind(folder: Path) -> str | None:
+    """Whether a place is a run, a comparison, a model or maps; None for a source, or what is not here."""
+    if (folder / CONFIG).is_file() and (folder / "checkpoints").is_dir():
+        return "run"
+    if (folder / RESULTS).is_file() and (folder / "runs").is_dir():
+        return "comparison"
+    if folder.suffix == ".pth" or ((folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))):
+        return "model"
+    return "maps" if folder.is_dir() and ((folder / MANIFEST).is_file() or shard_files(folder)) else None
+
+
+def _results(places: Sequence[str]) -> Iterator[str]:
+    """The places, and in the place of a folder of maps and runs, such as the demo's, these."""
+    for place in places:
+        folder = user_path(place)
+        inside = sorted(folder.iterdir()) if folder.is_dir() and _kind(folder) is None else []
+        results = [each for each in inside if each.is_dir() and _kind(each) is not None]
+        yield from (str(Path(place) / each.name) for each in results) if results else (place,)
 
 
 def _add_run(found: Opened, place: str, folder: Path) -> Callable[[], Source | None]:
@@ -179,8 +200,11 @@ def _add_comparison(found: Opened, place: str, folder: Path) -> list[Callable[[]
 
 
 def _add_maps(found: Opened, place: str) -> None:
+    folder = find_maps(place)
+    if any(table.folder.resolve() == folder.resolve() for table in found.tables.values()):
+        return  # a run that is given as well was masked by them
     with user_errors():
-        table = SaliencyTable(find_maps(place))
+        table = SaliencyTable(folder)
     label = f"{table.metadata.get('method', 'maps')} · {short(place)}"
     found.tables[_name(label, found.tables)] = table
 
@@ -192,10 +216,6 @@ def _is_published(found: Opened, place: str) -> bool:
     except UserError:
         return False
     return True
-
-
-def _is_model(folder: Path) -> bool:
-    return folder.suffix == ".pth" or ((folder / "config.json").is_file() and any(folder.glob("model*.safetensors")))
 
 
 def _of_maps(table: SaliencyTable, options: ExploreOptions) -> Source | None:

@@ -1,6 +1,7 @@
 """What ``explore`` is given is recognised, and it tells who can see it."""
 
 import json
+import shutil
 import socket
 import sys
 
@@ -59,6 +60,15 @@ def test_tables_of_the_same_pairs_stand_side_by_side(places):
     assert found.find_image(3) == 3
     first, second = found.tables
     assert (found.row_of(3, first), found.row_of(3, second), found.row_of(11, second)) == (3, 3, None)
+
+
+def test_a_folder_of_results_and_maps_that_are_given_twice(places, run, tmp_path):
+    shutil.copytree(places[0], tmp_path / "all" / "maps")
+    shutil.copytree(run, tmp_path / "all" / "run")
+    (tmp_path / "all" / "picture.png").touch()
+    found = open_all(options(tmp_path / "all", tmp_path / "all" / "maps"))
+    assert len(found.tables) == 1
+    assert list(found.models) == ["all/run"]
 
 
 def test_mistakes(places, tmp_path):
