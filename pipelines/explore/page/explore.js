@@ -140,7 +140,7 @@ async function begin() {
   choices(at("flag"), ["", "none", "any", ...about.flags], ["all", "without a flag", "with any flag", ...about.flags.map((flag) => `only ${flag}`)]);
   at("flag-choice").hidden = !about.flags.length;
   choices(at("strategy"), about.strategies);
-  at("strategy").value = about.maps.length ? "salient" : "random";
+  at("strategy").value = "salient";
   choices(at("salient_of"), about.readings);
   choices(at("salient_pick"), about.picks);
   choices(at("model"), about.models.length ? about.models : [""], about.models.length ? about.models : ["16 px of 224"]);

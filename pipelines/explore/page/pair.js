@@ -17,6 +17,7 @@ export const show = latest(async (signal, row) => {
     return [term, said];
   }));
   at("typed-facts").textContent = "";
+  at("typed-caption").value = pair.maps.length ? "" : pair.caption;
   offerMaps();
   tell(null);
   buildTiles();
@@ -31,7 +32,14 @@ function offerMaps() {
   at("map").parentElement.hidden = maps.length < 2;
   const led = state.about.led, without = !maps.length;
   for (const option of at("strategy").options) option.disabled = without && led.includes(option.value);
-  if (without && led.includes(at("strategy").value)) at("strategy").value = "random";
+  if (without && led.includes(at("strategy").value)) {
+    at("strategy").value = "random";
+    state.without = true; // until there is a map
+  } else if (!without && state.without) {
+    at("strategy").value = "salient";
+    state.without = false;
+  }
+  showControls();
 }
 
 const subject = (map = at("map").value) => ({ row: state.row, map, ...(map === state.about.typed ? { caption: state.typed } : {}) });
@@ -132,11 +140,15 @@ const drawMask = latest(async (signal) => {
   tell(null);
 });
 
-let pause = 0;
-export function changed() {
+function showControls() {
   for (const name of ["salient_ratio", "mask_ratio"]) at(`${name}-value`).textContent = `${Math.round(100 * at(name).value)} %`;
   const ranked = state.about.ranked.includes(at("strategy").value);
   for (const part of document.querySelectorAll(".of-ranked")) part.hidden = !ranked;
+}
+
+let pause = 0;
+export function changed() {
+  showControls();
   if (state.row === null || !at("tile-mask")) return;
   drawMask();
   clearTimeout(pause);

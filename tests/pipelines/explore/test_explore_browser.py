@@ -138,6 +138,10 @@ def test_an_own_image(page, tmp_path):
     page.set_input_files("#own", tmp_path / "own.png")
     until(page, "#caption", "your image")
     until(page, "#mask-facts", "12 of 16 patches are hidden.")
+    assert not page.locator("#salient_ratio").is_visible()
+    page.fill("#typed-caption", "teal")  # with a map the mask follows it again
+    page.keyboard.press("Enter")
+    until(page, "#mask-facts", "because they are salient")
 
 
 def test_dark_and_narrow(browser, address):
