@@ -27,7 +27,7 @@ from pipelines.errors import UserError
 from pipelines.evaluate.encoders import speed
 from pipelines.evaluate.encoders.encoder import device_encoder, open_encoder
 from pipelines.evaluate.encoders.speed import unmet
-from pipelines.evaluate.requirements import Requirements, parse_requirements
+from pipelines.evaluate.results.requirements import Requirements, parse_requirements
 from pipelines.export import onnx_file
 from pipelines.export.onnx_file import export_onnx
 from pipelines.export.options import ExportOptions
