@@ -2,6 +2,7 @@
 
     python benchmarks/bench_skip.py RUN [VIDEO ...] [--below 0.01 0.02 0.04] [--noise 0 5 15] [--frames 160]
     python benchmarks/bench_skip.py --speed small:224:16:16 [--below 0.02] [--frames 96] [--rounds 3]
+    python benchmarks/bench_skip.py RUN --probe shapes-video:300,label=color shapes-video:300,split=test,label=color
 
 First, how many times fewer tokens pass the blocks, and the cosine similarity to the stream that skips nothing: of
 tokens, of tokens less the mean of all tokens, which tells more where all of them are alike, and of mean tokens. The
@@ -13,6 +14,10 @@ VIDEO is what ``encode`` reads.
 ``--speed``: processor time of the still camera, pixels to features, of a model NAME:SIDE:PATCH:FRAMES with random
 weights. Frames come at 1.5 times the model's side and are resized, as ``encode`` does it. Encoding every window from
 scratch, the stream and the stream that skips take turns.
+
+``--probe``: what skipping costs a probe. k-NN and logistic regression are trained on the mean tokens of whole streams of
+one source of labelled clips, and tell the classes of another one's by streams that skip, beside chance and dropped
+tubelets as above. White noise of ``--noise`` levels is added, since drawn scenes have none.
 """
 
 import argparse
@@ -27,12 +32,14 @@ import torch.nn.functional as F
 from bench_stream import WholeWindow
 from PIL import Image
 
+from mae.evaluation.probes import fit_logistic, knn_predict, logistic_predict
 from mae.models.video import VideoMaskedAutoencoder
 from mae.recovery.skipping import PixelChange
 from mae.recovery.stream_encoder import StreamEncoder
 from mae.training.checkpoints import load_model
 from pipelines.frames.live import Live
 from pipelines.frames.options import LiveOptions
+from pipelines.sources.open_source import open_source
 from pipelines.views.geometry import central_view
 
 
@@ -121,6 +128,50 @@ def fidelity(model, name, frames, belows):
         print(f"    1 of {step} tubelets:      {all_tokens / drop_tokens:5.2f}  {likeness(dropped, whole)}", flush=True)
 
 
+def labelled_clips(spec, model, noise):
+    """Every clip of a source as uint8 [t, 3, H, W], and their labels."""
+    source, generator = open_source(spec), torch.Generator().manual_seed(0)
+    clips = []
+    for row in range(len(source)):
+        video = source.open_video(row)
+        numbers = range(0, len(video.times) // 2 // model.tubelet * model.tubelet * 2, 2)
+        views = [central_view(picture, model.image_size) for picture in video.read(numbers)]
+        frames = torch.from_numpy(np.stack(views)).float()
+        frames += noise * torch.randn(frames.shape, generator=generator)
+        clips.append(frames.round().clamp(0, 255).to(torch.uint8))
+    return clips, torch.from_numpy(source.labels)
+
+
+def probe(model, specs, belows, noise):
+    (train, labels), (test, truth) = (labelled_clips(spec, model, noise) for spec in specs)
+    known = torch.stack([feature(encoded(model, clip)[0]) for clip in train])
+    whole = [encoded(model, clip) for clip in test]
+    head = fit_logistic(known, labels)
+
+    def told(words, streams, fewer):
+        features = torch.stack([feature(found) for found in streams])
+        right = [knn_predict(known, labels, features) == truth, logistic_predict(head, features) == truth]
+        shares = "  ".join(f"{100 * each.float().mean():.1f}" for each in right)
+        print(f"  {words:20} {fewer:5.2f} {shares}", flush=True)
+
+    print(f"noise {noise:g}, {len(train)} and {len(test)} clips: times fewer tokens, k-NN %, logistic %")
+    told("nothing skipped", [found for found, *_ in whole], 1)
+    tokens = sum(count for _, count, _ in whole)
+    for below in belows:
+        skipped = [encoded(model, clip, PixelChange(below, model.patch_size)) for clip in test]
+        told(f"below {below:g}", [found for found, *_ in skipped], tokens / sum(count for _, count, _ in skipped))
+        chance = [encoded(model, clip, Chance(each[2])) for clip, each in zip(test, skipped, strict=True)]
+        told("  by chance", [found for found, *_ in chance], tokens / sum(count for _, count, _ in chance))
+        step = max(round(tokens / sum(count for _, count, _ in skipped)), 1)
+        dropped = [every(model, clip, step) for clip in test]
+        told(f"  1 of {step} tubelets", [found for found, _ in dropped], tokens / sum(count for _, count in dropped))
+
+
+def feature(found):
+    """The mean of all tokens of a stream."""
+    return torch.stack([each.tokens for each in found]).mean((0, 1))
+
+
 def speed(spec, belows, noises, count, rounds):
     name, *numbers = spec.split(":")
     side, patch, frames = map(int, numbers)
@@ -170,6 +221,7 @@ def main():
     parser.add_argument("--noise", type=float, nargs="*", default=[0, 5, 15])
     parser.add_argument("--frames", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--probe", nargs=2, metavar=("TRAIN", "TEST"))
     parser.add_argument("--speed", metavar="NAME:SIDE:PATCH:FRAMES")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
@@ -177,6 +229,10 @@ def main():
         speed(arguments.speed, arguments.below, arguments.noise, arguments.frames, arguments.rounds)
         return
     model = load_model(arguments.run)
+    if arguments.probe:
+        for noise in arguments.noise:
+            probe(model, arguments.probe, arguments.below, noise)
+        return
     for noise in arguments.noise:
         frames = still_camera(arguments.frames, model.image_size[0], noise)
         fidelity(model, f"still camera, noise {noise:g}", frames, arguments.below)
