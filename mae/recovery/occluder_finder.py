@@ -1,9 +1,10 @@
 """Occluders found in a stream without a mask: what comes over content that was seen before.
 
 Every frame y is compared at a small size with a memory M, which holds at each place the content that was last seen
-there. The memory predicts y(x) by what it holds within a few pixels of x, and disagrees with it by
+there, and one of what each place has shown for long. That one follows by 0.005 of the range of colours a frame at most.
+The memory predicts y(x) by what was last seen within three pixels of x, or shown for long within one. It disagrees by
 
-    d(x) = min over |s| ≤ 3 of the mean over 3×3 pixels around x of max over channels |y − M(· + s)|
+    d(x) = min over M and |s| of the mean over 3×3 pixels around x of max over channels |y − M(· + s)|
 
 Where the memory is usually wrong, as on water or leaves, this proves little. So each place remembers how wrong it was,
 e, the mean of d over up to 20 frames, and the content is new where d exceeds θ = τ + 6 · e, and doubtful above 0.6 · θ.
@@ -22,7 +23,7 @@ A mask depends on the frames until then alone, not on the portions in which they
 the first frame on, and stays where it is, can't be told from the scene; nor can an object that comes into the picture
 be told from an occluder.
 
-Shapes: frames of H×W pixels, compared at h×w; a longer side of more than 160 pixels becomes 160.
+Shapes: frames of H×W pixels, compared at h×w, whose longer side has 64 to 160 pixels, and 96 for smaller frames.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ from mae.recovery.stream_encoder import check_frames
 THRESHOLD = 0.06
 """τ, in units of the full range of a colour."""
 
-_SIDE = 160
+_SIDES = (64, 160)
+"""The longer side of the small size, at least and at most."""
+_ENLARGED = 96
+"""The same of frames that are smaller than that."""
 _REACH = 3
 """Of a motion from frame to frame that is followed, in pixels of the small size."""
 _DOUBTFUL = 0.6
@@ -56,6 +60,8 @@ _RING = 2
 """How far around what is marked nothing is learned."""
 _EDGE = 2
 """How far what is shown goes beyond the mark, where the memory disagrees."""
+_SETTLES = 0.005
+"""What a remembered colour changes in a frame, at most, by what passes."""
 _MARGIN = 0.01
 """How much worse than the scene what is marked may agree, and stay marked."""
 _CUT = 0.6
@@ -72,6 +78,8 @@ class _Memory:
 
     content: Tensor
     """[3, h, w] in 0..1, last seen at each place."""
+    settled: Tensor
+    """[3, h, w]: what each place has shown for long."""
     known: Tensor
     """bool [h, w]: whether anything was."""
     usual: Tensor
@@ -85,13 +93,13 @@ class _Memory:
 
     def moved(self, rows: int, columns: int) -> _Memory:
         """What is remembered of the scene, after the camera shifted it by so many pixels."""
-        content, known, usual = (
-            _shifted(each, rows, columns) for each in (self.content, self.known[None].float(), self.usual[None])
-        )
+        scene = (self.content, self.settled, self.known[None].float(), self.usual[None])
+        content, settled, known, usual = (_shifted(each, rows, columns) for each in scene)
         height, width = self.marked.shape
         inside = torch.zeros_like(self.marked)
         inside[max(rows, 0) : height + min(rows, 0), max(columns, 0) : width + min(columns, 0)] = True
-        return replace(self, content=content, known=(known[0] > 0) & inside, usual=usual[0])
+        known = (known[0] > 0) & inside
+        return replace(self, content=content, settled=settled, known=known, usual=usual[0])
 
 
 class OccluderFinder:
@@ -134,16 +142,15 @@ class OccluderFinder:
         self._memory = _learned(memory, small, marked, disagreement)
         if float(marked.float().mean()) < _LEAST:
             return torch.zeros_like(frame[0], dtype=torch.bool)
-        size = (frame.shape[1], frame.shape[2])
-        return F.interpolate(shown[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0] > 0.5
+        return _resized(shown[None].float(), (frame.shape[1], frame.shape[2]))[0] > 0.5
 
     def _begun(self, small: Tensor) -> _Memory:
         nothing = torch.zeros_like(small[0], dtype=torch.bool)
-        return _Memory(small, ~nothing, torch.full_like(small[0], self._threshold), small, nothing)
+        return _Memory(small, small, ~nothing, torch.full_like(small[0], self._threshold), small, nothing)
 
     def _compared(self, small: Tensor, memory: _Memory) -> tuple[Tensor, Tensor, Tensor]:
         """The disagreement d of a frame with the memory, what is shown of its mark and the mark, bool [h, w]."""
-        near, far = _disagreement(small, memory.content, memory.known)
+        near, far = _disagreement(small, memory)
         disagreement = torch.minimum(near, far)
         limit = self._threshold + _USUAL * memory.usual
         doubtful = _DOUBTFUL * limit
@@ -162,8 +169,10 @@ def _learned(memory: _Memory, small: Tensor, marked: Tensor, disagreement: Tenso
     seen, count = ~_grown(marked, _RING), memory.frames + 1
     now = disagreement.where(disagreement < _NEVER, memory.usual)
     usual = torch.lerp(memory.usual, _mean(now, 5), 1 / min(count, _LONGEST))
+    settled = memory.settled + (small - memory.settled).clamp(-_SETTLES, _SETTLES)
     return _Memory(
         torch.where(seen, small, memory.content),
+        torch.where(seen, torch.where(memory.known, settled, small), memory.settled),
         memory.known | seen,
         torch.where(seen, usual, memory.usual),
         small,
@@ -174,11 +183,16 @@ def _learned(memory: _Memory, small: Tensor, marked: Tensor, disagreement: Tenso
 
 def _small(frame: Tensor) -> Tensor:
     """float32 [3, h, w] in 0..1 of a frame uint8 [3, H, W]."""
-    scale = _SIDE / max(frame.shape[1:])
-    pixels = frame.float() / 255
-    if scale >= 1:
-        return pixels
-    return F.adaptive_avg_pool2d(pixels, [max(1, round(side * scale)) for side in frame.shape[1:]])
+    longer = max(frame.shape[1:])
+    scale = (_ENLARGED if longer < _SIDES[0] else min(longer, _SIDES[1])) / longer
+    return _resized(frame.float() / 255, (round(frame.shape[1] * scale) or 1, round(frame.shape[2] * scale) or 1))
+
+
+def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """[C, h, w] at another size: means where it is smaller."""
+    if max(size) < max(values.shape[1:]):
+        return F.adaptive_avg_pool2d(values, size)
+    return F.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def _camera(frame: Tensor, memory: _Memory) -> tuple[int, int]:
@@ -211,16 +225,17 @@ def _halved(values: Tensor) -> Tensor:
     return F.avg_pool2d(values[None], 2, ceil_mode=True)[0]
 
 
-def _disagreement(frame: Tensor, content: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """How far a frame is from the content within a pixel of its places, [h, w], and from that further away."""
+def _disagreement(frame: Tensor, memory: _Memory) -> tuple[Tensor, Tensor]:
+    """How far a frame is from what is remembered within a pixel of its places, [h, w], and from that further away."""
     near = far = torch.full_like(frame[0], _NEVER)
     for rows, columns in _shifts():
-        there = _shifted(content, rows, columns)
-        found = _distance(frame, there).where(_shifted(known[None].float(), rows, columns)[0] > 0, _NEVER)
-        if max(abs(rows), abs(columns)) <= 1:
-            near = torch.minimum(near, found)
-        else:
-            far = torch.minimum(far, found)
+        known = _shifted(memory.known[None].float(), rows, columns)[0] > 0
+        found = _distance(frame, _shifted(memory.content, rows, columns))
+        if max(abs(rows), abs(columns)) > 1:
+            far = torch.minimum(far, found.where(known, _NEVER))
+            continue
+        settled = _distance(frame, _shifted(memory.settled, rows, columns))
+        near = torch.minimum(near, torch.minimum(found, settled).where(known, _NEVER))
     return near, far
 
 
