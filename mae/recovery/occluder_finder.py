@@ -201,11 +201,11 @@ def _camera(frame: Tensor, memory: _Memory) -> tuple[int, int]:
     The best shift at half the size is made finer at the whole size. (0, 0) where no other one is clearly better.
     """
     visible = (~_grown(memory.marked, _RING + _REACH)).float()
-    pair = [each.mean(0) for each in (frame, memory.last)]
-    rows, columns = (2 * shift for shift in _best_shift(*(_halved(each) for each in (*pair, visible)), _FAR)[0])
-    moved = [_shifted(each[None], rows, columns)[0] for each in (pair[1], visible)]
-    finer, error = _best_shift(pair[0], moved[0], visible * moved[1], 1)
-    stood = float(((pair[0] - pair[1]).abs() * visible).sum() / visible.sum().clamp(min=1))
+    here, before = frame.mean(0), memory.last.mean(0)
+    rows, columns = (2 * by for by in _best_shift(_halved(here), _halved(before), _halved(visible), _FAR)[0])
+    moved, both = (_shifted(each[None], rows, columns)[0] for each in (before, visible))
+    finer, error = _best_shift(here, moved, visible * both, 1)
+    stood = float(((here - before).abs() * visible).sum() / visible.sum().clamp(min=1))
     return (rows + finer[0], columns + finer[1]) if error < 0.9 * stood else (0, 0)
 
 

@@ -85,10 +85,6 @@ class ReconstructOptions:
     find: Annotated[bool, Option("Hide what comes over content that was seen earlier in a video.", panel=HIDDEN)] = (
         False
     )
-    find_threshold: Annotated[
-        float,
-        Option("How far colours must differ from what was seen earlier, in units of their range.", panel=VIDEO),
-    ] = 0.06
     truth: Annotated[
         Path | None,
         Option("The true image, folder or video, to compute PSNR and SSIM. It can be the input itself."),
@@ -102,6 +98,10 @@ class ReconstructOptions:
     side: Annotated[
         bool, Option("Also write a video that shows the completed one beside what was given.", panel=VIDEO)
     ] = False
+    find_threshold: Annotated[
+        float,
+        Option("How far colours must differ from what was seen earlier, in units of their range.", panel=VIDEO),
+    ] = 0.06
     look_ahead: Annotated[
         bool, Option("Fill in a frame from later frames too. A frame then waits for a whole window.", panel=VIDEO)
     ] = False
