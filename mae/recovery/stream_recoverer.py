@@ -25,6 +25,7 @@ from mae.precision import rounded
 from mae.recovery.completion import complete, enlarge_into, shrink_visible
 from mae.recovery.recover import nearness, visible_statistics
 from mae.recovery.stream_encoder import Inbox, Remembered, StreamEncoder, check_frames, hidden_places
+from mae.recovery.window_recoverer import WindowRecoverer
 
 
 class Recoverer(Protocol):
@@ -42,9 +43,18 @@ class Recoverer(Protocol):
         """The frames that are left at the end of the stream, None if there are none; another stream may begin."""
 
 
-def stream_recoverer(model: MaskedAutoencoder, *, blend: bool = True, precision: str = "fp32") -> Recoverer:
-    """The recoverer for either kind of model; without ``blend`` the edges of the hidden regions show."""
+def stream_recoverer(
+    model: MaskedAutoencoder, *, blend: bool = True, precision: str = "fp32", look_ahead: bool = False
+) -> Recoverer:
+    """The recoverer for either kind of model; without ``blend`` the edges of the hidden regions show.
+
+    With ``look_ahead`` frames are also filled in from later ones. ValueError for that with an image model.
+    """
+    if look_ahead and not isinstance(model, VideoMaskedAutoencoder):
+        raise ValueError("--look-ahead is for models of video; a model of images sees every frame on its own")
     if isinstance(model, VideoMaskedAutoencoder):
+        if look_ahead:
+            return WindowRecoverer(model, blend=blend, precision=precision)
         return StreamRecoverer(model, blend=blend, precision=precision)
     return FrameRecoverer(model, blend=blend, precision=precision)
 

@@ -1,8 +1,11 @@
-"""What is occluded of a picture: said by a mask, boxes or a colour, or found by the run's gate; any of them together.
+"""What is occluded of a picture: said by a mask, boxes or a colour, or found by the run's gate or from earlier frames.
+
+Any of them can be asked for together; then all that one of them says is hidden.
 
 A mask is white where the picture is hidden, and has the picture's own size; a folder of masks names them as the
 pictures are named. A box is a part of every picture, in fractions. A colour is what a green screen or a burnt-in
-rectangle has. The gate hides all patches that it counts as important.
+rectangle has. The gate hides all patches that it counts as important. In a video, what comes over content that was seen
+in earlier frames can be found (:mod:`mae.recovery.occluder_finder`).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from mae.masks.masking import top_ranks
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
+from mae.recovery.occluder_finder import OccluderFinder
 from pipelines.errors import UserError
 from pipelines.reconstruct.options import ReconstructOptions, parse_color
 from pipelines.sources.images import SUFFIXES, BadImage, decode_mask
@@ -41,10 +45,14 @@ class Occlusions:
         self.options, self._model, self._gate = options, model, gate
         if options.gate and gate is None:
             raise UserError("--gate: this model has no gate; it was not pretrained with --masking gate")
+        self._finder = OccluderFinder(options.find_threshold) if options.find else None
         self._mask_of = _masks(options.mask) if options.mask is not None and mask_of is None else mask_of
 
     def hidden(self, name: str, pixels: Tensor) -> Tensor:
-        """Bool [H, W] of the picture uint8 [3, H, W] of that name; BadImage if its mask can't be used."""
+        """Bool [H, W] of the picture uint8 [3, H, W] of that name; BadImage if its mask can't be used.
+
+        With ``options.find`` the pictures are the frames of one video, in order.
+        """
         height, width = pixels.shape[1:]
         found = torch.zeros(height, width, dtype=torch.bool)
         if self._mask_of is not None:
@@ -57,6 +65,8 @@ class Occlusions:
             found |= (apart <= tolerance).all(0)
         if self._gate is not None and self.options.gate:
             found |= self._important(pixels)
+        if self._finder is not None:
+            found |= self._finder.push(pixels[None])[0]
         return found
 
     def _mask(self, name: str, height: int, width: int) -> Tensor:

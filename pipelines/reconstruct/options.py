@@ -54,7 +54,13 @@ class ReconstructOptions:
 
     effects: ClassVar[tuple[Effect, ...]] = (
         *STREAM_EFFECTS,
-        Effect(("lossless", "side"), STREAM_EFFECTS[0].when, "with {input}", "it is for videos"),
+        Effect(
+            ("lossless", "side", "find", "find_threshold", "look_ahead"),
+            STREAM_EFFECTS[0].when,
+            "with {input}",
+            "it is for videos",
+        ),
+        Effect(("find_threshold",), lambda options: options.find, "without --find"),
     )
 
     run: Run
@@ -76,6 +82,9 @@ class ReconstructOptions:
         str | None, Option("Colour of the hidden pixels: RRGGBB, or RRGGBB:TOLERANCE (0 to 255).", panel=HIDDEN)
     ] = None
     gate: Annotated[bool, Option("Hide what the run's gate finds important.", panel=HIDDEN)] = False
+    find: Annotated[bool, Option("Hide what comes over content that was seen earlier in a video.", panel=HIDDEN)] = (
+        False
+    )
     truth: Annotated[
         Path | None,
         Option("The true image, folder or video, to compute PSNR and SSIM. It can be the input itself."),
@@ -89,13 +98,22 @@ class ReconstructOptions:
     side: Annotated[
         bool, Option("Also write a video that shows the completed one beside what was given.", panel=VIDEO)
     ] = False
+    find_threshold: Annotated[
+        float,
+        Option("How far colours must differ from what was seen earlier, in units of their range.", panel=VIDEO),
+    ] = 0.06
+    look_ahead: Annotated[
+        bool, Option("Fill in a frame from later frames too. A frame then waits for a whole window.", panel=VIDEO)
+    ] = False
     lossless: Annotated[bool, Option("Write lossless FFV1 (.mkv) instead of H.264 (.mp4).", panel=VIDEO)] = False
     precision: Precision = "auto"
     device: Device = "cpu"
 
     def __post_init__(self) -> None:
-        if self.mask is None and not self.box and self.color_key is None and not self.gate:
-            raise ValueError("nothing says what is occluded: give --mask, --box, --color-key or --gate")
+        if self.mask is None and not self.box and self.color_key is None and not self.gate and not self.find:
+            raise ValueError("nothing says what is occluded: give --mask, --box, --color-key, --gate or --find")
+        if not 0 < self.find_threshold < 1:
+            raise ValueError(f"--find-threshold is {self.find_threshold:g}; it must be above 0 and below 1")
         if self.color_key is not None:
             parse_color(self.color_key)
         self.boxes  # noqa: B018, a mistake in a box is found here

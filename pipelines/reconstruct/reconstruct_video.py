@@ -3,8 +3,8 @@
 ``NAME.mp4`` is the completed video and, where it is asked for, ``NAME-side.mp4`` shows it beside what was given. They
 are there only when they are whole. ``report.json`` says what was done, what was wrong with the stream, and how near the
 truth it came where that is known. Before a video is compressed, all pixels outside of the occlusion are those given, to
-the bit. A video model remembers a window of the stream, an image model completes every frame on its own; memory does
-not grow with the length. A thread reads ahead, and another one writes behind.
+the bit. A video model remembers a window of the stream, or looks ahead as far; an image model completes every frame on
+its own. Memory does not grow with the length. A thread reads ahead, and another one writes behind.
 """
 
 from __future__ import annotations
@@ -83,6 +83,13 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; give a folder")
     model, gate = open_model(options.run, options.device)
+    with user_errors():
+        recoverer = stream_recoverer(
+            model,
+            blend=options.blend,
+            precision=usable_precision(options.precision, options.device),
+            look_ahead=options.look_ahead,
+        )
     live = Live(stream)
     masks = _companion("--mask", options.mask, live, masks=True)
     truth = _companion("--truth", options.truth, live, masks=False)
@@ -90,9 +97,6 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
     files = [options.out / f"{name}{end}{suffix}" for end in ("", SIDE)[: 1 + options.side]]
     check_written(options, [file.name for file in files], [])
     found = VideoReconstruction(files[0])
-    recoverer = stream_recoverer(
-        model, blend=options.blend, precision=usable_precision(options.precision, options.device)
-    )
     found.latency = recoverer.latency
     record = Record(files)
     with ExitStack() as stack:

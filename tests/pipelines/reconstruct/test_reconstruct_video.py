@@ -178,6 +178,65 @@ def test_raw_frames_on_standard_input(models, tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text())["faults"] == {"truncated": True}
 
 
+def walled(count=18, entered=None):
+    """A picture that stands still, and from a frame on a red block before it; and where that is."""
+    frames, hidden = footage(1).repeat(count, axis=0), np.zeros((count, 37, 50), bool)
+    for number in range(count if entered is None else entered, count):
+        hidden[number, 10:25, 5 + number : 20 + number] = True
+    frames[hidden] = (250, 10, 10)
+    return frames, hidden
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+@pytest.mark.parametrize("extra", [(), ("--look-ahead",), ("--box", "0.8,0.8,1,1")])
+def test_an_occluder_is_found(models, tmp_path, kind, extra):
+    frames, hidden = walled(entered=9)
+    write_video(tmp_path / "clip.mkv", frames, codec="ffv1", pixels="bgr0")
+    arguments = ("reconstruct", models / kind, tmp_path / "clip.mkv", "--find", *extra, "--lossless")
+    done = invoke(*arguments, "--out", tmp_path / "out")
+    if "--look-ahead" in extra and kind == "image":
+        assert done.exit_code == 2
+        assert "--look-ahead is for models of video" in done.stderr
+        assert not (tmp_path / "out").exists()
+        return
+    assert done.exit_code == 0, done.output
+    changed = (frames_of(tmp_path / "out" / "clip.mkv") != frames).any(-1)
+    boxed = np.zeros((37, 50), bool)
+    if "--box" in extra:
+        boxed[30:, 40:] = True  # what is asked for and what is found are hidden together
+        assert changed[:, boxed].mean() > 0.9
+    assert not changed[:9, ~boxed].any()
+    assert changed[hidden].mean() > 0.9
+    assert changed[~hidden & ~boxed].sum() < 0.5 * hidden.sum()
+    latency = json.loads((tmp_path / "out" / "report.json").read_text())["latency"]
+    assert latency == (1 if kind == "image" else 8 if "--look-ahead" in extra else 2)
+
+
+@pytest.mark.parametrize("extra", [(), ("--look-ahead",)])
+def test_a_video_of_which_nothing_is_found_stays_as_it_is(models, tmp_path, extra):
+    write_video(tmp_path / "clip.mkv", walled(7)[0], codec="ffv1", pixels="bgr0")
+    arguments = ("reconstruct", models / "video", tmp_path / "clip.mkv", "--find", *extra, "--lossless")
+    done = invoke(*arguments, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert np.array_equal(frames_of(tmp_path / "out" / "clip.mkv"), walled(7)[0])
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["means"] == {"hidden": 0}
+
+
+def test_frames_of_another_size_are_found_at_the_size_of_the_first(models, tmp_path):
+    frames, hidden = walled(entered=9)
+    (tmp_path / "clip").mkdir()
+    for number, frame in enumerate(frames):
+        picture = Image.fromarray(frame)
+        picture = picture.resize((100, 74)) if number == 12 else picture
+        picture.save(tmp_path / "clip" / f"{number:02}.png")
+    arguments = ("reconstruct", models / "video", tmp_path / "clip", "--as-video", "--find", "--lossless")
+    done = invoke(*arguments, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    changed = (frames_of(tmp_path / "out" / "clip.mkv") != frames).any(-1)
+    assert not changed[:9].any()
+    assert changed[hidden].mean() > 0.9
+
+
 @pytest.mark.slow
 def test_a_stream_that_stalls_is_finished_and_the_process_ends(models, tmp_path):
     command = [sys.executable, "cli.py", "reconstruct", models / "video", "-", "--size", "50x37", "--box", "0,0,1,0.5"]
@@ -215,6 +274,11 @@ def test_a_stream_that_stalls_is_finished_and_the_process_ends(models, tmp_path)
         (("-", "--box", "0,0,1,1", "--size", "50x37"), "standard input has no frame"),
         (("small.png", "--box", "0,0,1,1"), "is a model of video"),
         (("clip.mkv", "--gate"), "has no gate"),
+        (("clip.mkv",), "give --mask, --box, --color-key, --gate or --find"),
+        (("small.png", "--find"), "--find has no effect with small.png; it is for videos"),
+        (("small.png", "--box", "0,0,1,1", "--look-ahead"), "--look-ahead has no effect with small.png"),
+        (("clip.mkv", "--box", "0,0,1,1", "--find-threshold", "0.1"), "--find-threshold has no effect without --find"),
+        (("clip.mkv", "--find", "--find-threshold", "1"), "--find-threshold is 1; it must be above 0 and below 1"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(models, tmp_path, monkeypatch, arguments, message):
