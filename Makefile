@@ -7,7 +7,7 @@ OUT ?= demo-out
 VIDEO_OUT ?= demo-video-out
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-video test test-lowest lint package bench bench-masking clean
+.PHONY: demo demo-video explore test test-lowest lint package bench bench-masking clean
 
 # Installed once; again only when what is installed changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -20,6 +20,11 @@ demo: $(VENV)/.installed
 
 demo-video: $(VENV)/.installed
 	$(BIN)/mae-cli demo --video --out $(VIDEO_OUT)
+
+# What the demo made, in the browser.
+explore: $(VENV)/.installed
+	test -d $(OUT)/salient || $(BIN)/mae-cli demo --out $(OUT)
+	$(BIN)/mae-cli explore $(OUT)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

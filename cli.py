@@ -28,6 +28,7 @@ from pipelines.diff.options import DiffOptions
 from pipelines.doctor.options import DoctorOptions
 from pipelines.encode.options import EncodeOptions
 from pipelines.evaluate.options import EvaluateOptions
+from pipelines.explore.options import ExploreOptions
 from pipelines.export.options import ExportOptions
 from pipelines.export_maps.options import ExportMapsOptions
 from pipelines.import_maps.options import ImportOptions
@@ -356,6 +357,17 @@ def compare(given: Given, quiet: Quiet = False) -> None:
     if found.failed:
         fail(f"{len(found.failed)} runs failed; the same command runs them again, and no others", 2)
     say_next("export", f"{out}/runs/ARM/seed-SEED", "--to", "timm", "--out", "exported", quiet=quiet)
+
+
+@command(ExploreOptions, saved=False)
+def explore(given: Given) -> None:
+    """Look at pairs, maps, masks and what models fill in, in the browser.
+
+    It serves this machine alone, unless --host says otherwise.
+    """
+    from pipelines.explore.explore import explore as serve
+
+    serve(_options(ExploreOptions, given), say=say)
 
 
 @command(ExportOptions, saved=False)  # what is exported is for others, and the paths of this machine are not

@@ -37,9 +37,15 @@ _PAGE = """<!doctype html>
 
 
 def write_html(path: Path, markdown: str) -> None:
-    """Write a page of Markdown as HTML, with the pictures that it names, which lie beside it.
+    """Write a page of Markdown as HTML; see :func:`html_of`."""
+    write_text_atomically(path, html_of(markdown, path.parent, path.stem))
 
-    HTML in the text is shown as text. A picture that is not there is left as its description.
+
+def html_of(markdown: str, folder: Path, title: str) -> str:
+    """A page of Markdown as HTML, with the pictures that it names, which lie in the folder.
+
+    HTML in the text is shown as text. A picture that is not there is left as its description. The title is that of the
+    text, if it has one.
     """
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
@@ -49,7 +55,7 @@ def write_html(path: Path, markdown: str) -> None:
 
     def inline(token: Token) -> None:
         source = str(token.attrs.get("src", ""))
-        picture = path.parent / source
+        picture = folder / source
         if token.type == "image" and picture.is_file():
             data = base64.b64encode(picture.read_bytes()).decode()
             token.attrs["src"] = f"data:image/{picture.suffix.lstrip('.')};base64,{data}"
@@ -59,8 +65,8 @@ def write_html(path: Path, markdown: str) -> None:
     for token in tokens:
         inline(token)
     body = parser.renderer.render(tokens, parser.options, {})
-    title = next((line.removeprefix("# ") for line in markdown.splitlines() if line.startswith("# ")), path.stem)
-    write_text_atomically(path, _PAGE.format(title=_text(title), style=_STYLE, body=body))
+    title = next((line.removeprefix("# ") for line in markdown.splitlines() if line.startswith("# ")), title)
+    return _PAGE.format(title=_text(title), style=_STYLE, body=body)
 
 
 def _text(title: str) -> str:

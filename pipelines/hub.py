@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pipelines.errors import UserError, user_errors
 from saliency.caches import cache_fault
@@ -32,10 +32,13 @@ _OF_A_MODEL = {kind: ("config.json", f"*.{kind}", f"*.{kind}.index.json") for ki
 
 T = TypeVar("T")
 
+Kind = Literal["dataset", "space"]
+"""What is uploaded."""
+
 
 @dataclass(frozen=True)
 class Remote:
-    """A dataset repository as it is on the Hub before an upload."""
+    """A repository as it is on the Hub before an upload."""
 
     exists: bool
     private: bool = False
@@ -47,9 +50,7 @@ def check_name(name: str) -> None:
     """UserError if a dataset can't be called so on the Hub."""
     odd = "--" in name or ".." in name or name.endswith((".git", "-", ".")) or "-/" in name or "./" in name
     if not _HUB_ID.fullmatch(name) or odd or max(map(len, name.split("/"))) > _LONGEST:
-        raise UserError(
-            f"{name!r} can't be the name of a dataset on the Hub: it is user/name, of letters, digits, '-', '_' and '.'"
-        )
+        raise UserError(f"{name!r} can't be a name on the Hub: it is user/name, of letters, digits, '-', '_' and '.'")
 
 
 def check_login() -> None:
@@ -67,44 +68,45 @@ def check_login() -> None:
         )
 
 
-def look_up(name: str) -> Remote:
-    """What a dataset repository holds now. Raises UserError if the Hub can't be asked."""
+def look_up(name: str, kind: Kind = "dataset") -> Remote:
+    """What a repository holds now. Raises UserError if the Hub can't be asked."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     def ask() -> Remote:
         try:
-            info = HfApi().dataset_info(name)
+            info = HfApi().space_info(name) if kind == "space" else HfApi().dataset_info(name)
         except RepositoryNotFoundError:
             return Remote(exists=False)
         files = {sibling.rfilename for sibling in info.siblings or []} - {".gitattributes"}
         return Remote(True, bool(info.private), not files or TAGS[0] in (info.tags or []))
 
-    return _repeated(ask, name)
+    return _repeated(ask, name, kind)
 
 
-def upload(folder: Path, name: str, *, private: bool, message: str) -> str:
-    """Upload a folder as the dataset ``name``, created if it is not there; returns its address.
+def upload(folder: Path, name: str, *, private: bool, message: str, kind: Kind = "dataset") -> str:
+    """Upload a folder as the dataset or Space ``name``, created if it is not there; returns its address.
 
-    Shards and previews on the Hub that the folder does not have are deleted in the same commit, so that tables never
-    mix. Raises UserError.
+    What the folder does not have any more is deleted in the same commit: of a dataset shards and previews, so that
+    tables never mix, of a Space everything. Raises UserError.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="saliency-mae")
 
     def send() -> str:
-        repository = api.create_repo(name, repo_type="dataset", private=private or None, exist_ok=True)
+        sdk = "docker" if kind == "space" else None
+        repository = api.create_repo(name, repo_type=kind, private=private or None, exist_ok=True, space_sdk=sdk)
         api.upload_folder(
             repo_id=name,
-            repo_type="dataset",
+            repo_type=kind,
             folder_path=folder,
             commit_message=message,
-            delete_patterns=["data/*", "preview/*"],
+            delete_patterns=["*"] if kind == "space" else ["data/*", "preview/*"],
         )
         return str(repository)
 
-    return _repeated(send, name)
+    return _repeated(send, name, kind)
 
 
 def find_maps(place: str | Path) -> Path:
@@ -161,19 +163,19 @@ def _download(name: str, kind: str, patterns: Sequence[str]) -> Path:
         raise _explained(error, name, kind) from error
 
 
-def _repeated(call: Callable[[], T], name: str) -> T:
+def _repeated(call: Callable[[], T], name: str, kind: str = "dataset") -> T:
     """``call()``, up to five times where the network or the Hub failed; UserError for what can't be mended so."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return call()
         except (OSError, ValueError, RuntimeError) as error:
             if attempt == _ATTEMPTS or not _may_pass(error):
-                raise _explained(error, name) from error
+                raise _explained(error, name, kind) from error
         except Exception as error:  # the client's network errors have no base class that all its versions share
             if attempt == _ATTEMPTS or not _may_pass(error):
                 if not _is_network(error):
                     raise
-                raise _explained(error, name) from error
+                raise _explained(error, name, kind) from error
         time.sleep(_PAUSE * 2 ** (attempt - 1))
     raise AssertionError
 

@@ -208,6 +208,8 @@ def _short(text: str, most: int = 16) -> str:
 
 
 def _enlarge(values: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+    if values.shape == (height, width):
+        return np.asarray(values, np.float32)
     import torch
 
     tensor = torch.tensor(values, dtype=torch.float32)[None, None]

@@ -169,6 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         wish = json.loads(body)
         name = f"{wish['organization']}/{wish['name']}"
         known = name in self.hub.repositories
+        assert (wish.get("sdk") == "docker") == (wish["type"] == "space")
         if not known:
             self.hub.create(name, {".gitattributes": b""}, private=wish.get("visibility") == "private")
         self.send({"url": f"{self.hub.url}/datasets/{name}"}, 409 if known else 200)
@@ -280,13 +281,13 @@ _NAME = r"([\w.-]+/[\w.-]+)"
 _ROUTES = [
     (r"/api/repos/create", {"POST"}, "create"),
     (r"/api/validate-yaml", {"POST"}, "validate"),
-    (rf"/api/(?:datasets|models)/{_NAME}/preupload/main", {"POST"}, "preupload"),
-    (rf"/api/(?:datasets|models)/{_NAME}/commit/(main)", {"POST"}, "commit"),
-    (rf"/api/(?:datasets|models)/{_NAME}/tree/([^/]+)", {"GET"}, "tree"),
-    (rf"/api/(?:datasets|models)/{_NAME}/xet-write-token/(.+)", {"GET"}, "xet_token"),
-    (rf"/api/(?:datasets|models)/{_NAME}(?:/revision/([^/]+))?", {"GET"}, "info"),
-    (rf"/(?:datasets/)?{_NAME}\.git/info/lfs/objects/batch", {"POST"}, "batch"),
-    (rf"/(?:datasets/)?{_NAME}/resolve/([^/]+)/(.+)", {"GET", "HEAD"}, "resolve"),
+    (rf"/api/(?:datasets|models|spaces)/{_NAME}/preupload/main", {"POST"}, "preupload"),
+    (rf"/api/(?:datasets|models|spaces)/{_NAME}/commit/(main)", {"POST"}, "commit"),
+    (rf"/api/(?:datasets|models|spaces)/{_NAME}/tree/([^/]+)", {"GET"}, "tree"),
+    (rf"/api/(?:datasets|models|spaces)/{_NAME}/xet-write-token/(.+)", {"GET"}, "xet_token"),
+    (rf"/api/(?:datasets|models|spaces)/{_NAME}(?:/revision/([^/]+))?", {"GET"}, "info"),
+    (rf"/(?:(?:datasets|spaces)/)?{_NAME}\.git/info/lfs/objects/batch", {"POST"}, "batch"),
+    (rf"/(?:(?:datasets|spaces)/)?{_NAME}/resolve/([^/]+)/(.+)", {"GET", "HEAD"}, "resolve"),
     (r"/storage/(\w+)", {"PUT"}, "PUT"),
     (r"/verify", {"POST"}, "verify"),
     (r"/v1/chunks/.+", {"GET"}, "chunk"),

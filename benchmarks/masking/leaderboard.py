@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "benchmarks" / "masking" / "results", ROOT / "docs" / "results" / "leaderboard.md"
 PICTURES = ROOT / "docs" / "pictures"
 
-DRAWN = ("scenes-large", "scenes-small", "variants", "learned", "tiny-imagenet")
+DRAWN = ("scenes-large", "scenes-small", "variants", "learned", "moving", "tiny-imagenet")
 """The sets that have a picture."""
 
 HEAD = """# Leaderboard of masks

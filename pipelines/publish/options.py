@@ -24,7 +24,10 @@ class PublishOptions:
     maps: Annotated[Path, Argument("A finished maps folder.")]
     name: Annotated[str, Argument("The dataset on the Hub, as user/name.")]
     dry_run: Annotated[Path | None, Option("Write the dataset into this new folder and upload nothing.")] = None
-    private: Annotated[bool, Option("Make the dataset private.")] = False
+    space: Annotated[
+        str | None, Option("Show the maps in this Space of the Hub, as user/name, with the app of explore.")
+    ] = None
+    private: Annotated[bool, Option("Make the dataset, and the Space, private.")] = False
     preview: Annotated[
         int, Option("Pictures for the Hub's viewer, evenly spaced. 0 makes none.", least=0, panel=PREVIEW)
     ] = 1000

@@ -25,10 +25,11 @@ import pyarrow.parquet as pq
 
 from pipelines.build.shard_plan import shard_name
 from pipelines.errors import UserError
-from pipelines.hub import check_login, check_name, look_up, upload
+from pipelines.hub import Kind, check_login, check_name, look_up, upload
 from pipelines.outputs import check_apart
 from pipelines.publish.options import PublishOptions
 from pipelines.publish.preview import Preview, spread, write_preview
+from pipelines.publish.space import write_space
 from pipelines.sources.formats import is_built_in
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
@@ -54,32 +55,64 @@ def publish(options: PublishOptions, *, quiet: bool = False) -> dict[str, Any]:
     nothing, or nothing that anyone sees, has changed on the Hub.
     """
     check_name(options.name)
+    if options.space is not None:
+        check_name(options.space)
     if options.dry_run is not None:
         check_apart(options.dry_run, [options.maps], option="--dry-run")
     quality = _read_quality(options.quality)
+    if options.space is not None and (place := _space_folder(options)):
+        _check_new(place)
     if options.dry_run is None:
         check_login()
-        _check_remote(options)
+        _check_remote(options.name, "dataset", options.private)
+        if options.space is not None:
+            _check_remote(options.space, "space", options.private)
     report = _whole_table(options.maps, quiet)
     source, pixels = _images(options, report)
-    with _staging(options) as folder:
+    with _staging(options.dry_run) as folder:
         facts = _stage(folder, options, report, source, pixels, quality, quiet)
         if options.dry_run is not None:
-            return facts | {"dataset": f"{options.dry_run} (nothing was uploaded)"}
-        message = f"{facts['maps']} saliency maps by mae-cli publish"
-        return facts | {"dataset": upload(folder, options.name, private=options.private, message=message)}
+            facts["dataset"] = f"{options.dry_run} (nothing was uploaded)"
+        else:
+            message = f"{facts['maps']} saliency maps by mae-cli publish"
+            facts["dataset"] = upload(folder, options.name, private=options.private, message=message)
+    return facts | _space(options)
 
 
-def _check_remote(options: PublishOptions) -> None:
+def _space(options: PublishOptions) -> dict[str, str]:
+    """Upload the Space that was asked for, or leave it in its folder of ``--dry-run``; where it is, by its title."""
+    if options.space is None:
+        return {}
+    title = f"Saliency maps of {options.name.partition('/')[2]}"
+    place = _space_folder(options)
+    with _staging(place) as folder:
+        write_space(folder, options.name, title)
+        if place is not None:
+            return {"space": f"{place} (nothing was uploaded)"}
+        message = f"the app of saliency-mae for {options.name}"
+        return {"space": upload(folder, options.space, private=options.private, message=message, kind="space")}
+
+
+def _space_folder(options: PublishOptions) -> Path | None:
+    """Where ``--dry-run`` leaves the Space."""
+    return None if options.dry_run is None else options.dry_run.with_name(f"{options.dry_run.name}-space")
+
+
+def _check_new(folder: Path) -> None:
+    """UserError if something is in the folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--dry-run {folder} is not empty: give a new folder")
+
+
+def _check_remote(name: str, kind: Kind, private: bool) -> None:
     """UserError if the name on the Hub belongs to something that an upload would spoil or show."""
-    remote = look_up(options.name)
+    remote = look_up(name, kind)
     if remote.exists and not remote.ours:
+        what = "a dataset" if kind == "dataset" else "a Space"
+        raise UserError(f"{name} holds {what} that publish did not make, and would be overwritten: give another name")
+    if remote.exists and private and not remote.private:
         raise UserError(
-            f"{options.name} holds a dataset that publish did not make, and would be overwritten: give another name"
-        )
-    if remote.exists and options.private and not remote.private:
-        raise UserError(
-            f"{options.name} exists and is public, so --private would not hide anything: make it private in its "
+            f"{name} exists and is public, so --private would not hide anything: make it private in its "
             "settings on the Hub, or give another name"
         )
 
@@ -149,15 +182,13 @@ def _images(options: PublishOptions, report: TableReport) -> tuple[Source | None
 
 
 @contextmanager
-def _staging(options: PublishOptions) -> Iterator[Path]:
-    """The folder to put the dataset together in; what is left in ``--dry-run FOLDER`` is whole."""
-    if options.dry_run is None:
+def _staging(folder_given: Path | None) -> Iterator[Path]:
+    """The folder to put something together in; what is left in ``folder_given`` is whole."""
+    if folder_given is None:
         with tempfile.TemporaryDirectory(prefix="saliency-mae-") as folder:
             yield Path(folder)
         return
-    folder_given = options.dry_run
-    if folder_given.exists() and (not folder_given.is_dir() or any(folder_given.iterdir())):
-        raise UserError(f"--dry-run {folder_given} is not empty: give a new folder")
+    _check_new(folder_given)
     folder_given.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder_given.parent, {folder_given.name}, deep=False)
     with tempfile.TemporaryDirectory(

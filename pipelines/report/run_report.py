@@ -9,11 +9,11 @@ from typing import Any
 
 from pipelines.errors import without_secrets
 from pipelines.evaluate.protocol import load
-from pipelines.html_page import write_html
+from pipelines.html_page import html_of
 from pipelines.inspect.run import describe_run
 from pipelines.pretrain.options import option_defaults
 from pipelines.run_folder import RunFolder
-from saliency.files import parse_json, read_regular
+from saliency.files import parse_json, read_regular, write_text_atomically
 from saliency.shown import code_span, markdown, markdown_table
 
 REPORT = "report.html"
@@ -38,8 +38,13 @@ _LARGEST = 1 << 26  # bytes of an evaluation
 def write_report(run: RunFolder) -> Path:
     """Write what is known of a run to ``report.html`` in its folder; returns that path. Raises UserError, OSError."""
     path = run.folder / REPORT
-    write_html(path, without_secrets("\n".join(_lines(run)) + "\n"))
+    write_text_atomically(path, report_html(run))
     return path
+
+
+def report_html(run: RunFolder) -> str:
+    """What is known of a run, as the text of an HTML page. Raises UserError, OSError."""
+    return html_of(without_secrets("\n".join(_lines(run)) + "\n"), run.folder, run.folder.resolve().name)
 
 
 def refresh_report(folder: Path) -> None:

@@ -281,3 +281,20 @@ def test_a_folder_is_a_folder(built, monkeypatch):
     assert find_maps(built / "maps") == built / "maps"
     for typo in (f"{built.name}/mpas", "/nowhere/maps", "a/b/c", "maps", "./me/maps"):
         assert str(find_maps(typo)) == typo.removeprefix("./")
+
+
+def test_a_space_shows_the_table(fresh, client, built):
+    """It arrives beside the dataset, and again in place of itself; somebody's own Space is left alone."""
+    for _ in range(2):
+        result = client("publish", built / "maps", "me/maps", "--space", "me/app", token=TOKEN)
+        assert result.code == 0, result.output
+    assert "me/app" in result.output
+    files = arrived(fresh, "me/app")
+    assert b'"explore", "me/maps"' in files["Dockerfile"]
+    assert "pipelines/explore/page/index.html" in files
+    assert "saliency_mae.py" in files
+    fresh.create("me/other", {"app.py": b"mine"})
+    result = client("publish", built / "maps", "me/new", "--space", "me/other", token=TOKEN)
+    assert result.code == 2
+    assert "holds a Space that publish did not make" in result.output
+    assert "me/new" not in fresh.repositories

@@ -370,7 +370,7 @@ def test_a_dry_run_that_is_stopped_leaves_nothing(built, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["maps", "me/", "/maps", "a/b/c", "me/ma ps", "me/a--b", "me/a.git", "me/" + "x" * 97])
 def test_a_name_the_hub_does_not_have(built, tmp_path, name):
-    with pytest.raises(UserError, match="can't be the name of a dataset"):
+    with pytest.raises(UserError, match="can't be a name on the Hub"):
         publish(replace(PublishOptions(built / "maps", name), dry_run=tmp_path / "out"), quiet=True)
 
 

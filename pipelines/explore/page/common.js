@@ -1,0 +1,38 @@
+// What the parts of the page share: its state, and how it asks the server.
+
+export const at = (id) => document.getElementById(id);
+export const state = { row: null, start: 0, rows: [], seed: 0, typed: "", about: null, maps: [], view: "pair" };
+export const words = ["strategy", "salient_ratio", "mask_ratio", "salient_of", "salient_pick"];
+
+export const query = (values) => new URLSearchParams(values).toString();
+
+export async function ask(place, values = {}, options = {}) {
+  const answer = await fetch(`${place}?${query(values)}`, options);
+  const found = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
+  if (!answer.ok) throw new Error(found.error ?? `the server answered ${answer.status}`);
+  return found;
+}
+
+export function tell(error) {
+  if (error?.name === "AbortError") return;
+  at("error").hidden = !error;
+  at("error").textContent = error ? error.message : "";
+}
+
+// Of several calls that follow each other quickly only the last one's answer counts.
+export function latest(work) {
+  let control = null;
+  return async (...given) => {
+    control?.abort();
+    const mine = (control = new AbortController());
+    try {
+      await work(mine.signal, ...given);
+    } catch (error) {
+      if (mine === control) tell(error);
+    }
+  };
+}
+
+export function choices(select, values, names = values) {
+  select.replaceChildren(...values.map((value, place) => new Option(names[place], value)));
+}
