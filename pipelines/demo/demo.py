@@ -51,6 +51,7 @@ TRAINING: dict[str, Any] = {
     "batch_size": 16,  # many small steps: shapes come after the mean colour, with their number
     "blr": 0.032,
     "epochs": 26,
+    "workers": 1,  # drawing a scene takes as long as a step does for an image
 }
 
 _PROBES = {"knn": "k-NN", "logistic": "logistic"}
@@ -117,7 +118,6 @@ def _pretrain_options(out: Path, maps: Path | None, seed: int, device: str) -> P
         resume=(out / "config.json").exists(),
         seed=seed,
         device=device,
-        workers=0,
         **TRAINING,
     )
 

@@ -21,6 +21,7 @@ def small(monkeypatch):
     monkeypatch.setattr(demo, "TESTED_ON", "shapes:30,split=test,objects=1")
     monkeypatch.setitem(demo.TRAINING, "batch_size", 8)
     monkeypatch.setitem(demo.TRAINING, "epochs", 2)
+    monkeypatch.setitem(demo.TRAINING, "workers", 0)
 
 
 def test_the_demo_makes_everything_and_is_not_made_twice(small, tmp_path):
