@@ -287,7 +287,7 @@ def evaluate(given: Given, dry_run: DryRun = False, quiet: Quiet = False) -> Non
         return print_facts(look(_options(EvaluateOptions, given)))
     from pipelines.evaluate.encoders.speed import unmet
     from pipelines.evaluate.evaluate import evaluate as measure
-    from pipelines.evaluate.printed import print_evaluation, remarks
+    from pipelines.evaluate.results.printed import print_evaluation, remarks
     from pipelines.report.run_report import refresh_report
 
     options = _options(EvaluateOptions, given)

@@ -18,7 +18,7 @@ from pipelines.doctor.options import DoctorOptions
 from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.requirements import Requirements
+from pipelines.evaluate.results.requirements import Requirements
 from pipelines.export.export import export
 from pipelines.export.options import ExportOptions
 from pipelines.export_maps.options import ExportMapsOptions

@@ -15,7 +15,7 @@ from pipelines.compare.plan import ComparePlan
 from pipelines.compare.unit import Unit, UnitOutcome
 from pipelines.errors import UserError
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.printed import print_evaluation, remarks
+from pipelines.evaluate.results.printed import print_evaluation, remarks
 from pipelines.export.model_card import model_card
 from pipelines.inspect.map_verdict import CENTRE, FIGURES, MAPS, Estimate, MapScores, print_map_scores
 from pipelines.plots import confusion_matrices, contact_sheet

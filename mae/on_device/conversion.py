@@ -29,6 +29,11 @@ _LARGEST = 2**31 - 2**20
 """Bytes: no protobuf, and so no ONNX file that holds its weights, is larger than 2 GB."""
 
 
+def exports_here() -> bool:
+    """Whether this torch can export these graphs with a batch of any size; those before 2.9 take its size for fixed."""
+    return tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9)
+
+
 def to_onnx(
     module: nn.Module,
     inputs: tuple[Tensor, ...],
@@ -43,6 +48,8 @@ def to_onnx(
     for an opset that can't be written, a model beyond 2 GB, and where the extra is missing.
     """
     onnx = needs_extra("onnx", "onnxscript")
+    if not exports_here():
+        raise ValueError(f"an export to ONNX needs torch 2.9 or newer, and this is {torch.__version__}")
     size = sum(each.numel() * each.element_size() for each in module.parameters())
     if size > _LARGEST:
         raise ValueError(f"the weights take {size / 1e9:.1f} GB, and one ONNX file holds at most 2 GB")

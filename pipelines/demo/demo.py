@@ -20,7 +20,7 @@ from pipelines.commandline.terminal import print_facts
 from pipelines.demo.salient_ratio import salient_ratio_gif
 from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate, to_json
-from pipelines.evaluate.printed import print_evaluation
+from pipelines.evaluate.results.printed import print_evaluation
 from pipelines.inspect.inspect import inspect
 from pipelines.inspect.map_verdict import MapScores, print_map_scores
 from pipelines.inspect.options import InspectOptions

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.estimates import peak_memory, room, sample, shown_size, shown_time
-from pipelines.evaluate.cells import Cells
 from pipelines.evaluate.data import Data
 from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.evaluate import cells_folder, check_files, measure_all, measure_baselines, open_encoders
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.evaluate.protocol import Protocol, load
+from pipelines.evaluate.results.cells import Cells
 from pipelines.views.clip_views import ClipShape
 
 _FIRST = 24

@@ -2,7 +2,7 @@
 
 Every encoder learns from the same training images and is tested on the same test images, with each of the same seeds.
 The test part is predicted, never learned or chosen from. What is finished is kept beside the result
-(:mod:`pipelines.evaluate.cells`), so that the same command resumes an interrupted evaluation.
+(:mod:`pipelines.evaluate.results.cells`), so that the same command resumes an interrupted evaluation.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.commandline.machine import usable_precision
-from pipelines.evaluate.cells import Cells
 from pipelines.evaluate.data import Data
 from pipelines.evaluate.encoders.clip_encoders import clip_of, on_clips
 from pipelines.evaluate.encoders.encoder import Encoder, open_encoder
 from pipelines.evaluate.encoders.speed import measure_speed
-from pipelines.evaluate.keep_plots import draw_kept
 from pipelines.evaluate.leaks import leaks_of, open_pretraining
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Measured, Outcome
 from pipelines.evaluate.own_classes import own_accuracy
 from pipelines.evaluate.protocol import Protocol, load
+from pipelines.evaluate.results.cells import Cells
+from pipelines.evaluate.results.keep_plots import draw_kept
+from pipelines.evaluate.results.outcome import Measured, Outcome
 from pipelines.outputs import check_apart, one_writer
 from pipelines.plots import confusion_matrices
 from pipelines.views.clip_views import ClipShape

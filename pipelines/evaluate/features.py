@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.errors import UserError
 from pipelines.evaluate.encoders.encoder import Encoder
-from pipelines.evaluate.outcome import UnreadableImages
+from pipelines.evaluate.results.outcome import UnreadableImages
 from pipelines.evaluate.supervised import check_readable
 from pipelines.progress import progress_bar
 from pipelines.views.duplicates import Hashes

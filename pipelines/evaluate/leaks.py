@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.errors import UserError
-from pipelines.evaluate.cells import Cells
 from pipelines.evaluate.data import Parts, hash_part, is_hashed
 from pipelines.evaluate.independent_maps import same_place, training_record
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Measured
+from pipelines.evaluate.results.cells import Cells
+from pipelines.evaluate.results.outcome import Measured
 from pipelines.sources.random_access import open_images, open_videos
 from pipelines.views.clip_views import ClipShape
 from pipelines.views.duplicates import Hashes, find_leaks

@@ -23,7 +23,7 @@ from pipelines.commandline.shared_options import (
     Split,
     Workers,
 )
-from pipelines.evaluate.requirements import Requirements, parse_requirements
+from pipelines.evaluate.results.requirements import Requirements, parse_requirements
 from pipelines.evaluate.table import PROTOCOLS, QUICK, ProtocolOptions, check_choice, check_least, protocol_effects
 
 _Data, _What, _Result, _Machine = (partial(Option, panel=panel) for panel in (DATA, "Protocols", "Results", MACHINE))

@@ -24,7 +24,7 @@ from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import Features
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Found, Measured, Outcome, Scored, most_confused, per_class
+from pipelines.evaluate.results.outcome import Found, Measured, Outcome, Scored, most_confused, per_class
 from pipelines.evaluate.table import PROTOCOLS
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from mae.storage import save_torch
 from mae.stored import one_line, unpickle
 from pipelines.errors import UserError
-from pipelines.evaluate.outcome import UnreadableImages
+from pipelines.evaluate.results.outcome import UnreadableImages
 from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import Source
 from pipelines.views.clip_views import clip_frames

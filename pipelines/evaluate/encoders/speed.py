@@ -20,7 +20,7 @@ from pipelines.commandline.machine import usable_cores
 from pipelines.commandline.terminal import plain
 from pipelines.errors import UserError, user_errors
 from pipelines.evaluate.encoders.encoder import Encoder
-from pipelines.evaluate.requirements import Requirements
+from pipelines.evaluate.results.requirements import Requirements
 from pipelines.evaluate.table import PROTOCOLS
 
 Rows = list[dict[str, Any]]

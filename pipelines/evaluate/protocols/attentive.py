@@ -20,8 +20,8 @@ from pipelines.errors import UserError
 from pipelines.evaluate.encoders.encoder import Encoder, tokens_of
 from pipelines.evaluate.features import central_views
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Scored, UnreadableImages
 from pipelines.evaluate.protocols.linear import LinearProbe
+from pipelines.evaluate.results.outcome import Scored, UnreadableImages
 from pipelines.evaluate.supervised import BatchPlan, TrainingBatch, labels_of
 from pipelines.views.labelled import Labelled
 

@@ -24,8 +24,8 @@ from pipelines.errors import user_errors
 from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import central_views
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Outcome, Scored, UnreadableImages
 from pipelines.evaluate.protocol import Classification
+from pipelines.evaluate.results.outcome import Outcome, Scored, UnreadableImages
 from pipelines.evaluate.supervised import TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
 from pipelines.progress import progress_bar
 from pipelines.views.labelled import Labelled

@@ -26,8 +26,8 @@ from mae.randomness import seed_of
 from pipelines.errors import UserError
 from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import compute_features
-from pipelines.evaluate.outcome import Outcome, Scored
 from pipelines.evaluate.protocol import Classification
+from pipelines.evaluate.results.outcome import Outcome, Scored
 from pipelines.evaluate.supervised import BatchPlan, TrainingBatch, TrainingViews, labels_of, plan_batches, train_epochs
 from pipelines.progress import progress_bar
 from pipelines.views.geometry import random_view, view_image

@@ -25,11 +25,11 @@ from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.features import Features
 from pipelines.evaluate.independent_maps import check_independent, check_truth, refuse_same, refuse_truth
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Measured, UnreadableImages
 from pipelines.evaluate.protocol import Measurement
 from pipelines.evaluate.protocols.occluders import Occluders
 from pipelines.evaluate.protocols.occlusion_curves import Predict, occluded, occlusion_row, recovery, right_about
 from pipelines.evaluate.protocols.occlusion_plots import draw_occlusion
+from pipelines.evaluate.results.outcome import Measured, UnreadableImages
 from pipelines.evaluate.supervised import check_readable
 from pipelines.hub import find_maps
 from pipelines.progress import progress_bar

@@ -15,7 +15,7 @@ from mae.evaluation.occluders import Occluder, cover
 from mae.models.vit import MaskedAutoencoder
 from mae.recovery.recover import interpolate, nearest_in_time, recover
 from pipelines.evaluate.encoders.encoder import Encoder
-from pipelines.evaluate.outcome import Measured
+from pipelines.evaluate.results.outcome import Measured
 from pipelines.views.image_views import ViewBatch
 from saliency.quality import bootstrap_intervals
 

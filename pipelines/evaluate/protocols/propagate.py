@@ -25,8 +25,8 @@ from pipelines.errors import UserError
 from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.evaluate.outcome import Measured, UnreadableImages
 from pipelines.evaluate.protocols.whole_images import DenseMeasurement, Masked, patch_features, read_masked, view_size
+from pipelines.evaluate.results.outcome import Measured, UnreadableImages
 from pipelines.evaluate.supervised import check_readable
 from pipelines.progress import progress_bar
 from pipelines.sources.images import BadImage

@@ -23,7 +23,6 @@ from mae.evaluation.segmentation import class_ious, fit_patches, mean_iou, overl
 from pipelines.errors import UserError
 from pipelines.evaluate.data import Data, Parts
 from pipelines.evaluate.encoders.encoder import Encoder
-from pipelines.evaluate.outcome import Measured, UnreadableImages
 from pipelines.evaluate.protocols.whole_images import (
     DenseMeasurement,
     Masked,
@@ -32,6 +31,7 @@ from pipelines.evaluate.protocols.whole_images import (
     read_masked,
     view_size,
 )
+from pipelines.evaluate.results.outcome import Measured, UnreadableImages
 from pipelines.evaluate.supervised import check_readable
 from pipelines.progress import progress_bar
 from pipelines.views.image_views import Unreadable

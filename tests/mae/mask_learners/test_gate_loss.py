@@ -29,9 +29,10 @@ def scene(batch=2, side=6, size=2, noise=0.05):
     z[:, 1::2, :, 1] += 1
     truth = torch.zeros(side, side, dtype=torch.bool)
     truth[2 : 2 + size, 2 : 2 + size] = True
+    z, truth = z.flatten(1, 2), truth.flatten()
     z[:, truth] = noise * draws(batch, size * size, 8, seed=1)
     z[:, truth, 2] += 1
-    return z.flatten(1, 2), truth.flatten()
+    return z, truth
 
 
 def test_regions_are_weighted_means():

@@ -10,12 +10,14 @@ from mae.evaluation.kept_encoder import KeptEncoder
 from mae.mask_learners.gate import Gate
 from mae.mask_learners.momentum import MomentumEncoder
 from mae.models import linear
+from mae.on_device.conversion import exports_here
 from mae.on_device.graph import DeviceEncoder
 from mae.pixels import normalise
 from mae.recovery.recover import recover
 from tests.tiny_mae import nano
 
 BATCH = torch.export.Dim("batch")
+exported = pytest.mark.skipif(not exports_here(), reason="this torch exports no such graph")
 
 
 def model_and_gate(**options):
@@ -86,6 +88,7 @@ def test_what_is_not_kept_is_filled_in_as_reconstruct_fills_it_in(norm_pix):
     assert (apart > 0).float().mean() < 0.01
 
 
+@exported
 @pytest.mark.parametrize(("strict", "settings"), [(True, {"by": "map"}), (False, {"by": "gate", "reconstruct": True})])
 def test_torch_export_takes_any_batch_and_leaves_no_operator_of_ours(monkeypatch, strict, settings):
     """Also on a processor for which products are oneDNN's."""
@@ -106,6 +109,7 @@ def test_torch_export_takes_any_batch_and_leaves_no_operator_of_ours(monkeypatch
                 torch.testing.assert_close(theirs, mine, rtol=0, atol=1e-5)
 
 
+@exported
 @pytest.mark.slow
 def test_aotinductor_takes_it(tmp_path):
     if shutil.which("g++") is None and shutil.which("clang++") is None:

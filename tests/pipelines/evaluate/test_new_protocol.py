@@ -15,9 +15,9 @@ from pipelines.errors import UserError
 from pipelines.evaluate.data import open_data
 from pipelines.evaluate.encoders.encoder import open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
-from pipelines.evaluate.outcome import Measured
-from pipelines.evaluate.printed import print_evaluation, remarks
 from pipelines.evaluate.protocol import Measurement, Probe, load
+from pipelines.evaluate.results.outcome import Measured
+from pipelines.evaluate.results.printed import print_evaluation, remarks
 from pipelines.evaluate.table import PROTOCOLS, Row
 from pipelines.export.model_card import run_facts
 from tests.pipelines.pretraining import nano_runs

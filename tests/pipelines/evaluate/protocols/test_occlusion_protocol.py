@@ -12,9 +12,9 @@ from mae.training.checkpoints import save_checkpoint
 from mae.training.training import Training, TrainingSettings
 from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
-from pipelines.evaluate.outcome import Measured
 from pipelines.evaluate.protocols import occlusion
 from pipelines.evaluate.protocols.occlusion_curves import area_under, occlusion_row
+from pipelines.evaluate.results.outcome import Measured
 from pipelines.sources.open_source import open_source
 from tests.tiny_mae import nano, write_maps
 

@@ -23,8 +23,8 @@ from pipelines.evaluate.data import open_data
 from pipelines.evaluate.encoders.encoder import open_encoder
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.features import compute_features
-from pipelines.evaluate.printed import remarks
 from pipelines.evaluate.protocols import linear
+from pipelines.evaluate.results.printed import remarks
 from pipelines.evaluate.supervised import plan_batches
 from tests.pipelines.evaluate.test_evaluate import COLOURS, invoke, picture, save_run, tree
 from tests.tiny_mae import nano

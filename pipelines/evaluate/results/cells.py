@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.evaluate.outcome import Found, Measured, Outcome
+from pipelines.evaluate.results.outcome import Found, Measured, Outcome
 from saliency.files import remove_leftovers, write_text_atomically
 
 FORMAT = 1

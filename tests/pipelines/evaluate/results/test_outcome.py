@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.evaluate.outcome import Outcome, Scored
+from pipelines.evaluate.results.outcome import Outcome, Scored
 
 RNG = np.random.default_rng(0)
 

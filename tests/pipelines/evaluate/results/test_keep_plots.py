@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from pipelines.evaluate.keep_plots import draw_kept, keep_curves
+from pipelines.evaluate.results.keep_plots import draw_kept, keep_curves
 
 
 def table(*named):
