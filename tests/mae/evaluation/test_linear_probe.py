@@ -85,8 +85,8 @@ def test_a_head_that_diverges_harms_no_other():
 
 
 def test_it_learns_and_judges_by_the_statistics_of_training():
-    ours = sweep((300.0,), total_steps=60)
-    for features, labels in batches(60):
+    ours = sweep((300.0,), total_steps=200)  # enough for the start that any version of torch draws
+    for features, labels in batches(200):
         ours.update(features, labels)
     features, labels = next(batches(1))
     assert float((ours.logits(features)[0].argmax(1) == labels).float().mean()) > 0.8

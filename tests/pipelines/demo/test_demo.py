@@ -21,6 +21,7 @@ def small(monkeypatch):
     monkeypatch.setattr(demo, "TESTED_ON", "shapes:30,split=test,objects=1")
     monkeypatch.setitem(demo.TRAINING, "batch_size", 8)
     monkeypatch.setitem(demo.TRAINING, "epochs", 2)
+    monkeypatch.setitem(demo.TRAINING, "workers", 0)
 
 
 def test_the_demo_makes_everything_and_is_not_made_twice(small, tmp_path):
@@ -42,6 +43,11 @@ def test_the_demo_makes_everything_and_is_not_made_twice(small, tmp_path):
     }
     assert {name: mask["strategy"] for name, mask in masks.items()} == {"random": "random", "salient": "salient"}
     assert masks["salient"]["salient_ratio"] == 0.25
+    shown = demo.demo_sheet(tmp_path / "demo")
+    assert list(shown) == [
+        *("image", "caption", "map", "salient mask", "filled in, salient", "random mask", "filled in, random"),
+    ]
+    assert all(len(column) == 8 for column in shown.values())
 
     losses = (tmp_path / "demo" / "salient" / "metrics.jsonl").read_text()
     again = demo.run_demo(tmp_path / "demo", quiet=True)

@@ -43,7 +43,7 @@ def folder(tmp_path):
         {
             "__key__": datasets.Value("string"),
             "jpg": datasets.Image(),
-            "captions": datasets.List(datasets.Value("string")),
+            "captions": [datasets.Value("string")],
             "json": {"url": datasets.Value("string")},
             "cls": datasets.ClassLabel(names=["even", "odd"]),
         }
