@@ -15,8 +15,8 @@ VIDEO is what ``encode`` reads.
 weights. Frames come at 1.5 times the model's side and are resized, as ``encode`` does it. Encoding every window from
 scratch, the stream and the stream that skips take turns.
 
-``--probe``: what skipping costs a probe. k-NN and logistic regression are trained on the mean tokens of whole streams of
-one source of labelled clips, and tell the classes of another one's by streams that skip, beside chance and dropped
+``--probe``: what skipping costs a probe. k-NN and logistic regression are trained on the mean tokens of whole streams
+of one source of labelled clips, and tell the classes of another one's by streams that skip, beside chance and dropped
 tubelets as above. White noise of ``--noise`` levels is added, since drawn scenes have none.
 """
 
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from bench_stream import WholeWindow
 from PIL import Image
 
-from mae.evaluation.probes import fit_logistic, knn_predict, logistic_predict
+from mae.evaluation.probes import fit_logistic, knn_predict
 from mae.models.video import VideoMaskedAutoencoder
 from mae.recovery.skipping import PixelChange
 from mae.recovery.stream_encoder import StreamEncoder
@@ -146,11 +146,12 @@ def probe(model, specs, belows, noise):
     (train, labels), (test, truth) = (labelled_clips(spec, model, noise) for spec in specs)
     known = torch.stack([feature(encoded(model, clip)[0]) for clip in train])
     whole = [encoded(model, clip) for clip in test]
-    head = fit_logistic(known, labels)
+    with torch.enable_grad():
+        head = fit_logistic(known, labels)
 
     def told(words, streams, fewer):
         features = torch.stack([feature(found) for found in streams])
-        right = [knn_predict(known, labels, features) == truth, logistic_predict(head, features) == truth]
+        right = [knn_predict(known, labels, features) == truth, head.predict(features) == truth]
         shares = "  ".join(f"{100 * each.float().mean():.1f}" for each in right)
         print(f"  {words:20} {fewer:5.2f} {shares}", flush=True)
 
@@ -244,5 +245,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
+    with torch.no_grad():
         main()
