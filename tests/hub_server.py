@@ -171,7 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         known = name in self.hub.repositories
         assert (wish.get("sdk") == "docker") == (wish["type"] == "space")
         if not known:
-            self.hub.create(name, {".gitattributes": b""}, private=wish.get("visibility") == "private")
+            self.hub.create(
+                name, {".gitattributes": b""}, private=wish.get("visibility", wish.get("private")) in ("private", True)
+            )
         self.send({"url": f"{self.hub.url}/datasets/{name}"}, 409 if known else 200)
 
     def validate(self, body):
