@@ -43,6 +43,8 @@ _PAGE_OF_PAIRS = 24
 _LARGEST_BODY = 32 << 20
 _SIDES = (16, 1024)
 _CONTENT = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'"
+_REPORT = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""A report comes from a folder, which may be anyone's: no script of it runs."""
 
 
 def app_of(opened: Opened, *, password: str | None = None) -> Starlette:
@@ -246,11 +248,12 @@ class Views:
         from pipelines.compare.report import PAGE as COMPARISON
         from pipelines.report.run_report import report_html
 
+        policy = {"Content-Security-Policy": _REPORT}
         if not (folder / RESULTS).is_file():
-            return HTMLResponse(report_html(RunFolder(folder)))
+            return HTMLResponse(report_html(RunFolder(folder)), headers=policy)
         if not (folder / COMPARISON).is_file():
             raise UserError("this comparison has no report.html: run compare again, which only writes the report")
-        return HTMLResponse((folder / COMPARISON).read_text())
+        return HTMLResponse((folder / COMPARISON).read_text(), headers=policy)
 
 
 def _told(make: Callable[[Request], Response]) -> Callable[[Request], Response]:

@@ -51,6 +51,7 @@ def test_reports_are_served(run):
     page = client.get("/report", params={"name": "random/seed-0"})
     assert page.headers["content-type"].startswith("text/html")
     assert "The course of the training" in page.text
+    assert page.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
 
 
 def test_tables_of_the_same_pairs_stand_side_by_side(places):
