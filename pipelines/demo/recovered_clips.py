@@ -2,8 +2,9 @@
 
 The block hides a part of every frame. It stands where the moving object is half-way, so that what is behind it is never
 seen there; or it goes to and fro, so that every place is seen at some time; or it goes along with the moving object and
-hides a half of it for good. Nothing of what it hides is given to the model, which works on the clip as ``reconstruct``
-does on a stream: a frame is filled in from itself and those before.
+hides a half of it for good. One that comes in later can be found without a mask. Nothing of what it hides is given to
+the model, which works on the clip as ``reconstruct`` does on a stream: a frame is filled in from itself and those
+before.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from torch import Tensor
 from mae.evaluation.image_quality import psnr, ssim
 from mae.models.video import VideoMaskedAutoencoder
 from mae.recovery.completion import spread_inwards
+from mae.recovery.occluder_finder import OccluderFinder
 from mae.recovery.recover import interpolate, nearest_in_time
 from mae.recovery.stream_recoverer import stream_recoverer
 from pipelines.sources.source import Source, Video
 
+ENTERING = "entering"
+"""The block that comes in from the left after a third of the video, and crosses it."""
 BLOCKS = {"standing": "standing block", "moving": "moving block", "riding": "block on the object"}
 """How the block goes, and the same in words."""
 
@@ -54,7 +58,7 @@ class HiddenClip:
 
 
 def hidden_clips(source: Source, block: str) -> Iterator[HiddenClip]:
-    """The videos of a source with true masks behind a block, one of BLOCKS."""
+    """The videos of a source with true masks behind a block, one of BLOCKS or ENTERING."""
     for row in range(len(source)):
         video: Video = source.open_video(row)
         numbers = range(len(video.times))
@@ -79,6 +83,13 @@ def fill_in(model: VideoMaskedAutoencoder, clip: HiddenClip) -> dict[str, Tensor
         "last": nearest_in_time(*clip_of_it, past=True)[0].transpose(0, 1),
         "nearest": nearest_in_time(*clip_of_it)[0].transpose(0, 1),
     }
+
+
+def find(model: VideoMaskedAutoencoder, clip: HiddenClip) -> tuple[Tensor, Tensor]:
+    """What is found to be hidden of the clip with its grey block, bool [T, H, W], and the frames filled in there."""
+    found, recoverer = OccluderFinder().push(clip.given()), stream_recoverer(model)
+    done = [recoverer.push(clip.given(), found), recoverer.flush()]
+    return found, torch.cat([part for part in done if part is not None])
 
 
 def judge(clip: HiddenClip, completed: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -106,6 +117,8 @@ def _block(masks: Tensor, block: str) -> Tensor:
     row, column = centres[count // 2]
     free = width - side
     hidden = torch.zeros_like(masks)
+    if block == ENTERING:
+        return _entering(hidden, min(max(round(row - side / 2), 0), height - side), side)
     for number in range(count):
         left = column - side / 2
         if block == "moving":
@@ -114,6 +127,16 @@ def _block(masks: Tensor, block: str) -> Tensor:
             row, left = centres[number][0], centres[number][1] - (0 if column < width / 2 else side)
         top, start = _within(row - side / 2, height - side), _within(left, free)
         hidden[number, top : top + side, start : start + side] = True
+    return hidden
+
+
+def _entering(hidden: Tensor, top: int, side: int) -> Tensor:
+    """Marks the block of ENTERING, whose upper edge is at ``top``, in bool [T, H, W]."""
+    count, _, width = hidden.shape
+    starts = count // 3
+    for number in range(starts, count):
+        end = round((width + side) * (number - starts + 1) / (count - starts + 1))
+        hidden[number, top : top + side, max(end - side, 0) : end] = True
     return hidden
 
 

@@ -35,7 +35,9 @@ def test_the_video_demo_makes_everything_and_is_not_made_twice(small, tmp_path):
     table = (out / "table.md").read_text()
     assert all(f"| {words} |" in table for words in (*METHODS.values(), *BLOCKS.values()))
     assert json.loads((out / "recovery.json").read_text())["moving"] == result.figures["moving"]
-    for name in ("contact-sheet.png", "loss.png"):
+    assert 0 <= result.found_iou <= 1
+    assert json.loads((out / "recovery.json").read_text())["found_iou"] == result.found_iou
+    for name in ("contact-sheet.png", "found.png", "loss.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 300
     for block in BLOCKS:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mae.models.video import VideoMaskedAutoencoder
-from pipelines.demo.recovered_clips import BLOCKS, METHODS, fill_in, hidden_clips, judge
+from pipelines.demo.recovered_clips import BLOCKS, ENTERING, METHODS, fill_in, find, hidden_clips, judge
 from pipelines.sources.open_source import open_source
 
 SOURCE = "shapes-video:3,split=test,size=48,frames=12"
@@ -47,6 +47,18 @@ def test_what_is_hidden_is_never_looked_at_and_what_is_visible_stays(block):
     for name, frames in found.items():
         assert torch.equal(frames, again[name]), name
         assert torch.equal(frames[visible], clip.frames[visible]), name
+
+
+def test_a_block_that_comes_in_crosses_the_picture_and_is_found():
+    clip = next(hidden_clips(open_source("shapes-video:1,split=test,size=48,frames=30,objects=1"), ENTERING))
+    assert not clip.hidden[:10].any()
+    assert clip.hidden[10:].flatten(1).any(1).all()
+    assert clip.hidden.any(0).any(0).all()  # every column
+    found, completed = find(model(), clip)
+    assert (found & clip.hidden).sum() > 0.5 * (found | clip.hidden).sum()
+    assert torch.equal(completed[:10], clip.frames[:10])
+    seen = ~found[:, None].expand_as(completed)
+    assert torch.equal(completed[seen], clip.given()[seen])
 
 
 def test_the_psnr_is_that_of_all_hidden_pixels_together():
