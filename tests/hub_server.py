@@ -169,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         wish = json.loads(body)
         name = f"{wish['organization']}/{wish['name']}"
         known = name in self.hub.repositories
-        assert (wish.get("sdk") == "docker") == (wish["type"] == "space")
+        assert (wish.get("sdk") == "docker") == (wish.get("type") == "space")
         if not known:
             self.hub.create(
                 name, {".gitattributes": b""}, private=wish.get("visibility", wish.get("private")) in ("private", True)

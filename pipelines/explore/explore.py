@@ -10,6 +10,7 @@ from pipelines.errors import UserError
 from pipelines.explore.options import LOOPBACK, ExploreOptions
 
 PASSWORD = "MAE_CLI_PASSWORD"
+"""The variable of the environment that holds the password: an option would stand in the list of processes."""
 
 
 def explore(options: ExploreOptions, *, say: Callable[[str], None] = print) -> None:
@@ -17,11 +18,11 @@ def explore(options: ExploreOptions, *, say: Callable[[str], None] = print) -> N
 
     Raises UserError for what can't be opened, an address that is taken, and one that others reach without a password.
     """
-    password = None if options.public else options.password or os.environ.get(PASSWORD) or None
+    password = None if options.public else os.environ.get(PASSWORD) or None
     if options.host not in LOOPBACK and password is None and not options.public:
         raise UserError(
-            f"--host {options.host} can be reached from other machines: give --password (or ${PASSWORD}), or --public "
-            "if everyone may see it"
+            f"--host {options.host} can be reached from other machines: set {PASSWORD} to a password, or give "
+            "--public if everyone may see it"
         )
     try:
         import uvicorn

@@ -33,14 +33,11 @@ class ExploreOptions:
     ] = None
     pretrained: Annotated[str | None, Option("Weights tag or file of --clip.", panel=DATA)] = None
     allow_outside: Annotated[bool, Option(OUTSIDE, panel=DATA)] = False
-    host: Annotated[str, Option("Address to listen on. Any but a loopback address needs --password.", panel=SERVER)] = (
-        "127.0.0.1"
-    )
+    host: Annotated[
+        str,
+        Option("Address to listen on. Any but a loopback address needs a password in $MAE_CLI_PASSWORD.", panel=SERVER),
+    ] = "127.0.0.1"
     port: Annotated[int, Option("Port to listen on. 0 takes a free one.", least=0, panel=SERVER)] = 7860
-    password: Annotated[
-        str | None,
-        Option("Password that the browser asks for, with any user name [default: $MAE_CLI_PASSWORD]", panel=SERVER),
-    ] = None
     public: Annotated[bool, Option("Let everyone in who can reach the address, without a password.", panel=SERVER)] = (
         False
     )
@@ -52,5 +49,3 @@ class ExploreOptions:
             raise ValueError("say what to explore: a maps folder, a run, a compare folder or a source of images")
         if self.port > 65535:
             raise ValueError(f"--port is {self.port}; it must be at most 65535")
-        if self.password is not None and not self.password.strip():
-            raise ValueError("--password is empty")
