@@ -195,7 +195,7 @@ def print_demo(result: DemoResult, out: Path) -> None:
         f"Look at salient-ratio.gif, contact-sheet.png, maps.png, accuracy.png and loss.png in {out}.\n"
         f"{out / 'salient' / REPORT} is the report of a run, and table.md has the figures.\n"
         "To try next:\n"
-        f"  mae-cli inspect {out / 'maps'} --masks --source {TRAINED_ON}     # what other salient ratios hide\n"
+        f"  mae-cli explore {out}     # maps and masks in the browser: drag the salient ratio, type a caption, paint\n"
         f"  mae-cli reconstruct {out / 'salient'} PHOTO.jpg --box 0.3,0.3,0.6,0.6 --out filled\n"
         "  mae-cli build-saliency YOUR-PHOTOS --out maps     # a folder of images with captions"
     )

@@ -167,6 +167,7 @@ def _results(places: Sequence[str]) -> Iterator[str]:
         folder = user_path(place)
         inside = sorted(folder.iterdir()) if folder.is_dir() and _kind(folder) is None else []
         results = [each for each in inside if each.is_dir() and _kind(each) is not None]
+        results.sort(key=lambda each: _kind(each) != "run")  # the pairs that runs were trained on come first
         yield from (str(Path(place) / each.name) for each in results) if results else (place,)
 
 
