@@ -19,11 +19,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"cli.py", "saliency_mae.py", "saliency", "mae", "pipelines"}
-NEEDED = {"saliency/towers/demo_clip/open_clip_model.safetensors", "saliency/py.typed", "mae/py.typed", "cli.py"}
+NEEDED = {
+    *("saliency/towers/demo_clip/open_clip_model.safetensors", "saliency/py.typed", "mae/py.typed", "cli.py"),
+    "pipelines/explore/page/index.html",
+}
 LARGEST = 6_000_000  # bytes of the wheel, most of it the shipped CLIP
 EXTRAS = {
     *("av", "captum", "onnx", "onnxruntime", "onnxscript", "pytorch_grad_cam"),
-    *("ray", "tensorboard", "ttach", "wandb"),
+    *("ray", "starlette", "tensorboard", "ttach", "uvicorn", "wandb"),
 }
 
 IMPORT_ALL = f"""
