@@ -9,23 +9,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
 from pipelines.errors import UserError
+from pipelines.run_folder import CONFIG
 from saliency.files import user_path
+from saliency.table.manifest import NAME as MANIFEST
+from saliency.table.table import shard_files
 
 INDEX, MADE_WITH = "index.jsonl", "made_with.json"
 """Beside exported maps: the list of all files, and how the maps were made."""
 
+RESULTS = "results.json"
+"""Every figure of a comparison."""
+
+Kind = Literal["maps", "run", "comparison"]
+
 _LOCK = ".lock"
 _OURS = (
     {"config.json", "metrics.jsonl"}, {"config.json", "checkpoints"}, {"manifest.json", "data"}, {"prepared.json"},
-    {"runs", "report.md"}, {"runs", "results.json"}, {"report.json", "rejected.jsonl"}, {"diff.json", "pairs.jsonl"},
+    {"runs", "report.md"}, {"runs", RESULTS}, {"report.json", "rejected.jsonl"}, {"diff.json", "pairs.jsonl"},
     {INDEX, MADE_WITH},
 )  # fmt: skip
 """What a run, maps, prepared images, a comparison, completed pictures, differences and exported maps have in their
 folders."""
+
+
+def kind_of(folder: Path) -> Kind | None:
+    """What a folder of results is, as far as its files tell; None for anything else, such as a source."""
+    if folder.is_dir() and ((folder / MANIFEST).exists() or shard_files(folder)):
+        return "maps"
+    if (folder / CONFIG).exists() and (folder / "checkpoints").exists():
+        return "run"
+    return "comparison" if (folder / RESULTS).exists() and (folder / "runs").exists() else None
 
 
 def is_ours(names: set[str]) -> bool:

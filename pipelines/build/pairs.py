@@ -10,7 +10,7 @@ from functools import partial
 
 from pipelines.build.options import BuildOptions
 from pipelines.build.shard_plan import Plan
-from pipelines.sources.open_source import StreamSource, open_source
+from pipelines.sources.open_source import StreamSource, open_asked
 from pipelines.sources.source import Sample, Source, Video
 
 CAPTIONS_A_LOOK = 8
@@ -37,16 +37,7 @@ class Pair:
 
 def open_pairs(options: BuildOptions) -> Source | StreamSource:
     """The source of a build. Raises UserError."""
-    return open_source(
-        options.source,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        captions=options.captions,
-        limit=options.limit,
-        split=options.split,
-        allow_outside=options.allow_outside,
-        clips=options.clips,
-    )
+    return open_asked(options.source, options, clips=options.clips)
 
 
 def by_image(pairs: Iterable[tuple[int, Pair]]) -> Iterator[tuple[int, list[Pair]]]:

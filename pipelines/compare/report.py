@@ -42,13 +42,14 @@ from pipelines.evaluate.leaks import leak_lines
 from pipelines.evaluate.protocol import load
 from pipelines.evaluate.table import PROTOCOLS
 from pipelines.html_page import write_html
+from pipelines.outputs import RESULTS
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.run_folder import RunFolder
 from saliency import __version__
 from saliency.files import write_text_atomically
 from saliency.shown import code_span, markdown, markdown_table
 
-RESULTS, REPORT, PAGE = "results.json", "report.md", "report.html"
+REPORT, PAGE = "report.md", "report.html"
 
 _PLOTS = {
     "differences.png": "Paired differences from the baseline: dots are seeds, diamonds means, bars 95 % intervals",

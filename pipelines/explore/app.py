@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import fields
-from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -23,14 +24,15 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, STRATEGIES
+from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, SALIENT_RATIO, STRATEGIES
 from pipelines.commandline.option import LARGEST
 from pipelines.errors import UserError
 from pipelines.explore.images import OWN, Images
-from pipelines.explore.opened import RESULTS, Opened, as_numbers, short
+from pipelines.explore.opened import Opened, as_numbers, short
 from pipelines.explore.options import LOOPBACK
 from pipelines.explore.pairs import FLAGS
 from pipelines.explore.requests import OF_ONE_IMAGE, TYPED, Asked, Subject
+from pipelines.outputs import kind_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.images import BadImage
 
@@ -106,12 +108,17 @@ class Views:
         # a Space is shown in a frame of the Hub's page
         self._policy = _CONTENT + ("; frame-ancestors 'self'" if opened.options.host in LOOPBACK else "")
 
-    @cached_property
+        self._lock = Lock()
+        self._looks: Looks | None = None
+
+    @property
     def looks(self) -> Looks:
         """What makes maps, masks and filled-in pictures; it loads torch, which a first picture need not wait for."""
         from pipelines.explore.looks import Looks
 
-        return Looks(self.opened, self.images)
+        with self._lock:  # the page asks for several at once
+            self._looks = self._looks or Looks(self.opened, self.images)
+            return self._looks
 
     def page(self, request: Request) -> Response:
         """The page itself."""
@@ -157,7 +164,7 @@ class Views:
             order=words.get("order", "table"),
             rising=words.get("rising") == "1",
             flag=words.get("flag", ""),
-            ratio=_number(words, "salient_ratio", 0.25),
+            ratio=_number(words, "salient_ratio", SALIENT_RATIO),
         )
         start = max(0, int(_number(words, "start", 0)))
         scores = self.opened.pairs.table.clip_scores if self.opened.pairs.table is not None else None
@@ -249,7 +256,7 @@ class Views:
         from pipelines.report.run_report import report_html
 
         policy = {"Content-Security-Policy": _REPORT}
-        if not (folder / RESULTS).is_file():
+        if kind_of(folder) == "run":
             return HTMLResponse(report_html(RunFolder(folder)), headers=policy)
         if not (folder / COMPARISON).is_file():
             raise UserError("this comparison has no report.html: run compare again, which only writes the report")
@@ -272,8 +279,6 @@ def _read(make: Callable[[Request, bytes], Response]) -> Any:
     """The same for what is sent along."""
 
     async def answer(request: Request) -> Response:
-        from starlette.concurrency import run_in_threadpool
-
         body = b""
         async for part in request.stream():
             body += part

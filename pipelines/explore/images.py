@@ -52,9 +52,10 @@ class Images:
     def open(self, row: str, *, side: int | None = None) -> Image.Image:
         """The image of a pair, its longer side at most ``side`` pixels. BadImage, OSError, UserError."""
         if row.startswith(OWN):
-            if row not in self._brought:
+            kept = self._brought.get(row)
+            if kept is None:
                 raise UserError("this image is not kept any more: bring it again")
-            data = self._brought[row]
+            data = kept
         else:
             number = self.number(row)
             source = self.opened.source

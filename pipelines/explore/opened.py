@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,20 +19,19 @@ from pipelines.explore.options import ExploreOptions
 from pipelines.explore.pairs import Pairs
 from pipelines.hub import find_maps
 from pipelines.inspect.map_scores import source_of_maps
-from pipelines.run_folder import CONFIG, RunFolder
+from pipelines.outputs import kind_of
+from pipelines.run_folder import RunFolder
 from pipelines.sources.images import BadImage
 from pipelines.sources.open_source import StreamSource, open_source
 from pipelines.sources.source import Source
 from saliency.files import user_path
 from saliency.table.imported import without_clip
-from saliency.table.manifest import NAME as MANIFEST
-from saliency.table.table import SaliencyTable, shard_files
+from saliency.table.table import SaliencyTable
 
 if TYPE_CHECKING:  # with torch, which a first picture does without
     from pipelines.api.model import Model
     from saliency.towers.tower import Tower
 
-RESULTS = "results.json"
 _OF_A_SOURCE = ("split", "image_column", "caption_column", "captions", "limit")
 _ARMS = 8
 """Models of a comparison that are offered, the first seed of each arm."""
@@ -48,6 +48,8 @@ class Opened:
     """Folders of runs and comparisons."""
     source: Source | None = None
     _loaded: dict[str, Model] = field(default_factory=dict)
+    _lock: RLock = field(default_factory=RLock)
+    """Requests come in threads, and load a model once."""
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -82,11 +84,12 @@ class Opened:
         """A model by its name, loaded once. UserError."""
         if name not in self.models:
             raise UserError(f"there is no model {name!r} here")
-        if name not in self._loaded:
-            from pipelines.api.model import load
+        with self._lock:
+            if name not in self._loaded:
+                from pipelines.api.model import load
 
-            self._loaded[name] = load(self.models[name], device=self.options.device)
-        return self._loaded[name]
+                self._loaded[name] = load(self.models[name], device=self.options.device)
+            return self._loaded[name]
 
     def row_of(self, number: int, name: str) -> int | None:
         """The row that a pair has in a table of maps; None if it has no map there. UserError."""
@@ -151,14 +154,9 @@ def open_all(options: ExploreOptions) -> Opened:
 
 
 def _kind(folder: Path) -> str | None:
-    """Whether a place is a run, a comparison, a model or maps; None for a source, or what is not here."""
-    if (folder / CONFIG).is_file() and (folder / "checkpoints").is_dir():
-        return "run"
-    if (folder / RESULTS).is_file() and (folder / "runs").is_dir():
-        return "comparison"
-    if folder.suffix == ".pth" or ((folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))):
-        return "model"
-    return "maps" if folder.is_dir() and ((folder / MANIFEST).is_file() or shard_files(folder)) else None
+    """:func:`pipelines.outputs.kind_of`, and ``model`` for a saved one or a checkpoint."""
+    weights = folder.suffix == ".pth" or ((folder / "config.json").is_file() and any(folder.glob("model*.safetensors")))
+    return kind_of(folder) or ("model" if weights else None)
 
 
 def _results(places: Sequence[str]) -> Iterator[str]:
@@ -195,7 +193,7 @@ def _add_comparison(found: Opened, place: str, folder: Path) -> list[Callable[[]
     found.reports[_name(place, found.reports)] = folder
     openings = []
     for arm in sorted(path for path in (folder / "runs").iterdir() if path.is_dir())[:_ARMS]:
-        runs = sorted(run for run in arm.iterdir() if (run / CONFIG).is_file() and (run / "checkpoints").is_dir())
+        runs = sorted(run for run in arm.iterdir() if kind_of(run) == "run")
         openings += [_add_run(found, f"{arm.name}/{run.name}", run) for run in runs[:1]]
     return openings
 

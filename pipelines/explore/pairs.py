@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Pairs:
         self._figures: dict[tuple[str, float], NDArray[np.float32]] = {}
         self._flags: NDArray[np.int8] | None = None
         self._found: OrderedDict[tuple[Any, ...], NDArray[np.int64]] = OrderedDict()
+        self._lock = Lock()  # requests come in threads
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -73,23 +75,24 @@ class Pairs:
         ``mass``. UserError.
         """
         asked = (text.strip().lower(), order, rising, flag, ratio if order == "mass" else 0.0)
-        if asked in self._found:
-            self._found.move_to_end(asked)
-            return self._found[asked]
-        chosen = self._matching(asked[0])
-        if flag:
-            chosen = chosen[self._flagged(flag)[chosen]]
-        if order != "table":
-            values = self.figure(order, ratio)[chosen]
-            chosen = chosen[
-                np.argsort(np.where(np.isnan(values), np.inf, values if rising else -values), kind="stable")
-            ]
-        elif rising:
-            chosen = chosen[::-1]
-        self._found[asked] = chosen
-        if len(self._found) > _REMEMBERED:
-            self._found.popitem(last=False)
-        return chosen
+        with self._lock:
+            if asked in self._found:
+                self._found.move_to_end(asked)
+                return self._found[asked]
+            chosen = self._matching(asked[0])
+            if flag:
+                chosen = chosen[self._flagged(flag)[chosen]]
+            if order != "table":
+                values = self.figure(order, ratio)[chosen]
+                chosen = chosen[
+                    np.argsort(np.where(np.isnan(values), np.inf, values if rising else -values), kind="stable")
+                ]
+            elif rising:
+                chosen = chosen[::-1]
+            self._found[asked] = chosen
+            if len(self._found) > _REMEMBERED:
+                self._found.popitem(last=False)
+            return chosen
 
     def figure(self, name: str, ratio: float = 0.25) -> NDArray[np.float32]:
         """A figure of every pair, float32 [n], NaN where there is none: one of ``orders``. UserError."""

@@ -136,11 +136,7 @@ class InspectOptions:
     @property
     def kind(self) -> Kind:
         """What ``what`` is, as far as its files tell: anything that is neither maps nor a run is taken for a source."""
-        from pipelines.run_folder import CONFIG  # numpy and pyarrow come with these, which a help text does without
-        from saliency.table.manifest import NAME as MANIFEST
-        from saliency.table.table import shard_files
+        from pipelines.outputs import kind_of  # numpy and pyarrow come with it, which a help text does without
 
-        folder = Path(self.what)
-        if folder.is_dir() and ((folder / MANIFEST).exists() or shard_files(folder)):
-            return "maps"
-        return "run" if (folder / CONFIG).exists() and (folder / "checkpoints").exists() else "source"
+        kind = kind_of(Path(self.what))
+        return kind if kind == "maps" or kind == "run" else "source"

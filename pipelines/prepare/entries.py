@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.sources.hub_stream import StreamSource, stream_dataset
 from pipelines.sources.images import decode_mask
-from pipelines.sources.open_source import open_rows, open_source
+from pipelines.sources.open_source import open_asked, open_rows
 from pipelines.sources.source import BoxMasks, FileImages, Source, hash_pairs
 from pipelines.sources.tables.columns import Wishes
 
@@ -269,15 +269,7 @@ def open_entries(spec: str, wishes: Wishes) -> Entries:
 
     Raises UserError.
     """
-    first = open_source(
-        spec,
-        image_column=wishes.image_column,
-        caption_column=wishes.caption_column,
-        limit=wishes.limit,
-        split=wishes.split,
-        every_row=True,
-        allow_outside=wishes.allow_outside,
-    )
+    first = open_asked(spec, wishes, captions="first", every_row=True)
     every = replace(wishes, captions="all")
     if isinstance(first, StreamSource):
         return StreamEntries(first, stream_dataset(spec, first.dataset, every) if wishes.captions == "all" else None)

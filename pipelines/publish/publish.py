@@ -83,10 +83,9 @@ def _space(options: PublishOptions) -> dict[str, str]:
     """Upload the Space that was asked for, or leave it in its folder of ``--dry-run``; where it is, by its title."""
     if options.space is None:
         return {}
-    title = f"Saliency maps of {options.name.partition('/')[2]}"
     place = _space_folder(options)
     with _staging(place) as folder:
-        write_space(folder, options.name, title)
+        write_space(folder, options.name)
         if place is not None:
             return {"space": f"{place} (nothing was uploaded)"}
         message = f"the app of saliency-mae for {options.name}"

@@ -49,7 +49,7 @@ CMD ["python", "-m", "saliency_mae", "explore", "{dataset}", "--host", "0.0.0.0"
 """
 
 
-def write_space(folder: Path, dataset: str, title: str) -> None:
+def write_space(folder: Path, dataset: str) -> None:
     """Write the Space of a published table, ``dataset`` on the Hub, into a folder that is new or empty."""
     folder.mkdir(parents=True, exist_ok=True)
     for package in _PACKAGES:
@@ -57,7 +57,7 @@ def write_space(folder: Path, dataset: str, title: str) -> None:
     for module in _MODULES:
         shutil.copyfile(_HOME / module, folder / module)
     tags = "\n".join(f"- {tag}" for tag in TAGS)
-    version = saliency.__version__
+    title, version = f"Saliency maps of {dataset.partition('/')[2]}", saliency.__version__
     card = _CARD.format(title=title, port=PORT, dataset=dataset, tags=tags, version=version)
     write_text_atomically(folder / "README.md", card)
     write_text_atomically(folder / "Dockerfile", _DOCKERFILE.format(dataset=dataset, port=PORT))

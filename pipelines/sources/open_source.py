@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -39,7 +39,9 @@ from pipelines.sources.tables.table_source import LISTINGS, METADATA, open_table
 from pipelines.sources.video.videos import open_videos
 from saliency.files import user_path
 
-__all__ = ["StreamSource", "open_source"]
+__all__ = ["StreamSource", "open_asked", "open_source"]
+
+_ASKED = ("image_column", "caption_column", "captions", "limit", "split", "allow_outside")
 
 _SUFFIXES = tuple(
     suffix for each in FILE_FORMATS if not each.has_videos for suffix in each.suffixes if suffix != ".txt"
@@ -87,6 +89,13 @@ def open_source(
             break
         rows *= 4  # some of these rows were further captions of an image: look for its successors behind them
     return source if limit is None or len(source) <= limit else source.select(range(limit))
+
+
+def open_asked(spec: str, options: Any, **others: Any) -> Source | StreamSource:
+    """The source ``spec`` as the options of a command ask for it, by the names that they share with
+    :func:`open_source`; ``others`` stand in for them or are added. Raises UserError.
+    """
+    return open_source(spec, **{name: getattr(options, name) for name in _ASKED} | others)
 
 
 def open_clips(spec: str, *, limit: int | None = None, split: str | None = None) -> Source:

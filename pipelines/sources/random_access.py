@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pipelines.commandline.shared_options import Captions
 from pipelines.errors import UserError
-from pipelines.sources.open_source import StreamSource, open_source
+from pipelines.sources.open_source import StreamSource, open_asked
 from pipelines.sources.source import Source
 from pipelines.sources.tables.first_captions import one_pair_an_image
 from pipelines.sources.tables.table_source import open_dataset
@@ -40,29 +40,14 @@ def open_images(
 
     ``every_row`` is as in :func:`pipelines.sources.open_source.open_source`.
     """
-    source = open_source(
-        spec or options.source,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        captions=options.captions,
-        limit=limit if spec else options.limit,
-        split=options.split,
-        every_row=every_row,
-        allow_outside=options.allow_outside,
-    )
+    taken = limit if spec else options.limit
+    source = open_asked(spec or options.source, options, limit=taken, every_row=every_row)
     return _download(source, every_row) if isinstance(source, StreamSource) else source
 
 
 def open_videos(options: SourceOptions, *, spec: str | None = None, limit: int | None = None) -> Source:
     """The source of a command whose samples are videos, as :func:`open_images`. UserError."""
-    source = open_source(
-        spec or options.source,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        limit=limit if spec else options.limit,
-        split=options.split,
-        clips=True,
-    )
+    source = open_asked(spec or options.source, options, limit=limit if spec else options.limit, clips=True)
     assert isinstance(source, Source)  # a stream of videos is refused
     return source
 

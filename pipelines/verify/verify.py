@@ -21,7 +21,7 @@ from pipelines.errors import UserError
 from pipelines.hub import find_maps
 from pipelines.progress import progress_bar
 from pipelines.sources.images import BadImage, decode_rgb
-from pipelines.sources.open_source import StreamSource, open_source
+from pipelines.sources.open_source import StreamSource, open_asked
 from pipelines.sources.source import Source
 from pipelines.verify.options import VerifyOptions
 from saliency.table.checks import Check, TableReport, check_table, rejected_pairs
@@ -60,16 +60,7 @@ def _open(options: VerifyOptions, folder: Path) -> Source:
         manifest = read_manifest(folder)
     except ValueError:  # which is one of the checks
         manifest = None
-    source = open_source(
-        options.source,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        captions=options.captions,
-        limit=options.limit,
-        split=options.split,
-        allow_outside=options.allow_outside,
-        clips=bool(manifest and manifest.origin.get("clips")),
-    )
+    source = open_asked(options.source, options, clips=bool(manifest and manifest.origin.get("clips")))
     if isinstance(source, StreamSource):
         raise UserError(
             f"{options.source} is a stream, which can't be asked for single images: get it with "

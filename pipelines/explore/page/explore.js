@@ -11,6 +11,7 @@ const search = latest(async (signal, keep = false) => {
     start: state.start, salient_ratio: at("salient_ratio").value,
   }, { signal });
   state.rows = found.rows;
+  state.size = found.size;
   const end = found.start + found.rows.length;
   const all = found.found.toLocaleString("en");
   at("found").textContent = found.found ? `${(found.start + 1).toLocaleString("en")} to ${end.toLocaleString("en")} of ${all}` : "No pair has these words.";
@@ -55,7 +56,7 @@ async function step(by) {
 }
 
 function turn(by) {
-  state.start = Math.max(0, state.start + by * 24);
+  state.start = Math.max(0, state.start + by * state.size);
   search();
 }
 

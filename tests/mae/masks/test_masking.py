@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import FrozenInstanceError, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from mae.masks.masking import (
     Masking,
-    check_saliency,
     mask_from_priorities,
     salient_set,
     top_ranks,
@@ -220,17 +218,6 @@ def test_top_ranks_break_ties_by_noise() -> None:
     assert len(orders) == 6
 
 
-@pytest.mark.parametrize("mass", [0.07, 0.14, 0.28, 0.29, 0.55, 0.7, 1.0])
-@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, 1e-30])
-def test_salient_set_of_equal_values_is_not_a_matter_of_rounding(mass: float, value: float) -> None:
-    members = salient_set(torch.full((3, 100), value), torch.rand(3, 100, generator=seeded()), mass)
-    assert members.sum(1).tolist() == [round(100 * mass)] * 3
-
-
-def test_salient_set_of_an_empty_map_is_empty() -> None:
-    assert not salient_set(torch.zeros(2, 6), torch.rand(2, 6, generator=seeded()), 0.5).any()
-
-
 # How often
 
 
@@ -262,89 +249,6 @@ def test_a_patch_that_loses_its_tie_is_hidden_as_often_as_the_others() -> None:
     assert frequencies(mask) == pytest.approx([1.0] + [tied] * 3 + [rest] * 6, abs=0.018)
 
 
-def test_a_tie_at_the_edge_of_the_salient_set_leaves_a_weighted_pick_fair() -> None:
-    saliency = torch.tensor([2.0, 1, 1, 0]).repeat(20000, 1)  # the set is the first patch and one of the next two
-    masking = Masking(
-        "salient",
-        mask_ratio=0.25,
-        salient_ratio=0.5,
-        salient_of="salient-only",
-        salient_pick="weighted",
-        salient_mass=0.75,
-    )
-    mask = masking(20000, (2, 2), generator=seeded(5), saliency=saliency)
-    assert frequencies(mask) == pytest.approx([2 / 3, 1 / 6, 1 / 6, 0], abs=0.018)
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"salient_of": "salient"}, [1, 1] + [4 / 8] * 8),
-        ({"salient_of": "salient-only"}, [1, 1, 0, 0] + [4 / 6] * 6),
-        ({"salient_of": "salient", "salient_cap": 0.75}, None),  # three of four, so one of the other two at most
-        ({"salient_of": "salient", "salient_cap": 0.25}, [1 / 2, 1 / 2, 0, 0] + [5 / 6] * 6),
-        ({"salient_of": "salient", "salient_ratio": 1.0, "salient_cap": 0.5}, [1 / 2] * 4 + [4 / 6] * 6),
-        ({"salient_of": "image", "salient_ratio": 0.4, "salient_cap": 0.5}, [1 / 2] * 4 + [4 / 6] * 6),
-        ({"salient_of": "image", "salient_ratio": 0.0, "salient_cap": 0.0}, [0] * 4 + [1] * 6),
-    ],
-)
-def test_how_often_the_patches_of_the_salient_set_are_hidden(settings, expected) -> None:
-    """Four of ten patches are salient, six are hidden, and two of them because they are salient."""
-    saliency = torch.tensor([4.0, 3, 2, 2, 0, 0, 0, 0, 0, 0]).repeat(20000, 1)
-    masking = Masking("salient", mask_ratio=0.6, **{"salient_ratio": 0.5, "salient_mass": 1.0} | settings)
-    mask = masking(20000, (2, 5), generator=seeded(4), saliency=saliency)
-    if expected is None:
-        beyond = (1 / 2) ** 2 * 8 / 7 * 3 / 4  # as often would both of the other two have been hidden
-        assert mask.hidden[:, :4].sum(1).max() == 3
-        expected = [1, 1] + [1 / 2 - beyond / 2] * 2 + [1 / 2 + beyond / 6] * 6
-    assert frequencies(mask) == pytest.approx(expected, abs=0.018)
-
-
-@pytest.mark.parametrize(("salient_of", "pick"), itertools.product(SALIENT_OF, SALIENT_PICKS))
-@pytest.mark.parametrize("cap", [0.0, 0.3, 0.9, 1.0])
-def test_no_more_of_the_salient_set_is_hidden_than_the_cap(salient_of: str, pick: str, cap: float) -> None:
-    """Unless nothing else is left; without a cap nothing changes."""
-    saliency = torch.stack([torch.randperm(24, generator=seeded(s)) + 1.0 for s in range(50)])
-    free = Masking("salient", salient_of=salient_of, salient_pick=pick)
-    capped = replace(free, salient_cap=cap)
-    masks = [masking(50, (4, 6), generator=seeded(8), saliency=saliency) for masking in (free, capped)]
-    assert masks[1].hidden.sum(1).tolist() == [18] * 50
-    members = salient_set(saliency, torch.rand(50, 24), 0.5)  # 8 of 24, whose outside is smaller than the mask
-    room = torch.tensor(max(18 - 16, math.floor(cap * 8)))
-    assert members.sum(1).tolist() == [8] * 50
-    assert ((masks[1].hidden & members).sum(1) <= room).all()
-    if cap == 1:
-        assert torch.equal(masks[0].hidden, masks[1].hidden)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_weighted_pick_of_one_follows_the_saliency(temperature: float) -> None:
-    masking = Masking("salient", mask_ratio=0.2, salient_ratio=0.2, salient_pick="weighted", temperature=temperature)
-    mask = masking(20000, (1, 5), generator=seeded(6), saliency=torch.tensor([1.0, 2, 0, 3, 4]).repeat(20000, 1))
-    weights = [value ** (1 / temperature) for value in (1, 2, 0, 3, 4)]
-    assert frequencies(mask) == pytest.approx([weight / sum(weights) for weight in weights], abs=0.018)
-    assert not mask.hidden[:, 2].any()
-
-
-def test_weighted_pick_of_two_is_without_replacement() -> None:
-    masking = Masking("salient", mask_ratio=0.5, salient_ratio=0.5, salient_pick="weighted")
-    mask = masking(20000, (2, 2), generator=seeded(7), saliency=torch.tensor([0.1, 0.2, 0.3, 0.4]).repeat(20000, 1))
-    p = [0.1, 0.2, 0.3, 0.4]
-    for i, j in itertools.combinations(range(4), 2):
-        expected = p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j])
-        found = (mask.hidden[:, i] & mask.hidden[:, j]).double().mean().item()
-        assert found == pytest.approx(expected, abs=0.018)
-
-
-@pytest.mark.parametrize("salient_of", SALIENT_OF)
-def test_weighted_pick_of_low_temperature_is_the_top(salient_of: str) -> None:
-    saliency = torch.stack([torch.randperm(24, generator=seeded(s)) + 1.0 for s in range(50)])
-    weighted = Masking("salient", salient_of=salient_of, salient_pick="weighted", temperature=1e-6)
-    top = replace(weighted, salient_pick="top")
-    masks = [masking(50, (4, 6), generator=seeded(8), saliency=saliency) for masking in (weighted, top)]
-    assert torch.equal(masks[0].hidden, masks[1].hidden)
-
-
 # The ends of the dial
 
 
@@ -374,25 +278,6 @@ def test_ratio_equal_to_the_mask_ratio_hides_exactly_the_top(mask_ratio: float) 
     mask = Masking("salient", mask_ratio, mask_ratio)(10, (5, 7), generator=seeded(12), saliency=saliency)
     top = saliency.topk(hidden_count(35, mask_ratio), dim=1).indices
     assert hidden_sets(mask) == [set(row) for row in top.tolist()]
-
-
-@pytest.mark.parametrize("pick", SALIENT_PICKS)
-@pytest.mark.parametrize(("ratio", "in_set"), [(0.0, 0), (0.5, 2), (1.0, 4)])
-def test_salient_only_spares_the_rest_of_the_set(pick: str, ratio: float, in_set: int) -> None:
-    saliency = torch.tensor([[9.0, 8, 7, 6] + [1] * 12]).repeat(200, 1)  # 30 of 42: the first four hold 0.7
-    masking = Masking("salient", 0.75, ratio, "salient-only", pick, salient_mass=0.7)
-    mask = masking(200, (4, 4), generator=seeded(13), saliency=saliency)
-    assert mask.hidden[:, :4].sum(1).tolist() == [in_set] * 200
-    frequencies_outside = frequencies(mask)[4:]
-    assert frequencies_outside == pytest.approx([(12 - in_set) / 12] * 12, abs=0.15)
-
-
-def test_salient_only_takes_the_rest_of_the_set_when_nothing_else_is_left() -> None:
-    saliency = torch.tensor([[9.0, 8, 7, 6, 1, 1]]).repeat(2000, 1)
-    masking = Masking("salient", 0.5, 0.25, "salient-only", salient_mass=0.9)  # 1 of 4, both others, 0 of the rest
-    assert hidden_sets(masking(2000, (2, 3), generator=seeded(14), saliency=saliency)) == [{0, 4, 5}] * 2000
-    more = replace(masking, mask_ratio=2 / 3)(2000, (2, 3), generator=seeded(14), saliency=saliency)
-    assert frequencies(more) == pytest.approx([1, 1 / 3, 1 / 3, 1 / 3, 1, 1], abs=0.06)
 
 
 def test_schedule_moves_the_ratio_from_end_to_end() -> None:
@@ -505,81 +390,3 @@ def test_a_call_differs_from_the_next_and_a_seed_repeats_it() -> None:
 
 
 # Errors
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"strategy": "salience"}, r"--masking 'salience' is not one of: random, block, grid, color-red"),
-        ({"salient_of": "patch"}, r"--salient-of 'patch' is not one of: image, mask, salient, salient-only"),
-        ({"salient_pick": "best"}, r"--salient-pick 'best' is not one of: top, weighted"),
-        ({"mask_ratio": 0.0}, r"--mask-ratio 0 "),
-        ({"mask_ratio": 1.0}, r"--mask-ratio 1 "),
-        ({"mask_ratio": math.nan}, r"--mask-ratio nan "),
-        ({"salient_ratio": -0.1}, r"--salient-ratio -0.1 "),
-        ({"salient_ratio": 1.1, "salient_of": "mask"}, r"--salient-ratio 1.1 "),
-        ({"salient_ratio": math.nan, "salient_of": "mask"}, r"--salient-ratio nan "),
-        ({"salient_mass": 0.0}, r"--salient-mass 0 "),
-        ({"salient_mass": 1.5}, r"--salient-mass 1.5 "),
-        ({"temperature": 0.0}, r"--temperature 0 "),
-        ({"temperature": math.inf}, r"--temperature inf "),
-        ({"salient_schedule": (0.0, 1.5), "salient_of": "mask"}, r"--salient-schedule 1.5 "),
-        ({"strategy": "salient", "salient_ratio": 0.8}, r"--salient-ratio 0.8 is above --mask-ratio 0.75"),
-        ({"strategy": "center", "salient_ratio": 0.8}, r"--salient-ratio 0.8 is above --mask-ratio 0.75"),
-        ({"strategy": "salient", "salient_schedule": (0.8, 0.1)}, r"--salient-schedule 0.8 is above --mask-ratio 0.75"),
-        ({"strategy": "salient", "salient_schedule": (0.1, 0.8)}, r"--salient-schedule 0.8 is above --mask-ratio 0.75"),
-    ],
-)
-def test_wrong_settings_name_their_option(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        Masking(**options)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_salient_ratio_that_is_not_used_is_no_error() -> None:
-    assert Masking("random", mask_ratio=0.1).salient_ratio > 0.1
-    assert Masking("salient", mask_ratio=0.1, salient_ratio=0.9, salient_of="mask").ratio_at(0.5) == 0.9
-    assert Masking("salient", mask_ratio=0.1, salient_ratio=0.9, salient_schedule=(0.0, 0.1)).ratio_at(1.0) == 0.1
-
-
-def test_which_strategies_need_saliency() -> None:
-    needing = {strategy for strategy in blind() if Masking(strategy).needs_saliency}
-    assert needing == {"salient", "inverse", "shuffled", "motion", "frame-difference"}
-    for strategy in blind():
-        if strategy in needing:
-            with pytest.raises(ValueError, match=f"--masking {strategy} needs saliency"):
-                Masking(strategy)(2, (4, 4), generator=seeded())
-        else:
-            assert Masking(strategy)(2, (4, 4), generator=seeded()).hidden.sum() == 24
-
-
-@pytest.mark.parametrize("shape", [(2, 15), (3, 16), (2, 4, 4), (16,)])
-def test_a_map_of_the_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="does not fit 2 images of 4×4 patches"):
-        Masking("salient")(2, (4, 4), generator=seeded(), saliency=torch.zeros(shape))
-
-
-def test_shuffled_needs_a_second_image() -> None:
-    with pytest.raises(ValueError, match="--batch-size must be at least 2"):
-        Masking("shuffled")(1, (4, 4), generator=seeded(), saliency=torch.zeros(1, 16))
-
-
-def test_a_mask_that_hides_everything_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"--mask-ratio 0\.75 would hide 3 of 3 patches"):
-        Masking("random")(2, (1, 3), generator=seeded())
-
-
-@pytest.mark.parametrize("value", [math.nan, -1e-6, math.inf])
-def test_check_saliency_refuses_what_is_no_saliency(value: float) -> None:
-    saliency = torch.rand(2, 4)
-    check_saliency(saliency)
-    check_saliency(torch.zeros(2, 4))
-    check_saliency(torch.zeros(2, 4, dtype=torch.uint8))
-    saliency[1, 2] = value
-    with pytest.raises(ValueError, match="1 of 8 saliency values"):
-        check_saliency(saliency)
-
-
-def test_settings_cannot_be_changed_after_the_check() -> None:
-    with pytest.raises(FrozenInstanceError):
-        Masking().mask_ratio = 2.0  # type: ignore[misc]

@@ -97,13 +97,17 @@ def test_keys_search_and_sorting(page):
     for key, row in (("j", "1"), ("k", "0")):
         page.keyboard.press(key)
         page.wait_for_function(CHOSEN, arg=row)
+        assert page.locator("#list button[aria-current=true]").count() == 1
     page.keyboard.press("/")
     page.keyboard.type("zebra j")  # letters are text there, and no keys
     until(page, "#found", "No pair has these words.")
     page.fill("#text", "")
     until(page, "#found", "1 to 12 of 12")
+    assert page.locator("#list button").count() == 12
     page.select_option("#order", "score")
     page.wait_for_function(RANKED)
+    scores = [float(score) for score in page.locator("#list small").all_text_contents()]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_another_caption(page):

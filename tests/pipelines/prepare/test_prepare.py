@@ -2,12 +2,7 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from pathlib import Path
 
 import datasets
@@ -21,10 +16,10 @@ from pipelines.errors import UserError
 from pipelines.prepare.prepare import PrepareOptions, prepare, summary
 from pipelines.sources.hub_stream import StreamSource, stream_dataset
 from pipelines.sources.open_source import open_source
-from pipelines.sources.prepared_folder import NAME, check_prepared, totals
+from pipelines.sources.prepared_folder import totals
 from pipelines.sources.tables.columns import Wishes
 from pipelines.views.image_views import Views
-from tests.pipelines.build.test_build_saliency import build, rejects, tree, write_pictures
+from tests.pipelines.build.test_build_saliency import build, rejects, write_pictures
 from tests.pipelines.pretraining import SMALL, invoke, nano_runs
 from tests.tiny_mae import write_maps
 
@@ -51,28 +46,6 @@ def encoded(image, kind="JPEG", **options):
 
 def run(source, out, **options):
     return prepare(PrepareOptions(str(source), out, **{"size": 32, "shard_size": 4, **options}), quiet=True)
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    """Ten images in folders, of two sizes, with captions first and all, labels by name, URLs and masks."""
-    folder = tmp_path / "pairs"
-    (folder / "images.v1").mkdir(parents=True)
-    lines = []
-    for i in range(10):
-        size = (60, 40) if i % 2 else (30, 24)
-        picture(i, size).save(folder / "images.v1" / f"{i:03d}.a.jpg", quality=95)
-        mask = np.zeros((size[1], size[0]), np.uint8)
-        mask[: size[1] // 2, : size[0] // 4 * (i % 3 + 1)] = 255
-        Image.fromarray(mask).save(folder / f"m{i}.png")
-        line = {"file_name": f"images.v1/{i:03d}.a.jpg", "caption": f"first {i} ", "url": f"http://x/{i}"}
-        line |= {"captions": [f"one {i}", f"ünd {i}"][: i % 3], "label": ["dog", "cat", "ape"][i % 3]}
-        lines.append(line | {"mask_file_name": f"m{i}.png"})
-    lines[3]["caption"] = None
-    lines[4]["label"] = None
-    lines[5]["mask_file_name"] = None
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
 
 
 def labels_of(source):
@@ -304,73 +277,6 @@ def test_a_file_in_which_nothing_is_good_is_still_there(pairs, tmp_path):
         assert len(open_source(str(tmp_path / kind))) == 6
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("workers", [1, 3])
-def test_a_stopped_run_ends_byte_identical(pairs, tmp_path, kind, workers, monkeypatch):
-    (pairs / "images.v1" / "002.a.jpg").write_bytes(b"nothing")
-    options = {"format": kind, "max_rejected": 1, "shard_size": 3}
-    run(pairs, tmp_path / "whole", **options)
-    module = sys.modules["pipelines.prepare.prepare"]
-    write, calls = module.write_atomically, []
-
-    def stops(path, content):
-        calls.append(path)
-        if len(calls) == 3:
-            (path.parent / f".tmp-1-{path.name}").write_bytes(b"half")  # as a kill leaves it
-            raise KeyboardInterrupt
-        write(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_atomically", stops)
-        with pytest.raises(KeyboardInterrupt):
-            run(pairs, tmp_path / "stopped", **options)
-    assert len(calls) == 3
-    with pytest.raises(UserError, match="unfinished; run the same prepare command again"):
-        open_source(str(tmp_path / "stopped"))
-    (tmp_path / "stopped" / calls[0].name).unlink()  # and a file was lost since
-    run(pairs, tmp_path / "stopped", workers=workers, **options)
-    assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
-    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").rglob("*.*")}
-    run(pairs, tmp_path / "stopped", **options)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").rglob("*.*")} == made
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"size": 40}, "size 32 → 40"),
-        ({"quality": 50}, "quality 90 → 50"),
-        ({"format": "webdataset"}, "format 'parquet' → 'webdataset'"),
-        ({"captions": "first"}, "captions"),
-        ({"limit": 9}, "rows 10 → 9"),
-    ],
-)
-def test_other_settings_are_refused(pairs, tmp_path, change, message):
-    run(pairs, tmp_path / "out")
-    before = tree(tmp_path / "out")
-    with pytest.raises(UserError, match=f"was started with other settings .*{message}"):
-        run(pairs, tmp_path / "out", **change)
-    assert tree(tmp_path / "out") == before
-
-
-def test_a_folder_of_something_else_is_refused(pairs, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="is not empty, and prepare did not begin it"):
-        run(pairs, tmp_path / "out")
-    (tmp_path / "out" / NAME).write_text("{}")
-    with pytest.raises(UserError, match=r"prepared\.json is not what prepare wrote"):
-        run(pairs, tmp_path / "out")
-
-
-def test_a_lost_file_is_told_of(pairs, tmp_path):
-    run(pairs, tmp_path / "out")
-    check_prepared(tmp_path / "out")
-    (tmp_path / "out" / "images-00001-of-00003.parquet").unlink()
-    with pytest.raises(UserError, match="lacks 1 of its 3 files, first images-00001-of-00003.parquet"):
-        open_source(str(tmp_path / "out"))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -395,7 +301,7 @@ def streamed(folder, monkeypatch):
     def opened(spec, *, captions="first", limit=None, **_):
         return stream_dataset("me/pairs", dataset, Wishes(captions=captions, limit=limit))
 
-    monkeypatch.setattr("pipelines.prepare.entries.open_source", opened)
+    monkeypatch.setattr("pipelines.sources.open_source.open_source", opened)
     assert isinstance(opened("x"), StreamSource)
 
 
@@ -412,29 +318,6 @@ def test_a_stream_gives_what_its_download_gives(pairs, tmp_path, monkeypatch, ki
     assert files == [shard.file for shard in manifest.shards]
     for name in files:
         assert (tmp_path / "streamed" / name).read_bytes() == (tmp_path / "downloaded" / name).read_bytes()
-
-
-def test_a_stopped_stream_goes_on(pairs, tmp_path, monkeypatch):
-    run(pairs, tmp_path / "once", size=50)
-    streamed(tmp_path / "once", monkeypatch)
-    run("me/pairs", tmp_path / "whole", limit=9)
-    module = sys.modules["pipelines.prepare.prepare"]
-    write, calls = module.write_atomically, []
-
-    def stops(path, content):
-        calls.append(path)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        write(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_atomically", stops)
-        with pytest.raises(KeyboardInterrupt):
-            run("me/pairs", tmp_path / "stopped", limit=9)
-    assert [path.name for path in (tmp_path / "stopped").glob("images*")] == ["images-00000.parquet"]
-    run("me/pairs", tmp_path / "stopped", limit=9)
-    assert tree(tmp_path / "stopped") == tree(tmp_path / "whole")
-    assert len(open_source(str(tmp_path / "stopped"))) == 9
 
 
 @pytest.mark.parametrize("captions", ["first", "all"])
@@ -511,27 +394,3 @@ def test_the_command(pairs, tmp_path):
     result = invoke("prepare", "nowhere", "--out", tmp_path / "x")
     assert (result.exit_code, result.stderr) == (2, "error: nowhere does not exist\n")
     assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.slow
-def test_a_killed_process_goes_on_to_the_byte(tmp_path):
-    folder = tmp_path / "pairs"
-    folder.mkdir()
-    for i in range(150):
-        picture(i, (700, 500)).save(folder / f"{i:03d}.jpg")
-    run(folder, tmp_path / "whole", shard_size=10)
-    command = [sys.executable, "-m", "cli", "prepare", str(folder), "--out", str(tmp_path / "killed"), "--size", "32"]
-    command += ["--shard-size", "10", "--workers", "2"]
-    for wanted in (1, 6):
-        with subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
-        ) as killed:
-            deadline = time.monotonic() + 60
-            while len(list((tmp_path / "killed").glob("images*"))) < wanted and time.monotonic() < deadline:
-                assert killed.poll() is None
-                time.sleep(0.002)
-            killed.send_signal(signal.SIGKILL)
-    assert len(list((tmp_path / "killed").glob("images*"))) < 15
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")

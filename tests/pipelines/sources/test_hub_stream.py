@@ -177,7 +177,7 @@ def test_a_download_has_the_streams_pairs(folder, monkeypatch, captions, limit):
     streamed = stream(folder, captions=captions, limit=limit)
     load = datasets.load_dataset
     monkeypatch.setattr(datasets, "load_dataset", lambda name, **options: load(str(folder), **options))
-    monkeypatch.setattr(random_access, "open_source", lambda *_, **__: streamed)
+    monkeypatch.setattr("pipelines.sources.open_source.open_source", lambda *_, **__: streamed)
     options = PretrainOptions("me/pairs", folder / "run", captions=captions, limit=limit)
     source = random_access.open_images(options)
     # training needs no URL, so the one within a json member is not looked for

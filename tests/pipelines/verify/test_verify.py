@@ -169,10 +169,9 @@ def test_what_is_no_maps_folder(tmp_path, built):
 def test_a_stream_is_refused(built, monkeypatch):
     from pipelines.sources.hub_stream import StreamSource
     from pipelines.sources.tables.columns import Roles, Wishes
-    from pipelines.verify import verify as module
 
     stream = StreamSource("user/data", [], Roles.__new__(Roles), Wishes(None, None, "first", None, None))
-    monkeypatch.setattr(module, "open_source", lambda *_, **__: stream)
+    monkeypatch.setattr("pipelines.sources.open_source.open_source", lambda *_, **__: stream)
     with pytest.raises(UserError, match="user/data is a stream.*hf download user/data"):
         verify(VerifyOptions(str(built / "maps"), "user/data"), quiet=True)
 

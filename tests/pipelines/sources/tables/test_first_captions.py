@@ -170,7 +170,7 @@ def test_a_download_gives_the_pairs_of_the_stream(monkeypatch):
         source, image_column, caption_column, split = "me/x", None, None, None
         captions, limit, allow_outside = "first", None, False
 
-    monkeypatch.setattr(random_access, "open_source", opened)
+    monkeypatch.setattr("pipelines.sources.open_source.open_source", opened)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: dataset)
     for limit in (None, 1, 2, 4, 99):
         Options.limit = limit
