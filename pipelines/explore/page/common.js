@@ -9,6 +9,7 @@ export const query = (values) => new URLSearchParams(values).toString();
 export async function ask(place, values = {}, options = {}) {
   const answer = await fetch(`${place}?${query(values)}`, options);
   const found = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
+  options.signal?.throwIfAborted();
   if (!answer.ok) throw new Error(found.error ?? `the server answered ${answer.status}`);
   return found;
 }
@@ -19,10 +20,11 @@ export function tell(error) {
   at("error").textContent = error ? error.message : "";
 }
 
-// Of several calls that follow each other quickly only the last one's answer counts.
+// Of several calls that follow each other quickly only the last one's answer counts, and none does after stop().
+// Work has to ask its signal after each wait that the signal does not end.
 export function latest(work) {
   let control = null;
-  return async (...given) => {
+  const run = async (...given) => {
     control?.abort();
     const mine = (control = new AbortController());
     try {
@@ -31,6 +33,8 @@ export function latest(work) {
       if (mine === control) tell(error);
     }
   };
+  run.stop = () => control?.abort();
+  return run;
 }
 
 export function choices(select, values, names = values) {

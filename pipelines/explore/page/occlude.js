@@ -7,17 +7,22 @@ const hole = document.createElement("canvas");
 const penOfHole = () => hole.getContext("2d", { willReadFrequently: true });
 let painted = false, corner = null, shown = null;
 
-export async function startPainting() {
+export const startPainting = latest(async (signal) => {
+  recover.stop(); // it is of another pair
+  at("view-occlude").inert = true; // until there is something to paint on
   if (state.view !== "occlude" || state.row === null) return;
   const picture = await viewed(`picture/image?${query({ row: state.row })}`);
+  signal.throwIfAborted();
   shown = picture;
-  if (!picture) return tell(new Error("The image of this pair is not there, so there is nothing to paint on."));
+  if (!picture) throw new Error("The image of this pair is not there, so there is nothing to paint on.");
   for (const canvas of [at("canvas"), hole]) [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];
-  for (const figure of at("painting").querySelectorAll("figure.result")) figure.remove();
   clearPainting();
-}
+  at("view-occlude").inert = false;
+});
 
 function clearPainting() {
+  recover.stop();
+  for (const figure of at("painting").querySelectorAll("figure.result")) figure.remove();
   const pen = penOfHole();
   pen.fillStyle = "#000";
   pen.fillRect(0, 0, hole.width, hole.height);
@@ -87,7 +92,7 @@ at("middle").addEventListener("click", () => {
   hideBox([hole.width * 0.35, hole.height * 0.35, hole.width * 0.3, hole.height * 0.3]);
   recover();
 });
-at("clear").addEventListener("click", () => startPainting());
+at("clear").addEventListener("click", clearPainting);
 
 function hideBox(box) {
   const pen = penOfHole();
@@ -100,6 +105,7 @@ function hideBox(box) {
 const recover = latest(async (signal) => {
   if (!painted || !state.about.models.length) return;
   const body = await new Promise((done) => hole.toBlob(done, "image/png"));
+  signal.throwIfAborted();
   at("paint-facts").textContent = "Filling in …";
   for (const [place, model] of state.about.models.entries()) {
     const began = performance.now();

@@ -111,6 +111,7 @@ const drawMask = latest(async (signal) => {
   const model = at("model").value;
   const mask = await ask("api/mask", { ...subject(), ...asked(), model }, { signal });
   const picture = await viewed(`picture/view?${query({ row: state.row, model })}`);
+  signal.throwIfAborted();
   const canvas = at("tile-mask").querySelector("canvas"), pen = canvas.getContext("2d");
   pen.fillStyle = "#888";
   pen.fillRect(0, 0, canvas.width, canvas.height);

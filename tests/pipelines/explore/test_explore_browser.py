@@ -121,6 +121,7 @@ def test_another_caption(page):
 
 def test_painting_is_filled_in(page):
     page.keyboard.press("o")
+    page.wait_for_selector("#view-occlude:not([inert])")
     place = page.locator("#canvas").bounding_box()
     for shape in ("brush", "box"):
         page.select_option("#shape", shape)
@@ -133,6 +134,21 @@ def test_painting_is_filled_in(page):
         assert page.locator("#result-0").count() == 0
     page.click("#middle")
     page.wait_for_function(RECOVERED)
+
+
+def test_what_is_cleared_while_it_is_filled_in_does_not_come_back(page):
+    page.keyboard.press("o")
+    page.wait_for_selector("#view-occlude:not([inert])")
+    page.route("**/recovered?*", lambda held: None)
+    with page.expect_request("**/recovered?*"):
+        page.click("#middle")
+    with page.expect_event("requestfailed"):
+        page.click("#clear")
+    assert text(page, "#paint-facts") == "" and not page.locator("#error").is_visible()
+    page.unroute("**/recovered?*")
+    page.click("#middle")
+    page.wait_for_function(RECOVERED)
+    assert page.locator("figure.result").count() == 1
 
 
 def test_an_own_image(page, tmp_path):
