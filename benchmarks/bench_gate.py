@@ -22,7 +22,8 @@ import torch
 
 from mae.mask_learners.gate_loss import background_distance, frame_of
 from mae.masks.masking import Masking
-from mae.models.vit import SIZES, MaskedAutoencoder
+from mae.models.sizes import SIZES
+from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.training.training import Batch, Training, TrainingSettings
 from pipelines.inspect.map_scores import evenly_spaced, score_arrays

@@ -46,7 +46,8 @@ import torch
 
 from mae.masks.masking import Masking
 from mae.models import linear
-from mae.models.vit import SIZES, MaskedAutoencoder
+from mae.models.sizes import SIZES
+from mae.models.vit import MaskedAutoencoder
 from mae.optimisation import parameter_groups
 from mae.pixels import normalise
 from mae.precision import resolve_precision

@@ -14,8 +14,8 @@ from mae.mask_learners.hard import HardSettings
 from mae.masks.decoded import DECODER_MASKINGS
 from mae.masks.masking import Masking
 from mae.masks.strategies import STRATEGIES
+from mae.models.sizes import SIZES
 from mae.models.video import POSITIONS
-from mae.models.vit import SIZES
 from mae.multilevel.draws import PATHS
 from mae.multilevel.forms import FORMS, settled
 from mae.multilevel.nested import METHODS
