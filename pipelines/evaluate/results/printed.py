@@ -57,7 +57,7 @@ def _differences(result: dict[str, Any]) -> Iterator[str]:
             if "accuracy" in each
         ]
         if points:
-            yield f"above {row['encoder']}, image by image: {', '.join(points)} points"
+            yield f"difference from {row['encoder']}, paired by image: {', '.join(points)} points"
 
 
 def _figure(row: dict[str, Any], protocol: str) -> str:

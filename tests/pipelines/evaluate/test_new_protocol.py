@@ -130,7 +130,7 @@ def test_a_new_protocol_is_a_class_and_a_row(tmp_path, capsys):
     assert "centroid %" in told
     assert "a table of its own" in told
     above, confused, axis = remarks(result)
-    assert above.startswith("above untrained, image by image: centroid ")
+    assert above.startswith("difference from untrained, paired by image: centroid ")
     assert confused.startswith("most confused (centroid): ")
     assert axis == "mirror: along x"
     card = "\n".join(run_facts(run))

@@ -52,7 +52,7 @@ def test_the_file_has_what_the_accuracies_are_of(tmp_path, monkeypatch, name, re
     assert "knn_minus_first" not in trained
     assert untrained["knn_minus_first"]["accuracy"] == pytest.approx(untrained["knn"] - trained["knn"])
     untrained |= {"knn_minus_first": {"accuracy": -0.125, "interval": 0.01}, "logistic_minus_first": {}}
-    assert remarks(result)[0] == "above untrained, image by image: knn +12.5 ± 1.0 points"
+    assert remarks(result)[0] == "difference from untrained, paired by image: knn +12.5 ± 1.0 points"
 
 
 def test_old_results_are_computed_again_for_it(tmp_path):
