@@ -33,7 +33,7 @@ from mae.training.flops import Peak, peak_flops, training_flops
 from mae.training.guard import Guard, NonFinite
 from mae.training.resolution_schedule import ResolutionSchedule
 from mae.training.spread import Whole, local, spread
-from mae.training.weighted_loss import SCHEDULES, by_distance, by_saliency, scheduled
+from mae.training.weighted_loss import SCHEDULES, WEIGHT_BY, by_distance, by_saliency, scheduled
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -62,6 +62,8 @@ class TrainingSettings:
     saliency_weight: float = 0.0
     """λ in 0..1: a decoded patch's error counts (1 − λ) + λ · saliency / the mean saliency of its image's decoded
     patches, 1 where the map has nothing at these. 0 is the plain mean."""
+    weight_by: str = "maps"
+    """What says how salient a patch is: one of WEIGHT_BY, maps or the mask learner's ``importance``."""
     saliency_weight_schedule: str = "constant"
     """How λ moves over the training: one of SCHEDULES."""
     visible_weight: float = 0.0
@@ -90,6 +92,8 @@ class TrainingSettings:
             raise ValueError(f"--decoder-masking {self.decoder_masking!r} is not one of: {', '.join(DECODER_MASKINGS)}")
         if not 0 <= self.saliency_weight <= 1:
             raise ValueError(f"--saliency-weight is {self.saliency_weight:g}; it must be between 0 and 1")
+        if self.weight_by not in WEIGHT_BY:
+            raise ValueError(f"--weight-by {self.weight_by!r} is not one of: {', '.join(WEIGHT_BY)}")
         if self.saliency_weight_schedule not in SCHEDULES:
             choices = ", ".join(SCHEDULES)
             raise ValueError(f"--saliency-weight-schedule {self.saliency_weight_schedule!r} is not one of: {choices}")
@@ -246,7 +250,8 @@ class Training:
         chosen = mask.ids_hidden if self.needs_errors and decoded is None else decoded
         kept = mask.ids_keep.shape[1]
         seen, errors = (errors[:, :kept], errors[:, kept:]) if visible else (None, errors)
-        hidden = self._weigh(errors, here.saliency, chosen) * (share * self.world.size)  # processes are averaged
+        salient = self.learner.importance if self.learner and self.settings.weight_by == "gate" else here.saliency
+        hidden = self._weigh(errors, salient, chosen) * (share * self.world.size)  # processes are averaged
         loss = hidden
         if seen is not None:
             near = by_distance(seen, mask, self.grid) * (share * self.world.size)
@@ -281,7 +286,7 @@ class Training:
     @property
     def needs_saliency(self) -> bool:
         """Whether a step asks for the saliency of its images."""
-        if self.settings.saliency_weight > 0:
+        if self.settings.saliency_weight > 0 and self.settings.weight_by == "maps":
             return True
         return self.learner.needs_saliency if self.learner else self.masking.needs_saliency
 

@@ -142,6 +142,7 @@ def _training(options: PretrainOptions) -> TrainingSettings:
         decode_ratio=options.decode_ratio,
         decoder_masking=options.decoder_masking,
         saliency_weight=options.saliency_weight,
+        weight_by=options.weight_by,
         saliency_weight_schedule=options.saliency_weight_schedule,
         visible_weight=options.visible_weight,
         compile=options.compile,
