@@ -104,7 +104,7 @@ def test_the_newest_are_kept(tmp_path):
     assert names(tmp_path) == ["step-00000004"]
 
 
-@pytest.mark.parametrize("fails", ["torch.save", "os.fsync", "safetensors.torch.save_model"])
+@pytest.mark.parametrize("fails", ["torch.save", "os.fsync", "safetensors.torch.save_file"])
 def test_a_save_that_is_cut_short_leaves_the_one_before(tmp_path, monkeypatch, fails):
     run = training()
     advance(run)
