@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Generic, TypeVar
@@ -19,6 +19,18 @@ SECONDS = 6.0
 """How long a ``--dry-run`` measures, beside what opening and the first batch take."""
 
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_began = time.perf_counter()
+
+
+def begin() -> None:
+    """A command begins. What it imports and opens from here on counts as its start."""
+    global _began
+    _began = time.perf_counter()
+
+
+def since_began() -> float:
+    """Seconds since the command began; without a command, since this file was imported."""
+    return time.perf_counter() - _began
 
 
 class EnoughError(Exception):
@@ -37,33 +49,45 @@ class Sample(Generic[T]):
     """Seconds that it takes to start."""
     bytes_each: float
     """Bytes that it writes for a unit."""
+    bytes_start: float
+    """Bytes that it writes for any number of units, such as the head and foot of a file."""
 
-    def seconds(self, units: int) -> float:
-        """How long so many units take."""
-        return self.start + self.each * units
+    def work(self, units: int) -> float:
+        """Seconds that so many units take, once it has started."""
+        return self.each * units
+
+    def written(self, units: int) -> float:
+        """Bytes that it writes for so many units."""
+        return self.bytes_start + self.bytes_each * units
 
 
 def sample(work: Callable[[int, Path], T], units: int | None, *, first: int = 4, most: int = 4096) -> Sample[T]:
-    """Do the first of ``units`` in temporary folders: a few, four times as many, then as many as SECONDS take.
+    """Do the first of ``units`` in temporary folders: a few, twice, some more, then as many as SECONDS of work take.
 
     ``work`` takes how many there are to do and an empty folder to write to. What it needs to start is the same for any
-    number of units, so the differences tell what a unit takes. UserError if it can do none of the ``first``, and none
-    of sixteen times as many.
+    number of units, so the differences tell what a unit takes. The first time also takes what is imported or compiled
+    once in a process, which is a part of the start. UserError if it can do none of the ``first``, and none of sixteen
+    times as many.
     """
     limit = most if units is None else min(units, most)
-    count, runs = min(first, limit), list[_Run[T]]()
-    while True:
-        try:
-            runs.append(_timed(work, count))
-        except UserError:
-            if runs or count in (limit, 16 * first):
-                raise
-            count = min(16 * first, limit)
-            continue
-        found = _slopes(*runs[-2:])
-        count = min(limit, int(SECONDS / found.each) if len(runs) > 1 else 4 * count)
-        if len(runs) == 3 or runs[-1].seconds >= SECONDS or count <= found.units:
-            return found
+    count = min(first, limit)
+    try:
+        cold = _timed(work, count)
+    except UserError:
+        if count == limit:
+            raise
+        count = min(16 * first, limit)
+        cold = _timed(work, count)
+    warm = _timed(work, count)
+    once = max(cold.seconds - warm.seconds, 0.0)
+    if count == limit:
+        return replace(_slopes(warm), start=once)
+    last = _timed(work, min(limit, (2 if warm.seconds >= SECONDS else 4) * count))
+    found = _slopes(warm, last)
+    more = min(limit, int(SECONDS / found.each), 16 * found.units)  # not further on the word of a short measurement
+    if more > found.units and found.work(found.units) < SECONDS / 2:
+        found = _slopes(last, _timed(work, more))
+    return replace(found, start=found.start + once)
 
 
 @dataclass(frozen=True)
@@ -88,11 +112,12 @@ def _slopes(before: _Run[T], last: _Run[T] | None = None) -> Sample[T]:
     """What follows from two runs, or from one, of which starting counts as work."""
     if last is None:
         count = max(before.units, 1)
-        return Sample(before.made, before.units, before.seconds / count, 0.0, before.written / count)
+        return Sample(before.made, before.units, before.seconds / count, 0.0, before.written / count, 0.0)
     more = last.units - before.units
     each = max((last.seconds - before.seconds) / more, 1e-3 * last.seconds / last.units)  # of noise no time is left
     start = max(last.seconds - each * last.units, 0.0)
-    return Sample(last.made, last.units, each, start, max((last.written - before.written) / more, 0.0))
+    bytes_each = max((last.written - before.written) / more, 0.0)
+    return Sample(last.made, last.units, each, start, bytes_each, max(last.written - bytes_each * last.units, 0.0))
 
 
 def shown_time(seconds: float) -> str:
@@ -116,13 +141,16 @@ def shown_size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def shown_rest(rate: float, units: int | None, unit: str) -> str:
-    """How long so many ``units`` take at ``rate`` units a second."""
-    return (
-        "unknown: a stream tells its length at its end"
-        if units is None
-        else f"about {shown_time(units / rate)}" + (f" for {units} {unit}")
-    )
+def shown_total(start: float, work: float, what: str = "") -> str:
+    """How long a command takes: seconds to start, and seconds of work, for ``what`` it does."""
+    return f"about {shown_time(start + work)}{what and ' for '}{what}, {shown_time(start)} of it to start"
+
+
+def shown_rest(start: float, rate: float, units: int | None, unit: str) -> str:
+    """How long so many ``units`` take at ``rate`` units a second, after ``start`` seconds."""
+    if units is None:
+        return "unknown: a stream tells its length at its end"
+    return shown_total(start, units / rate, f"{units} {unit}")
 
 
 def peak_memory(device: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from pipelines.build.shard_plan import Plan
 from pipelines.build.stages import Stages
 from pipelines.commandline.machine import half_the_cores
 from pipelines.errors import UserError, user_errors
-from pipelines.estimates import SECONDS, EnoughError, peak_memory, room, shown_rest, shown_size
+from pipelines.estimates import SECONDS, EnoughError, peak_memory, room, shown_rest, shown_size, since_began
 from pipelines.outputs import check_apart
 from saliency.table.manifest import Shard, read_manifest
 from saliency.table.shard import slots_of
@@ -41,16 +41,19 @@ def dry_run(options: BuildOptions) -> dict[str, str]:
     if left == 0:
         return {"source": options.source, "left to do": f"nothing: {options.out} has every pair"}
     with TemporaryDirectory() as folder:
-        rate, bytes_per_map, rejected = _measured(job, options, Path(folder))
-    written = "unknown" if left is None else shown_size(left * bytes_per_map)
+        found = _measured(job, options, Path(folder))
+    written = "unknown"
+    if left is not None:
+        files = -(-left // options.shard_size)
+        written = shown_size(left * found.bytes_per_map + files * found.bytes_per_file)
     return {
         "source": f"{options.source}: {'a stream' if pairs is None else f'{pairs} pairs'}"
         + (f", {before.taken} of them done" if before else ""),
         "maps": f"{options.method}, {_maps_of(job, options)}",
-        "speed": f"{rate:.3g} pairs/s" + (f"; {rejected} could not be read" if rejected else ""),
-        "time": shown_rest(rate, left, "pairs"),
+        "speed": f"{found.rate:.3g} pairs/s" + (f"; {found.rejected} could not be read" if found.rejected else ""),
+        "time": shown_rest(found.start, found.rate, left, "pairs"),
         "memory": peak_memory(options.device),
-        "to write": f"{written} in {options.out} ({bytes_per_map:.0f} bytes a map), {room(options.out)}",
+        "to write": f"{written} in {options.out} ({found.bytes_per_map:.0f} bytes a map), {room(options.out)}",
     }
 
 
@@ -68,17 +71,29 @@ def _engine(job: Job | MotionJob, plan: Plan, workers: int) -> Engine:
     return partial(build_here, replace(job, plan=plan), workers=workers)
 
 
-def _measured(job: Job | MotionJob, options: BuildOptions, folder: Path) -> tuple[float, float, int]:
-    """Pairs a second after the first batch, bytes of a map in its table, and how many pairs were rejected."""
+@dataclass(frozen=True)
+class _Measured:
+    rate: float
+    """Pairs a second, after the first batch."""
+    start: float
+    """Seconds until then, less what a batch takes."""
+    bytes_per_map: float
+    bytes_per_file: float
+    """Of the head and foot of a file."""
+    rejected: int
+
+
+def _measured(job: Job | MotionJob, options: BuildOptions, folder: Path) -> _Measured:
+    """What the build of some pairs in a folder takes."""
     at_once = _VIDEOS if options.shows_motion else options.batch_size
     plan = Plan(job.plan.pairs, min(at_once, options.shard_size))
-    times, shards = [time.perf_counter()], list[Shard]()
-    counts = [0]
+    opened = since_began()
+    times, shards, counts = [time.perf_counter()], list[Shard](), [0]
 
     def progress(pairs: int) -> None:
         times.append(time.perf_counter())
         counts.append(pairs)
-        if times[-1] - times[1] > SECONDS:
+        if times[-1] - times[1] > SECONDS and shards:  # one file at least tells what is written
             raise EnoughError
 
     try:
@@ -88,8 +103,11 @@ def _measured(job: Job | MotionJob, options: BuildOptions, folder: Path) -> tupl
         pass
     first = 1 if len(times) > 2 else 0  # with the first batch come the start of threads and any compilation
     rate = sum(counts[first + 1 :]) / max(times[-1] - times[first], 1e-9)
-    size = sum(map(_bytes, (folder / "data").glob("*.parquet")))
-    return rate, size / max(1, sum(shard.written for shard in shards)), sum(shard.rejected for shard in shards)
+    start = opened + max(times[first] - times[0] - sum(counts[: first + 1]) / max(rate, 1e-9), 0.0)
+    tables = list((folder / "data").glob("*.parquet"))
+    size, whole = sum(map(_bytes, tables)), sum(table.stat().st_size for table in tables)
+    maps, rejected = sum(shard.written for shard in shards), sum(shard.rejected for shard in shards)
+    return _Measured(rate, start, size / max(1, maps), (whole - size) / max(1, len(tables)), rejected)
 
 
 def _bytes(table: Path) -> int:

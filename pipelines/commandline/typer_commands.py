@@ -15,6 +15,7 @@ import typer
 from pipelines.commandline.config_file import read_config, save_config
 from pipelines.commandline.option import Argument, Declared, declared_as, declared_options
 from pipelines.errors import StoppedError, UserError
+from pipelines.estimates import begin
 
 Command = Callable[..., None]
 
@@ -37,6 +38,7 @@ def with_options(function: Command, kind: type[Any], *, saved: bool = True) -> C
 
     @wraps(function)
     def call(**typed: Any) -> None:
+        begin()
         del typed["config"]
         mine = {each.name: typed.pop(each.name) for each in own}
         saves = saved and not (mine | typed).get("dry_run")

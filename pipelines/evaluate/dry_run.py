@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.estimates import peak_memory, room, sample, shown_size, shown_time
+from pipelines.estimates import peak_memory, room, sample, shown_size, shown_total, since_began
 from pipelines.evaluate.data import Data
 from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.evaluate import cells_folder, check_files, measure_all, measure_baselines, open_encoders
@@ -35,8 +35,9 @@ def dry_run(options: EvaluateOptions) -> dict[str, str]:
     def work(count: int, folder: Path) -> None:
         _measure(options, data, named, clip, count, folder, once)
 
+    opened = since_began()
     found = sample(work, len(parts), first=_FIRST)
-    seconds = found.seconds(len(parts))
+    seconds = found.work(len(parts))
     for option, count in epochs.items():
         seconds += (count - 1) * _epoch(options, data, named, clip, option, found.units)
     what = "images" if clip is None else "videos"
@@ -49,10 +50,10 @@ def dry_run(options: EvaluateOptions) -> dict[str, str]:
         "protocols": ", ".join(map(_in_words, protocols, [named[0]] * len(protocols)))
         + (f"; seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""),
         "measured": f"{found.units} of {len(parts)} {what}" + (", with one epoch and with two" if epochs else ""),
-        "time": f"about {shown_time(seconds)}"
+        "time": shown_total(opened + found.start, seconds)
         + (", without the near-duplicates of the pretraining images" if options.leaks == "pretraining" else ""),
         "memory": peak_memory(options.device) + (", and its workers" if options.workers else ""),
-        "to write": _written(options.file, found.bytes_each * len(parts)),
+        "to write": _written(options.file, found.written(len(parts))),
     }
     cells = cells_folder(options.file)
     if cells is not None and (finished := len(list(cells.glob("*.json")))):

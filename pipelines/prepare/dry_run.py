@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.estimates import peak_memory, room, sample, shown_rest, shown_size
+from pipelines.estimates import peak_memory, room, sample, shown_rest, shown_size, since_began
 from pipelines.outputs import check_apart
 from pipelines.prepare.options import PrepareOptions
 from pipelines.prepare.prepare import entries_of, prepare
@@ -21,6 +21,7 @@ def dry_run(options: PrepareOptions) -> dict[str, str]:
     def work(count: int, folder: Path) -> Manifest:
         return prepare(replace(options, out=folder / "out", limit=count, max_rejected=1.0), quiet=True)
 
+    opened = since_began()
     found = sample(work, options.limit if rows is None else rows, first=16)
     made, rejected = totals(found.made), found.made.rejected
     written = "unknown" if rows is None else shown_size(rows * made.bytes_out / max(1, made.images))
@@ -31,7 +32,7 @@ def dry_run(options: PrepareOptions) -> dict[str, str]:
         "measured": f"the first {made.images} images, {made.kept} of them kept as they are"
         + (f"; {rejected} could not be read" if rejected else ""),
         "speed": f"{1 / found.each:.3g} images/s",
-        "time": shown_rest(1 / found.each, rows, "rows"),
+        "time": shown_rest(opened + found.start, 1 / found.each, rows, "rows"),
         "memory": peak_memory("cpu"),
         "to write": f"{written}{smaller} in {options.out}, {room(options.out)}",
     }

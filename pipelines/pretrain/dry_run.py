@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from mae.distributed import World
 from mae.training.any_training import Trained
 from pipelines.errors import UserError
-from pipelines.estimates import SECONDS, peak_memory, room, shown_size, shown_time
+from pipelines.estimates import SECONDS, peak_memory, room, shown_size, shown_total, since_began
 from pipelines.outputs import check_apart
 from pipelines.pretrain.job import PretrainJob, open_pretraining
 from pipelines.pretrain.options import PretrainOptions
@@ -29,6 +29,8 @@ class _Measured:
     seconds: float
     """Of the steps after the first one."""
     startup: float
+    """From the start of the command to the end of the first step."""
+    first: float
     """Of the first step, with what it waits for."""
     waited: float
     """Of the seconds, those in which the training waited for the loader."""
@@ -51,7 +53,7 @@ def _measure(job: PretrainJob, world: World) -> _Measured:
     training = job.task.training
     log = TrainingLog(job.run, training, job.task.source, max_rejected=job.options.max_rejected)
     started, waited, steps = time.perf_counter(), 0.0, 0
-    startup = 0.0
+    startup = first = 0.0
     with closing(step_batches(job, log)) as groups:
         while training.step < training.total_steps:
             before = time.perf_counter()
@@ -60,19 +62,19 @@ def _measure(job: PretrainJob, world: World) -> _Measured:
             loss, _ = job.task.step(batches)
             float(loss)  # waits for the device
             if not startup:
-                startup, started, waited = time.perf_counter() - started, time.perf_counter(), 0.0
+                startup, first = since_began(), time.perf_counter() - started
+                started, waited = time.perf_counter(), 0.0
                 continue
             steps += 1
             if time.perf_counter() - started > SECONDS:
                 break
-    return _Measured(steps, time.perf_counter() - started, startup, waited)
+    return _Measured(steps, time.perf_counter() - started, startup, first, waited)
 
 
 def _facts(options: PretrainOptions, job: PretrainJob, measured: _Measured) -> dict[str, str]:
     training, task, masking = job.task.training, job.task, job.config["masking"]
     what = "images" if task.source.videos is None else "videos"
-    each = measured.seconds / measured.steps if measured.steps else measured.startup
-    total = measured.startup + each * (training.total_steps - 1)
+    each = measured.seconds / measured.steps if measured.steps else measured.first
     checkpoint = checkpoint_bytes(training)
     count = options.keep + 1  # the best one beside the newest
     facts = {
@@ -86,7 +88,7 @@ def _facts(options: PretrainOptions, job: PretrainJob, measured: _Measured) -> d
         "epoch",
         "speed": f"{task.images_per_step / each:.3g} {what}/s over {_steps(max(1, measured.steps))}, waiting for the "
         f"loader {measured.waited / measured.seconds if measured.steps else 0:.0%} of the time",
-        "time": f"about {shown_time(total)}, without checkpoints and pictures",
+        "time": f"{shown_total(measured.startup, each * (training.total_steps - 1))}, without checkpoints and pictures",
         "memory": peak_memory(str(training.device)) + (", and its workers" if options.workers else ""),
         "to write": f"up to {count} checkpoints of {shown_size(checkpoint)} in {options.out}, {room(options.out)}",
     }

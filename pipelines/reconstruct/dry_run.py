@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.commandline.machine import usable_precision
 from pipelines.errors import UserError
-from pipelines.estimates import peak_memory, room, sample, shown_size, shown_time
+from pipelines.estimates import peak_memory, room, sample, shown_size, shown_total, since_began
 from pipelines.frames.live import folder_frames
 from pipelines.frames.options import STDIN, is_stream
 from pipelines.frames.video_writer import video_suffix
@@ -46,6 +46,7 @@ def foretell(options: Any, work: Callable[[int, Path], Any]) -> dict[str, str]:
     """
     given = _given(options)
     model, _ = open_model(options.run, options.device)
+    opened = since_began()
     found = sample(work, given.count)
     known = given.count is not None
     size = "×".join(map(str, model.image_size))
@@ -55,10 +56,12 @@ def foretell(options: Any, work: Callable[[int, Path], Any]) -> dict[str, str]:
         "input": f"{options.input}: {given.words}",
         "model": f"{options.run}, {parameters:.3g} M parameters, {size} px, {precision} on {options.device}",
         "measured": f"the first {found.units} {given.unit}",
-        "speed": f"{1 / found.each:.3g} {given.unit}/s, after {shown_time(found.start)} to start",
-        "time": f"about {shown_time(found.seconds(given.count or 0))}" if known else "unknown: a stream may never end",
+        "speed": f"{1 / found.each:.3g} {given.unit}/s",
+        "time": shown_total(opened + found.start, found.work(given.count or 0))
+        if known
+        else "unknown: a stream may never end",
         "memory": peak_memory(options.device),
-        "to write": (f"about {shown_size(found.bytes_each * (given.count or 0))} in " if known else "")
+        "to write": (f"about {shown_size(found.written(given.count or 0))} in " if known else "")
         + f"{options.out} ({shown_size(found.bytes_each)} for each of the {given.unit}), {room(options.out)}",
     }
 

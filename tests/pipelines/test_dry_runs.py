@@ -12,7 +12,7 @@ from pipelines.encode.dry_run import dry_run as encode_dry_run
 from pipelines.encode.encode import encode
 from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError
-from pipelines.estimates import room, sample, shown_rest, shown_size, shown_time
+from pipelines.estimates import room, sample, shown_rest, shown_size, shown_time, since_began
 from pipelines.evaluate.dry_run import dry_run as evaluate_dry_run
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.prepare.dry_run import dry_run as prepare_dry_run
@@ -42,13 +42,6 @@ def test_times_have_two_units(seconds, text):
     assert shown_time(seconds) == text
 
 
-def test_sizes_and_the_room_for_them(tmp_path):
-    assert [shown_size(count) for count in (999, 1234, 5.6e8, 3e12)] == ["999 bytes", "1.23 kB", "560 MB", "3 TB"]
-    assert room(tmp_path / "not" / "there").endswith(" free")
-    assert shown_rest(2.0, 300, "pairs") == "about 2 min 30 s for 300 pairs"
-    assert "stream" in shown_rest(2.0, None, "pairs")
-
-
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands still but for what is added to it."""
@@ -57,28 +50,52 @@ def clock(monkeypatch):
     return now
 
 
+def test_what_a_command_imports_and_opens_is_a_part_of_its_start(clock, monkeypatch, tmp_path):
+    """Not what the process did before, as a second command of one process would otherwise count."""
+
+    def slow(options):
+        assert since_began() == 0.0
+        clock[0] += 20.0
+        return {"waited": f"{since_began():.0f} s"}
+
+    clock[0] = 500.0
+    monkeypatch.setattr("pipelines.prepare.dry_run.dry_run", slow)
+    assert "20 s" in invoke("prepare", "shapes:4", "--out", tmp_path / "small", "--dry-run").output
+
+
+def test_sizes_and_the_room_for_them(tmp_path):
+    assert [shown_size(count) for count in (999, 1234, 5.6e8, 3e12)] == ["999 bytes", "1.23 kB", "560 MB", "3 TB"]
+    assert room(tmp_path / "not" / "there").endswith(" free")
+    assert shown_rest(5.0, 2.0, 300, "pairs") == "about 2 min 35 s for 300 pairs, 5 s of it to start"
+    assert "stream" in shown_rest(5.0, 2.0, None, "pairs")
+
+
 @pytest.mark.parametrize(
     ("units", "start", "each", "done"),
     [
-        (None, 0.01, 0.0001, [4, 16, 500]),  # as many as the time allows
-        (100, 0.01, 0.0001, [4, 16, 100]),
-        (3, 0.01, 0.0001, [3]),
-        (None, 1.0, 0.1, [4]),  # so slow that the first ones are enough
+        (None, 0.01, 0.0001, [4, 4, 16, 256]),  # sixteen times as many at most
+        (100, 0.01, 0.0001, [4, 4, 16, 100]),
+        (3, 0.01, 0.0001, [3, 3]),
+        (None, 0.01, 0.0009, [4, 4, 16, 55]),  # as many as the time allows
+        (None, 1.0, 0.1, [4, 4, 8]),  # so slow that the first ones are enough
+        (None, 1.0, 0.0001, [4, 4, 8, 128]),  # slow to start alone
     ],
 )
 def test_what_starting_takes_is_told_from_what_a_unit_takes(clock, units, start, each, done):
     asked = []
 
     def work(count, folder):
+        clock[0] += start + each * count + (0 if asked else 9.0)  # what is imported or compiled once
         asked.append(count)
-        clock[0] += start + each * count
         (folder / "written").write_bytes(b"x" * (100 + 7 * count))
 
     found = sample(work, units)
     assert (asked, found.units) == (done, done[-1])
-    if len(done) > 1:
-        assert (found.each, found.start, found.bytes_each) == pytest.approx((each, start, 7))
-    assert found.seconds(done[-1]) == pytest.approx(start + each * done[-1])
+    if len(done) > 2:
+        measured = (found.each, found.start, found.bytes_each, found.bytes_start)
+        assert measured == pytest.approx((each, start + 9.0, 7, 100))
+    assert found.start + found.work(done[-1]) == pytest.approx(9.0 + start + each * done[-1])
+    assert found.written(done[-1]) == pytest.approx(100 + 7 * done[-1])
 
 
 def test_the_first_ones_may_all_be_bad(clock):
@@ -91,11 +108,11 @@ def test_the_first_ones_may_all_be_bad(clock):
             raise UserError("none of them can be read")
 
     bad = 10
-    assert sample(work, 1000).units == 64
+    assert sample(work, 1000).units == 1000
     bad = 100
     with pytest.raises(UserError, match="none of them"):
         sample(work, 1000)
-    assert asked == [4, 64, 4, 64]
+    assert asked == [4, 64, 64, 128, 1000, 4, 64]
 
 
 def size_in(text):
@@ -112,7 +129,7 @@ def test_a_build_is_foretold(tiny_clip, tmp_path):
     assert "for 40 pairs" in facts["time"]
     manifest = build_saliency(options, quiet=True)
     table = options.out / "data" / manifest.shards[0].file
-    assert 0.5 < size_in(facts["to write"]) / table.stat().st_size < 1.1  # the head and foot of the file do not count
+    assert 0.8 < size_in(facts["to write"]) / table.stat().st_size < 1.4  # of tens
     assert build_dry_run(options)["left to do"].startswith("nothing")
     with pytest.raises(UserError, match="leave --engine ray out"):
         build_dry_run(replace(options, engine="ray"))

@@ -130,7 +130,9 @@ def test_the_help_lists_choices_in_the_place_of_the_type_or_in_the_text():
     assert rows["--one"] == "--one [a|b] One of two. [default: a]"
     assert rows["--some"] == "--some [a|b] Some of them."
     assert rows["--counts"] == "--counts <int>... Numbers."
-    assert rows["--many"].startswith("--many <str> Many. One of: choice-0, choice-1, ")
+    kind, _, said = rows["--many"].removeprefix("--many ").partition(" ")
+    assert kind in ("<str>", "TEXT")  # as the version of typer names it
+    assert said.startswith("Many. One of: choice-0, choice-1, ")
     assert f"Many. One of: {', '.join(MANY)}." in " ".join(text.replace("│", " ").split())
     assert f"More. One of: {', '.join(MANY)}. [default: all]" in " ".join(text.replace("│", " ").split())
     assert rows["--loud"] == "--loud Say more."
