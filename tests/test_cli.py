@@ -144,7 +144,9 @@ def test_a_given_option_reaches_its_field(name, option):
     else:
         flags = parameter.opts if value is not False else parameter.secondary_opts
         words = [word for each in words or [None] for word in (flags[-1], each) if word is not None]
-    assert given_values(KINDS[name], parsed(name, words))[option.name] == value
+    found = given_values(KINDS[name], parsed(name, words))[option.name]
+    # Some versions of typer make a path of the text when they call the command, after it is parsed.
+    assert (Path(found) if isinstance(value, Path) else found) == value
     assert value != option.default, "the example tells nothing"
 
 

@@ -12,12 +12,12 @@ import functools
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mae.masks.decoded import decoded_count
 from mae.models.blocks import Block
@@ -103,10 +103,16 @@ def training_flops(
 def flop_counter() -> FlopCounterMode:
     """Counts what is computed inside it, as torch does: matrix products and attention. ``get_total_flops`` tells.
 
-    Torch's own counter knows nothing of oneDNN's products (``mae.models.linear``), which this one counts as well.
+    Torch's own counter knows nothing of oneDNN's products (``mae.models.linear``), and torch 2.6 nothing of attention
+    on a CPU. This one counts them as well.
     """
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    mapping = {torch.ops.mkldnn._linear_pointwise: _product_flops} if known else None
+    mapping = dict[Any, Callable[..., int]]()
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        mapping[torch.ops.mkldnn._linear_pointwise] = _product_flops
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    mapping[attention] = lambda *shapes, **_: sdpa_flop_count(*shapes[:3])  # type: ignore[no-untyped-call]
+    mapping[backward] = lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])  # type: ignore[no-untyped-call]
     return FlopCounterMode(display=False, custom_mapping=mapping)
 
 

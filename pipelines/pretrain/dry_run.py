@@ -34,6 +34,8 @@ class _Measured:
     """Of the first step, with what it waits for."""
     waited: float
     """Of the seconds, those in which the training waited for the loader."""
+    pictures: float
+    """Seconds of drawing the pictures of the finished run."""
 
 
 def dry_run(options: PretrainOptions) -> dict[str, str]:
@@ -49,7 +51,7 @@ def dry_run(options: PretrainOptions) -> dict[str, str]:
 
 
 def _measure(job: PretrainJob, world: World) -> _Measured:
-    """Steps of a training for a few seconds, two of them at least; no checkpoint is written."""
+    """Steps of a training for a few seconds, two of them at least, and its pictures; no checkpoint is written."""
     training = job.task.training
     log = TrainingLog(job.run, training, job.task.source, max_rejected=job.options.max_rejected)
     started, waited, steps = time.perf_counter(), 0.0, 0
@@ -68,13 +70,16 @@ def _measure(job: PretrainJob, world: World) -> _Measured:
             steps += 1
             if time.perf_counter() - started > SECONDS:
                 break
-    return _Measured(steps, time.perf_counter() - started, startup, first, waited)
+    seconds, drawing = time.perf_counter() - started, time.perf_counter()
+    job.task.draw(job.run, training.spread.whole_model().to(training.device))
+    return _Measured(steps, seconds, startup, first, waited, time.perf_counter() - drawing)
 
 
 def _facts(options: PretrainOptions, job: PretrainJob, measured: _Measured) -> dict[str, str]:
     training, task, masking = job.task.training, job.task, job.config["masking"]
     what = "images" if task.source.videos is None else "videos"
     each = measured.seconds / measured.steps if measured.steps else measured.first
+    work = each * (training.total_steps - 1) + measured.pictures
     checkpoint = checkpoint_bytes(training)
     count = options.keep + 1  # the best one beside the newest
     facts = {
@@ -88,7 +93,7 @@ def _facts(options: PretrainOptions, job: PretrainJob, measured: _Measured) -> d
         "epoch",
         "speed": f"{task.images_per_step / each:.3g} {what}/s over {_steps(max(1, measured.steps))}, waiting for the "
         f"loader {measured.waited / measured.seconds if measured.steps else 0:.0%} of the time",
-        "time": f"{shown_total(measured.startup, each * (training.total_steps - 1))}, without checkpoints and pictures",
+        "time": f"{shown_total(measured.startup, work)}, without checkpoints",
         "memory": peak_memory(str(training.device)) + (", and its workers" if options.workers else ""),
         "to write": f"up to {count} checkpoints of {shown_size(checkpoint)} in {options.out}, {room(options.out)}",
     }

@@ -234,7 +234,7 @@ def test_wandb_without_a_key_says_what_to_do(base, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with pytest.raises(UserError, match="--track wandb: .*wandb login.*WANDB_MODE=offline"):
+    with pytest.raises(UserError, match="--track wandb: .*wandb.login.*WANDB_MODE=offline"):
         run(replace(base, track=("wandb",)))
     monkeypatch.setenv("WANDB_MODE", "offline")
     forget_wandb()
