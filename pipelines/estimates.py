@@ -84,9 +84,9 @@ def sample(work: Callable[[int, Path], T], units: int | None, *, first: int = 4,
         return replace(_slopes(warm), start=once)
     last = _timed(work, min(limit, (2 if warm.seconds >= SECONDS else 4) * count))
     found = _slopes(warm, last)
-    more = min(limit, int(SECONDS / found.each), 16 * found.units)  # not further on the word of a short measurement
-    if more > found.units and found.work(found.units) < SECONDS / 2:
-        found = _slopes(last, _timed(work, more))
+    if found.work(found.units) < SECONDS and found.units < limit:
+        more = max(2 * found.units, int(SECONDS / found.each))  # a short measurement is not to be trusted far
+        found = _slopes(warm, _timed(work, min(limit, more, 16 * found.units)))
     return replace(found, start=found.start + once)
 
 
