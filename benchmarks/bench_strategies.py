@@ -27,7 +27,8 @@ from mae.mask_learners.gate_training import GateSettings
 from mae.mask_learners.learner import MaskLearner
 from mae.masks.masking import Masking
 from mae.masks.strategies import STRATEGIES, blind, learned
-from mae.models.vit import SIZES, MaskedAutoencoder
+from mae.models.sizes import SIZES
+from mae.models.vit import MaskedAutoencoder
 from mae.precision import resolve_precision
 from mae.training.flops import training_flops
 from mae.training.training import Batch

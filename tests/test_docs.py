@@ -91,6 +91,16 @@ def test_links_and_anchors_lead_somewhere(page):
             assert anchor in _anchors(file.read_text()), f"{page}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_rows_of_a_table_have_as_many_cells_as_its_heading(page):
+    lines = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.M | re.S).splitlines()
+    width = 0
+    for before, line in zip(["", *lines], lines, strict=False):
+        cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        width = width if before.startswith("|") else cells
+        assert cells in (0, width), f"{page.name}: {line}"
+
+
 def _without_code(text):
     return re.sub(r"`[^`\n]+`", "", re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S))
 

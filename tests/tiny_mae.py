@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from mae.models.vit import MaskedAutoencoder, Size
+from mae.models.sizes import Size
+from mae.models.vit import MaskedAutoencoder
 from saliency.maps import FULL, quantise
 from saliency.table.table import Row, write_shard
 

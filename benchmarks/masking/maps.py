@@ -69,6 +69,7 @@ MAPS = {
     "scenes-small": Maps(_SMALL),
     "scenes-large": Maps(_LARGE),
     "clip-small": Maps(_SMALL, clip=True, true="scenes-small"),
+    "clip-large": Maps(_LARGE, clip=True, true="scenes-large"),
     "moving": Maps("shapes-video:600,objects=1,size=48,label=color"),
     "quick": Maps("shapes:256,objects=1,size=48,radius=0.15-0.23"),
     "tiny-imagenet": Maps("tiny_imagenet100/train.parquet"),

@@ -20,6 +20,11 @@ def share_interval(share: float, count: int) -> float:
     return 1.96 * math.sqrt(share * (1 - share) / count)
 
 
+def paired_interval(differences: NDArray[np.float64]) -> float:
+    """Half the width of the interval of the mean of paired differences [n], by the normal approximation; n ≥ 2."""
+    return float(1.96 * differences.std(ddof=1) / math.sqrt(len(differences)))
+
+
 def t_quantile(share: float, freedom: int) -> float:
     """The value below which Student's t with so many degrees of freedom lies with probability ``share``."""
     return float(stdtrit(freedom, share))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mae.models.vit import SIZES
+from mae.models.sizes import SIZES
 
 State = dict[str, Tensor]
 

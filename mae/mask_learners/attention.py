@@ -104,6 +104,7 @@ class AttentionMasks:
     """Masks by a teacher's attention: a :class:`mae.mask_learners.learner.MaskLearner` of a ``model`` on its device."""
 
     needs_saliency = False
+    importance = None
     needs_errors = False
     reads_model = True
     network = None

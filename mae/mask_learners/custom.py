@@ -131,6 +131,7 @@ class CustomMasks:
 
     name = "custom"
     needs_saliency = needs_errors = False
+    importance = None
     network = None
 
     def __init__(

@@ -125,6 +125,7 @@ class GateTraining(NetworkLearner):
             self._learn(torch.cat([tokens[rows], again]).float(), boxes, part)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             logits = self.network.whole(self.network(tokens.float(), look.grid), look.grid)
+            self.importance = torch.sigmoid(logits)
         return self._choose(logits, look, uniform, gumbel, count=True)
 
     def _lesson(self, look: Look) -> tuple[Look, Tensor]:

@@ -84,6 +84,9 @@ class MaskLearner(Protocol):
     """Whether it needs maps of its images."""
     needs_errors: bool
     """Whether it is to be told each decoded patch's error."""
+    importance: Tensor | None
+    """How important the patches of the batch are that it last made masks of, [B, N] in 0..1, without gradient; None
+    where it does not say."""
     reads_model: bool
     """Whether it runs a part of the model outside of the model's own pass, which a split model does not allow."""
     settings: Any

@@ -23,6 +23,7 @@ class NetworkLearner:
 
     reads_model = True
     figure_names: tuple[str, ...]
+    importance: Tensor | None = None
 
     def __init__(self, network: Gate, rate: float, decay: float, device: torch.device | str) -> None:
         self.device = torch.device(device)

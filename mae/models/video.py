@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from mae.models.linear import Linear
-from mae.models.vit import SIZES, MaskedAutoencoder, decoder_heads, sincos_positions
+from mae.models.sizes import SIZES, decoder_heads
+from mae.models.tokens import sincos_positions
+from mae.models.vit import MaskedAutoencoder
 from mae.pixels import IMAGE_MEAN, IMAGE_STD
 
 POSITIONS = ("space-time", "table")

@@ -27,29 +27,8 @@ from torch import Tensor, nn
 from mae.models.blocks import Block
 from mae.models.linear import Linear, linear
 from mae.models.mask import Mask
-
-
-class Size(NamedTuple):
-    """The dimensions of a model."""
-
-    width: int
-    depth: int
-    heads: int
-    decoder_width: int
-    decoder_depth: int
-    decoder_heads: int
-    patch_size: int = 16
-
-
-SIZES = {
-    "mini": Size(96, 6, 3, 64, 2, 2),
-    "tiny": Size(192, 12, 3, 128, 4, 4),
-    "small": Size(384, 12, 6, 256, 8, 8),
-    "base": Size(768, 12, 12, 512, 8, 16),
-    "large": Size(1024, 24, 16, 512, 8, 16),
-    "huge": Size(1280, 32, 16, 512, 8, 16, patch_size=14),
-}
-"""``base`` to ``huge`` are the paper's; the smaller ones have decoders in proportion, ``mini`` is for trying things."""
+from mae.models.sizes import SIZES, decoder_heads
+from mae.models.tokens import rows_of, sincos_positions, take
 
 _VARIANCE_FLOOR = 1e-6
 _MOST_CLASS_TOKENS = 1024
@@ -270,7 +249,7 @@ class MaskedAutoencoder(
         """Tokens [B, C+K, D] of the embeddings [B, K, D] of the patches ``ids_keep`` [B, K], or of all of them."""
         first, positions = self.class_tokens, self.positions(grid)[0]
         return self._encode(
-            embedded + (positions[:, first:] if ids_keep is None else _rows(positions[0], ids_keep + first))
+            embedded + (positions[:, first:] if ids_keep is None else rows_of(positions[0], ids_keep + first))
         )
 
     def decode(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
@@ -356,7 +335,7 @@ class MaskedAutoencoder(
         before = torch.arange(first, device=hidden.device).expand(hidden.shape[0], -1)
         places = torch.cat([before, ids_keep + first, hidden + first], dim=1)  # [B, C+K+M']
         blanks = self.mask_token.expand(latent.shape[0], count, -1)
-        x = torch.cat([self.decoder_embed(latent), blanks], dim=1) + _rows(self.positions(grid)[1][0], places)
+        x = torch.cat([self.decoder_embed(latent), blanks], dim=1) + rows_of(self.positions(grid)[1][0], places)
         *blocks, last = self.decoder_blocks
         for block in blocks:
             x = block(x)
@@ -414,37 +393,3 @@ class MaskedAutoencoder(
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
-
-
-def decoder_heads(size: Size, width: int) -> int:
-    """How many heads of the size's width a decoder of another width has; ValueError if they do not fit."""
-    head = size.decoder_width // size.decoder_heads
-    if width < head or width % head:
-        raise ValueError(f"--decoder-width {width} must be a multiple of {head}, the width of this size's heads")
-    return width // head
-
-
-def sincos_positions(grid: tuple[int, ...], width: int, laid_on: tuple[int, ...] | None = None) -> Tensor:
-    """Fixed positions [1, 1+N, width]: zeros for the class token, then sines and cosines of column and row.
-
-    The column takes the first half of the width: the published checkpoints were trained so. ``laid_on`` is a grid of
-    the same image in whose rows and columns the places are counted.
-    """
-    counted = zip(grid, laid_on or grid, strict=True)
-    places = [(torch.arange(n, dtype=torch.float64) + 0.5) * (m / n) - 0.5 for n, m in counted]
-    rows, columns = torch.meshgrid(*places, indexing="ij")
-    frequencies = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angles = [axis.flatten()[:, None] * frequencies for axis in (columns, rows)]  # 2 × [N, width/4]
-    patches = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
-    return torch.cat([torch.zeros(1, width), patches.float()])[None]
-
-
-def take(tokens: Tensor, ids: Tensor) -> Tensor:
-    """The tokens [B, n, D] at ``ids`` [B, k], [B, k, D]."""
-    first = torch.arange(tokens.shape[0], device=ids.device)[:, None] * tokens.shape[1]
-    return _rows(tokens.flatten(0, 1), ids + first)
-
-
-def _rows(table: Tensor, ids: Tensor) -> Tensor:
-    """The rows [..., D] at ``ids`` [...] of a table [n, D]; a gather would look up every number by its own index."""
-    return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[-1])

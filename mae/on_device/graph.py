@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from mae.evaluation.kept_encoder import KeptEncoder
 from mae.mask_learners.gate import Gate
 from mae.masks.masking import center_prior, top_order
+from mae.models.tokens import take
 from mae.models.video import VideoMaskedAutoencoder
-from mae.models.vit import MaskedAutoencoder, take
+from mae.models.vit import MaskedAutoencoder
 from mae.pixels import IMAGE_MEAN, IMAGE_STD
 from mae.recovery.recover import patch_statistics
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from mae.models.mask import Mask
 
 SCHEDULES = ("constant", "rise", "fall")
+WEIGHT_BY = ("maps", "gate")
+"""What says how salient a patch is."""
 
 
 def scheduled(weight: float, schedule: str, progress: float) -> float:

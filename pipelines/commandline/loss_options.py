@@ -13,6 +13,13 @@ SaliencyWeight = Annotated[
         panel=LOSS,
     ),
 ]
+WeightBy = Annotated[
+    str,
+    Option(
+        "maps or gate: what --saliency-weight calls salient, maps or the gate that is being trained.",
+        panel=LOSS,
+    ),
+]
 SaliencyWeightSchedule = Annotated[
     str,
     Option(

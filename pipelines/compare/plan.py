@@ -140,7 +140,7 @@ class ComparePlan:
         except ValueError as error:
             raise ValueError(f"arms: {arm}: {error}") from error
         strategy, masked = options.masking_name, "maps" in settings.strategy.needs
-        mapped = masked or options.saliency_weight > 0
+        mapped = masked or options.weighs_by_maps
         if mapped and options.saliency is None:
             what = f"{strategy} masks need" if masked else "saliency_weight needs"
             raise ValueError(f"arms: {arm}: {what} maps; give saliency: MAPS (--saliency)")

@@ -375,7 +375,7 @@ def masks_in_words(options: PretrainOptions) -> str:
         STRATEGIES[options.masking_name].in_words(options.recorded()),
         f"blocks of {side}×{side}" if side > 1 else "",
         f"{options.class_tokens} class tokens" if options.class_tokens else "",
-        f"errors {weighed:g} by saliency" if weighed else "",
+        f"errors {weighed:g} by {'saliency' if options.weight_by == 'maps' else 'the gate'}" if weighed else "",
         f"its weight {moves}s" if weighed and moves != "constant" else "",
         f"visible errors {options.visible_weight:g}" if options.visible_weight else "",
     ]

@@ -28,6 +28,7 @@ from pipelines.evaluate.protocol import Protocol, load
 from pipelines.evaluate.results.cells import Cells
 from pipelines.evaluate.results.keep_plots import draw_kept
 from pipelines.evaluate.results.outcome import Measured, Outcome
+from pipelines.evaluate.results.predictions import write_predictions
 from pipelines.outputs import check_apart, one_writer
 from pipelines.plots import confusion_matrices
 from pipelines.views.clip_views import ClipShape
@@ -59,7 +60,8 @@ def evaluate(options: EvaluateOptions, *, quiet: bool = False) -> dict[str, Any]
 
 def check_files(options: EvaluateOptions) -> None:
     """UserError if what is to be written would lie in what is read."""
-    for option, file in (("--out", options.out), ("--confusion", options.confusion)):
+    files = {"--out": options.out, "--confusion": options.confusion, "--predictions": options.predictions}
+    for option, file in files.items():
         if file is not None:
             check_apart(file, (options.source, options.test), option=option, file=True)
 
@@ -70,7 +72,7 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
     data = Data(options, clip, quiet=quiet)
     pretraining = open_pretraining(options, clip)
     protocols = [load(name)(options, data, quiet=quiet) for name in dict.fromkeys(options.protocols)]
-    cells = Cells(folder, fresh=options.fresh)
+    cells = Cells(folder, fresh=options.fresh, predictions=options.predictions is not None)
     found = measure_all(protocols, named, clip, options, cells)
     rows = _rows(protocols, found, seeds)
     parts, precision = data.told(), usable_precision(options.precision, options.device)
@@ -103,6 +105,8 @@ def _evaluate(options: EvaluateOptions, out: Path | None, folder: Path | None, q
         draw_kept(out.parent / "plots", result)
         for protocol in protocols:
             protocol.draw(out.parent / "plots", result, named[0])
+    if options.predictions:
+        write_predictions(options.predictions, found, seeds, data.labelled)
     if options.confusion:
         told = {name: rows[0].get(f"{name}_confusion") for name in options.protocols}
         drawn = {name: confusion for name, confusion in told.items() if confusion}

@@ -112,6 +112,9 @@ class EvaluateOptions(ProtocolOptions, _Shared):
 
     out: Annotated[Path | None, _Result("JSON file to write. If not given: evaluation.json in the run folder.")] = None
     confusion: Annotated[Path | None, _Result("PNG file for the encoder's confusion matrices.")] = None
+    predictions: Annotated[
+        Path | None, _Result("Parquet or CSV file for what each test image was taken for, by encoder and protocol.")
+    ] = None
     require: Annotated[
         Requirements | None,
         _Result(
@@ -136,15 +139,16 @@ class EvaluateOptions(ProtocolOptions, _Shared):
         check_least(self, batch_size=1, frame_stride=1, clips=1)
         super().__post_init__()
         with_classes = [name for name, row in PROTOCOLS.items() if row.accuracy]
-        if self.confusion and not set(self.protocols) & set(with_classes):
+        without = not set(self.protocols) & set(with_classes)
+        if self.confusion and without:
             raise ValueError(f"--confusion draws what these protocols take for what: {', '.join(with_classes)}")
+        if self.predictions and without:
+            raise ValueError(f"--predictions lists what these protocols predict: {', '.join(with_classes)}")
+        if self.predictions and self.predictions.suffix not in (".parquet", ".csv"):
+            raise ValueError(f"--predictions is {self.predictions}; it must end in .parquet or .csv")
         if self.require is not None and not self.beside:
             raise ValueError("--require compares with the first --beside: name the run there")
-        if (
-            self.require is not None
-            and self.require.accuracy is not None
-            and not set(self.protocols) & set(with_classes)
-        ):
+        if self.require is not None and self.require.accuracy is not None and without:
             raise ValueError(f"--require accuracy needs one of these protocols: {', '.join(with_classes)}")
         self.all_seeds()
 

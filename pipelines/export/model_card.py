@@ -29,6 +29,7 @@ _SHOWN_IF_ASKED = (
     "class_tokens",
     "decode_ratio",
     "saliency_weight",
+    "weight_by",
     "saliency_weight_schedule",
     "visible_weight",
 )

@@ -88,7 +88,7 @@ EFFECTS = (
     *SALIENT_EFFECTS,
     Effect(("tubes",), _masks_by_slot, "with {masked_by}", "its masks are the same in every time slot, or in none"),
     Effect(
-        ("saliency_weight_schedule",),
+        ("saliency_weight_schedule", "weight_by"),
         lambda options: options.saliency_weight > 0,
         "without --saliency-weight",
         "there is no weight to move",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from mae.masks.strategies import SALIENT_RATIO, STRATEGIES, Strategy, learned
 from mae.multilevel.forms import BEFORE, FORMS
 from pipelines.commandline.effects import Effect
-from pipelines.commandline.loss_options import SaliencyWeight, SaliencyWeightSchedule, VisibleWeight
+from pipelines.commandline.loss_options import SaliencyWeight, SaliencyWeightSchedule, VisibleWeight, WeightBy
 from pipelines.commandline.mask_options import (
     SALIENT,
     ClassTokens,
@@ -147,6 +147,7 @@ class PretrainOptions:
     ] = None
     tubes: Annotated[bool, Option("Give masks by maps or a gate to all time slots alike.", panel=VIDEO)] = True
     saliency_weight: SaliencyWeight = 0.0
+    weight_by: WeightBy = "maps"
     saliency_weight_schedule: SaliencyWeightSchedule = "constant"
     visible_weight: VisibleWeight = 0.0
     gate_ratio: GateRatio = 0.5
@@ -295,7 +296,9 @@ class PretrainOptions:
             raise ValueError(f"--checkpoint-every is {self.checkpoint_every}; it must be at least 1 step")
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
-        if self.gate_teacher is not None and self.saliency_weight > 0 and self.gate_teacher != self.saliency:
+        if self.weight_by == "gate" and self.masking_name != "gate":
+            raise ValueError("--weight-by gate needs --masking gate; with --gate-ratio 0 its masks are random")
+        if self.gate_teacher is not None and self.weighs_by_maps and self.gate_teacher != self.saliency:
             raise ValueError("--gate-teacher and --saliency must be the same maps where --saliency-weight is above 0")
         if self.health_every is not None and self.shard_model:
             raise ValueError("--health-every looks at the whole model, which --shard-model splits: leave one out")
@@ -373,12 +376,17 @@ class PretrainOptions:
         strategy = self.strategy
         if strategy is not None and "motion" in strategy.needs:
             return False
-        if strategy is None or self.saliency_weight > 0 or "maps" in strategy.needs:
+        if strategy is None or self.weighs_by_maps or "maps" in strategy.needs:
             return strategy is not None
         if strategy.levels:
             masker = self.mlo_masker or FORMS[self.mlo_form or "own"]["masker"]
             return self.saliency is not None and masker == "mix"
         return strategy.own_maps is not None and getattr(self, strategy.own_maps) is not None
+
+    @property
+    def weighs_by_maps(self) -> bool:
+        """Whether the loss is weighted by maps."""
+        return self.saliency_weight > 0 and self.weight_by == "maps"
 
     @property
     def strategy(self) -> Strategy | None:

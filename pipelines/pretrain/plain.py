@@ -165,6 +165,6 @@ def open_data(options: PretrainOptions, settings: PretrainSettings) -> Data:
     if not settings.needs_maps:
         return Data(source, None)
     if settings.maps is None:
-        what = "--saliency-weight" if options.saliency_weight else f"--masking {options.masking_name}"
+        what = "--saliency-weight" if options.weighs_by_maps else f"--masking {options.masking_name}"
         raise UserError(f"{what} needs maps: --saliency MAPS, made with build-saliency")
     return Data(source, join_maps(settings.maps, source, on_missing=options.on_missing))

@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 import cli
-from mae.models import vit
+from mae.models import sizes
 from mae.training.checkpoints import load_model
 from mae.training.training import Training
 from pipelines.commandline.option import declared_options
@@ -25,7 +25,7 @@ DRAWS = {task: task.draw for task in (PlainTask, MultilevelTask)}
 
 def nano_runs(monkeypatch):
     """The size `nano` exists, and no pictures are drawn."""
-    monkeypatch.setitem(vit.SIZES, "nano", NANO)
+    monkeypatch.setitem(sizes.SIZES, "nano", NANO)
     model = next(each.option for each in declared_options(PretrainOptions) if each.name == "model")
     monkeypatch.setitem(vars(model), "choices", (*model.choices, "nano"))
     for task in DRAWS:

@@ -20,7 +20,8 @@ from transformers.models.vit_mae.modeling_vit_mae import (
 )
 
 from mae.masks.masking import mask_from_priorities
-from mae.models.vit import MaskedAutoencoder, sincos_positions
+from mae.models.tokens import sincos_positions
+from mae.models.vit import MaskedAutoencoder
 
 DEPTH = {"vit.layers": 3, "decoder.decoder_layers": 2}
 WHOLE = {

@@ -22,10 +22,13 @@ FORMAT = 1
 
 
 class Cells:
-    """The finished cells in a folder; with no folder nothing is kept. ``fresh`` passes over what is there."""
+    """The finished cells in a folder; with no folder nothing is kept.
 
-    def __init__(self, folder: Path | None, *, fresh: bool = False) -> None:
-        self.folder, self.fresh = folder, fresh
+    ``fresh`` passes over what is there, and ``predictions`` over what does not say for what each image was taken.
+    """
+
+    def __init__(self, folder: Path | None, *, fresh: bool = False, predictions: bool = False) -> None:
+        self.folder, self.fresh, self.predictions = folder, fresh, predictions
         if folder is not None and folder.is_dir():
             remove_leftovers(folder)
 
@@ -39,9 +42,12 @@ class Cells:
             return None
         try:
             content = json.loads(path.read_text())
-            return kind(**content["outcome"]) if content["decided_by"] == _plain(decided_by) else None
+            outcome = kind(**content["outcome"]) if content["decided_by"] == _plain(decided_by) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        if self.predictions and isinstance(outcome, Outcome) and outcome.predicted is None:
+            return None
+        return outcome
 
     def checkpoint(self, decided_by: Mapping[str, Any]) -> Path | None:
         """Where the training state of an unfinished cell lies, if anywhere."""

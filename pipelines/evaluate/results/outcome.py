@@ -51,6 +51,8 @@ class Outcome:
     unreadable: UnreadableImages = field(default_factory=dict)
     top5: float | None = None
     """Share of the test images whose class is among the five of highest score, 0..1; None for five classes or fewer."""
+    predicted: list[int | None] | None = None
+    """For which class each image of the test part was taken; None for what could not be read. None in old results."""
 
     @classmethod
     def of(cls, scored: Scored, labels: NDArray[np.int64], *, facts: dict[str, Any]) -> Self:
@@ -61,7 +63,11 @@ class Outcome:
         np.add.at(counts, (truth.numpy(), predictions.numpy()), 1)
         above = (scores >= scores.gather(1, truth[:, None])).sum(1)  # its own is one; of equals, all
         among = (above <= _FIVE) | (predictions == truth)
-        return cls(counts.tolist(), facts, scored.unreadable, float(among.double().mean()) if classes > _FIVE else None)
+        top5 = float(among.double().mean()) if classes > _FIVE else None
+        predicted: list[int | None] = [None] * len(labels)
+        for place, prediction in zip(scored.indices.tolist(), predictions.tolist(), strict=True):
+            predicted[place] = prediction
+        return cls(counts.tolist(), facts, scored.unreadable, top5, predicted)
 
     @property
     def accuracy(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -42,8 +43,21 @@ def print_evaluation(result: dict[str, Any]) -> None:
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
-    """Lines on the first row's encoder, such as what it takes for what."""
-    return [line for name in result["protocols"] for line in load(name).remarks(result)]
+    """Lines on the first row's encoder: how far it is from the others, and such as what it takes for what."""
+    return [*_differences(result), *(line for name in result["protocols"] for line in load(name).remarks(result))]
+
+
+def _differences(result: dict[str, Any]) -> Iterator[str]:
+    """How far the first encoder is above each other one, by protocol, as paired by test image."""
+    for row in result["rows"][1:]:
+        found = {name: row.get(f"{name}_minus_first", {}) for name in result["protocols"]}
+        points = [
+            f"{name} {0 - 100 * each['accuracy']:+.1f} ± {100 * each['interval']:.1f}"
+            for name, each in found.items()
+            if "accuracy" in each
+        ]
+        if points:
+            yield f"difference from {row['encoder']}, paired by image: {', '.join(points)} points"
 
 
 def _figure(row: dict[str, Any], protocol: str) -> str:

@@ -19,7 +19,8 @@ from mae.formats.interchange import (
     to_transformers,
     transformers_config,
 )
-from mae.models.vit import SIZES, MaskedAutoencoder
+from mae.models.sizes import SIZES
+from mae.models.vit import MaskedAutoencoder
 from tests.tiny_mae import nano
 
 BLOCK = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mae.masks.masking import Masking
 from mae.models.linear import Linear
+from mae.models.tokens import sincos_positions
 from mae.models.video import (
     TubeletEmbed,
     VideoMaskedAutoencoder,
@@ -17,7 +18,7 @@ from mae.models.video import (
     space_time_positions,
     table_positions,
 )
-from mae.models.vit import MaskedAutoencoder, sincos_positions
+from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import load_model
 
 SMALL = {"image_size": (16, 24), "patch_size": 8, "frames": 8, "tubelet": 2, "width": 32, "depth": 2, "heads": 2}

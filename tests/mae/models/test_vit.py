@@ -12,7 +12,9 @@ from torch import Tensor
 
 from mae.masks.masking import Masking, mask_from_priorities
 from mae.models.mask import Mask
-from mae.models.vit import SIZES, MaskedAutoencoder, sincos_positions
+from mae.models.sizes import SIZES
+from mae.models.tokens import sincos_positions
+from mae.models.vit import MaskedAutoencoder
 
 BLOCK = [
     "norm1.weight",

@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 
+from mae.mask_learners.gate import Gate
+from mae.mask_learners.gate_training import GateSettings, GateTraining
 from mae.masks.masking import Masking
 from mae.pixels import normalise
 from mae.training.flops import training_flops
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from mae.training.weighted_loss import hidden_distance, scheduled
 from tests.tiny_mae import nano
 
@@ -79,6 +82,26 @@ def test_an_image_without_saliency_changes_nothing_for_the_others():
     weights = chosen / chosen.mean(1, keepdim=True)
     weights[1] = 1
     assert found == pytest.approx((errors * weights).mean().item(), rel=1e-5)
+
+
+def test_a_gate_weighs_by_what_it_calls_important(monkeypatch):
+    torch.manual_seed(0)
+    model = nano()
+    learner = GateTraining(Gate(model.pos_embed.shape[-1]), model, GateSettings(ratio=0.0))
+    options = TrainingSettings(epochs=1, batch_size=3, saliency_weight=0.8, weight_by="gate", warmup_epochs=0)
+    run = Training(model, Masking(), options, 10, learner=learner)
+    assert not run.needs_saliency
+    drawn = []
+    monkeypatch.setattr(learner, "masks", lambda look, masks=learner.masks: drawn.append(masks(look)) or drawn[-1])
+    mask = run.draw_masks(3, None, 0)
+    errors = model(normalise(PICTURES), mask, each=True).detach()
+    logits = learner.scores(normalise(PICTURES), model.grid)
+    run.update([Batch(PICTURES)])
+    assert torch.equal(drawn[0].hidden, mask.hidden)  # at --gate-ratio 0
+    important = torch.sigmoid(logits).gather(1, mask.ids_hidden)
+    assert important.std() > 0.001
+    weights = 0.2 + 0.8 * important / important.mean(1, keepdim=True)
+    assert run.hidden_loss.item() == pytest.approx((errors * weights).mean().item(), rel=1e-5)
 
 
 def test_gradients_are_finite_and_reach_the_model():

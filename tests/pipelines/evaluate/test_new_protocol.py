@@ -129,7 +129,8 @@ def test_a_new_protocol_is_a_class_and_a_row(tmp_path, capsys):
     assert "mirror, cosine %" in told
     assert "centroid %" in told
     assert "a table of its own" in told
-    confused, axis = remarks(result)
+    above, confused, axis = remarks(result)
+    assert above.startswith("difference from untrained, paired by image: centroid ")
     assert confused.startswith("most confused (centroid): ")
     assert axis == "mirror: along x"
     card = "\n".join(run_facts(run))

@@ -144,7 +144,8 @@ def test_what_is_cleared_while_it_is_filled_in_does_not_come_back(page):
         page.click("#middle")
     with page.expect_event("requestfailed"):
         page.click("#clear")
-    assert text(page, "#paint-facts") == "" and not page.locator("#error").is_visible()
+    assert text(page, "#paint-facts") == ""
+    assert not page.locator("#error").is_visible()
     page.unroute("**/recovered?*")
     page.click("#middle")
     page.wait_for_function(RECOVERED)

@@ -14,13 +14,13 @@ from mae.mask_learners.hard import HardSettings
 from mae.masks.decoded import DECODER_MASKINGS
 from mae.masks.masking import Masking
 from mae.masks.strategies import STRATEGIES
+from mae.models.sizes import SIZES
 from mae.models.video import POSITIONS
-from mae.models.vit import SIZES
 from mae.multilevel.draws import PATHS
 from mae.multilevel.forms import FORMS, settled
 from mae.multilevel.nested import METHODS
 from mae.multilevel.settings import CROPS, HEADS, MASKERS, settings_from
-from mae.training.training import PRECISIONS, TrainingSettings
+from mae.training.settings import PRECISIONS, TrainingSettings
 from pipelines.commandline.option import declared_options
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.record.trackers import check_trackers

@@ -77,6 +77,23 @@ def test_it_is_told_where_runs_are_described(base, variant):
     assert losses(plain) != losses(done)
 
 
+def test_the_gate_weighs_the_loss_without_maps(base, tmp_path):
+    weighs = {"masking": "gate", "gate_ratio": 0.0, "saliency_weight": 1.0, "weight_by": "gate"}
+    base = replace(base, saliency=None, epochs=2, accumulate=2, **weighs)
+    whole, stopped = run(base), replace(base, out=tmp_path / "stopped")
+    with stopping(4), pytest.raises(KeyboardInterrupt):
+        run(stopped)
+    assert losses(run(replace(stopped, resume=True))) == losses(whole)
+    told = " ".join([*run_facts(base.out), masks_in_words(base)])
+    assert "weight_by" in told
+    assert "hidden, errors 1 by the gate" in told
+    clips = {"source": "shapes-video:8,size=32,frames=16", "frames": 4, "mask_ratio": 0.5, "epochs": 1}
+    assert len(run(replace(base, out=tmp_path / "clips", accumulate=1, **clips)).metrics()) == 2
+    arms = {"random": None, "x": dict(weighs), "y": weighs | {"weight_by": "maps"}}
+    plan = plan_from({"source": SOURCE, "saliency": "maps", "arms": arms})
+    assert [plan.pretrain_options(arm, 0, tmp_path).saliency for arm in ("x", "y")] == [None, "maps"]
+
+
 @variants
 def test_it_is_an_arm(variant):
     maps = {"saliency": "maps"} if "saliency_weight" in variant else {}
@@ -110,6 +127,9 @@ def test_compare_knows_them_by_name():
         (["--visible-weight", 1, "--masking", "mlo"], "--visible-weight is not for --masking mlo: leave it out"),
         (["--saliency-weight-schedule", "rise"], "has no effect without --saliency-weight; there is no weight to move"),
         (["--saliency-weight", 1, "--saliency-weight-schedule", "up"], "--saliency-weight-schedule 'up' is not one of"),
+        (["--weight-by", "gate", "--masking", "gate"], "--weight-by has no effect without --saliency-weight; there is"),
+        (["--saliency-weight", 1, "--weight-by", "gate"], "--weight-by gate needs --masking gate; with --gate-ratio 0"),
+        (["--saliency-weight", 1, "--weight-by", "text"], "--weight-by 'text' is not one of: maps, gate"),
         (["--mask-granularity", 2, "--masking", "mlo"], "--mask-granularity is not for --masking mlo: leave it out"),
         (
             ["--mask-granularity", 2, "--image-size", 32, "--resolution-schedule", "0:24,0.5:32", "--epochs", 2],
