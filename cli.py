@@ -342,8 +342,8 @@ def compare(given: Given, quiet: Quiet = False) -> None:
     """
     from pipelines.compare.compare import compare as run_all
     from pipelines.compare.compare import dry_run as look
+    from pipelines.compare.comparison import print_comparison
     from pipelines.compare.plan import asked_plan
-    from pipelines.compare.report import print_comparison
 
     options = _options(CompareOptions, given)
     plan, out = asked_plan(options), options.out

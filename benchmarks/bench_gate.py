@@ -25,7 +25,8 @@ from mae.masks.masking import Masking
 from mae.models.sizes import SIZES
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from pipelines.inspect.map_scores import evenly_spaced, score_arrays
 from pipelines.inspect.map_verdict import CENTRE, MAPS
 from pipelines.pretrain.options import PretrainOptions

@@ -24,7 +24,8 @@ from mae.multilevel.draws import PATHS
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.nested import METHODS
 from mae.multilevel.settings import MASKERS, MultilevelSettings
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 
 CLASSES = 10
 

@@ -24,7 +24,8 @@ from mae.multilevel.draws import PATHS
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.settings import MultilevelSettings
 from mae.pixels import normalise
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.planted import PATTERNS, Places, patterns_of, scenes
 from tests.tiny_mae import nano
 

@@ -3,6 +3,7 @@
     python benchmarks/bench_skip.py RUN [VIDEO ...] [--below 0.01 0.02 0.04] [--noise 0 5 15] [--frames 160]
     python benchmarks/bench_skip.py --speed small:224:16:16 [--below 0.02] [--frames 96] [--rounds 3]
     python benchmarks/bench_skip.py RUN --probe shapes-video:300,label=color shapes-video:300,split=test,label=color
+    python benchmarks/bench_skip.py RUN [VIDEO ...] --reconstruct 40 [--below 0.02] [--noise 0 5]
 
 First, how many times fewer tokens pass the blocks, and the cosine similarity to the stream that skips nothing: of
 tokens, of tokens less the mean of all tokens, which tells more where all of them are alike, and of mean tokens. The
@@ -18,12 +19,17 @@ scratch, the stream and the stream that skips take turns.
 ``--probe``: what skipping costs a probe. k-NN and logistic regression are trained on the mean tokens of whole streams
 of one source of labelled clips, and tell the classes of another one's by streams that skip, beside chance and dropped
 tubelets as above. White noise of ``--noise`` levels is added, since drawn scenes have none.
+
+``--reconstruct``: PSNR of hidden pixels against the true frames, of a stream that is filled in with and without
+skipping, and with as many places skipped by chance: so many moving scenes and still cameras behind the blocks of
+``demo --video``, with noise as above, and each VIDEO behind the one that moves.
 """
 
 import argparse
 import platform
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,26 +42,33 @@ from mae.evaluation.probes import fit_logistic, knn_predict
 from mae.models.video import VideoMaskedAutoencoder
 from mae.recovery.skipping import PixelChange
 from mae.recovery.stream_encoder import StreamEncoder
+from mae.recovery.stream_recoverer import StreamRecoverer
 from mae.training.checkpoints import load_model
+from pipelines.demo.recovered_clips import BLOCKS, HiddenClip, _block, hidden_clips, judge
 from pipelines.frames.live import Live
 from pipelines.frames.options import LiveOptions
-from pipelines.sources.open_source import open_source
+from pipelines.sources.open_source import open_clips, open_source
 from pipelines.views.geometry import central_view
 
 
 class Chance:
-    """Encodes as large a share of every tubelet as another did, at places drawn by chance."""
+    """Encodes as many places of every tubelet as another did: those that were hidden before, and others by chance."""
 
     def __init__(self, counts):
         self.counts, self.generator = iter(counts), torch.Generator().manual_seed(0)
+        self.clear()
 
     def fresh(self, frames, visible):
+        known = torch.zeros_like(visible) if self.known is None else self.known
+        order = torch.randperm(len(visible), generator=self.generator)
+        order = torch.cat([order[(visible & ~known)[order]], order[(visible & known)[order]]])
         fresh = torch.zeros_like(visible)
-        fresh[torch.randperm(len(visible), generator=self.generator)[: next(self.counts)]] = True
+        fresh[order[: next(self.counts)]] = True
+        self.known = visible
         return fresh
 
     def clear(self):
-        pass
+        self.known = None
 
 
 def smooth(side, cells, generator):
@@ -67,9 +80,9 @@ def smooth(side, cells, generator):
     return (128 + 45 * picture[0]).clamp(0, 255)
 
 
-def still_camera(count, side, noise):
+def still_camera(count, side, noise, seed=0):
     """uint8 [count, 3, side, side]: an object on its way over a background, and white noise."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     background, size = smooth(side, 3, generator), side // 5
     thing = 255 - smooth(size, 2, generator)
     frames = []
@@ -173,6 +186,71 @@ def feature(found):
     return torch.stack([each.tokens for each in found]).mean((0, 1))
 
 
+def reconstruct(model, clips, videos, belows, noises):
+    def shown(name, found):
+        print(f"{name}: skipped, PSNR")
+        for words, figures in found.items():
+            skipped, quality = np.mean(figures, 0)
+            print(f"  {words:17} {skipped:6.1%} {quality:.2f} dB", flush=True)
+
+    for name, frames in videos.items():
+        hidden = _block(middle_of(frames), "moving")
+        found = filled(model, HiddenClip(name, frames, hidden), belows)
+        shown(f"{name}, moving block, {len(frames)} frames", {words: [each] for words, each in found.items()})
+    side = model.image_size[0]
+    source = open_clips(f"shapes-video:{clips},split=test,size={side}")
+
+    def cameras(block):
+        for seed in range(clips):
+            frames = still_camera(64, side, 0, seed)
+            yield HiddenClip("", frames, _block(middle_of(frames), block))
+
+    for noise in noises:
+        for name, made in (("moving scenes", lambda block: hidden_clips(source, block)), ("still camera", cameras)):
+            for block in ("standing", "moving"):
+                found = {}
+                for clip in made(block):
+                    generator = torch.Generator().manual_seed(0)
+                    frames = clip.frames + noise * torch.randn(clip.frames.shape, generator=generator)
+                    clip = replace(clip, frames=frames.round().clamp(0, 255).to(torch.uint8))
+                    for words, figures in filled(model, clip, belows).items():
+                        found.setdefault(words, []).append(figures)
+                shown(f"{name}, noise {noise:g}, {BLOCKS[block]}, n {clips}", found)
+
+
+def middle_of(frames):
+    """The middle of frames [n, 3, H, W], where a block stands or passes, bool [n, H, W]."""
+    middle, (row, column) = torch.zeros_like(frames[:, 0], dtype=torch.bool), (side // 2 for side in frames.shape[2:])
+    middle[:, row - 1 : row + 1, column - 1 : column + 1] = True
+    return middle
+
+
+def filled(model, clip, belows):
+    """{how: (share that was skipped, PSNR in dB)}."""
+    found = {}
+
+    def fill(words, skipper):
+        recoverer, counts = StreamRecoverer(model, skipper=skipper), []
+        push = recoverer.encoder.push
+
+        def counted(*given):
+            made = push(*given)
+            counts.extend(len(each.places) - each.skipped for each in made)
+            return made
+
+        recoverer.encoder.push = counted
+        done = [recoverer.push(clip.given(), clip.hidden), recoverer.flush()]
+        completed = torch.cat([part for part in done if part is not None])
+        found[words] = recoverer.skipped, judge(clip, {"": completed})[""]["psnr"]
+        return counts
+
+    fill("nothing skipped", None)
+    for below in belows:
+        counts = fill(f"below {below:g}", PixelChange(below, model.patch_size))
+        fill(f"  by chance, {below:g}", Chance(counts))
+    return found
+
+
 def speed(spec, belows, noises, count, rounds):
     name, *numbers = spec.split(":")
     side, patch, frames = map(int, numbers)
@@ -197,9 +275,34 @@ def speed(spec, belows, noises, count, rounds):
             for key, encoder in encoders.items():
                 times[key].append(seconds(encoder, pictures))
         print(f"{spec}, noise {noise:g}, {count} frames, n {rounds}:")
-        for key, found in times.items():
-            ratio = statistics.median(a / b for a, b in zip(times["every window"], found, strict=True))
-            print(f"  {key}: {1e3 * statistics.median(found) / count:.1f} ms a frame, x{ratio:.2f}", flush=True)
+        told(times, "every window", count)
+        speed_of_filling(model, camera, belows, rounds)
+
+
+def told(times, first, count):
+    for key, found in times.items():
+        ratio = statistics.median(a / b for a, b in zip(times[first], found, strict=True))
+        print(f"  {key}: {1e3 * statistics.median(found) / count:.1f} ms a frame, x{ratio:.2f}", flush=True)
+
+
+def speed_of_filling(model, camera, belows, rounds):
+    """The same with a block that goes to and fro, filled in."""
+    frames = torch.from_numpy(camera).permute(0, 3, 1, 2).contiguous()
+    hidden = _block(middle_of(frames), "moving")
+    recoverers = {"filled in": StreamRecoverer(model)}
+    recoverers |= {
+        f"filled in, below {below:g}": StreamRecoverer(model, skipper=PixelChange(below, model.patch_size))
+        for below in belows
+    }
+    times = {key: [] for key in recoverers}
+    for turn in range(rounds + 1):  # the window is full before anything is measured
+        for key, recoverer in recoverers.items():
+            started = time.process_time()
+            for frame, mask in zip(frames, hidden, strict=True):
+                recoverer.push(frame[None], mask[None])
+            if turn:
+                times[key].append(time.process_time() - started)
+    told(times, "filled in", len(frames))
 
 
 class WindowByFrames(WholeWindow):
@@ -223,6 +326,7 @@ def main():
     parser.add_argument("--frames", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--probe", nargs=2, metavar=("TRAIN", "TEST"))
+    parser.add_argument("--reconstruct", type=int, metavar="CLIPS")
     parser.add_argument("--speed", metavar="NAME:SIDE:PATCH:FRAMES")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
@@ -230,6 +334,14 @@ def main():
         speed(arguments.speed, arguments.below, arguments.noise, arguments.frames, arguments.rounds)
         return
     model = load_model(arguments.run)
+    videos = {}
+    for video in arguments.videos:
+        live = Live(LiveOptions(video, limit=arguments.frames))
+        views = [central_view(Image.fromarray(frame), model.image_size) for frame in live]
+        videos[Path(video).name] = torch.from_numpy(np.stack(views[: len(views) // model.tubelet * model.tubelet]))
+    if arguments.reconstruct:
+        reconstruct(model, arguments.reconstruct, videos, arguments.below, arguments.noise)
+        return
     if arguments.probe:
         for noise in arguments.noise:
             probe(model, arguments.probe, arguments.below, noise)
@@ -237,11 +349,8 @@ def main():
     for noise in arguments.noise:
         frames = still_camera(arguments.frames, model.image_size[0], noise)
         fidelity(model, f"still camera, noise {noise:g}", frames, arguments.below)
-    for video in arguments.videos:
-        live = Live(LiveOptions(video, limit=arguments.frames))
-        views = [central_view(Image.fromarray(frame), model.image_size) for frame in live]
-        frames = torch.from_numpy(np.stack(views[: len(views) // model.tubelet * model.tubelet]))
-        fidelity(model, Path(video).name, frames, arguments.below)
+    for name, frames in videos.items():
+        fidelity(model, name, frames, arguments.below)
 
 
 if __name__ == "__main__":

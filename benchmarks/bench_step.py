@@ -52,7 +52,8 @@ from mae.optimisation import parameter_groups
 from mae.pixels import normalise
 from mae.precision import resolve_precision
 from mae.training.flops import peak_flops, training_flops
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 
 SIDE, MASK_RATIO = 224, 0.75
 LEARNING_RATE, BETAS, WEIGHT_DECAY = 1e-4, (0.9, 0.95), 0.05

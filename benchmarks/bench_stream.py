@@ -50,6 +50,7 @@ class WholeWindow:
     def __init__(self, model, precision="fp32"):
         self.model, self.precision = model, precision
         self.slots, self.places = model.grid[0], model.grid[1] * model.grid[2]
+        self.slot = self.slots - 1
         self.clips, self.kept = deque(maxlen=self.slots), deque(maxlen=self.slots)
 
     @torch.no_grad()
@@ -69,7 +70,7 @@ class WholeWindow:
                     self.latents = model.encode_visible(torch.cat(tuple(self.clips), dim=1)[None], self.ids)
 
     def window(self):
-        return self.latents, self.ids, self.slots - 1
+        return self.latents, self.ids
 
     def newest(self):
         """The tokens of the newest tubelet."""
@@ -84,7 +85,7 @@ class WholeDecoder:
 
     @torch.no_grad()
     def predict(self, hidden):
-        latents, ids, slot = self.encoder.window()
+        (latents, ids), slot = self.encoder.window(), self.encoder.slot
         with rounded(self.encoder.precision, latents.device):
             return self.encoder.model._fill_in(latents, ids, slot * self.encoder.places + hidden[None])[0].float()
 
@@ -195,7 +196,7 @@ def likeness(run, place):
                 continue
             tokens = F.cosine_similarity(found.tokens, whole.newest()).mean()
             mean = F.cosine_similarity(found.feature(), whole.newest().mean(0), dim=0)
-            likenesses[stream.window()[2] + 1].append((float(tokens), float(mean)))
+            likenesses[stream.slot + 1].append((float(tokens), float(mean)))
         everything = [each for column in likenesses.values() for each in column]
         print(f"{name}: cosine similarity of tokens, and of mean tokens; n {len(everything)} tubelets")
         for slots, values in [*sorted(likenesses.items()), ("all", everything)]:

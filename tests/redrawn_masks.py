@@ -20,7 +20,7 @@ from mae.multilevel.mlo import LEVELS, Inputs
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.nested import Point
 from mae.multilevel.settings import MultilevelSettings
-from mae.training.training import TrainingSettings
+from mae.training.settings import TrainingSettings
 from tests.planted import PATTERNS, scene_batches
 from tests.tiny_mae import nano
 

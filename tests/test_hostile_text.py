@@ -9,7 +9,7 @@ import typer
 from markdown_it import MarkdownIt
 
 from pipelines.commandline.terminal import fail, guarded, print_facts, say, say_next, warn
-from pipelines.compare import report
+from pipelines.compare import comparison, report
 from pipelines.compare.compare import _line
 from pipelines.compare.plan import ComparePlan
 from pipelines.compare.unit import Unit, UnitOutcome
@@ -179,12 +179,12 @@ def test_the_report_of_a_comparison(tmp_path, capsys):
     unit = Unit("a", 0, pretrained, EvaluateOptions("run", NAME, protocols=("knn",)), tmp_path / "record.json")
     record = {"result": evaluation(), "pretrain_seconds": 1, "evaluate_seconds": 1}
     failed = UnitOutcome(unit, None, 1.0, failed=NAME)
-    found = report.summarise(plan, [UnitOutcome(unit, record, 1.0), failed])
+    found = comparison.summarise(plan, [UnitOutcome(unit, record, 1.0), failed])
     text = report._report(found, tmp_path, {"device": NAME}, [f"The masks were not drawn: {NAME}"])
     assert "What was run" in inert(text)
     assert text.count("script") >= 6
     say(_line(failed, 1, 1, 1.0))
-    report.print_comparison(found)
+    comparison.print_comparison(found)
     assert "FAILED: [/b]" in shown(capsys)
 
 

@@ -20,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from pipelines.commandline.yaml_text import parse_yaml
 from pipelines.compare.plan import UNTRAINED
 from pipelines.compare.plots import forest
-from pipelines.compare.report import percent
-from pipelines.compare.statistics import Difference, Mean, mean_interval, paired_differences
+from pipelines.compare.statistics import Difference, Mean, mean_interval, paired_differences, percent
 from pipelines.plots import save_figure
 from saliency.shown import markdown_table
 

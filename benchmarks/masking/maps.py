@@ -69,6 +69,7 @@ MAPS = {
     "scenes-small": Maps(_SMALL),
     "scenes-large": Maps(_LARGE),
     "clip-small": Maps(_SMALL, clip=True, true="scenes-small"),
+    "clip-large": Maps(_LARGE, clip=True, true="scenes-large"),
     "moving": Maps("shapes-video:600,objects=1,size=48,label=color"),
     "quick": Maps("shapes:256,objects=1,size=48,radius=0.15-0.23"),
     "tiny-imagenet": Maps("tiny_imagenet100/train.parquet"),
@@ -119,6 +120,7 @@ def main() -> None:
     folder = parser.parse_args().out
     found = {name: round(hits(name, folder)[0], 4) for name, maps in MAPS.items() if maps.true is not None}
     found["scenes-small"], found["shuffled"] = (round(share, 4) for share in hits("scenes-small", folder))
+    found["scenes-large"], found["shuffled-large"] = (round(share, 4) for share in hits("scenes-large", folder))
     place = Path(__file__).parent / "results" / "hits.json"
     place.write_text(json.dumps(found, indent=1) + "\n")
     print(f"shares in {place}")

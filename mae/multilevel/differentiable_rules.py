@@ -2,7 +2,7 @@
 
 They take the steps of ``torch.optim.SGD`` and ``torch.optim.AdamW`` and change nothing in place: the new parameters and
 slots (momentum, moments) are functions of the old ones and of the gradient, which ``mae.multilevel.nested``
-differentiates. Weight decay applies to matrices and kernels alone, as in ``mae.training.training.parameter_groups``.
+differentiates. Weight decay applies to matrices and kernels alone, as in ``mae.optimisation.parameter_groups``.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ from mae.randomness import seed_of
 from mae.training.flops import Peak, flop_counter, peak_flops
 from mae.training.guard import NonFinite
 from mae.training.resolution_schedule import ResolutionSchedule
+from mae.training.settings import TrainingSettings
 from mae.training.spread import Whole
-from mae.training.training import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -23,19 +23,18 @@ Shapes: t frames of H×W pixels a tubelet, S = H/p · W/p places a slot, K token
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, cast
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mae.devices import copy_to
-from mae.models.blocks import Block
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.precision import rounded
+from mae.recovery.remembered import Remembered
 from mae.recovery.skipping import PixelChange, Skipper, Tubelet, strip_of
 
 
@@ -80,12 +79,18 @@ def stream_encoder(model: MaskedAutoencoder, precision: str = "fp32", skip_below
     :class:`mae.recovery.skipping.PixelChange`. ValueError for a value out of its range, and with an image model, which
     remembers nothing.
     """
-    skipper = PixelChange(skip_below, model.patch_size) if skip_below else None
+    skipper = skipper_for(model, skip_below)
     if isinstance(model, VideoMaskedAutoencoder):
         return StreamEncoder(model, precision, skipper)
-    if skipper is not None:
-        raise ValueError("--skip-below is for models of video; a model of images remembers nothing of a stream")
     return FrameEncoder(model, precision)
+
+
+def skipper_for(model: MaskedAutoencoder, skip_below: float) -> Skipper | None:
+    """What skips places that changed by less than ``skip_below``; None for 0. ValueError as :func:`stream_encoder`."""
+    skipper = PixelChange(skip_below, model.patch_size) if skip_below else None
+    if skipper is not None and not isinstance(model, VideoMaskedAutoencoder):
+        raise ValueError("--skip-below is for models of video; a model of images remembers nothing of a stream")
+    return skipper
 
 
 class StreamEncoder:
@@ -103,15 +108,19 @@ class StreamEncoder:
         like = model.pos_embed
         self._remembered = Remembered(model.blocks, length, self._first, like, precision)
         self._latents = like.new_empty(length, like.shape[-1])
-        self._ids = torch.empty(slots * self._places, dtype=torch.int64, device=like.device)
+        # of all places that were visible, slot after slot: which they are, and where their tokens lie among the latents
+        self._ids, self._at_ids = (
+            torch.empty(slots * self._places, dtype=torch.int64, device=like.device) for _ in range(2)
+        )
+        self._ends = [0]  # of the slots among them
         self._recent: deque[Tubelet] = deque(maxlen=slots // 2)
         self._skipper = skipper
         self._timeless = like[0, self._first :].view(slots, self._places, -1).mean(0)
         self._at = torch.zeros(self._places, dtype=torch.int64, device=like.device)  # of each place's newest token
         self._stands = like.new_ones(length)  # for how many tubelets each remembered token stands
         self._embedded = like.new_empty(self._places, like.shape[-1])  # what it was made of, without position
-        self.newest = 0
-        """How many places of the newest tubelet are visible."""
+        self.windows = 0
+        """How many windows have begun."""
         self._begin()
 
     def push(self, frames: Tensor, hidden: Tensor | None = None) -> list[Encoded]:
@@ -129,27 +138,40 @@ class StreamEncoder:
         self._begin()
         return found
 
-    def window(self) -> tuple[Tensor, Tensor, int]:
-        """What is remembered: tokens [1, 1+K, D] after the class token's if there is one, int64 [1, K] where they are
-        among the model's W·S tubelets, and the slot of the newest.
+    @property
+    def slot(self) -> int:
+        """The time slot of the newest tubelet; -1 before the first one."""
+        return len(self._ends) - 2
+
+    def window(self, start: int = 0, end: int | None = None) -> tuple[Tensor, Tensor]:
+        """What is remembered of the slots from ``start`` to ``end``, by default of all: tokens [1, 1+K, D], after the
+        class token's if there is one, and int64 [1, K] where they are among the model's W·S tubelets.
+
+        A place that was skipped has the token that it had before.
         """
-        used = self._remembered.used
-        return self._latents[None, : self._first + used], self._ids[None, :used], self._taken - 1
+        part = slice(self._ends[start], self._ends[-1 if end is None else end])
+        tokens = self._latents[self._at_ids[part]]
+        return torch.cat([self._latents[: self._first], tokens])[None], self._ids[None, part]
 
     @property
     def memory(self) -> int:
         """Bytes of all that is kept, which is never more than this."""
-        kept = [self._latents, self._ids, self._at, self._stands, self._embedded]
+        kept = [self._latents, self._ids, self._at_ids, self._at, self._stands, self._embedded]
         kept += [tensor for tubelet in self._recent for tensor in tubelet if tensor is not None]
         return self._remembered.memory + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     def _begin(self) -> None:
         self._taken = self._index = 0
         self._recent.clear()
-        self._remembered.clear()
-        self._uneven = False  # whether a token stands for several tubelets
+        self._forget()
         if self._skipper is not None:
             self._skipper.clear()
+
+    def _forget(self) -> None:
+        self.windows += 1
+        self._remembered.clear()
+        self._ends = [0]
+        self._uneven = False  # whether a token stands for several tubelets
 
     @torch.no_grad()
     def _encode(self, frames: Tensor, hidden: Tensor | None, count: int) -> Encoded:
@@ -161,7 +183,7 @@ class StreamEncoder:
             if self._taken == self._slots or (self._index == 1 and tubelet.new is not None):
                 self._begin_window(tubelet)
             latents = self._pass([tubelet], self._taken)
-        self._taken, self.newest = self._taken + 1, len(tubelet.places)
+        self._taken += 1
         self._recent.append(tubelet)
         skipped = len(tubelet.places) - len(latents)
         if skipped:
@@ -201,8 +223,7 @@ class StreamEncoder:
 
     def _begin_window(self, newest: Tubelet) -> None:
         """Encode the last tubelets anew, together, as the first slots; the ``newest`` one is to follow them."""
-        self._remembered.clear()
-        self._uneven = False
+        self._forget()
         if self._recent:
             first, *others = self._recent
             still, later = torch.zeros_like(self._at, dtype=torch.bool), (*others, newest)
@@ -222,12 +243,16 @@ class StreamEncoder:
         fresh = [tubelet.fresh() for tubelet in tubelets]
         ids = torch.cat([(slot + each) * self._places + places for each, (_, places) in enumerate(fresh)])
         end = used
-        for tubelet, (_, places) in zip(tubelets, fresh, strict=True):
+        for each, (tubelet, (_, places)) in enumerate(zip(tubelets, fresh, strict=True)):
             start, end = end, end + len(places)
             self._at[places] = torch.arange(first + start, first + end, device=places.device)
             self._stands[first + start : first + end] = 0
-            self._stands[self._at[tubelet.places]] += 1
+            at = self._at[tubelet.places]
+            self._stands[at] += 1
             self._uneven |= tubelet.new is not None
+            shown = slice(self._ends[-1], self._ends[-1] + len(at))
+            self._at_ids[shown], self._ids[shown] = at, (slot + each) * self._places + tubelet.places
+            self._ends.append(shown.stop)
         x = torch.cat([tokens for tokens, _ in fresh]) + model.pos_embed[0].index_select(0, ids + first)
         if still is not None and self._skipper is not None:
             tokens, places = fresh[0]
@@ -239,7 +264,6 @@ class StreamEncoder:
         )
         self._latents[:first] = latents[:first]
         self._latents[first + used : first + end] = latents[first:]
-        self._ids[used:end] = ids
         return latents[first:]
 
 
@@ -306,73 +330,6 @@ class Inbox:
             hidden = torch.stack(each + each[-1:] * missing)
         self._frames, self._hidden = [], []
         return frames, hidden, count
-
-
-class Remembered:
-    """The keys and values that a stack of blocks made of the tokens before, of at most ``length`` with the first ones.
-
-    The ``first`` tokens of every portion, those that stand for the whole, take the first places for good.
-    """
-
-    def __init__(self, blocks: Iterable[nn.Module], length: int, first: int, like: Tensor, precision: str) -> None:
-        kept = like.to(torch.bfloat16) if precision == "bf16" else like
-        self._pasts = [_Past(cast(Block, block), length, kept) for block in blocks]
-        self._first = first
-        self.used = 0
-
-    def clear(self) -> None:
-        """Forget all."""
-        self.used = 0
-
-    def add(self, x: Tensor, wanted: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """What the blocks make of tokens x [first + K, D], which see themselves and all before, and are remembered.
-
-        [first + K, D], or of the tokens ``wanted``, int64 [n], alone. ``bias``, [first + all K], is added to the logits
-        of the attention to each token that is remembered.
-        """
-        *pasts, last = self._pasts
-        used = self.used
-        if not len(x):
-            return x
-        self.used += len(x) - self._first
-        for past in pasts:
-            x = past.block_on(x, self._first, used, bias=bias)
-        return last.block_on(x, self._first, used, wanted, bias)
-
-    @property
-    def memory(self) -> int:
-        """Bytes."""
-        return sum(2 * past.keys.numel() * past.keys.element_size() for past in self._pasts)
-
-
-class _Past:
-    """The keys and values of one block, [heads, length, D / heads] each."""
-
-    def __init__(self, block: Block, length: int, like: Tensor) -> None:
-        heads = block.attn.num_heads
-        self._block = block
-        self.keys, self.values = (like.new_empty(heads, length, like.shape[-1] // heads) for _ in range(2))
-
-    def block_on(
-        self, x: Tensor, first: int, used: int, wanted: Tensor | None = None, bias: Tensor | None = None
-    ) -> Tensor:
-        """The block's output for tokens x [n, D], or those ``wanted``, which see the ``used`` ones before too."""
-        block, end = self._block, used + len(x)
-        heads = block.attn.qkv(block.norm1(x)).view(len(x), 3, len(self.keys), -1)
-        query, key, value = heads.permute(1, 2, 0, 3).unbind(0)
-        for kept, new in ((self.keys, key), (self.values, value)):
-            kept[:, :first] = new[:, :first]
-            kept[:, first + used : end] = new[:, first:]
-        if wanted is not None:
-            x, query = x[wanted], query[:, wanted]
-            if not len(wanted):
-                return x
-        mask = None if bias is None else bias.to(query.dtype).expand(1, 1, query.shape[1], -1)
-        keys, values = self.keys[None, :, :end], self.values[None, :, :end]
-        seen = F.scaled_dot_product_attention(query[None], keys, values, attn_mask=mask)
-        x = x + block.attn.proj(seen[0].transpose(0, 1).flatten(1))
-        out: Tensor = x + block.mlp(block.norm2(x))
-        return out
 
 
 def visible_places(hidden: Tensor, patch_size: int) -> Tensor:

@@ -1,11 +1,11 @@
 """A video without an end whose hidden pixels are filled in as it comes, from what was visible until then.
 
 Every tubelet passes a :class:`mae.recovery.stream_encoder.StreamEncoder`, which never sees a tubelet with a hidden
-pixel. Its hidden tubelets are then decoded in the company of all visible ones of the window, and get their brightness
-and contrast, channel by channel as in VideoMAE, from pixels that are visible nearby in space and time
-(:mod:`mae.recovery.recover`). At the video's own size only hidden pixels are replaced and bent towards what lies around
-them (:mod:`mae.recovery.completion`); all others stay as they are, to the bit. Memory is bounded, the latency is a
-tubelet, and the portions in which frames come make no difference.
+pixel, and may skip what does not change (:mod:`mae.recovery.skipping`). Its hidden tubelets are then decoded in the
+company of all visible ones of the window, and get their brightness and contrast, channel by channel as in VideoMAE,
+from pixels that are visible nearby in space and time (:mod:`mae.recovery.recover`). At the video's own size only hidden
+pixels are replaced and bent towards what lies around them (:mod:`mae.recovery.completion`); all others stay as they
+are, to the bit. Memory is bounded, the latency is a tubelet, and the portions in which frames come make no difference.
 
 Shapes: a tubelet is t frames of H×W pixels and h×w at the model's size, S places of t·p·p pixels.
 """
@@ -24,7 +24,9 @@ from mae.models.vit import MaskedAutoencoder
 from mae.precision import rounded
 from mae.recovery.completion import complete, enlarge_into, shrink_visible
 from mae.recovery.recover import nearness, visible_statistics
-from mae.recovery.stream_encoder import Inbox, Remembered, StreamEncoder, check_frames, hidden_places
+from mae.recovery.remembered import Remembered
+from mae.recovery.skipping import Skipper
+from mae.recovery.stream_encoder import Inbox, StreamEncoder, check_frames, hidden_places, skipper_for
 from mae.recovery.window_recoverer import WindowRecoverer
 
 
@@ -33,6 +35,10 @@ class Recoverer(Protocol):
 
     latency: int
     """In frames: a frame is completed when so many frames, itself among them, have come."""
+
+    @property
+    def skipped(self) -> float:
+        """The share of the visible patches that were not encoded again, 0..1, over all streams so far."""
 
     def push(self, frames: Tensor, hidden: Tensor) -> Tensor:
         """Completed frames uint8 [m, 3, H, W], the next ones in order, after frames uint8 [n, 3, H, W] of any size
@@ -44,27 +50,47 @@ class Recoverer(Protocol):
 
 
 def stream_recoverer(
-    model: MaskedAutoencoder, *, blend: bool = True, precision: str = "fp32", look_ahead: bool = False
+    model: MaskedAutoencoder,
+    *,
+    blend: bool = True,
+    precision: str = "fp32",
+    look_ahead: bool = False,
+    skip_below: float = 0.0,
 ) -> Recoverer:
     """The recoverer for either kind of model; without ``blend`` the edges of the hidden regions show.
 
-    With ``look_ahead`` frames are also filled in from later ones. ValueError for that with an image model.
+    With ``look_ahead`` frames are also filled in from later ones. ``skip_below`` is as in
+    :func:`mae.recovery.stream_encoder.stream_encoder`. ValueError for either with an image model, and for both.
     """
     if look_ahead and not isinstance(model, VideoMaskedAutoencoder):
         raise ValueError("--look-ahead is for models of video; a model of images sees every frame on its own")
+    skipper = skipper_for(model, skip_below)
     if isinstance(model, VideoMaskedAutoencoder):
+        if look_ahead and skipper is not None:
+            raise ValueError("--skip-below does not go with --look-ahead, which encodes whole windows")
         if look_ahead:
             return WindowRecoverer(model, blend=blend, precision=precision)
-        return StreamRecoverer(model, blend=blend, precision=precision)
+        return StreamRecoverer(model, blend=blend, precision=precision, skipper=skipper)
     return FrameRecoverer(model, blend=blend, precision=precision)
 
 
 class StreamRecoverer:
-    """Completes a stream with a video model; see above. All frames of a stream have one size."""
+    """Completes a stream with a video model; see above. All frames of a stream have one size.
 
-    def __init__(self, model: VideoMaskedAutoencoder, *, blend: bool = True, precision: str = "fp32") -> None:
+    What the ``skipper`` does not choose of the visible places is not encoded again.
+    """
+
+    def __init__(
+        self,
+        model: VideoMaskedAutoencoder,
+        *,
+        blend: bool = True,
+        precision: str = "fp32",
+        skipper: Skipper | None = None,
+    ) -> None:
         self.model, self.latency, self._blend = model, model.tubelet, blend
-        self.encoder = StreamEncoder(model, precision)
+        self.encoder = StreamEncoder(model, precision, skipper)
+        self._visible = self._skipped = 0
         self._decoder = StreamDecoder(self.encoder)
         self._inbox = Inbox(model.tubelet)
         # share [S], mean and deviation [C, S] of the visible pixels of every tubelet that is remembered
@@ -80,9 +106,13 @@ class StreamRecoverer:
         """As :meth:`Recoverer.flush`; the last frame is repeated until there is a whole tubelet."""
         done = [self._complete(*portion) for portion in self._inbox.rest()]
         self.encoder.flush()
-        self._decoder.clear()
         self._seen.clear()
         return done[0] if done else None
+
+    @property
+    def skipped(self) -> float:
+        """As :attr:`Recoverer.skipped`."""
+        return self._skipped / max(self._visible, 1)
 
     @torch.no_grad()
     def _complete(self, frames: Tensor, hidden: Tensor | None, count: int) -> Tensor:
@@ -92,7 +122,9 @@ class StreamRecoverer:
         small, where = shrink_visible(given, hidden, self.model.image_size)  # where it is hidden, the host knows
         covered = copy_to(where, device)
         small = small.masked_fill(covered[:, None], 0)
-        self.encoder.push(small, where)
+        for encoded in self.encoder.push(small, where):
+            self._visible += len(encoded.places)
+            self._skipped += encoded.skipped
         self._remember(small, covered)
         places = copy_to(hidden_places(where, self.model.patch_size), device)
         prediction = self._decoder.predict(places)
@@ -151,7 +183,8 @@ class StreamDecoder:
     """Predicts a stream's newest tubelet: the decoder's keys and values are remembered as the encoder's are.
 
     All tokens of a tubelet, those of hidden places too, stay in the window, so that what is filled in next sees what
-    was filled in before. When the encoder begins a window anew, so does this.
+    was filled in before. A place that the encoder skipped has the token that it had. When the encoder begins a window
+    anew, so does this.
     """
 
     def __init__(self, encoder: StreamEncoder) -> None:
@@ -159,34 +192,26 @@ class StreamDecoder:
         model, self._places = encoder.model, encoder.model.grid[1] * encoder.model.grid[2]
         like = model.decoder_pos_embed
         self._remembered = Remembered(model.decoder_blocks, like.shape[1], model.class_tokens, like, encoder.precision)
-        self._slot = -1
-
-    def clear(self) -> None:
-        """Forget all: another stream begins."""
-        self._slot = -1
-        self._remembered.clear()
+        self._window = 0
 
     @torch.no_grad()
     def predict(self, hidden: Tensor) -> Tensor:
         """Predictions [M, t·p·p·C] of the newest tubelet's places ``hidden``, int64 [M]; to be called for every one."""
-        model = self._encoder.model
-        latents, ids, slot = self._encoder.window()
-        latents, ids, first = latents[0], ids[0], model.class_tokens
-        before = len(ids) - self._encoder.newest
-        with rounded(self._encoder.precision, latents.device):
-            if slot <= self._slot:
+        model, slot = self._encoder.model, self._encoder.slot
+        with rounded(self._encoder.precision, hidden.device):
+            if self._window != self._encoder.windows:
+                self._window = self._encoder.windows
                 self._remembered.clear()
                 if slot:
-                    self._add(latents[: first + before], ids[:before], 0, slot, hidden[:0])
-            self._slot = slot
-            newest = torch.cat([latents[:first], latents[first + before :]])
-            found = self._add(newest, ids[before:], slot, slot + 1, hidden)
+                    self._add(0, slot, hidden[:0])
+            found = self._add(slot, slot + 1, hidden)
             prediction: Tensor = model.decoder_pred(model.decoder_norm(found))
         return prediction.float()
 
-    def _add(self, latents: Tensor, ids: Tensor, start: int, end: int, wanted: Tensor) -> Tensor:
+    def _add(self, start: int, end: int, wanted: Tensor) -> Tensor:
         """The decoder's tokens [M, width] of the places ``wanted`` of the slots from ``start`` to ``end``."""
         model, places = self._encoder.model, self._places
+        latents, ids = (each[0] for each in self._encoder.window(start, end))
         first, positions = model.class_tokens, model.decoder_pos_embed[0]
         embedded = model.decoder_embed(latents)
         tokens = model.mask_token[0].repeat((end - start) * places, 1)
@@ -198,7 +223,7 @@ class StreamDecoder:
 class FrameRecoverer:
     """Completes a stream with an image model, every frame on its own."""
 
-    latency = 1
+    latency, skipped = 1, 0.0
 
     def __init__(self, model: MaskedAutoencoder, *, blend: bool = True, precision: str = "fp32") -> None:
         self.model, self._blend, self._precision = model, blend, precision

@@ -24,6 +24,8 @@ from mae.recovery.stream_encoder import check_frames
 class WindowRecoverer:
     """A :class:`mae.recovery.stream_recoverer.Recoverer` of whole windows; see above."""
 
+    skipped = 0.0
+
     def __init__(self, model: VideoMaskedAutoencoder, *, blend: bool = True, precision: str = "fp32") -> None:
         self.model, self.latency = model, model.frames
         self._blend, self._precision = blend, precision

@@ -13,8 +13,8 @@ from mae.models.vit import MaskedAutoencoder
 from mae.training.flops import Peak, training_flops
 from mae.training.guard import NonFinite
 from mae.training.resolution_schedule import ResolutionSchedule
+from mae.training.settings import TrainingSettings
 from mae.training.spread import Whole
-from mae.training.training import TrainingSettings
 
 
 class Trained(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.api.maps import Maps, open_maps
 from pipelines.api.model import Model, load
-from pipelines.compare.report import Comparison, tables_of
+from pipelines.compare.comparison import Comparison, tables_of
 from pipelines.evaluate.protocol import load as load_protocol
 from pipelines.run_folder import RunFolder
 from saliency.shown import aligned

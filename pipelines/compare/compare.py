@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from pipelines.compare.comparison import Comparison, summarise
 from pipelines.compare.jobs import cores, outcomes
 from pipelines.compare.plan import ComparePlan
-from pipelines.compare.report import Comparison, summarise, write_report
+from pipelines.compare.report import write_report
 from pipelines.compare.unit import FINISHED, NEW, Unit, UnitOutcome, attempt, state_of, units_of
 from pipelines.errors import UserError, user_errors
 from pipelines.estimates import shown_time

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mae.masks.masking import Masking
-from mae.training.training import Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Training
 from pipelines.pretrain.record.reconstructions import reconstruction_sheet
 from pipelines.sources.source import Source
 from pipelines.views.joined_maps import JoinedMaps

@@ -32,7 +32,7 @@ from mae.recovery.stream_encoder import Encoded, LiveEncoder, stream_encoder
 from pipelines.commandline.machine import usable_precision
 from pipelines.encode.options import EncodeOptions
 from pipelines.errors import UserError, user_errors, without_secrets
-from pipelines.frames.live import Live, faults_in_words
+from pipelines.frames.live import Live, faults_in_words, skipped_in_words
 from pipelines.frames.options import is_stream
 from pipelines.outputs import check_apart, one_writer
 from pipelines.progress import progress_bar
@@ -77,7 +77,7 @@ class Encoding:
         if options.keep != 1:
             facts["kept"] = f"{options.keep:g} of the patches, by {options.keep_by}"
         if options.skip_below:
-            facts["skipped"] = f"{self.share:.1%} of the patches, which changed by less than {options.skip_below:g}"
+            facts["skipped"] = skipped_in_words(self.share, options.skip_below)
         if self.rejected:
             name, reason = self.rejected[0]
             facts["rejected"] = f"{len(self.rejected)}, first: {name}: {reason}; all are in {rejects(options.out)}"

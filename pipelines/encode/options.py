@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pipelines.commandline.effects import Effect
 from pipelines.commandline.option import Option
-from pipelines.commandline.shared_options import VIDEO, Device, Precision, Run
+from pipelines.commandline.shared_options import Device, Precision, Run
 from pipelines.frames.options import (
     STREAM_EFFECTS,
     AsVideo,
@@ -14,6 +14,7 @@ from pipelines.frames.options import (
     FrameLimit,
     LiveOptions,
     RawSize,
+    SkipBelow,
     StallTimeout,
     StreamInput,
 )
@@ -37,15 +38,7 @@ class EncodeOptions:
     fps: Fps = None
     stall_timeout: StallTimeout = 10.0
     limit: FrameLimit = None
-    skip_below: Annotated[
-        float,
-        Option(
-            "Do not encode patches of a video again that changed by less than this since they were last encoded, in "
-            "units of the full range of a colour. 0.02 suits most cameras, and 0 skips nothing "
-            "(docs/guide/cheaper-streams.md).",
-            panel=VIDEO,
-        ),
-    ] = 0.0
+    skip_below: SkipBelow = 0.0
     keep: Annotated[float, Option("Fraction of the patches to encode, of every image or tubelet.")] = 1.0
     keep_by: Annotated[
         Literal["gate", "random", "center"],

@@ -330,3 +330,8 @@ def faults_in_words(faults: dict[str, int | bool], stall_timeout: float) -> dict
         "truth_ended": "the true frames ended at frame {}; from there on the last one holds",
     }
     return {name.replace("_", " "): words[name].format(value) for name, value in faults.items()}
+
+
+def skipped_in_words(share: float, below: float) -> str:
+    """How many of a stream's patches were not encoded again, as a fact to print."""
+    return f"{share:.1%} of the patches, which changed by less than {below:g}"

@@ -40,6 +40,15 @@ Fps = Annotated[
     Option("Frames per second to take [default: the video's own rate; 25 if it has none]", panel=VIDEO),
 ]
 StallTimeout = Annotated[float, Option("Seconds without a frame after which a stream has ended.", panel=VIDEO)]
+SkipBelow = Annotated[
+    float,
+    Option(
+        "Do not encode patches of a video again that changed by less than this since they were last encoded, in "
+        "units of the full range of a colour. 0.02 suits most cameras, and 0 skips nothing "
+        "(docs/guide/cheaper-streams.md).",
+        panel=VIDEO,
+    ),
+]
 FrameLimit = Annotated[int | None, Option("Use only the first N images or frames.", least=1)]
 
 

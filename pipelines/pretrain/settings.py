@@ -14,7 +14,7 @@ from mae.masks.strategies import STRATEGIES, Strategy, learned
 from mae.models.vit import MaskedAutoencoder
 from mae.multilevel.forms import BEFORE, settled
 from mae.training.resolution_schedule import ResolutionSchedule
-from mae.training.training import TrainingSettings
+from mae.training.settings import TrainingSettings
 from pipelines.pretrain.options import PretrainOptions, option_defaults
 from pipelines.run_folder import CONFIG, RunFolder
 from pipelines.views.clip_views import ClipShape

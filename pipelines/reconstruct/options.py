@@ -15,6 +15,7 @@ from pipelines.frames.options import (
     FrameLimit,
     LiveOptions,
     RawSize,
+    SkipBelow,
     StallTimeout,
     StreamInput,
 )
@@ -55,12 +56,13 @@ class ReconstructOptions:
     effects: ClassVar[tuple[Effect, ...]] = (
         *STREAM_EFFECTS,
         Effect(
-            ("lossless", "side", "find", "find_threshold", "look_ahead"),
+            ("lossless", "side", "find", "find_threshold", "look_ahead", "skip_below"),
             STREAM_EFFECTS[0].when,
             "with {input}",
             "it is for videos",
         ),
         Effect(("find_threshold",), lambda options: options.find, "without --find"),
+        Effect(("skip_below",), lambda options: not options.look_ahead, "with --look-ahead, which encodes all"),
     )
 
     run: Run
@@ -105,6 +107,7 @@ class ReconstructOptions:
     look_ahead: Annotated[
         bool, Option("Fill in a frame from later frames too. A frame then waits for a whole window.", panel=VIDEO)
     ] = False
+    skip_below: SkipBelow = 0.0
     lossless: Annotated[bool, Option("Write lossless FFV1 (.mkv) instead of H.264 (.mp4).", panel=VIDEO)] = False
     precision: Precision = "auto"
     device: Device = "cpu"

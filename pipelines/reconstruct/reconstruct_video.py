@@ -33,7 +33,7 @@ from mae.recovery.stream_recoverer import Recoverer, stream_recoverer
 from pipelines.commandline.machine import usable_precision
 from pipelines.errors import UserError, user_errors, without_secrets
 from pipelines.frames.companions import Companion
-from pipelines.frames.live import Live, Watched, faults_in_words
+from pipelines.frames.live import Live, Watched, faults_in_words, skipped_in_words
 from pipelines.frames.options import STDIN
 from pipelines.frames.video_writer import VideoWriter, open_video, video_suffix
 from pipelines.outputs import one_writer
@@ -63,6 +63,9 @@ class VideoReconstruction:
     the last one stays."""
     latency: int = 1
     """In frames."""
+    skip_below: float = 0.0
+    """What a patch had to change to be encoded again; ``skipped`` is the share of the visible ones that did not."""
+    skipped: float = 0.0
     seconds: float = 0.0
     delay: float = 0.0
     """The median time in seconds from a frame's arrival until it was written, over the last thousand."""
@@ -71,6 +74,8 @@ class VideoReconstruction:
         """Lines of text by title."""
         facts = {"completed": f"{self.frames} frames in {self.file}, {self.frames / self.seconds:.3g} a second"}
         facts["latency"] = f"{self.latency} frames, {1000 * self.delay:.0f} ms"
+        if self.skip_below:
+            facts["skipped"] = skipped_in_words(self.skipped, self.skip_below)
         facts |= faults_in_words(self.faults, stall_timeout)
         return facts | {name: f"{value:.4g}" for name, value in self.means.items()}
 
@@ -89,6 +94,7 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
             blend=options.blend,
             precision=usable_precision(options.precision, options.device),
             look_ahead=options.look_ahead,
+            skip_below=options.skip_below,
         )
     live = Live(stream)
     masks = _companion("--mask", options.mask, live, masks=True)
@@ -96,8 +102,7 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
     name, suffix = stream_name(options.input), video_suffix(lossless=options.lossless)
     files = [options.out / f"{name}{end}{suffix}" for end in ("", SIDE)[: 1 + options.side]]
     check_written(options, [file.name for file in files], [])
-    found = VideoReconstruction(files[0])
-    found.latency = recoverer.latency
+    found = VideoReconstruction(files[0], latency=recoverer.latency, skip_below=options.skip_below)
     record = Record(files)
     with ExitStack() as stack:
         stack.callback(live.close)
@@ -113,9 +118,10 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
                 behind = stack.enter_context(one_behind(depth=_BEHIND))
             behind(partial(record.add, frame, completed))
             if record.delays:
-                bar.set_postfix(latency=f"{1000 * record.delays[-1]:.0f} ms", refresh=False)
+                shown = {"skipped": f"{recoverer.skipped:.0%}"} if options.skip_below else {}
+                bar.set_postfix(shown, latency=f"{1000 * record.delays[-1]:.0f} ms", refresh=False)
             found.frames += 1
-    found.delay = statistics.median(record.delays)
+    found.delay, found.skipped = statistics.median(record.delays), recoverer.skipped
     found.means, found.faults = record.figures.means(), dict(live.faults.shown())
     for word, companion in (("mask", masks), ("truth", truth)):
         if companion is not None and companion.ended is not None and companion.ended >= 0:
@@ -127,6 +133,8 @@ def reconstruct_video(options: ReconstructOptions, *, quiet: bool = True) -> Vid
         "fps": float(live.fps),
     }
     report |= {"latency": found.latency, "means": found.means, "faults": found.faults}
+    if found.skip_below:
+        report |= {"skip_below": found.skip_below, "skipped": found.skipped}
     write_text_atomically(options.out / _REPORT, json.dumps(report, indent=1) + "\n")
     found.seconds = time.monotonic() - started
     return found

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mae.distributed import World, give_up, is_hopeless, is_lost_connection, open_world
 from mae.masks.masking import Masking, Part
 from mae.masks.strategies import blind
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.tiny_mae import nano
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -14,7 +14,8 @@ from mae.mask_learners.learner import Look, look_noise
 from mae.masks.masking import Masking, Part, mask_from_priorities
 from mae.models.mask import hidden_count
 from mae.models.vit import MaskedAutoencoder
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.tiny_mae import nano
 
 GO, STOP = torch.zeros(()), torch.ones(())

@@ -11,7 +11,8 @@ from mae.mask_learners.gate import Gate
 from mae.mask_learners.hard import HardMasks, HardSettings, relative_loss
 from mae.mask_learners.learner import Look, look_noise
 from mae.masks.masking import Masking, Part
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.tiny_mae import nano
 
 GO, STOP = torch.zeros(()), torch.ones(())

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from mae.masks.decoded import choose_decoded, decoded_count
 from mae.masks.masking import Masking, mask_from_priorities
 from mae.training import training as module
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.mae.models.test_step import autoencoder, inputs
 from tests.tiny_mae import nano
 

@@ -17,7 +17,8 @@ from mae.mask_learners.learner import Look, look_noise
 from mae.masks.granularity import block_means, to_patches
 from mae.masks.masking import Masking, Part
 from mae.masks.strategies import SALIENT_OF, SALIENT_PICKS, STRATEGIES, blind
-from mae.training.training import Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Training
 from tests.tiny_mae import nano
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.settings import MultilevelSettings
 from mae.pixels import normalise
 from mae.training.flops import flop_counter, training_flops
-from mae.training.training import TrainingSettings
+from mae.training.settings import TrainingSettings
 from tests.tiny_mae import nano
 
 SIDE, CLASSES, BATCH = 16, 3, 4

@@ -13,7 +13,7 @@ from mae.masks.masking import Masking
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.settings import MultilevelSettings
 from mae.pixels import normalise
-from mae.training.training import TrainingSettings
+from mae.training.settings import TrainingSettings
 from tests.planted import PATTERNS, patterns_of, scenes
 from tests.tiny_mae import nano
 

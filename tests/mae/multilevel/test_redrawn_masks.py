@@ -13,7 +13,7 @@ from mae.multilevel.masker import GridMasker
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.nested import Nested
 from mae.multilevel.settings import MultilevelSettings
-from mae.training.training import TrainingSettings
+from mae.training.settings import TrainingSettings
 from tests.redrawn_masks import foretell, trained
 from tests.tiny_mae import nano
 

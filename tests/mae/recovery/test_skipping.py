@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mae.pixels import normalise
 from mae.recovery.skipping import PixelChange, strip_of
 from mae.recovery.stream_encoder import StreamEncoder, stream_encoder
+from mae.recovery.stream_recoverer import stream_recoverer
 from tests.mae.recovery.test_stream_encoder import PLACES, boxes, footage, in_portions, video
 from tests.tiny_mae import nano
 
@@ -141,5 +142,8 @@ def test_mistakes():
     for below in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match="--skip-below is .* at least 0 and below 1"):
             stream_encoder(video(), skip_below=below)
-    with pytest.raises(ValueError, match="for models of video"):
-        stream_encoder(nano(), skip_below=0.1)
+    for made in (stream_encoder, stream_recoverer):
+        with pytest.raises(ValueError, match="for models of video"):
+            made(nano(), skip_below=0.1)
+    with pytest.raises(ValueError, match="--skip-below does not go with --look-ahead"):
+        stream_recoverer(video(), skip_below=0.1, look_ahead=True)

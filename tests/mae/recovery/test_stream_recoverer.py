@@ -11,8 +11,10 @@ from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.recovery.completion import complete
 from mae.recovery.recover import nearness
+from mae.recovery.skipping import PixelChange
 from mae.recovery.stream_encoder import StreamEncoder, hidden_cells
 from mae.recovery.stream_recoverer import FrameRecoverer, StreamDecoder, StreamRecoverer, stream_recoverer
+from tests.mae.recovery.test_skipping import still
 from tests.mae.recovery.test_stream_encoder import SIZE, boxes, footage, video
 
 
@@ -153,18 +155,21 @@ def test_frames_that_do_not_fit_their_masks():
 
 
 @pytest.mark.parametrize("frames", [8, 6, 2])
+@pytest.mark.parametrize("skips", [False, True])
 @torch.no_grad()
-def test_predictions_are_those_of_the_plain_decoder_under_a_mask(frames):
+def test_predictions_are_those_of_the_plain_decoder_under_a_mask(frames, skips):
     """All tokens of a window at once, hidden ones too; a slot looks at those before, the first ones at each other."""
-    model = video(frames)
-    encoder = StreamEncoder(model)
-    decoder, pictures, hidden = StreamDecoder(encoder), footage(30), boxes(30, share=0.7)
+    model, skipped = video(frames), 0
+    encoder = StreamEncoder(model, skipper=PixelChange(0.02, 8) if skips else None)
+    decoder, pictures, hidden = StreamDecoder(encoder), still(30) if skips else footage(30), boxes(30, share=0.7)
     slots, half = model.grid[0], model.grid[0] // 2
     for number in range(15):
-        encoder.push(pictures[2 * number : 2 * number + 2], hidden[2 * number : 2 * number + 2])
+        (newest,) = encoder.push(pictures[2 * number : 2 * number + 2], hidden[2 * number : 2 * number + 2])
+        skipped += newest.skipped
+        assert torch.equal(encoder.window(encoder.slot)[0][0], newest.tokens)
         places = torch.nonzero(hidden_cells(hidden[2 * number : 2 * number + 2], 8))[:, 0]
         found = decoder.predict(places)
-        latents, ids, slot = encoder.window()
+        (latents, ids), slot = encoder.window(), encoder.slot
         x = model.mask_token[0].repeat((slot + 1) * 6, 1)
         x[ids[0]] = model.decoder_embed(latents[0])
         x = x + model.decoder_pos_embed[0, : (slot + 1) * 6]
@@ -179,3 +184,27 @@ def test_predictions_are_those_of_the_plain_decoder_under_a_mask(frames):
             x = x + block.mlp(block.norm2(x))
         expected = model.decoder_pred(model.decoder_norm(x))[slot * 6 + places]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (skipped > 20) == (skips and frames > 2)  # a window of one slot remembers nothing
+
+
+@pytest.mark.parametrize("frames", [8, 2])
+def test_nothing_skipped_is_filled_in_with_the_same_bits(frames):
+    pictures, hidden = large(25)
+    plain, skipping = (stream_recoverer(video(frames, class_token=True), skip_below=below) for below in (0, 1e-6))
+    for _ in range(2):  # the second stream knows nothing of the first
+        found = in_portions(skipping, pictures, hidden)
+        assert torch.equal(found, in_portions(plain, pictures, hidden))
+    assert skipping.skipped == 0
+
+
+def test_what_stays_is_filled_in_from_what_was_encoded_before():
+    pictures, hidden = large(1)[0].expand(24, -1, -1, -1), torch.zeros(24, 37, 50, dtype=torch.bool)
+    hidden[:, 12:24, 10:30] = True
+    recoverer = stream_recoverer(video(), skip_below=0.01)
+    found = in_portions(recoverer, pictures, hidden)
+    assert recoverer.skipped == 11 / 12  # all but the first tubelet
+    seen = ~hidden[:, None].expand_as(found)
+    assert torch.equal(found[seen], pictures[seen])
+    assert torch.equal(found, in_portions(recoverer, pictures, hidden, [3, 8]))
+    # every window goes as the one before it
+    assert torch.equal(found[8:12], found[12:16])

@@ -16,7 +16,8 @@ from mae.mask_learners.gate import Gate, save_gate
 from mae.masks.masking import Masking
 from mae.models.vit import MaskedAutoencoder
 from mae.training.checkpoints import best_loss, list_checkpoints, load_model, load_training, save_checkpoint, save_state
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.tiny_mae import nano
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from mae.masks.masking import Masking
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.tiny_mae import nano
 
 SIZES = (4, 4, 3, 4, 2, 4)

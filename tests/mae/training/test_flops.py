@@ -10,7 +10,8 @@ from mae.masks.masking import Masking
 from mae.models import linear
 from mae.models.vit import MaskedAutoencoder
 from mae.training.flops import Peak, peak_flops, table_peak, training_flops
-from mae.training.training import Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Training
 from tests.tiny_mae import nano
 
 

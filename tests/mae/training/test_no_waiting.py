@@ -9,7 +9,8 @@ from mae.mask_learners.gate_training import GateSettings, GateTraining
 from mae.mask_learners.hard import HardMasks, HardSettings
 from mae.masks.masking import Masking
 from mae.masks.strategies import blind
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.no_waiting import NoWaiting
 from tests.tiny_mae import nano
 

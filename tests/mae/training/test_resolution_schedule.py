@@ -11,7 +11,8 @@ from mae.models.mask import hidden_count
 from mae.models.tokens import sincos_positions
 from mae.training.flops import training_flops
 from mae.training.resolution_schedule import ResolutionSchedule
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.tiny_mae import nano
 
 

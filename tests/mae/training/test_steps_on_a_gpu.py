@@ -16,7 +16,8 @@ from mae.models.video import VideoMaskedAutoencoder
 from mae.multilevel.mlo_training import LabelledImages, MultilevelTraining
 from mae.multilevel.settings import MultilevelSettings
 from mae.pixels import normalise
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.fake_cuda import CUDA, fake_cuda
 from tests.tiny_mae import nano
 

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mae.masks.masking import Masking
+from mae.optimisation import learning_rate, parameter_groups
 from mae.pixels import IMAGE_MEAN, IMAGE_STD, _statistics, denormalise, normalise
 from mae.training.guard import NonFinite
-from mae.training.training import Batch, Training, TrainingSettings, learning_rate, parameter_groups
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from tests.no_waiting import NoWaiting
 from tests.tiny_mae import nano
 

@@ -10,7 +10,8 @@ from mae.mask_learners.gate_training import GateSettings, GateTraining
 from mae.masks.masking import Masking
 from mae.pixels import normalise
 from mae.training.flops import training_flops
-from mae.training.training import Batch, Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Batch, Training
 from mae.training.weighted_loss import hidden_distance, scheduled
 from tests.tiny_mae import nano
 

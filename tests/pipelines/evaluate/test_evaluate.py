@@ -17,7 +17,8 @@ from mae.masks.masking import Masking
 from mae.pixels import normalise
 from mae.splits import hold_out
 from mae.training.checkpoints import load_model, save_checkpoint
-from mae.training.training import Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Training
 from pipelines.errors import UserError
 from pipelines.evaluate.data import open_data
 from pipelines.evaluate.encoders.encoder import open_encoder

@@ -8,7 +8,8 @@ from PIL import Image
 
 from mae.masks.masking import Masking
 from mae.training.checkpoints import save_checkpoint
-from mae.training.training import Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Training
 from pipelines.errors import UserError
 from pipelines.evaluate import data, leaks
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate

@@ -9,8 +9,8 @@ import torch
 from rich.table import Table
 
 from pipelines.compare.compare import compare
+from pipelines.compare.comparison import print_comparison
 from pipelines.compare.plan import UNTRAINED, plan_from
-from pipelines.compare.report import print_comparison
 from pipelines.errors import UserError
 from pipelines.evaluate.data import open_data
 from pipelines.evaluate.encoders.encoder import open_encoder

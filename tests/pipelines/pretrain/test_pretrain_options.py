@@ -20,7 +20,7 @@ from mae.multilevel.draws import PATHS
 from mae.multilevel.forms import FORMS, settled
 from mae.multilevel.nested import METHODS
 from mae.multilevel.settings import CROPS, HEADS, MASKERS, settings_from
-from mae.training.training import PRECISIONS, TrainingSettings
+from mae.training.settings import PRECISIONS, TrainingSettings
 from pipelines.commandline.option import declared_options
 from pipelines.pretrain.options import PretrainOptions
 from pipelines.pretrain.record.trackers import check_trackers

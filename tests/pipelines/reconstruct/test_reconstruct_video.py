@@ -73,6 +73,21 @@ def test_a_video_with_a_box(models, tmp_path, kind):
     assert report["means"]["ssim"] == pytest.approx(float(ssim(found, given, region).mean()), abs=1e-5)
 
 
+def test_what_is_skipped_is_told(models, tmp_path):
+    still = np.stack([footage()[0]] * 8 + list(footage(2)))
+    write_video(tmp_path / "clip.mkv", still, codec="ffv1", pixels="bgr0")
+    words = [tmp_path / "clip.mkv", "--box", "0.2,0.25,0.6,0.75", "--lossless", "--skip-below", "0.01"]
+    done = invoke("reconstruct", models / "video", *words, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "60.0% of the patches, which changed by less than 0.01" in done.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["skip_below"], report["skipped"]) == (0.01, 0.6)
+    assert (frames_of(tmp_path / "out" / "clip.mkv")[:, ~inside()] == still[:, ~inside()]).all()
+    refused = invoke("reconstruct", models / "image", *words, "--out", tmp_path / "no")
+    assert refused.exit_code == 2
+    assert "--skip-below is for models of video" in refused.stderr
+
+
 def test_mp4_is_what_is_written_if_nothing_is_said(models, tmp_path):
     write_video(tmp_path / "clip.mkv", footage(3))
     done = invoke(
@@ -279,6 +294,9 @@ def test_a_stream_that_stalls_is_finished_and_the_process_ends(models, tmp_path)
         (("small.png", "--box", "0,0,1,1", "--look-ahead"), "--look-ahead has no effect with small.png"),
         (("clip.mkv", "--box", "0,0,1,1", "--find-threshold", "0.1"), "--find-threshold has no effect without --find"),
         (("clip.mkv", "--find", "--find-threshold", "1"), "--find-threshold is 1; it must be above 0 and below 1"),
+        (("clip.mkv", "--find", "--skip-below", "1"), "--skip-below is 1; it must be at least 0 and below 1"),
+        (("clip.mkv", "--find", "--skip-below", "0.1", "--look-ahead"), "--skip-below has no effect with --look-ahead"),
+        (("small.png", "--box", "0,0,1,1", "--skip-below", "0.1"), "--skip-below has no effect with small.png"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(models, tmp_path, monkeypatch, arguments, message):

@@ -13,7 +13,8 @@ from mae.masks.masking import Masking
 from mae.models.video import VideoMaskedAutoencoder
 from mae.pixels import normalise
 from mae.training.checkpoints import save_checkpoint
-from mae.training.training import Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Training
 from pipelines.compare.compare import compare
 from pipelines.compare.plan import UNTRAINED, plan_from
 from pipelines.errors import UserError

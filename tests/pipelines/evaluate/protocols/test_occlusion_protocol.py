@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 import cli
 from mae.masks.masking import Masking
 from mae.training.checkpoints import save_checkpoint
-from mae.training.training import Training, TrainingSettings
+from mae.training.settings import TrainingSettings
+from mae.training.training import Training
 from pipelines.errors import UserError
 from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.protocols import occlusion
