@@ -84,7 +84,7 @@ def sample(work: Callable[[int, Path], T], units: int | None, *, first: int = 4,
         return replace(_slopes(warm), start=once)
     last = _timed(work, min(limit, (2 if warm.seconds >= SECONDS else 4) * count))
     found = _slopes(warm, last)
-    if found.work(found.units) < SECONDS and found.units < limit:
+    if found.work(found.units) < max(SECONDS, found.start) and found.units < limit:
         more = max(2 * found.units, int(SECONDS / found.each))  # a short measurement is not to be trusted far
         found = _slopes(warm, _timed(work, min(limit, more, 16 * found.units)))
     return replace(found, start=found.start + once)

@@ -77,7 +77,7 @@ def test_sizes_and_the_room_for_them(tmp_path):
         (100, 0.01, 0.0001, [4, 4, 16, 100]),
         (3, 0.01, 0.0001, [3, 3]),
         (None, 0.01, 0.0009, [4, 4, 16, 55]),  # as many as the time allows
-        (None, 1.0, 0.1, [4, 4, 8]),  # so slow that the first ones are enough
+        (None, 0.5, 0.1, [4, 4, 8]),  # so slow that the first ones are enough
         (None, 1.0, 0.0001, [4, 4, 8, 128]),  # slow to start alone
     ],
 )
