@@ -2,8 +2,10 @@
 
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import cli
@@ -77,3 +79,14 @@ def stopping(step):
 
 def invoke(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def folder_of(folder, count, broken=()):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        if i in broken:
+            (folder / f"{i:02d}.png").write_bytes(b"no image")
+        else:
+            Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(folder / f"{i:02d}.png")
+    return folder

@@ -17,8 +17,7 @@ from pipelines.errors import UserError
 from pipelines.run_folder import RunFolder
 from pipelines.sources.open_source import open_source
 from pipelines.views.image_views import EpochBatches
-from tests.pipelines.pretrain.test_pretrain import folder_of
-from tests.pipelines.pretraining import SOURCE, losses, nano_options, nano_runs, run
+from tests.pipelines.pretraining import SOURCE, folder_of, losses, nano_options, nano_runs, run
 from tests.tiny_mae import write_maps
 
 ROOT = Path(__file__).parents[3]

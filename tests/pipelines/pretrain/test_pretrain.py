@@ -11,10 +11,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save
 
 from mae.training.checkpoints import list_checkpoints, load_model
@@ -28,6 +26,7 @@ from tests.pipelines.pretraining import (
     SOURCE,
     STEPS,
     assert_same_weights,
+    folder_of,
     invoke,
     losses,
     run,
@@ -230,63 +229,6 @@ def test_images_or_maps_that_changed_since(base, tmp_path):
     write_maps(maps, open_source(str(pictures)))
     with pytest.raises(UserError, match="the images are not the ones"):
         run(replace(options, resume=True))
-
-
-def folder_of(folder, count, broken=()):
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        if i in broken:
-            (folder / f"{i:02d}.png").write_bytes(b"no image")
-        else:
-            Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(folder / f"{i:02d}.png")
-    return folder
-
-
-def test_an_unreadable_image_is_recorded_once_and_the_run_goes_on(base, tmp_path):
-    pictures = folder_of(tmp_path / "pictures", 12, broken=[5])
-    options = replace(base, source=str(pictures), max_rejected=0.1, checkpoint_every=1)
-    whole = run(options)
-    assert whole.rejected() == [{"key": "05.png", "index": 5, "reason": "not an image"}]
-    assert len(losses(whole)) == 9
-    assert all(map(math.isfinite, losses(whole)))
-    stopped = replace(options, out=tmp_path / "stopped", workers=1)
-    with stopping(4), pytest.raises(KeyboardInterrupt):
-        run(stopped)
-    with (stopped.out / "rejected.jsonl").open("a") as file:
-        file.write('{"key": "06')
-    resumed = run(replace(stopped, resume=True))
-    assert resumed.rejected() == whole.rejected()
-    assert (stopped.out / "rejected.jsonl").read_text().count("\n") == 1
-    assert losses(resumed) == losses(whole)
-
-
-def test_a_batch_too_small_to_shuffle_maps_in_is_left_out(base, tmp_path):
-    """Of two batches of two images, the one with a broken image has no other image's map to take."""
-    pictures = folder_of(tmp_path / "pictures", 4, broken=[1])
-    maps = write_maps(tmp_path / "maps", open_source(str(pictures)))
-    options = replace(base, source=str(pictures), saliency=maps, masking="shuffled", max_rejected=0.3)
-    folder = run(replace(options, batch_size=2, accumulate=2))
-    assert len(losses(folder)) == 3
-    assert all(map(math.isfinite, losses(folder)))
-
-
-def test_too_many_unreadable_images_stop_the_run(base, tmp_path):
-    pictures = folder_of(tmp_path / "pictures", 12, broken=[3, 4, 5])
-    options = replace(base, source=str(pictures), max_rejected=0.2)
-    expected = r"3 of 12 images can't be read, more than --max-rejected 0\.2; .*\.png \(not an image\).*rejected\.jsonl"
-    with pytest.raises(UserError, match=expected):
-        run(options)
-    with pytest.raises(UserError, match="3 of 12"):
-        run(replace(options, resume=True, max_rejected=0.0))
-    assert sorted(line["key"] for line in RunFolder(base.out).rejected()) == ["03.png", "04.png", "05.png"]
-    assert len(losses(run(replace(options, resume=True, max_rejected=0.25)))) == 9
-
-
-def test_a_step_without_a_readable_image(base, tmp_path):
-    pictures = folder_of(tmp_path / "pictures", 8, broken=range(8))
-    with pytest.raises(UserError, match="too few images of a step"):
-        run(replace(base, source=str(pictures), max_rejected=1))
 
 
 @pytest.mark.parametrize(

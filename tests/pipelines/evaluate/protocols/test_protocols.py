@@ -1,9 +1,8 @@
-"""``evaluate`` by MAE's linear probe and fine-tuning: sources, seeds, fractions, confusion, and going on."""
+"""``evaluate`` by MAE's linear probe and fine-tuning: sources, seeds, fractions and confusion."""
 
 import io
 import json
 import re
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,83 +13,17 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from mae.evaluation.attentive_probe import AttentiveSweep
-from mae.evaluation.finetune import FineTuning
-from mae.evaluation.linear_probe import LinearSweep
 from pipelines.errors import UserError
 from pipelines.evaluate import data
 from pipelines.evaluate.data import open_data
 from pipelines.evaluate.encoders.encoder import open_encoder
-from pipelines.evaluate.evaluate import EvaluateOptions, evaluate
 from pipelines.evaluate.features import compute_features
 from pipelines.evaluate.protocols import linear
 from pipelines.evaluate.results.printed import remarks
 from pipelines.evaluate.supervised import plan_batches
-from tests.pipelines.evaluate.test_evaluate import COLOURS, invoke, picture, save_run, tree
+from tests.pipelines.evaluate.protocols.judging import ALL, judge, row
+from tests.pipelines.evaluate.test_evaluate import COLOURS, invoke, picture, tree
 from tests.tiny_mae import nano
-
-ALL = ("knn", "logistic", "linear", "attentive", "finetune")
-QUICK_RECIPES = {"linear_epochs": 3, "linear_batch_size": 8, "finetune_epochs": 2, "finetune_batch_size": 8}
-
-
-@pytest.fixture
-def base(tmp_path):
-    run = save_run(tmp_path / "run", seed=5)  # an untrained one of seed 0 would be the same encoder
-    return EvaluateOptions(
-        str(run),
-        str(tree(tmp_path / "data", count=12)),
-        protocols=ALL,
-        untrained=False,
-        neighbours=3,
-        batch_size=8,
-        workers=0,
-        **QUICK_RECIPES,
-    )
-
-
-def judge(options):
-    return evaluate(options, quiet=True)
-
-
-def row(options):
-    return judge(options)["rows"][0]
-
-
-def update_of(kind):
-    return "update_in_parts" if kind is AttentiveSweep else "update"
-
-
-@contextmanager
-def counting(*kinds):
-    """Counts the steps of every training within it."""
-    steps = []
-    with pytest.MonkeyPatch.context() as patch:
-        for kind in kinds:
-            name = update_of(kind)
-            update = getattr(kind, name)
-
-            def counted(self, *arguments, _update=update):
-                steps.append(type(self).__name__)
-                return _update(self, *arguments)
-
-            patch.setattr(kind, name, counted)
-        yield steps
-
-
-@contextmanager
-def stopping(kind, step):
-    """Ctrl-C when this many steps of a training are done."""
-    name = update_of(kind)
-    update = getattr(kind, name)
-
-    def stops(self, *arguments):
-        if self.step == step:
-            raise KeyboardInterrupt
-        return update(self, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind, name, stops)
-        yield
 
 
 def test_every_protocol_says_how_it_came_about(base):
@@ -248,88 +181,6 @@ def test_a_fraction_of_the_labels_is_balanced_and_of_the_training_part(base, mon
     assert not set(train.source.keys.to_pylist()) & set(test.source.keys.to_pylist())
 
 
-def test_what_is_finished_is_not_computed_again(base, tmp_path):
-    options = replace(base, seeds="2", untrained=True)
-    with counting(LinearSweep, FineTuning) as first:
-        result = judge(options)
-    assert len(first) == 2 * 2 * (3 * 3 + 2 * 3)  # encoders, seeds, linear's epochs and steps, finetune's
-    with counting(LinearSweep, FineTuning) as second:
-        assert judge(options) == result
-        assert judge(replace(options, workers=1)) == result
-    assert second == []
-    with counting(LinearSweep, FineTuning) as third:
-        judge(replace(options, seeds="3", protocols=("linear",)))  # one seed more
-    assert len(third) == 2 * 9
-    with counting(LinearSweep, FineTuning) as fourth:
-        assert judge(replace(options, fresh=True)) == result
-    assert len(fourth) == len(first)
-    assert not list((tmp_path / "run" / "evaluation.cells").glob("*.pt"))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"pool": "mean"}, {"linear_epochs": 2}, {"linear_blr": (1.0,)}, {"label_fraction": 0.5}, {"limit": 30}],
-    ids=lambda change: next(iter(change)),
-)
-def test_another_question_is_computed_anew(base, change):
-    options = replace(base, protocols=("linear",))
-    judge(options)
-    with counting(LinearSweep) as steps:
-        judge(replace(options, **change))
-    assert steps
-
-
-def test_other_weights_are_judged_anew(base, tmp_path):
-    options = replace(base, protocols=("finetune",), out=tmp_path / "table.json")
-    judge(options)
-    save_run(tmp_path / "run", seed=9)
-    with counting(FineTuning) as steps:
-        judge(options)
-    assert steps
-
-
-@pytest.mark.parametrize(
-    ("protocol", "kind"), [("linear", LinearSweep), ("attentive", AttentiveSweep), ("finetune", FineTuning)]
-)
-@pytest.mark.parametrize("step", [2, 3, 5])
-def test_an_interrupted_training_goes_on_to_the_bit(base, tmp_path, protocol, kind, step):
-    options = replace(base, protocols=(protocol,), out=tmp_path / "whole.json")
-    weights = []
-    state = kind.state
-
-    def remember(self):
-        weights.append(state(self))
-        return weights[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind, "state", remember)
-        whole = judge(options)
-        expected = weights[-1]
-        stopped = replace(options, out=tmp_path / "stopped.json")
-        with stopping(kind, step), pytest.raises(KeyboardInterrupt):
-            judge(stopped)
-        assert len(list((tmp_path / "stopped.cells").glob("*.pt"))) == (step >= 3)
-        with counting(kind) as steps:
-            resumed = judge(stopped)
-    assert len(steps) == {"linear": 9, "attentive": 9, "finetune": 6}[protocol] - step // 3 * 3
-    assert resumed == whole
-    assert_same(weights[-1], expected)
-
-
-def assert_same(one, other):
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list):
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
-
-
 @pytest.mark.parametrize("protocol", ["linear", "attentive", "finetune"])
 def test_workers_change_nothing(base, tmp_path, protocol):
     alone, helped = (
@@ -337,26 +188,6 @@ def test_workers_change_nothing(base, tmp_path, protocol):
         for workers in (0, 2)
     )
     assert alone == helped
-
-
-def test_a_torn_training_state_is_one_line(base, tmp_path):
-    options = replace(base, protocols=("finetune",))
-    with stopping(FineTuning, 4), pytest.raises(KeyboardInterrupt):
-        judge(options)
-    (state,) = (tmp_path / "run" / "evaluation.cells").glob("*.pt")
-    state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(UserError, match="can't be resumed from.*--fresh"):
-        judge(options)
-    assert judge(replace(options, fresh=True))
-
-
-def test_a_torn_cell_is_computed_again(base, tmp_path):
-    options = replace(base, protocols=("knn",))
-    result = judge(options)
-    for content in (b'{"decided', b"[]", b'{"decided_by": {}, "outcome": {}}'):
-        for path in (tmp_path / "run" / "evaluation.cells").glob("*.json"):
-            path.write_bytes(content)
-        assert judge(options) == result
 
 
 def test_unreadable_images_are_recorded_and_labels_stay(base, tmp_path):

@@ -9,8 +9,7 @@ import torch
 from mae.training.checkpoints import list_checkpoints
 from pipelines.run_folder import RunFolder
 from tests.pipelines.pretrain.test_distributed import errors, torchrun
-from tests.pipelines.pretrain.test_pretrain import folder_of
-from tests.pipelines.pretraining import nano_options, run
+from tests.pipelines.pretraining import folder_of, nano_options, run
 
 COMMON = {"masking": "mlo", "source": "shapes:40,size=32", "epochs": 1, "blr": 0.005, "mlo_unroll": "2,1"}
 OWN = COMMON | {"mlo_buffer": 16, "mlo_wait": 0.0, "mlo_masker_rate": 0.001}

@@ -20,8 +20,7 @@ from pipelines.pretrain.multilevel.cost import told_cost
 from pipelines.pretrain.multilevel.data import StepBatches, open_levels
 from pipelines.pretrain.settings import settings_of
 from pipelines.sources.open_source import open_source
-from tests.pipelines.pretrain.test_pretrain import folder_of
-from tests.pipelines.pretraining import assert_same_weights, invoke, losses, run
+from tests.pipelines.pretraining import assert_same_weights, folder_of, invoke, losses, run
 from tests.tiny_mae import write_maps
 
 
