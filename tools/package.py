@@ -1,10 +1,11 @@
 """Builds wheel and sdist, checks them, and runs the wheel in an empty environment.
 
-    python tools/package.py [--out dist] [--environment FOLDER]
+    python tools/package.py [--out dist] [--environment FOLDER] [--download]
 
-What goes in is checked by name, and the metadata by twine. Then the wheel alone is installed, with its dependencies as
-``constraints.txt`` pins them and without any extra. There every module is imported but those of extras that are not
-installed, and the line from pairs to features runs on a few scenes. Sizes are printed.
+What goes in is checked by name, and the metadata by twine. Then the wheel is put into an environment of its own, with
+what it requires and without any extra. What it requires takes 6 GB, so it is linked from the environment that runs
+this script. ``--download`` installs it with pip instead, as ``constraints.txt`` pins it. There every module is imported
+but those of extras, and the line from pairs to features runs on a few scenes. Sizes are printed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ import sys
 import tempfile
 import venv
 import zipfile
+from importlib.metadata import distribution, requires
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"cli.py", "saliency_mae.py", "saliency", "mae", "pipelines"}
@@ -57,11 +62,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--environment", type=Path, help="make the environment here, and leave it")
+    parser.add_argument("--download", action="store_true", help="install what the wheel requires with pip")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         wheel, source = built(asked.out.resolve())
         check_contents(wheel)
-        run_installed(wheel, asked.environment or Path(scratch) / "environment", Path(scratch))
+        environment = asked.environment or Path(scratch) / "environment"
+        run_installed(wheel, environment, Path(scratch), download=asked.download)
     for file in (wheel, source):
         print(f"{file.name}: {file.stat().st_size / 1e6:.2f} MB")
 
@@ -87,15 +94,42 @@ def check_contents(wheel: Path) -> None:
         )
 
 
-def run_installed(wheel: Path, environment: Path, folder: Path) -> None:
+def run_installed(wheel: Path, environment: Path, folder: Path, *, download: bool) -> None:
     """The wheel in an environment of its own, far from the checkout."""
     venv.create(environment, with_pip=True)
     binaries = environment / ("Scripts" if sys.platform == "win32" else "bin")
-    call(binaries / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel)
+    install = (binaries / "python", "-m", "pip", "install", "--quiet")
+    if download:
+        call(*install, "-c", ROOT / "constraints.txt", wheel)
+    else:
+        call(*install, "--no-deps", wheel)
+        (site,) = environment.glob("Lib/site-packages" if sys.platform == "win32" else "lib/*/site-packages")
+        link_required("saliency-mae", site)
     call(binaries / "python", "-m", "pip", "check")
     call(binaries / "python", "-c", IMPORT_ALL, folder=folder)
     for words in LINE:
         call(binaries / "mae-cli", *words, folder=folder)
+
+
+def link_required(name: str, site: Path) -> None:
+    """Link what a distribution requires, and what that requires, from this environment into a ``site-packages``."""
+    for required in all_required(name) - {name}:
+        for top in {file.parts[0] for file in distribution(required).files or ()} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(str(distribution(required).locate_file(top)))
+
+
+def all_required(name: str) -> set[str]:
+    """The names of a distribution and of all that it requires here, without its extras."""
+    waiting, seen = [(name, "")], {(name, "")}
+    while waiting:
+        name, extra = waiting.pop()
+        for needed in map(Requirement, requires(name) or ()):
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                new = {(canonicalize_name(needed.name), extra) for extra in ("", *needed.extras)} - seen
+                seen |= new
+                waiting += new
+    return {name for name, _ in seen}
 
 
 def call(*words: object, folder: Path = ROOT) -> None:
