@@ -38,6 +38,7 @@ from pipelines.outputs import check_apart, one_writer
 from pipelines.progress import progress_bar
 from pipelines.reconstruct.reconstruct import open_model, picture_files
 from pipelines.sources.images import BadImage, decode_rgb
+from pipelines.sources.names import text_names
 from pipelines.sources.source import read_file
 from pipelines.views.geometry import central_view
 from saliency.files import opened_atomically, remove_leftovers, write_text_atomically
@@ -115,7 +116,7 @@ def encode(options: EncodeOptions, *, quiet: bool = True) -> Encoding:
     else:
         if isinstance(model, VideoMaskedAutoencoder):
             raise UserError(f"{options.run} is a model of video: give a video, or a folder of frames and --as-video")
-        files = picture_files(options.input, options.limit)
+        files = picture_files(options)
         rows = _of_pictures(kept or model, model, precision, files, found, quiet=quiet)
     with one_writer(options.out.parent, name=options.out.name):
         remove_leftovers(options.out.parent, {options.out.name, rejects(options.out).name}, deep=False)
@@ -163,21 +164,22 @@ def _of_pictures(
     encoder: MaskedAutoencoder | KeptEncoder,
     model: MaskedAutoencoder,
     precision: str,
-    files: list[Path],
+    files: dict[str, Path],
     found: Encoding,
     *,
     quiet: bool,
 ) -> Rows:
     device = model.pos_embed.device
-    for file in progress_bar(files, unit="images", quiet=quiet):
+    named = list(zip(text_names(list(files)), files.values(), strict=True))
+    for name, file in progress_bar(named, unit="images", quiet=quiet):
         try:
             pixels = _view(decode_rgb(read_file(str(file))), model)
         except (BadImage, OSError) as error:
-            found.rejected.append((file.name, str(error)))
+            found.rejected.append((name, str(error)))
             continue
         with rounded(precision, device):
             feature = encoder.features(normalise(copy_to(pixels, device)))[0]
-        yield {"name": file.name, "feature": feature}
+        yield {"name": name, "feature": feature}
 
 
 def _view(image: Image.Image, model: MaskedAutoencoder) -> Tensor:

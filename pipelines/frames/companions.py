@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
-from pipelines.frames.live import Live, folder_frames
+from pipelines.frames.live import Live, folder_frames, without_pictures
 from pipelines.frames.options import LiveOptions, is_stream
 from pipelines.sources.images import SUFFIXES, BadImage, decode_mask, decode_rgb
 from pipelines.sources.source import read_file
@@ -37,12 +37,10 @@ class Companion:
             raise UserError(f"{self._what} does not exist")
         folder = Path(live.options.input)
         if place.is_dir() and folder.is_dir():
-            files = _by_stem(place, masks=masks)
+            files = self._pictures(place, masks=masks)
             self._named = lambda name: decode(read_file(str(_file(files, name, place))))
         elif place.is_dir():
-            files = _by_stem(place, masks=masks)
-            if not files:
-                raise UserError(f"{self._what} holds no pictures")
+            files = self._pictures(place, masks=masks)
             self._rest = (decode(read_file(str(files[stem]))) for stem in sorted(files))
         elif is_stream(str(place)):
             options = LiveOptions(str(place), fps=float(live.fps), stall_timeout=live.options.stall_timeout)
@@ -71,20 +69,21 @@ class Companion:
         self._last = found
         return found
 
+    def _pictures(self, folder: Path, *, masks: bool) -> dict[str, Path]:
+        """A folder's pictures by name; ``NAME_mask`` is the mask of NAME, and where masks are wanted it goes first."""
+        files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES}
+        if not files:
+            raise without_pictures(self._what, folder)
+        marked = {stem.removesuffix("_mask"): file for stem, file in files.items() if stem.endswith("_mask")}
+        if masks and marked:
+            return marked
+        return {stem: file for stem, file in files.items() if not stem.endswith("_mask")}
+
     def _decoded(self, decode: Callable[[bytes], NDArray[Any]], place: Path) -> NDArray[Any]:
         try:
             return decode(read_file(str(place)))
         except (BadImage, OSError) as error:
             raise UserError(f"{self._what}: {error}") from error
-
-
-def _by_stem(folder: Path, *, masks: bool) -> dict[str, Path]:
-    """A folder's pictures by name; ``NAME_mask`` is the mask of NAME, and where masks are wanted it goes first."""
-    files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES}
-    marked = {stem.removesuffix("_mask"): file for stem, file in files.items() if stem.endswith("_mask")}
-    if masks and marked:
-        return marked
-    return {stem: file for stem, file in files.items() if not stem.endswith("_mask")}
 
 
 def _file(files: dict[str, Path], name: str, folder: Path) -> Path:

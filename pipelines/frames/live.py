@@ -25,6 +25,7 @@ from PIL import Image
 from pipelines.errors import UserError
 from pipelines.frames.options import STDIN, LiveOptions
 from pipelines.frames.ticks import Arrival, Ticks
+from pipelines.sources.folders import pictures_below
 from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
 from pipelines.sources.source import read_file
 from pipelines.sources.video.video_end import Extent, missing_frames
@@ -212,16 +213,27 @@ def _raw(file: BinaryIO, size: tuple[int, int], faults: Faults) -> Iterator[Frac
 
 
 def folder_frames(folder: Path) -> list[str]:
-    """The names of a folder's frames: numbered pictures by number, else all by name; none that is a ``_mask``."""
-    names = frame_names(str(folder))[0]
+    """The names of a folder's frames: numbered pictures by number, else all by name; none that is a ``_mask``.
+
+    UserError if there are none. Those of subfolders are not read: each folder is another video.
+    """
     others = (path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    return names or sorted(name for name in others if not Path(name).stem.endswith("_mask"))
+    names = frame_names(str(folder))[0] or sorted(name for name in others if not Path(name).stem.endswith("_mask"))
+    if not names:
+        raise without_pictures(str(folder), folder)
+    return names
+
+
+def without_pictures(what: str, folder: Path) -> UserError:
+    """What is wrong with a folder of frames that has none; ``what`` is how the user named it."""
+    below = next(iter(pictures_below(folder)), None)
+    if below is None:
+        return UserError(f"{what} holds no pictures")
+    return UserError(f"{what} holds pictures only in subfolders: give one of these, such as {(folder / below).parent}")
 
 
 def _pictures(folder: Path, faults: Faults) -> Iterator[Fraction | Arrival]:
     names = folder_frames(folder)
-    if not names:
-        raise UserError(f"{folder} holds no pictures")
     yield DEFAULT_FPS
     for name in names:
         try:

@@ -27,7 +27,8 @@ def parse_size(text: str) -> tuple[int, int]:
 StreamInput = Annotated[
     str,
     Argument(
-        "What to read: an image, a folder of images, a video file or URL, or - for raw RGB24 frames on standard input."
+        "What to read: an image, a folder of images with its subfolders, a video file or URL, or - for raw RGB24 "
+        "frames on standard input."
     ),
 ]
 AsVideo = Annotated[bool, Option("Treat the images of a folder as the frames of one video.", panel=VIDEO)]

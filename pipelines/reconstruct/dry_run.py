@@ -28,10 +28,10 @@ def dry_run(options: ReconstructOptions) -> dict[str, str]:
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; give a folder")
     stream = is_stream(options.input, as_video=options.as_video)
-    files = [] if stream else picture_files(options.input, options.limit)
+    files = {} if stream else picture_files(options)
     names = [stream_name(options.input)] if stream else output_names(files)
     suffix = video_suffix(lossless=options.lossless) if stream else ".png"
-    check_written(options, [f"{name}{end}{suffix}" for name in names for end in ("", SIDE)], files)
+    check_written(options, [f"{name}{end}{suffix}" for name in names for end in ("", SIDE)], files.values())
 
     def work(count: int, folder: Path) -> None:
         (reconstruct_video if stream else reconstruct)(replace(options, out=folder / "out", limit=count), quiet=True)
@@ -82,8 +82,8 @@ def _given(options: Any) -> _Given:
     if options.input == STDIN or path.is_fifo():
         raise UserError(f"--dry-run reads the input several times, and {options.input} can be read once: give a file")
     if not is_stream(options.input, as_video=options.as_video):
-        files = picture_files(options.input, limit)
-        size = sum(file.stat().st_size for file in files)
+        files = picture_files(options)
+        size = sum(file.stat().st_size for file in files.values())
         return _Given(len(files), "images", f"{len(files)} images, {shown_size(size)}")
     if path.is_dir():
         count = len(folder_frames(path)[:limit])

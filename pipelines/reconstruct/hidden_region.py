@@ -27,7 +27,9 @@ from mae.pixels import normalise
 from mae.recovery.occluder_finder import OccluderFinder
 from pipelines.errors import UserError
 from pipelines.reconstruct.options import ReconstructOptions, parse_color
-from pipelines.sources.images import SUFFIXES, BadImage, decode_mask
+from pipelines.sources.folders import pictures_below
+from pipelines.sources.images import BadImage, decode_mask
+from pipelines.sources.names import stem_of
 from pipelines.sources.source import read_file
 
 
@@ -97,12 +99,12 @@ class Occlusions:
 def _masks(place: Path) -> Callable[[str], Tensor]:
     """From a picture's name to its mask: one for all, or one of a folder."""
     if place.is_dir():
-        files = {file.stem: file for file in sorted(place.iterdir()) if file.suffix.lower() in SUFFIXES}
+        files = {stem_of(name): place / name for name in pictures_below(place)}
         if not files:
             raise UserError(f"--mask {place} holds no pictures")
 
         def named(name: str) -> Tensor:
-            stem = Path(name).stem
+            stem = stem_of(name)
             file = files.get(f"{stem}_mask") or files.get(stem)
             if file is None:
                 raise BadImage(f"there is no mask of that name in {place}")

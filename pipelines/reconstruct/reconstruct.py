@@ -1,7 +1,8 @@
 """``reconstruct``: pictures whose occluded regions a masked autoencoder fills in.
 
 For every picture ``NAME.png`` is the completed one and ``NAME-side.png`` shows it beside what was given; where two
-pictures would come to one name, each keeps its suffix as well: ``NAME.jpg.png``. Nothing that is read is written over.
+pictures would come to one name, each keeps its suffix as well: ``NAME.jpg.png``. A picture of a subfolder goes to a
+subfolder of the same name. Nothing that is read is written over.
 All pixels outside the occlusion are kept to the bit. ``report.json`` says what was done, and how near the truth it came
 where that is known. A picture that can't be read, or whose mask does not fit, is recorded in ``rejected.jsonl``;
 nothing half-written has a final name.
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -35,8 +37,8 @@ from pipelines.progress import progress_bar
 from pipelines.reconstruct.hidden_region import Occlusions
 from pipelines.reconstruct.options import ReconstructOptions
 from pipelines.run_folder import REJECTED
-from pipelines.sources.folders import without_masks
-from pipelines.sources.images import SUFFIXES, BadImage, decode_rgb
+from pipelines.sources.folders import pictures_below, without_masks
+from pipelines.sources.images import BadImage, decode_rgb
 from pipelines.sources.source import read_file
 from saliency.files import remove_leftovers, write_atomically, write_text_atomically
 
@@ -74,30 +76,30 @@ class Reconstruction:
 def reconstruct(options: ReconstructOptions, *, quiet: bool = True) -> Reconstruction:
     """Complete an image, or every image of a folder. UserError for what can't be opened, or if none could be done."""
     model, occlusions = _open(options)
-    files = picture_files(options.input, options.limit)
+    files = picture_files(options)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; give a folder")
     names = output_names(files)
-    check_written(options, [f"{name}{end}" for name in names for end in (".png", f"{SIDE}.png")], files)
+    check_written(options, [f"{name}{end}" for name in names for end in (".png", f"{SIDE}.png")], files.values())
     with one_writer(options.out):
-        written = {f"{name}{end}.png" for name in names for end in ("", SIDE)}
-        remove_leftovers(options.out, written | {REJECTED, "report.json"}, deep=False)
-        return _reconstruct(options, model, occlusions, list(zip(files, names, strict=True)), quiet)
+        written = {f"{PurePosixPath(name).name}{end}.png" for name in names for end in ("", SIDE)}
+        remove_leftovers(options.out, written | {REJECTED, "report.json"}, deep=any("/" in name for name in names))
+        return _reconstruct(options, model, occlusions, list(zip(files.items(), names, strict=True)), quiet)
 
 
 def _reconstruct(
     options: ReconstructOptions,
     model: MaskedAutoencoder,
     occlusions: Occlusions,
-    files: list[tuple[Path, str]],
+    files: list[tuple[tuple[str, Path], str]],
     quiet: bool,
 ) -> Reconstruction:
     done, rejected = [], []
-    for file, name in progress_bar(files, unit="images", quiet=quiet):
+    for (given, file), name in progress_bar(files, unit="images", quiet=quiet):
         try:
-            line, pictures = _complete_file(file, name, options, model, occlusions)
+            line, pictures = _complete_file(given, file, name, options, model, occlusions)
         except (BadImage, OSError) as error:
-            rejected.append((file.name, str(error)))
+            rejected.append((given, str(error)))
             continue
         for path, pixels in pictures.items():  # an error of the disk is no fault of the picture
             _write(path, pixels)
@@ -129,28 +131,34 @@ def _open(options: ReconstructOptions) -> tuple[MaskedAutoencoder, Occlusions]:
     return model, Occlusions(options, model, gate)
 
 
-def picture_files(place: str, limit: int | None = None) -> list[Path]:
-    """A picture, or the first ones of a folder. UserError if there are none."""
-    path = Path(place)
+def picture_files(options: Any) -> dict[str, Path]:
+    """The pictures that a command reads, by name: its ``input``, or the first ``limit`` in that folder. UserError.
+
+    Names are relative to the folder, as keys are: ``cats/1.jpg``. A picture in a subfolder that the command writes to,
+    or that holds its masks or truths, is none of them.
+    """
+    path = Path(options.input)
     if path.is_dir():
-        pictures = sorted(file.name for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        files = [path / name for name in without_masks(pictures)[0]]
-        if not files:
-            raise UserError(f"{path} holds no pictures")
-        return files[:limit]
+        apart = (getattr(options, each, None) for each in ("out", "mask", "truth"))
+        names = without_masks(pictures_below(path, apart))[0]
+        if not names:
+            raise UserError(f"{path} holds no pictures, nor do its subfolders")
+        return {name: path / name for name in names[: options.limit]}
     if not path.is_file():
         raise UserError(f"{path} does not exist; give a picture, a folder of pictures, a video or - for raw frames")
-    return [path]
+    return {path.name: path}
 
 
-def output_names(files: Sequence[Path]) -> list[str]:
+def output_names(files: Iterable[str]) -> list[str]:
     """A name for what is made of each file, without a suffix: its own, with its suffix where others would clash."""
-    names = [file.stem for file in files]
+    given = list(files)
+    stems = [os.path.splitext(name)[0] for name in given]  # noqa: PTH122
+    names = list(stems)
     while True:
         made = Counter(f"{name}{end}".casefold() for name in names for end in ("", SIDE))
         clash = [i for i, name in enumerate(names) if max(made[f"{name}{end}".casefold()] for end in ("", SIDE)) > 1]
         for i in clash:
-            names[i] = files[i].name if names[i] == files[i].stem else f"{names[i]}~"
+            names[i] = given[i] if names[i] == stems[i] else f"{names[i]}~"
         if not clash:
             return names
 
@@ -168,15 +176,15 @@ def check_written(options: ReconstructOptions, names: Iterable[str], read: Itera
 
 
 def _complete_file(
-    file: Path, name: str, options: ReconstructOptions, model: MaskedAutoencoder, occlusions: Occlusions
+    given: str, file: Path, name: str, options: ReconstructOptions, model: MaskedAutoencoder, occlusions: Occlusions
 ) -> tuple[dict[str, Any], dict[Path, Tensor]]:
     """What the report says of a file, and the pictures to write, uint8 [3, H, W]; BadImage or OSError."""
     pixels = _pixels(file)
-    hidden = occlusions.hidden(file.name, pixels)
-    truth = _truth(file, options.truth, pixels)
+    hidden = occlusions.hidden(given, pixels)
+    truth = _truth(given, options.truth, pixels)
     asked = {"blend": options.blend, "precision": usable_precision(options.precision, options.device)}
     completed = complete(model, pixels[None], hidden[None], **asked)[0].cpu()  # type: ignore[arg-type]
-    line: dict[str, Any] = {"name": file.name, "file": f"{name}.png", "size": [pixels.shape[2], pixels.shape[1]]}
+    line: dict[str, Any] = {"name": given, "file": f"{name}.png", "size": [pixels.shape[2], pixels.shape[1]]}
     line |= {"hidden": float(hidden.float().mean()), "seam": float(seam(completed[None], hidden[None])[0])}
     if truth is not None:
         line |= {
@@ -197,11 +205,11 @@ def _pixels(file: Path) -> Tensor:
     return torch.from_numpy(np.asarray(decode_rgb(read_file(str(file)))).copy()).permute(2, 0, 1)
 
 
-def _truth(file: Path, place: Path | None, pixels: Tensor) -> Tensor | None:
+def _truth(name: str, place: Path | None, pixels: Tensor) -> Tensor | None:
     """The unoccluded picture; BadImage if it is missing or of another size."""
     if place is None:
         return None
-    source = place / file.name if place.is_dir() else place
+    source = place / name if place.is_dir() else place
     if not source.is_file():
         raise BadImage(f"there is no picture of that name in {place}")
     truth = _pixels(source)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipelines.outputs import is_ours
 from pipelines.sources.images import PICTURE_LIKE, SUFFIXES
-from pipelines.sources.names import composed, text_names
+from pipelines.sources.names import composed, stem_of, text_names
 from pipelines.sources.source import DecodedMasks, FileImages, Source
 from pipelines.sources.tables.columns import Wishes, as_text, sample_caption
 from pipelines.sources.tables.table_source import METADATA
@@ -80,6 +80,18 @@ def look_below(folder: Path) -> Found:
     return found
 
 
+def pictures_below(folder: Path, apart: Iterable[Path | None] = ()) -> list[str]:
+    """The relative paths of the pictures in a folder and its subfolders, sorted, but for subfolders ``apart``.
+
+    As in every source, what is hidden and subfolders that a command wrote are passed over.
+    """
+    there = folder.resolve()
+    others = [place.resolve() for place in apart if place is not None]
+    inside = tuple(f"{place.relative_to(there).as_posix()}/" for place in others if there in place.parents)
+    found = (path for path in files_below(str(folder)) if os.path.splitext(path)[1].lower() in SUFFIXES)  # noqa: PTH122
+    return sorted(path for path in found if not path.startswith(inside))
+
+
 def open_folder(name: str, folder: Path, found: Found, limit: int | None = None) -> Source | None:
     """The source of the images below a folder, None if there are none; ``name`` is what the user typed."""
     if not found.images:
@@ -116,7 +128,7 @@ def open_folder(name: str, folder: Path, found: Found, limit: int | None = None)
         None if captions is None else pa.array(captions, pa.string()),
         labels,
         names,
-        masks=DecodedMasks(FileImages(_paths(folder, [masks.get(_stem(p)) for p in paths]))) if masks else None,
+        masks=DecodedMasks(FileImages(_paths(folder, [masks.get(stem_of(p)) for p in paths]))) if masks else None,
         warnings=warnings,
         faults=faults,
     )
@@ -150,8 +162,8 @@ def _are_shards(paths: Sequence[str], found: Found, *, numbered: bool) -> bool:
 def without_masks(paths: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The images that are not masks, and the mask of each image that has one, by its path without the suffix."""
     named = [path for path in paths if path.endswith("_mask.png")]
-    stems = {_stem(path) for path in paths} if named else set()
-    masks = {stem: path for path in named if (stem := _stem(path).removesuffix("_mask")) in stems}
+    stems = {stem_of(path) for path in paths} if named else set()
+    masks = {stem: path for path in named if (stem := stem_of(path).removesuffix("_mask")) in stems}
     found = set(masks.values())
     return [path for path in paths if path not in found], masks
 
@@ -166,17 +178,13 @@ def _paths(folder: Path, paths: Sequence[str | None]) -> pa.Array:
         return pa.array([None if path is None else os.fsencode(path) for path in full], pa.binary())
 
 
-def _stem(path: str) -> str:
-    return composed(path.rpartition(".")[0])
-
-
 def _rank(path: str) -> int:
     return _TEXTS.index(os.path.splitext(path)[1].lower())  # noqa: PTH122
 
 
 def _text_of(path: str, found: Found) -> str | None:
     """The text file beside an image."""
-    return found.texts.get(_stem(path)) or found.texts.get(composed(path))
+    return found.texts.get(stem_of(path)) or found.texts.get(composed(path))
 
 
 def _caption(folder: Path, path: str, found: Found, row: int, faults: dict[int, str]) -> str | None:

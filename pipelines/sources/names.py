@@ -17,6 +17,11 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def stem_of(path: str) -> str:
+    """A file's path without its suffix, in the form in which its spellings are equal: ``cats/1`` of ``cats/1.jpg``."""
+    return composed(os.path.splitext(path)[0])  # noqa: PTH122 (a Path for each of millions of files is slow)
+
+
 def find_path(path: Path) -> Path:
     """What lies at this path or, if nothing does, where each name is the same in another Unicode form; else the path.
 

@@ -192,6 +192,8 @@ def test_what_is_no_video(tmp_path):
     (tmp_path / "torn.mp4").write_bytes(b"torn" * 100)
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folders" / "clip").mkdir(parents=True)
+    (tmp_path / "folders" / "clip" / "0.png").write_bytes(b"torn")
     with av.open(str(tmp_path / "sound.mkv"), "w") as file:
         stream = file.add_stream("pcm_s16le", rate=8000)
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
@@ -202,6 +204,7 @@ def test_what_is_no_video(tmp_path):
         ("empty.mp4", "not a video that can be read"),
         ("none.mp4", "does not exist"),
         ("folder", "holds no pictures"),
+        ("folders", "holds pictures only in subfolders: give one of these, such as .*clip"),
         ("sound.mkv", "has no video stream"),
     ):
         with pytest.raises(UserError, match=message):

@@ -80,6 +80,29 @@ def test_masks_of_a_folder_go_by_name_and_what_does_not_fit_is_recorded(trained,
     ]
 
 
+def test_subfolders_are_read_and_their_pictures_go_to_subfolders(trained, tmp_path):
+    inside, names = tmp_path / "in", ("1.png", "cats/1.png", "cats/deep/1.png", "dogs/1.png")
+    for seed, name in enumerate(names):
+        picture(inside / name, seed=seed)
+        mask = Image.new("L", (50, 37))
+        mask.paste(255, (10 * seed, 0, 10 * seed + 10, 20))
+        (inside / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        mask.save(inside / "masks" / name)
+    words = (trained, inside, "--mask", inside / "masks", "--truth", inside, "--out", inside / "out")
+    for leftover in ("never finished.png", "cats/.tmp-1-1.png"):  # of a run that was killed
+        picture(inside / "out" / leftover)
+    done = invoke(*words)
+    assert done.exit_code == 0, done.output
+    report = json.loads((inside / "out" / "report.json").read_text())
+    assert [line["name"] for line in report["pictures"]] == list(names)
+    assert not (inside / "out" / "cats" / ".tmp-1-1.png").exists()
+    for seed, name in enumerate(names):
+        changed = (read(inside / "out" / name) != read(inside / name)).any(2)
+        assert changed[:20, 10 * seed : 10 * seed + 10].mean() > 0.9
+        assert changed.sum() <= 200
+    assert invoke(*words).exit_code == 0  # what lies in --out is not read
+
+
 def test_a_colour_is_what_is_hidden(trained, tmp_path):
     file = picture(tmp_path / "photo.png")
     values = read(file).copy()
