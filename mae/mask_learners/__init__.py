@@ -2,3 +2,6 @@
 
 Reads ``mae.masks`` and ``mae.models``.
 """
+
+GATE_FILE = "gate.safetensors"
+"""The name of a trained gate's file beside its autoencoder's weights."""

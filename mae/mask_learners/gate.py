@@ -33,9 +33,6 @@ from mae.models.vit import MaskedAutoencoder
 SIGNS = {"hide": 1, "keep": -1}
 """What is done to the important patches that are chosen."""
 
-GATE_FILE = "gate.safetensors"
-"""The name of a trained gate's file beside its autoencoder's weights."""
-
 _HEAD = 16
 _TINY = 1e-6
 _WIDTHS = (48, 256)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from mae.devices import copy_to
-from mae.mask_learners.gate import GATE_FILE, SIGNS, Gate, gate_priorities, important_patches, save_gate, tenth_width
+from mae.mask_learners import GATE_FILE
+from mae.mask_learners.gate import SIGNS, Gate, gate_priorities, important_patches, save_gate, tenth_width
 from mae.mask_learners.gate_exchange import Exchange
 from mae.mask_learners.gate_loss import GateObjective, gate_loss, teacher_loss
 from mae.mask_learners.gate_reading import READS, middle_blocks

@@ -21,7 +21,8 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_model as load_weights
 
-from mae.mask_learners.gate import GATE_FILE, load_gate
+from mae.mask_learners import GATE_FILE
+from mae.mask_learners.gate import load_gate
 from mae.mask_learners.learner import MaskLearner
 from mae.models.saved import saved_model
 from mae.models.vit import MaskedAutoencoder

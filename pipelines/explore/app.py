@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -31,7 +32,7 @@ from pipelines.explore.images import OWN, Images
 from pipelines.explore.opened import Opened, as_numbers, short
 from pipelines.explore.options import LOOPBACK
 from pipelines.explore.pairs import FLAGS
-from pipelines.explore.requests import OF_ONE_IMAGE, TYPED, Asked, Subject
+from pipelines.explore.requests import GATE, OF_ONE_IMAGE, TYPED, Asked, Subject, asked_by
 from pipelines.outputs import kind_of
 from pipelines.run_folder import RunFolder
 from pipelines.sources.images import BadImage
@@ -134,6 +135,7 @@ class Views:
     def about(self, request: Request) -> Response:
         """What there is, for the page to build its controls of."""
         pairs, clip = self.opened.pairs, self.opened.clip_name
+        gates = self.opened.gates
         led = [name for name in OF_ONE_IMAGE if "maps" in STRATEGIES[name].needs]
         ranked = [name for name in OF_ONE_IMAGE if STRATEGIES[name].ranked]
         return _json(
@@ -148,7 +150,14 @@ class Views:
                 "images": self.opened.source is not None,
                 "clip": None if clip is None else Path(clip[0]).name,
                 "typed": TYPED,
-                "strategies": OF_ONE_IMAGE,
+                "gates": gates,
+                "masks": {name: asked_by(masking) for name, masking in self.opened.masking.items()},
+                "undrawn": {
+                    name: masking["strategy"]
+                    for name, masking in self.opened.masking.items()
+                    if masking["strategy"] not in (*OF_ONE_IMAGE, GATE)
+                },
+                "strategies": (*OF_ONE_IMAGE, *((GATE,) if gates else ())),
                 "led": led,
                 "ranked": ranked,
                 "readings": SALIENT_OF,
@@ -183,7 +192,8 @@ class Views:
         """What is known of a pair."""
         row = request.query_params.get("row", "")
         if row.startswith(OWN):
-            return _json({"row": row, "key": "your image", "caption": "", "facts": {}, "maps": [], "mask": False})
+            known = {"row": row, "key": "your image", "caption": "", "facts": {}, "mask": False}
+            return _json(known | {"maps": list(self.opened.gates)})
         number = self.images.number(row)
         pairs, facts = self.opened.pairs, dict[str, Any]()
         if pairs.table is not None:
@@ -192,17 +202,22 @@ class Views:
             facts["peak of the map"] = f"{float(pairs.table.strengths[number]):.3g}"
             facts["flags"] = ", ".join(pairs.flags(number)) or "none"
         with_map = [name for name in self.opened.tables if self.opened.row_of(number, name) is not None]
+        with_map += self.opened.gates if self.opened.source is not None else ()
         facts["pair"] = f"{number + 1:,} of {len(pairs):,}"
         known = {"row": row, "key": pairs.key(number), "caption": pairs.caption(number), "facts": facts}
         mask = self.opened.source is not None and self.opened.source.has_masks
         return _json(known | {"maps": with_map, "mask": mask})
 
     def mask(self, request: Request) -> Response:
-        """Which patches are hidden: 0 visible, 1 hidden by chance, 2 hidden for their saliency, row by row."""
+        """Which patches are hidden, row by row: 0 visible, 1 hidden by chance, 2 hidden for their saliency.
+
+        Of a gate 2 is hidden and important, 1 hidden and not important, 3 visible and important.
+        """
         drawn = self.looks.draw(_subject(request), _asked(request), request.query_params.get("model", ""))
         rows, columns = drawn.hidden.shape
-        cells = "".join(str(int(h) + int(f)) for h, f in zip(drawn.hidden.flat, drawn.forced.flat, strict=True))
-        counts = {"hidden": int(drawn.hidden.sum()), "forced": int(drawn.forced.sum())}
+        cells = "".join(map(str, np.where(drawn.hidden, 1 + drawn.chosen, 3 * drawn.chosen).flat))
+        counts = {"hidden": int(drawn.hidden.sum()), "forced": int((drawn.hidden & drawn.chosen).sum())}
+        counts |= {"chosen": int(drawn.chosen.sum())}
         return _json({"rows": rows, "columns": columns, "cells": cells, "mass": drawn.mass, **counts})
 
     def caption(self, request: Request) -> Response:
@@ -232,7 +247,7 @@ class Views:
         return _png(picture)
 
     def _map(self, subject: Subject, side: int) -> Image.Image | None:
-        if subject.map == TYPED:
+        if subject.map == TYPED or subject.map in self.opened.gates:
             return self.looks.map_picture(subject, side)
         first = next(iter(self.opened.tables), None)
         return None if first is None else self.images.map_picture(subject.row, subject.map or first, side)
@@ -301,10 +316,12 @@ def _asked(request: Request) -> Asked:
         if each.name in words:
             text = words[each.name]
             found[each.name] = text if isinstance(each.default, str) else _number(words, each.name, 0)
-    seed = int(found.get("seed", 0))
+            if isinstance(each.default, int):
+                found[each.name] = int(found[each.name])
+    seed = found.get("seed", 0)
     if not 0 <= seed <= LARGEST:
         raise UserError(f"seed is {seed}; it goes from 0 to {LARGEST}")
-    return Asked(**found | {"seed": seed})
+    return Asked(**found)
 
 
 def _number(words: Any, name: str, default: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mae.mask_learners import GATE_FILE
 from pipelines.errors import UserError, user_errors
 from pipelines.explore.options import ExploreOptions
 from pipelines.explore.pairs import Pairs
@@ -46,6 +47,8 @@ class Opened:
     models: dict[str, Path | str] = field(default_factory=dict)
     reports: dict[str, Path] = field(default_factory=dict)
     """Folders of runs and comparisons."""
+    masking: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How the models were masked that are of runs, as their configs say."""
     source: Source | None = None
     _loaded: dict[str, Model] = field(default_factory=dict)
     _lock: RLock = field(default_factory=RLock)
@@ -60,6 +63,11 @@ class Opened:
         if self.source is None:
             return Pairs(pa.array([], pa.string()), None)
         return Pairs(self.source.keys, self.source.captions)
+
+    @cached_property
+    def gates(self) -> dict[str, str]:
+        """The models of images that have a gate, by the name of the map that its scores are."""
+        return {f"gate · {name}": name for name, place in self.models.items() if _has_gate(Path(place))}
 
     @property
     def clip_name(self) -> tuple[str, str | None] | None:
@@ -159,6 +167,16 @@ def _kind(folder: Path) -> str | None:
     return kind_of(folder) or ("model" if weights else None)
 
 
+def _has_gate(folder: Path) -> bool:
+    if not (folder / GATE_FILE).is_file() and not any(folder.glob(f"checkpoints/*/{GATE_FILE}")):
+        return False
+    try:
+        config = RunFolder(folder).config()
+    except UserError:
+        return True  # of a saved model, which says what it is when it is loaded
+    return len(config["grid"]) == 2
+
+
 def _results(places: Sequence[str]) -> Iterator[str]:
     """The places, and in the place of a folder of maps and runs, such as the demo's, these."""
     for place in places:
@@ -173,7 +191,7 @@ def _add_run(found: Opened, place: str, folder: Path) -> Callable[[], Source | N
     """A run, with the maps that it was masked by where they are still there; how its images are opened."""
     config = RunFolder(folder).config()
     name = _name(place, found.models)
-    found.models[name], found.reports[name] = folder, folder
+    found.models[name], found.reports[name], found.masking[name] = folder, folder, config["masking"]
     maps = config["options"].get("saliency")
     if maps and not found.tables:
         with suppress(UserError):

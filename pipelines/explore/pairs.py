@@ -54,7 +54,7 @@ class Pairs:
     @property
     def orders(self) -> dict[str, str]:
         """What pairs can be sorted by: {name: words}."""
-        found = {"table": "order of the table"}
+        found = {"table": f"order of the {'source' if self.table is None else 'table'}"}
         if self.table is not None:
             if np.isfinite(self.table.clip_scores[:1]).all():
                 found["score"] = "CLIP score"

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from mae.formats.foreign import Weights
 from mae.formats.interchange import State, to_timm, to_transformers, transformers_config
 from mae.formats.videomae import to_videomae, videomae_config
-from mae.mask_learners.gate import GATE_FILE
+from mae.mask_learners import GATE_FILE
 from mae.models.sizes import SIZES
 from mae.pixels import IMAGE_MEAN, IMAGE_STD
 from mae.storage import save_torch

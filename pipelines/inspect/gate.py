@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mae.mask_learners.gate import GATE_FILE, Gate, important_counts, load_gate
-from mae.masks.masking import top_ranks
+from mae.mask_learners import GATE_FILE
+from mae.mask_learners.gate import Gate, important_counts, important_patches, load_gate
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
@@ -148,7 +148,7 @@ def _beside_centre(found: MapScores) -> str:
 
 def _draw(path: Path, model: MaskedAutoencoder, pixels: torch.Tensor, logits: torch.Tensor, run: RunFolder) -> None:
     low, high = _area(run)
-    important = top_ranks(logits, torch.zeros_like(logits)) < important_counts(logits, (low, high))
+    important = important_patches(logits, torch.zeros_like(logits), (low, high))
     cells = important.reshape(-1, *model.grid[-2:]).numpy()
     for page, start in enumerate(range(0, len(pixels), PAGE)):
         columns: dict[str, list[Any]] = collections.defaultdict(list)

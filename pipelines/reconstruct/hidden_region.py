@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from mae.devices import copy_to
-from mae.mask_learners.gate import Gate, important_counts
+from mae.mask_learners.gate import Gate, important_patches
 from mae.mask_learners.gate_loss import GateObjective
-from mae.masks.masking import top_ranks
 from mae.models.video import VideoMaskedAutoencoder
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
@@ -91,7 +90,7 @@ class Occlusions:
         if isinstance(model, VideoMaskedAutoencoder):  # a gate of video sees a picture as a clip that stands still
             images = images[:, :, None].expand(-1, -1, model.frames, -1, -1)
         logits = self._gate.to(device).scores(model, images).view(1, -1, grid[0] * grid[1]).mean(1)
-        chosen = top_ranks(logits, torch.zeros_like(logits)) < important_counts(logits, GateObjective.area)
+        chosen = important_patches(logits, torch.zeros_like(logits), GateObjective.area)
         cells = chosen.reshape(1, 1, *grid).float()
         return torch.nn.functional.interpolate(cells, size, mode="nearest")[0, 0].bool().cpu()
 

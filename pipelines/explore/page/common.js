@@ -1,8 +1,8 @@
 // What the parts of the page share: its state, and how it asks the server.
 
 export const at = (id) => document.getElementById(id);
-export const state = { row: null, start: 0, rows: [], seed: 0, typed: "", about: null, maps: [], view: "pair" };
-export const words = ["strategy", "salient_ratio", "mask_ratio", "salient_of", "salient_pick"];
+export const state = { row: null, start: 0, rows: [], seed: 0, typed: "", about: null, maps: [], view: "pair", own: {} };
+export const words = ["strategy", "salient_ratio", "mask_ratio", "salient_of", "salient_pick", "gate_ratio", "gate_sign"];
 
 export const query = (values) => new URLSearchParams(values).toString();
 

@@ -2,7 +2,7 @@
 
 import { ask, at, choices, latest, query, state, tell, words } from "./common.js";
 import { startPainting } from "./occlude.js";
-import { changed, show } from "./pair.js";
+import { changed, offerMaps, show, takeMasks } from "./pair.js";
 
 const search = latest(async (signal, keep = false) => {
   at("rising-choice").hidden = at("order").value === "table";
@@ -127,7 +127,9 @@ at("text").addEventListener("input", () => {
 for (const id of ["order", "rising", "flag"]) at(id).addEventListener("change", () => { state.start = 0; search(); });
 at("before").addEventListener("click", () => turn(-1));
 at("after").addEventListener("click", () => turn(1));
-for (const id of [...words, "map", "model"]) at(id).addEventListener("input", changed);
+at("strategy").addEventListener("input", () => { state.without = null; offerMaps(); });
+for (const id of [...words, "map"]) at(id).addEventListener("input", changed);
+at("model").addEventListener("input", () => { takeMasks(); changed(); });
 at("another").addEventListener("click", () => { state.seed += 1; changed(); });
 for (const name of ["pair", "occlude", "reports"]) at(`tab-${name}`).addEventListener("click", () => turnTo(name));
 
@@ -141,7 +143,7 @@ async function begin() {
   choices(at("flag"), ["", "none", "any", ...about.flags], ["all", "without a flag", "with any flag", ...about.flags.map((flag) => `only ${flag}`)]);
   at("flag-choice").hidden = !about.flags.length;
   choices(at("strategy"), about.strategies);
-  at("strategy").value = "salient";
+  at("strategy").value = "salient"; // that of no run
   choices(at("salient_of"), about.readings);
   choices(at("salient_pick"), about.picks);
   choices(at("model"), about.models.length ? about.models : [""], about.models.length ? about.models : ["16 px of 224"]);
@@ -151,7 +153,9 @@ async function begin() {
   at("tab-occlude").hidden = !about.models.length;
   at("brush-value").textContent = at("brush").value;
   offerReports();
-  changed();
+  const tells = about.models.find((model) => [...about.led, "gate"].includes(about.masks[model]?.strategy));
+  if (tells) at("model").value = tells;
+  takeMasks();
   const wanted = new URLSearchParams(location.search);
   for (const name of [...words, "text", "order", "rising", "flag"]) if (wanted.has(name)) at(name).value = wanted.get(name);
   changed();

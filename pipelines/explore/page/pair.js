@@ -24,26 +24,39 @@ export const show = latest(async (signal, row) => {
   document.dispatchEvent(new Event("shown"));
 });
 
-function offerMaps() {
-  const maps = [...state.maps, ...(state.typed ? [state.about.typed] : [])], before = at("map").value;
-  choices(at("map"), maps);
-  if (maps.includes(before)) at("map").value = before;
-  if (state.typed) at("map").value = state.about.typed;
-  at("map").parentElement.hidden = maps.length < 2;
-  const led = state.about.led, without = !maps.length;
-  for (const option of at("strategy").options) option.disabled = without && led.includes(option.value);
-  if (without && led.includes(at("strategy").value)) {
+const known = () => [...state.maps, ...(state.typed ? [state.about.typed] : [])];
+const byGate = () => at("strategy").value === "gate";
+const ownScores = () => Object.keys(state.about.gates).find((map) => state.about.gates[map] === at("model").value);
+
+// The controls as the chosen model's run had them, where it is of a run.
+export function takeMasks() {
+  state.own = state.about.masks[at("model").value] ?? {};
+  for (const name of words) if (name in state.own) at(name).value = state.own[name];
+  state.without = null;
+  if (state.row !== null) offerMaps(byGate() ? ownScores() : null);
+}
+
+// The maps that masks can follow: a gate's masks its own scores, all others any.
+export function offerMaps(wanted = null) {
+  const { gates, led } = state.about, scores = known().filter((map) => map in gates), without = { led: !known().length, gate: !scores.length };
+  for (const option of at("strategy").options) option.disabled = option.value === "gate" ? without.gate : without.led && led.includes(option.value);
+  const chosen = at("strategy").selectedOptions[0];
+  if (chosen?.disabled) {
+    state.without = chosen.value; // until there is a map
     at("strategy").value = "random";
-    state.without = true; // until there is a map
-  } else if (!without && state.without) {
-    at("strategy").value = "salient";
-    state.without = false;
+  } else if (state.without && ![...at("strategy").options].find((option) => option.value === state.without).disabled) {
+    at("strategy").value = state.without;
+    state.without = null;
   }
+  const maps = byGate() ? scores : known(), before = at("map").value;
+  choices(at("map"), maps);
+  at("map").value = [wanted, before, byGate() ? ownScores() : null].find((map) => maps.includes(map)) ?? maps[0] ?? "";
+  at("map").parentElement.hidden = maps.length < 2;
   showControls();
 }
 
 const subject = (map = at("map").value) => ({ row: state.row, map, ...(map === state.about.typed ? { caption: state.typed } : {}) });
-const asked = () => ({ ...Object.fromEntries(words.map((name) => [name, at(name).value])), seed: state.seed });
+const asked = () => ({ ...state.own, ...Object.fromEntries(words.map((name) => [name, at(name).value])), seed: state.seed });
 
 function tile(id, title, under = "") {
   const figure = document.createElement("figure"), said = document.createElement("figcaption");
@@ -81,13 +94,13 @@ function fill(figure, place) {
 function buildTiles() {
   at("tiles").replaceChildren();
   pictureTile("tile-image", "image", `picture/image?${query({ row: state.row })}`);
-  const maps = [...state.maps, ...(state.typed ? [state.about.typed] : [])];
-  maps.forEach((map, place) => pictureTile(`tile-map-${place}`, map === state.about.typed ? `map of “${state.typed}”` : `map · ${map}`, `picture/map?${query(subject(map))}`));
+  const title = (map) => (map === state.about.typed ? `map of “${state.typed}”` : map in state.about.gates ? `scores of the ${map}` : `map · ${map}`);
+  known().forEach((map, place) => pictureTile(`tile-map-${place}`, title(map), `picture/map?${query(subject(map))}`, map in state.about.gates ? "brighter: more important" : ""));
   if (state.mask) pictureTile("tile-true", "true mask", `picture/true-mask?${query({ row: state.row })}`);
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = 448;
   canvas.setAttribute("role", "img");
-  tile("tile-mask", "mask", "crossed: hidden because it is salient; striped: hidden by chance").prepend(canvas);
+  tile("tile-mask", "mask", " ").prepend(canvas);
   state.about.models.forEach((model, place) => pictureTile(`tile-model-${place}`, `filled in by ${model}`, `picture/filled?${query({ ...subject(), ...asked(), model })}`));
   drawMask();
 }
@@ -120,6 +133,14 @@ const drawMask = latest(async (signal) => {
   [...mask.cells].forEach((kind, place) => {
     if (kind === "0") return;
     const x = (place % mask.columns) * width, y = Math.floor(place / mask.columns) * height;
+    if (kind === "3") {
+      for (const [colour, edge] of [["#fff", 3], ["#dc0096", 6]]) {
+        pen.strokeStyle = colour;
+        pen.lineWidth = 4;
+        pen.strokeRect(x + edge, y + edge, width - 2 * edge, height - 2 * edge);
+      }
+      return;
+    }
     pen.fillStyle = kind === "2" ? "#dc0096" : "#808080";
     pen.fillRect(x, y, width, height);
     pen.strokeStyle = kind === "2" ? "#fff" : "#5a5a5a";
@@ -134,17 +155,23 @@ const drawMask = latest(async (signal) => {
     pen.stroke();
   });
   const all = mask.rows * mask.columns;
-  const mass = mask.mass === null ? "" : ` They hold ${Math.round(100 * mask.mass)} % of the map.`;
-  const forced = state.about.ranked.includes(at("strategy").value) ? `, ${mask.forced} of them because they are salient` : "";
-  at("mask-facts").textContent = `${mask.hidden} of ${all} patches are hidden${forced}.${mass}`;
+  const mass = mask.mass === null || byGate() ? "" : ` They hold ${Math.round(100 * mask.mass)} % of the map.`;
+  const ranked = state.about.ranked.includes(at("strategy").value);
+  const forced = ranked ? `, ${mask.forced} of them because they are salient` : "";
+  const important = !byGate() ? "" : mask.chosen ? ` Of the patches that the gate finds important, ${mask.forced} of ${mask.chosen} are hidden.` : " The gate finds no patch important.";
+  const undrawn = state.about.undrawn[model] ? ` The run's own masks (${state.about.undrawn[model]}) can't be drawn here.` : "";
+  at("mask-facts").textContent = `${mask.hidden} of ${all} patches are hidden${forced}.${important}${mass}${undrawn}`;
+  const signs = ["striped: hidden", "crossed: hidden because it is salient; striped: hidden by chance", "crossed: hidden and important; striped: hidden; framed: important and visible"];
+  at("tile-mask").querySelector("small").textContent = signs[byGate() ? 2 : Number(ranked)];
   canvas.setAttribute("aria-label", at("mask-facts").textContent);
   tell(null);
 });
 
 function showControls() {
-  for (const name of ["salient_ratio", "mask_ratio"]) at(`${name}-value`).textContent = `${Math.round(100 * at(name).value)} %`;
+  for (const name of ["salient_ratio", "gate_ratio", "mask_ratio"]) at(`${name}-value`).textContent = `${Math.round(100 * at(name).value)} %`;
   const ranked = state.about.ranked.includes(at("strategy").value);
   for (const part of document.querySelectorAll(".of-ranked")) part.hidden = !ranked;
+  for (const part of document.querySelectorAll(".of-gate")) part.hidden = !byGate();
 }
 
 let pause = 0;
@@ -171,7 +198,7 @@ at("typed").addEventListener("submit", latest(async (signal, event) => {
     at("typed-facts").textContent = "";
     throw error;
   }
-  offerMaps();
+  offerMaps(state.about.typed);
   tell(null);
   buildTiles();
 }));

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import cli
 import saliency_mae as sm
-from mae.mask_learners.gate import GATE_FILE, Gate, save_gate
+from mae.mask_learners import GATE_FILE
+from mae.mask_learners.gate import Gate, save_gate
 from mae.models.vit import MaskedAutoencoder
 from mae.pixels import normalise
 from mae.training.checkpoints import load_model

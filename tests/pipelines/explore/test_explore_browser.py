@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -12,8 +13,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 
 
-@pytest.fixture(scope="module")
-def address(opened):
+@contextmanager
+def served(opened):
     import uvicorn
 
     with listen("127.0.0.1", 0) as listening:
@@ -23,6 +24,18 @@ def address(opened):
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(opened):
+    with served(opened) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def gated_address(gated):
+    with served(gated) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +50,15 @@ def browser():
 
 @pytest.fixture
 def page(browser, address):
+    yield from opened_page(browser, address)
+
+
+@pytest.fixture
+def gated_page(browser, gated_address):
+    yield from opened_page(browser, gated_address)
+
+
+def opened_page(browser, address):
     page = browser.new_page(viewport={"width": 1300, "height": 900}, bypass_csp=True)  # its own scripts need that
     page.faults = []
     page.on("pageerror", lambda fault: page.faults.append(str(fault)))
@@ -50,7 +72,7 @@ def page(browser, address):
 
 SHOWN = """() => {
   const pictures = [...document.querySelectorAll('#tiles img')];
-  return pictures.length > 3 && pictures.every((picture) => picture.naturalWidth);
+  return pictures.length > 2 && pictures.every((picture) => picture.naturalWidth);
 }"""
 FILLED = """() => {
   const picture = document.querySelector('#tile-model-0 img');
@@ -60,6 +82,9 @@ RANKED = """() => {
   const scores = [...document.querySelectorAll('#list small')].map((each) => +each.textContent);
   return scores.length === 12 && scores.every((score, place) => !place || score <= scores[place - 1]);
 }"""
+IMPORTANT = (
+    "(said) => new RegExp(`important, ${said} are hidden`).test(document.querySelector('#mask-facts').textContent)"
+)
 CHOSEN = "(row) => document.querySelector('#list button[aria-current=true]')?.dataset.row === row"
 RECOVERED = "() => document.querySelector('#result-0 img')?.naturalWidth === 48"
 COLOURS = """() => [['#caption', 'color'], ['#key', 'color'], ['body', 'backgroundColor']].map(
@@ -91,6 +116,22 @@ def test_sliders_move_mask_and_filled_picture(page):
     page.select_option("#strategy", "random")
     until(page, "#mask-facts", "4 of 16 patches are hidden.")
     assert not page.locator("#salient_ratio").is_visible()
+
+
+def test_the_masks_of_a_gate(gated_page):
+    page = gated_page
+    until(page, "#mask-facts", "8 of 16 patches are hidden. Of the patches that the gate finds important,")
+    assert (page.locator("#strategy").input_value(), text(page, "#gate_ratio-value")) == ("gate", "60 %")
+    assert "scores of the gate" in text(page, "#tiles")
+    page.locator("#gate_ratio").fill("1")
+    page.wait_for_function(IMPORTANT, arg=r"(\d+) of \1")
+    page.select_option("#gate_sign", "keep")
+    page.wait_for_function(IMPORTANT, arg=r"0 of \d+")
+    page.select_option("#strategy", "salient")  # by the only map there is, the gate's scores
+    until(page, "#mask-facts", "4 of them because they are salient")
+    assert not page.locator("#gate_ratio").is_visible()
+    page.select_option("#strategy", "random")
+    until(page, "#mask-facts", "8 of 16 patches are hidden.")
 
 
 def test_keys_search_and_sorting(page):

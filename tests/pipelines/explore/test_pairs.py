@@ -81,7 +81,7 @@ def test_mistakes(pairs):
     with pytest.raises(UserError, match="no flag 'nice'"):
         pairs.find(flag="nice")
     bare = Pairs(open_source("shapes:3").keys, None)
-    assert bare.orders == {"table": "order of the table"}
+    assert bare.orders == {"table": "order of the source"}
     assert bare.flags(0) == []
     with pytest.raises(UserError, match="no flag"):
         bare.find(flag="empty")
