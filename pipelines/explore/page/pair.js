@@ -101,6 +101,7 @@ function buildTiles() {
   canvas.width = canvas.height = 448;
   canvas.setAttribute("role", "img");
   tile("tile-mask", "mask", " ").prepend(canvas);
+  at("mask-facts").textContent = "Drawing the mask …"; // the first one waits until the models are loaded
   state.about.models.forEach((model, place) => pictureTile(`tile-model-${place}`, `filled in by ${model}`, `picture/filled?${query({ ...subject(), ...asked(), model })}`));
   drawMask();
 }
@@ -122,7 +123,10 @@ export function viewed(place) {
 
 const drawMask = latest(async (signal) => {
   const model = at("model").value;
-  const mask = await ask("api/mask", { ...subject(), ...asked(), model }, { signal });
+  const mask = await ask("api/mask", { ...subject(), ...asked(), model }, { signal }).catch((error) => {
+    if (!signal.aborted) at("mask-facts").textContent = "";
+    throw error;
+  });
   const picture = await viewed(`picture/view?${query({ row: state.row, model })}`);
   signal.throwIfAborted();
   const canvas = at("tile-mask").querySelector("canvas"), pen = canvas.getContext("2d");
