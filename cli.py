@@ -343,14 +343,16 @@ def compare(given: Given, quiet: Quiet = False) -> None:
     from pipelines.compare.compare import compare as run_all
     from pipelines.compare.compare import dry_run as look
     from pipelines.compare.comparison import print_comparison
+    from pipelines.compare.forecast import forecast
     from pipelines.compare.plan import asked_plan
 
     options = _options(CompareOptions, given)
     plan, out = asked_plan(options), options.out
     machine: dict[str, Any] = {"jobs": options.jobs, "device": options.device, "workers": options.workers}
     if options.dry_run:
-        print_facts({unit.name: state for unit, state in look(plan, out, **machine)}, title="Every run and its state")
-        return
+        states = look(plan, out, **machine)
+        print_facts({unit.name: state for unit, state in states}, title="Every run and its state")
+        return print_facts(forecast(states, options.jobs))
     found = run_all(plan, out, quiet=quiet, **machine)
     print_comparison(found)
     say(f"the report, with plots and limits, is {out / 'report.md'}; the runs are in {out / 'runs'}")

@@ -20,9 +20,10 @@ from tests.pipelines.pretraining import nano_runs
 WRITTEN = Path(__file__).parent / "data" / "written_before"
 SCENES = "shapes:12,size=32"
 SMALL = ("--model", "nano", "--image-size", 16, "--batch-size", 4, "--epochs", 2, "--workers", 0, "--device", "cpu")
+GATED = ("--masking", "gate", "--gate-ratio", 0.5)  # which was the default then
 RUNS = {
     "salient": (SCENES, "--saliency", "maps", "--checkpoint-every", 3, "--blr", 0.05, "--warmup-epochs", 0.5),
-    "gate": (SCENES, "--masking", "gate", "--checkpoint-every", 3, "--blr", 0.05, "--warmup-epochs", 0.5),
+    "gate": (SCENES, *GATED, "--checkpoint-every", 3, "--blr", 0.05, "--warmup-epochs", 0.5),
     "mlo": ("shapes:40,size=32", "--masking", "mlo", "--checkpoint-every", 4),
 }
 EVALUATED = (

@@ -48,7 +48,7 @@ _MIDDLE_EVERY = 2
 class GateSettings:
     """How the gate learns and what its masks do. ValueError names the option that is wrong."""
 
-    ratio: float = 0.5
+    ratio: float = 1.0
     """Share of each image's important patches that is hidden (or kept) because they are important, 0..1."""
     sign: str = "hide"
     """A key of SIGNS: hide the chosen important patches, or keep them visible."""

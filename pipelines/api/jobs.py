@@ -15,6 +15,7 @@ from pipelines.build.build_saliency import build_saliency as build
 from pipelines.build.options import BuildOptions
 from pipelines.compare.compare import compare as run_all
 from pipelines.compare.compare import dry_run as look
+from pipelines.compare.forecast import forecast
 from pipelines.compare.options import CompareOptions
 from pipelines.compare.plan import asked_plan, plan_from
 from pipelines.diff.diff import diff as compare_maps
@@ -174,5 +175,8 @@ def compare(what: Place | Mapping[str, Any], out: Place, *, quiet: bool = False,
         plan = asked_plan(asked)
     machine: dict[str, Any] = {"jobs": asked.jobs, "device": asked.device, "workers": asked.workers}
     if asked.dry_run:
-        return Compared(asked.out, None, {unit.name: state for unit, state in look(plan, asked.out, **machine)})
+        states = look(plan, asked.out, **machine)
+        return Compared(
+            asked.out, None, {unit.name: state for unit, state in states}, facts=forecast(states, asked.jobs)
+        )
     return Compared(asked.out, run_all(plan, asked.out, **machine, quiet=quiet), {})

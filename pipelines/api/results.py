@@ -6,7 +6,7 @@ Those that are a folder can be given wherever a folder is asked for (they are ``
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +149,15 @@ class Compared:
     """``values``, ``means``, ``differences`` and what ``failed``; None of a dry run."""
     states: dict[str, str]
     """Of a dry run, by ``arm, seed n``: new, begun, trained or finished."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """Of a dry run: what it will take."""
 
     def __fspath__(self) -> str:
         return str(self.folder)
 
     def __str__(self) -> str:
         if self.comparison is None:
-            return aligned([[name, state] for name, state in self.states.items()])
+            return aligned([list(row) for row in (self.states | self.facts).items()])
         return "\n\n".join(aligned(rows) for rows in tables_of(self.comparison).values())
 
 

@@ -52,7 +52,9 @@ class CompareOptions:
             panel=STATISTICS,
         ),
     ] = None
-    dry_run: Annotated[bool, Option("Check everything, list the runs with their states, and stop.")] = False
+    dry_run: Annotated[
+        bool, Option("Check everything, list the runs and their states, say how long the rest takes, and stop.")
+    ] = False
     saliency: Annotated[str | None, Option("Maps for the arms that need them.", panel=WITHOUT_A_PLAN)] = None
     labelled: Annotated[str | None, Option("Labelled source to evaluate on [default: WHAT]", panel=WITHOUT_A_PLAN)] = (
         None

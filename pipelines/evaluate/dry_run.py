@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.estimates import peak_memory, room, sample, shown_size, shown_total, since_began
+from pipelines.estimates import Sample, peak_memory, room, sample, shown_size, shown_total, since_began
 from pipelines.evaluate.data import Data
 from pipelines.evaluate.encoders.encoder import Encoder
 from pipelines.evaluate.evaluate import cells_folder, check_files, measure_all, measure_baselines, open_encoders
@@ -21,39 +21,47 @@ _FIRST = 24
 """Images of both parts together, of the shortest measurement."""
 
 
+@dataclass(frozen=True)
+class _Measured:
+    data: Data
+    encoders: list[Encoder]
+    clip: ClipShape | None
+    protocols: list[Protocol[Any]]
+    opening: float
+    """Seconds of opening runs and images."""
+    sample: Sample[None]
+    work: float
+    """Seconds of evaluating all, once it has started."""
+
+
+def seconds_of(options: EvaluateOptions) -> float:
+    """How long the evaluation takes in a process that has begun, by the same on a few images. UserError."""
+    found = _measured(options)
+    return found.opening + found.sample.start + found.work
+
+
 def dry_run(options: EvaluateOptions) -> dict[str, str]:
     """{what: how it is}, after evaluating some images in a temporary folder. Raises UserError as the command does."""
-    check_files(options)
-    seeds = options.all_seeds()
-    named, clip = open_encoders(options, seeds[0])
-    data = Data(options, clip, quiet=True)
-    protocols = _protocols(options, data)
-    parts = data.told()
-    epochs = {protocol.epochs: protocol.trained_for(named[0]) for protocol in protocols if protocol.epochs}
-    once = dict.fromkeys(epochs, 1)
-
-    def work(count: int, folder: Path) -> None:
-        _measure(options, data, named, clip, count, folder, once)
-
-    opened = since_began()
-    found = sample(work, len(parts), first=_FIRST)
-    seconds = found.work(len(parts))
-    for option, count in epochs.items():
-        seconds += (count - 1) * _epoch(options, data, named, clip, option, found.units)
-    what = "images" if clip is None else "videos"
+    began = since_began()
+    found = _measured(options)
+    parts, seeds = found.data.told(), options.all_seeds()
+    what = "images" if found.clip is None else "videos"
     counts = f"{len(parts.test)} {what} to test on"
     if parts.train is not None:
         counts = f"{len(parts.part(seeds[0]))} {what} to learn from, {counts}, {len(parts.names)} classes"
+    epochs = any(protocol.epochs for protocol in found.protocols)
+    names = [encoder.name for encoder in found.encoders]
     facts = {
         "source": f"{options.source}: {counts}",
-        "encoders": ", ".join([*(encoder.name for encoder in named), *(["untrained"] if options.untrained else [])]),
-        "protocols": ", ".join(map(_in_words, protocols, [named[0]] * len(protocols)))
+        "encoders": ", ".join([*names, *(["untrained"] if options.untrained else [])]),
+        "protocols": ", ".join(_in_words(protocol, found.encoders[0]) for protocol in found.protocols)
         + (f"; seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""),
-        "measured": f"{found.units} of {len(parts)} {what}" + (", with one epoch and with two" if epochs else ""),
-        "time": shown_total(opened + found.start, seconds)
+        "measured": f"{found.sample.units} of {len(parts)} {what}"
+        + (", with one epoch and with two" if epochs else ""),
+        "time": shown_total(began + found.opening + found.sample.start, found.work)
         + (", without the near-duplicates of the pretraining images" if options.leaks == "pretraining" else ""),
         "memory": peak_memory(options.device) + (", and its workers" if options.workers else ""),
-        "to write": _written(options.file, found.written(len(parts))),
+        "to write": _written(options.file, found.sample.written(len(parts))),
     }
     cells = cells_folder(options.file)
     if cells is not None and (finished := len(list(cells.glob("*.json")))):
@@ -61,6 +69,28 @@ def dry_run(options: EvaluateOptions) -> dict[str, str]:
             f"{cells} holds {finished} finished results, which are used again where they fit; the time is of all"
         )
     return facts
+
+
+def _measured(options: EvaluateOptions) -> _Measured:
+    """The evaluation of some images, and what it says of all of them."""
+    opened = time.perf_counter()
+    check_files(options)
+    named, clip = open_encoders(options, options.all_seeds()[0])
+    data = Data(options, clip, quiet=True)
+    protocols = _protocols(options, data)
+    total = len(data.told())
+    epochs = {protocol.epochs: protocol.trained_for(named[0]) for protocol in protocols if protocol.epochs}
+    once = dict.fromkeys(epochs, 1)
+
+    def work(count: int, folder: Path) -> None:
+        _measure(options, data, named, clip, count, folder, once)
+
+    opening = time.perf_counter() - opened
+    found = sample(work, total, first=_FIRST)
+    seconds = found.work(total)
+    for option, count in epochs.items():
+        seconds += (count - 1) * _epoch(options, data, named, clip, option, found.units)
+    return _Measured(data, named, clip, protocols, opening, found, seconds)
 
 
 def _written(file: Path | None, size: float) -> str:

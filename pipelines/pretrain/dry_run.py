@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mae.distributed import World
 from mae.training.any_training import Trained
 from pipelines.errors import UserError
 from pipelines.estimates import SECONDS, peak_memory, room, shown_size, shown_total, since_began
@@ -24,12 +24,16 @@ from pipelines.views.joined_maps import JoinedMaps, ViewMaps
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
+    """What some steps of a run took."""
+
     steps: int
     seconds: float
     """Of the steps after the first one."""
     startup: float
     """From the start of the command to the end of the first step."""
+    opening: float
+    """From the opening of the images to the end of the first step."""
     first: float
     """Of the first step, with what it waits for."""
     waited: float
@@ -37,25 +41,42 @@ class _Measured:
     pictures: float
     """Seconds of drawing the pictures of the finished run."""
 
+    @property
+    def each(self) -> float:
+        """Seconds a step."""
+        return self.seconds / self.steps if self.steps else self.first
+
+    def work(self, steps: int) -> float:
+        """Seconds of so many steps after the first one, and of the pictures."""
+        return self.each * (steps - 1) + self.pictures
+
 
 def dry_run(options: PretrainOptions) -> dict[str, str]:
     """{what: how it is}, after some steps in a temporary folder. Raises UserError as the training does."""
     check_apart(options.out, [options.source, options.saliency])
+    with measured(options) as (job, found):
+        return _facts(options, job, found)
+
+
+@contextmanager
+def measured(options: PretrainOptions, *, seconds: float | None = None) -> Iterator[tuple[PretrainJob, Measured]]:
+    """Some seconds of a run (or SECONDS), in a temporary folder that lasts as long as the context. UserError."""
+    opened = time.perf_counter()
     with one_world(options.device) as world:
         if world.size > 1:
             raise UserError("--dry-run measures one process: start it without torchrun")
         with TemporaryDirectory() as folder, ExitStack() as stack:
             out = Path(folder) / "run"
             job = open_pretraining(replace(options, out=out, resume=False, track=()), world, stack)
-            return _facts(options, job, _measure(job, world))
+            yield job, _measure(job, opened, SECONDS if seconds is None else seconds)
 
 
-def _measure(job: PretrainJob, world: World) -> _Measured:
+def _measure(job: PretrainJob, opened: float, at_most: float) -> Measured:
     """Steps of a training for a few seconds, two of them at least, and its pictures; no checkpoint is written."""
     training = job.task.training
     log = TrainingLog(job.run, training, job.task.source, max_rejected=job.options.max_rejected)
     started, waited, steps = time.perf_counter(), 0.0, 0
-    startup = first = 0.0
+    startup = opening = first = 0.0
     with closing(step_batches(job, log)) as groups:
         while training.step < training.total_steps:
             before = time.perf_counter()
@@ -63,23 +84,22 @@ def _measure(job: PretrainJob, world: World) -> _Measured:
             waited += time.perf_counter() - before
             loss, _ = job.task.step(batches)
             float(loss)  # waits for the device
+            now = time.perf_counter()
             if not startup:
-                startup, first = since_began(), time.perf_counter() - started
-                started, waited = time.perf_counter(), 0.0
+                startup, opening, first = since_began(), now - opened, now - started
+                started, waited = now, 0.0
                 continue
             steps += 1
-            if time.perf_counter() - started > SECONDS:
+            if now - started > at_most:
                 break
     seconds, drawing = time.perf_counter() - started, time.perf_counter()
     job.task.draw(job.run, training.spread.whole_model().to(training.device))
-    return _Measured(steps, seconds, startup, first, waited, time.perf_counter() - drawing)
+    return Measured(steps, seconds, startup, opening, first, waited, time.perf_counter() - drawing)
 
 
-def _facts(options: PretrainOptions, job: PretrainJob, measured: _Measured) -> dict[str, str]:
+def _facts(options: PretrainOptions, job: PretrainJob, found: Measured) -> dict[str, str]:
     training, task, masking = job.task.training, job.task, job.config["masking"]
     what = "images" if task.source.videos is None else "videos"
-    each = measured.seconds / measured.steps if measured.steps else measured.first
-    work = each * (training.total_steps - 1) + measured.pictures
     checkpoint = checkpoint_bytes(training)
     count = options.keep + 1  # the best one beside the newest
     facts = {
@@ -91,9 +111,9 @@ def _facts(options: PretrainOptions, job: PretrainJob, measured: _Measured) -> d
         f"{training.device}",
         "training": f"{_steps(training.total_steps)} of {task.images_per_step} {what}, {training.steps_per_epoch} an "
         "epoch",
-        "speed": f"{task.images_per_step / each:.3g} {what}/s over {_steps(max(1, measured.steps))}, waiting for the "
-        f"loader {measured.waited / measured.seconds if measured.steps else 0:.0%} of the time",
-        "time": f"{shown_total(measured.startup, work)}, without checkpoints",
+        "speed": f"{task.images_per_step / found.each:.3g} {what}/s over {_steps(max(1, found.steps))}, waiting for "
+        f"the loader {found.waited / found.seconds if found.steps else 0:.0%} of the time",
+        "time": f"{shown_total(found.startup, found.work(training.total_steps))}, without checkpoints",
         "memory": peak_memory(str(training.device)) + (", and its workers" if options.workers else ""),
         "to write": f"up to {count} checkpoints of {shown_size(checkpoint)} in {options.out}, {room(options.out)}",
     }

@@ -150,7 +150,7 @@ class PretrainOptions:
     weight_by: WeightBy = "maps"
     saliency_weight_schedule: SaliencyWeightSchedule = "constant"
     visible_weight: VisibleWeight = 0.0
-    gate_ratio: GateRatio = 0.5
+    gate_ratio: GateRatio = 1.0
     gate_sign: GateSign = "hide"
     gate_teacher: GateTeacher = None
     gate_positions: GatePositions = False

@@ -207,7 +207,8 @@ def test_an_encoder_of_no_run(tmp_path):
     assert (tmp_path / "out.json").exists()
 
 
-def test_a_comparison(tmp_path):
+def test_a_comparison(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.estimates.SECONDS", 0.1)
     plan = {
         "source": "shapes:16,size=32",
         "arms": {"random": {"masking": "random"}, "much": {"masking": "random", "mask_ratio": 0.5}},
@@ -218,6 +219,7 @@ def test_a_comparison(tmp_path):
     asked = {"device": "cpu", "quiet": True}
     dry = sm.compare(plan, tmp_path / "out", seeds=1, dry_run=True, **asked)
     assert dry.states == {"random, seed 0": "new", "much, seed 0": "new"}
+    assert dry.facts["time"] in str(dry)
     assert not (tmp_path / "out").exists()
     found = sm.compare(plan, tmp_path / "out", **asked)
     assert not found.comparison.failed
