@@ -16,8 +16,10 @@ An occluder
   the memory has it neither there nor, clearly better, nearby.
 
 What is marked is not learned, nor what is next to it. So the memory keeps what the occluder covers, and the mark ends
-when that is seen again. The memory follows a camera by whole pixels, and knows nothing of what the camera newly shows;
-content that has no memory is never marked. A frame of which most is new is taken for a cut, and the memory begins anew.
+when that is seen again. What came in over the border and has been doubtful ever since is not learned either: once
+learned, the edge of an occluder would explain the rest of it, frame by frame. The memory follows a camera by whole
+pixels, and knows nothing of what the camera newly shows; content that has no memory is never marked. A frame of which
+most is new is taken for a cut, and the memory begins anew.
 
 A mask depends on the frames until then alone, not on the portions in which they come. An occluder that is there from
 the first frame on, and stays where it is, can't be told from the scene; nor can an object that comes into the picture
@@ -88,18 +90,20 @@ class _Memory:
     """The frame before, [3, h, w]."""
     marked: Tensor
     """bool [h, w], of that frame."""
+    coming: Tensor
+    """bool [h, w]: what came in over the border until then, is doubtful and not marked."""
     frames: int = 1
     """How many there were."""
 
     def moved(self, rows: int, columns: int) -> _Memory:
         """What is remembered of the scene, after the camera shifted it by so many pixels."""
-        scene = (self.content, self.settled, self.known[None].float(), self.usual[None])
-        content, settled, known, usual = (_shifted(each, rows, columns) for each in scene)
+        scene = (self.content, self.settled, self.known[None].float(), self.usual[None], self.coming[None].float())
+        content, settled, known, usual, coming = (_shifted(each, rows, columns) for each in scene)
         height, width = self.marked.shape
         inside = torch.zeros_like(self.marked)
         inside[max(rows, 0) : height + min(rows, 0), max(columns, 0) : width + min(columns, 0)] = True
         known = (known[0] > 0) & inside
-        return replace(self, content=content, settled=settled, known=known, usual=usual[0])
+        return replace(self, content=content, settled=settled, known=known, usual=usual[0], coming=coming[0] > 0)
 
 
 class OccluderFinder:
@@ -136,20 +140,23 @@ class OccluderFinder:
             self._memory = self._begun(small)
             return torch.zeros_like(frame[0], dtype=torch.bool)
         memory = self._memory.moved(*_camera(small, self._memory))
-        disagreement, shown, marked = self._compared(small, memory)
+        disagreement, shown, marked, coming = self._compared(small, memory)
         if float(marked.float().mean()) > _CUT:
-            memory, marked = self._begun(small), torch.zeros_like(marked)
-        self._memory = _learned(memory, small, marked, disagreement)
+            memory = self._begun(small)
+            marked, coming = memory.marked, memory.coming
+        self._memory = _learned(memory, small, marked, coming, disagreement)
         if float(marked.float().mean()) < _LEAST:
             return torch.zeros_like(frame[0], dtype=torch.bool)
         return _resized(shown[None].float(), (frame.shape[1], frame.shape[2]))[0] > 0.5
 
     def _begun(self, small: Tensor) -> _Memory:
         nothing = torch.zeros_like(small[0], dtype=torch.bool)
-        return _Memory(small, small, ~nothing, torch.full_like(small[0], self._threshold), small, nothing)
+        return _Memory(small, small, ~nothing, torch.full_like(small[0], self._threshold), small, nothing, nothing)
 
-    def _compared(self, small: Tensor, memory: _Memory) -> tuple[Tensor, Tensor, Tensor]:
-        """The disagreement d of a frame with the memory, what is shown of its mark and the mark, bool [h, w]."""
+    def _compared(self, small: Tensor, memory: _Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The disagreement d of a frame with the memory, [h, w]; what is shown of its mark, the mark, and what is
+        coming, bool [h, w].
+        """
         near, far = _disagreement(small, memory)
         disagreement = torch.minimum(near, far)
         limit = self._threshold + _USUAL * memory.usual
@@ -161,12 +168,14 @@ class OccluderFinder:
         born = _opened(_most(new & (disagreement > limit)), _BORN)
         marked = _spread(born, carried | new, 12) | _most(carried)
         marked = _most(marked | _shrunk(_grown(marked, _BORN), _BORN))
-        return disagreement, marked | (_grown(marked, _EDGE) & unlike), marked
+        shown = marked | (_grown(marked, _EDGE) & unlike)
+        coming = _spread(_border(unlike) | _grown(memory.coming, _REACH), unlike & ~_grown(marked, _RING), 12)
+        return disagreement, shown, marked, coming
 
 
-def _learned(memory: _Memory, small: Tensor, marked: Tensor, disagreement: Tensor) -> _Memory:
-    """The memory after a frame, which it learns where nothing is marked, nor next to it."""
-    seen, count = ~_grown(marked, _RING), memory.frames + 1
+def _learned(memory: _Memory, small: Tensor, marked: Tensor, coming: Tensor, disagreement: Tensor) -> _Memory:
+    """The memory after a frame, which it learns where nothing is marked or coming, nor next to it."""
+    seen, count = ~_grown(marked | coming, _RING), memory.frames + 1
     now = disagreement.where(disagreement < _NEVER, memory.usual)
     usual = torch.lerp(memory.usual, _mean(now, 5), 1 / min(count, _LONGEST))
     settled = memory.settled + (small - memory.settled).clamp(-_SETTLES, _SETTLES)
@@ -177,6 +186,7 @@ def _learned(memory: _Memory, small: Tensor, marked: Tensor, disagreement: Tenso
         torch.where(seen, usual, memory.usual),
         small,
         marked,
+        coming,
         count,
     )
 
@@ -285,7 +295,9 @@ def _shifted(values: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _grown(mask: Tensor, reach: int) -> Tensor:
-    return F.max_pool2d(mask[None].float(), 2 * reach + 1, 1, reach)[0] > 0
+    """All that is within a square of 2 · ``reach`` + 1 pixels around the mask; by columns, then by rows, as cheaper."""
+    tall = F.max_pool2d(mask[None].float(), (2 * reach + 1, 1), 1, (reach, 0))
+    return F.max_pool2d(tall, (1, 2 * reach + 1), 1, (0, reach))[0] > 0
 
 
 def _shrunk(mask: Tensor, reach: int) -> Tensor:
@@ -300,9 +312,18 @@ def _opened(mask: Tensor, reach: int) -> Tensor:
     return _grown(_shrunk(padded, reach), reach)[margin:-margin, margin:-margin]
 
 
+def _border(like: Tensor) -> Tensor:
+    """The outermost two pixels of a mask's picture, bool [h, w]."""
+    border = torch.ones_like(like)
+    border[2:-2, 2:-2] = False
+    return border
+
+
 def _spread(mask: Tensor, allowed: Tensor, steps: int) -> Tensor:
     """The mask and what can be reached from it through ``allowed`` pixels, two pixels a step."""
     mask = mask & allowed
     for _ in range(steps if bool(mask.any()) else 0):
-        mask = _grown(mask, 2) & allowed
+        before, mask = mask, _grown(mask, 2) & allowed
+        if torch.equal(mask, before):
+            break
     return mask

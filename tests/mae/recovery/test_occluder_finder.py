@@ -53,6 +53,16 @@ def test_what_comes_over_the_scene_is_marked(way, camera):
         assert not found[17:].any()
 
 
+@pytest.mark.parametrize("colour", [(110, 120, 110), (140, 150, 140)])
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_block_of_dull_colours_that_comes_in_slowly_is_not_taken_for_the_scene(step, colour):
+    places = [None] * 10 + [(25, -14 + step * number) for number in range(1, 15)]
+    given, truth = covered(scene(24, object_speed=1), places, colour=colour)
+    found = OccluderFinder().push(given)
+    assert not found[:10].any()
+    assert overlap(found, truth) > 0.7
+
+
 @pytest.mark.parametrize(("speed", "camera"), [(0, 0), (1, 0), (2, 0), (0, 1), (1, 2)])
 def test_a_scene_that_moves_by_itself_is_not_marked(speed, camera):
     assert not OccluderFinder().push(scene(20, object_speed=speed, camera=camera)).any()
