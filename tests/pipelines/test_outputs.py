@@ -40,6 +40,7 @@ def sums(folder):
     ("files", "names"),
     [
         (["a.png", "b.jpg"], ["a", "b"]),
+        (["a/1.png", "b/1.png", "b/1.jpg"], ["a/1", "b/1.png", "b/1.jpg"]),
         (["a.jpg", "a.png", "b.png"], ["a.jpg", "a.png", "b"]),
         (["a.png", "A.jpg"], ["a.png", "A.jpg"]),
         (["b-side.png", "b.png"], ["b-side.png", "b.png"]),
@@ -47,7 +48,7 @@ def sums(folder):
     ],
 )
 def test_every_picture_has_names_of_its_own(files, names):
-    found = output_names([Path(file) for file in files])
+    found = output_names(files)
     made = [f"{name}{end}.png".casefold() for name in found for end in ("", "-side")]
     assert len(set(made)) == 2 * len(files)
     assert found == names
