@@ -31,7 +31,10 @@ def forecast(states: Sequence[tuple[Unit, str]], jobs: int) -> dict[str, str]:
 
 
 def _forecast(left: Sequence[tuple[Unit, str]], jobs: int) -> dict[str, str]:
-    to_train = {unit.arm: unit for unit, state in left if state in (NEW, BEGUN)}
+    to_train: dict[str, Unit] = {}
+    for unit, state in left:
+        if state in (NEW, BEGUN):
+            to_train.setdefault(unit.arm, unit)  # a run on all images, if there is one: points of a curve come last
     training: dict[str, float] = {}
     size, judging = 0, None
     for arm, unit in to_train.items():

@@ -60,6 +60,14 @@ def test_a_run_opens_with_its_own_masks(client, words):
     assert client.get("/api/pair", params=words).json()["maps"] == [words["map"]]
 
 
+def test_masks_that_can_not_be_drawn_are_told(client, gated, words, monkeypatch):
+    assert client.get("/api/about").json()["undrawn"] == {}
+    monkeypatch.setitem(gated.masking, words["model"], {"strategy": "hard", "mask_ratio": 0.6})
+    about = client.get("/api/about").json()
+    assert about["undrawn"] == {words["model"]: "hard"}
+    assert about["masks"][words["model"]] == {"mask_ratio": 0.6}
+
+
 def test_the_scores_are_drawn_over_the_image(client, words, image):
     pixels, _, logits = image
     scores = torch.sigmoid(logits).reshape(4, 4).numpy()
